@@ -1,0 +1,257 @@
+"""Activations σ: what each is, what its slope σ' is, and how a layer of them becomes operations.
+
+The functions are written once, in array-API functions. A backend may have a kernel of the same
+name that writes in place; these expressions are what the kernel is tested against.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+from array_api_compat import array_namespace
+
+from bpengine.backends import Array, Operation
+from bpengine.validation import choose
+
+__all__ = ["ACTIVATIONS", "Activation", "PerNeuron", "resolve"]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation function σ and its slope.
+
+    Parameters
+    ----------
+    name : str
+        Its name in messages, plans and files.
+    function : callable
+        ``a = σ(z)``, elementwise: takes and gives an array of any shape.
+    derivative : callable
+        ``σ'``, elementwise, as a function of z or of a.
+    of : {"z", "a"}, optional
+        What `derivative` takes: the weighted input z, or the activation a = σ(z). Where a is
+        enough, z need not be kept.
+    range : tuple of float, optional
+        The least and the greatest value that σ can take.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bpengine as bp
+    >>> sine = bp.Activation("sine", np.sin, np.cos)
+    >>> net = bp.Network([2, 3, 1], activations=[sine, "linear"], dtype="float64", rng=0)
+    >>> bp.check_gradient(net, np.ones((2, 4)), np.ones((1, 4))).passed
+    True
+    """
+
+    name: str
+    function: Callable[[Array], Array]
+    derivative: Callable[[Array], Array]
+    of: Literal["z", "a"] = "z"
+    range: tuple[float, float] = (-math.inf, math.inf)
+
+    def slope(self, upstream: Array, x: Array) -> Array:
+        """``upstream ⊙ σ'``, with x being z or a as `of` says."""
+        return upstream * self.derivative(x)
+
+    def forward(self, z: Array, a: Array) -> Iterator[Operation]:
+        """Operations for a = σ(z)."""
+        yield Operation(self.name, "feedforward", self.function, (z,), a)
+
+    def backward(
+        self, equation: str, upstream: Array, x: Array, delta: Array
+    ) -> Iterator[Operation]:
+        """Operations for δ = upstream ⊙ σ', with x being z or a as `of` says."""
+        yield Operation(f"{self.name} slope", equation, self.slope, (upstream, x), delta)
+
+
+class Softmax(Activation):
+    """a_j = e^{z_j} / Σ_k e^{z_k}: each activation depends on all weighted inputs of the layer."""
+
+    def slope(self, upstream: Array, x: Array) -> Array:
+        """``δ_j = a_j (g_j - Σ_k a_k g_k)`` for g = upstream: the Jacobian's product."""
+        xp = array_namespace(x)
+        return x * (upstream - xp.sum(upstream * x, axis=-2, keepdims=True))
+
+
+class PerNeuron(Activation):
+    """A layer whose neurons have different activations.
+
+    Parameters
+    ----------
+    activations : sequence of str or Activation
+        One for each neuron of the layer, in order. Softmax can't be among them: it is a function of
+        the whole layer.
+
+    Examples
+    --------
+    >>> import bpengine as bp
+    >>> net = bp.Network([2, 3, 1], activations=[["sigmoid", "tanh", "tanh"], "linear"], rng=0)
+    >>> net.activations[0].name
+    'sigmoid, 2 tanh'
+    """
+
+    def __init__(self, activations: Sequence[str | Activation]) -> None:
+        members = [resolve(activation) for activation in activations]
+        for member in members:
+            if isinstance(member, (Softmax, PerNeuron)):
+                raise ValueError(
+                    f"activation {member.name!r} is one for a whole layer; a single neuron takes an "
+                    "elementwise one such as 'sigmoid'."
+                )
+        runs = [(member, len(list(run))) for member, run in groupby(members)]
+        object.__setattr__(self, "members", tuple(members))
+        object.__setattr__(self, "runs", runs)
+        name = ", ".join(f"{n} {member.name}" if n > 1 else member.name for member, n in runs)
+        low = min((member.range[0] for member in members), default=0.0)
+        high = max((member.range[1] for member in members), default=0.0)
+        super().__init__(name, self._function, self._derivative, "z", (low, high))
+
+    members: tuple[Activation, ...]
+    runs: list[tuple[Activation, int]]
+
+    def _rows(self) -> Iterator[tuple[Activation, slice]]:
+        start = 0
+        for member, n in self.runs:
+            yield member, slice(start, start + n)
+            start += n
+
+    def _function(self, z: Array) -> Array:
+        xp = array_namespace(z)
+        return xp.concat([σ.function(z[..., rows, :]) for σ, rows in self._rows()], axis=-2)
+
+    def _derivative(self, z: Array) -> Array:
+        xp = array_namespace(z)
+        return xp.concat([_slope_of_z(σ, z[..., rows, :]) for σ, rows in self._rows()], axis=-2)
+
+    def forward(self, z: Array, a: Array) -> Iterator[Operation]:
+        """Operations for a = σ(z), one for each run of neurons of the same activation."""
+        for σ, rows in self._rows():
+            yield from σ.forward(z[..., rows, :], a[..., rows, :])
+
+    def backward(
+        self, equation: str, upstream: Array, x: Array, delta: Array
+    ) -> Iterator[Operation]:
+        """Operations for δ = upstream ⊙ σ', from z."""
+        for σ, rows in self._rows():
+            inputs = (upstream[..., rows, :], x[..., rows, :])
+            yield Operation(
+                f"{σ.name} slope of z",
+                equation,
+                lambda upstream, z, σ=σ: upstream * _slope_of_z(σ, z),
+                inputs,
+                delta[..., rows, :],
+            )
+
+
+def _slope_of_z(σ: Activation, z: Array) -> Array:
+    return σ.derivative(z if σ.of == "z" else σ.function(z))
+
+
+def _sigmoid(z: Array) -> Array:
+    # 1 / (1 + e⁻ᶻ) for z ≥ 0 and eᶻ / (1 + eᶻ) for z < 0: no exponent is positive
+    xp = array_namespace(z)
+    e = xp.exp(-xp.abs(z))
+    return xp.where(z >= 0, xp.ones_like(z), e) / (1 + e)
+
+
+def _tanh(z: Array) -> Array:
+    return array_namespace(z).tanh(z)
+
+
+def _relu(z: Array) -> Array:
+    xp = array_namespace(z)
+    return xp.maximum(z, xp.zeros_like(z))
+
+
+def _relu_derivative(a: Array) -> Array:
+    return array_namespace(a).sign(a)
+
+
+def _leaky_relu(z: Array) -> Array:
+    return array_namespace(z).maximum(z, 0.01 * z)
+
+
+def _leaky_relu_derivative(a: Array) -> Array:
+    xp = array_namespace(a)
+    one = xp.ones_like(a)
+    return xp.where(a > 0, one, 0.01 * one)
+
+
+def _one(a: Array) -> Array:
+    return array_namespace(a).ones_like(a)
+
+
+def _softmax(z: Array) -> Array:
+    # the greatest exponent is made 0
+    xp = array_namespace(z)
+    e = xp.exp(z - xp.max(z, axis=-2, keepdims=True))
+    return e / xp.sum(e, axis=-2, keepdims=True)
+
+
+def _softplus(z: Array) -> Array:
+    # log(1 + eᶻ) = max(z, 0) + log(1 + e^{-|z|})
+    xp = array_namespace(z)
+    return xp.maximum(z, xp.zeros_like(z)) + xp.log1p(xp.exp(-xp.abs(z)))
+
+
+def _softplus_derivative(a: Array) -> Array:
+    # σ(z) = 1 - e⁻ᵃ
+    return -array_namespace(a).expm1(-a)
+
+
+def _gelu_tanh(z: Array) -> Array:
+    return array_namespace(z).tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z * z * z))
+
+
+def _gelu(z: Array) -> Array:
+    # the tanh form of Hendrycks and Gimpel, arXiv:1606.08415
+    return 0.5 * z * (1 + _gelu_tanh(z))
+
+
+def _gelu_derivative(z: Array) -> Array:
+    t = _gelu_tanh(z)
+    inner = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z * z)
+    return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * inner
+
+
+def _swish(z: Array) -> Array:
+    return z * _sigmoid(z)
+
+
+def _swish_derivative(z: Array) -> Array:
+    s = _sigmoid(z)
+    return s * (1 + z * (1 - s))
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    σ.name: σ
+    for σ in (
+        Activation("sigmoid", _sigmoid, lambda a: a * (1 - a), "a", (0, 1)),
+        Activation("tanh", _tanh, lambda a: 1 - a * a, "a", (-1, 1)),
+        Activation("relu", _relu, _relu_derivative, "a", (0, math.inf)),
+        Activation("leaky_relu", _leaky_relu, _leaky_relu_derivative, "a"),
+        Activation("linear", lambda z: z, _one, "a"),
+        Softmax("softmax", _softmax, lambda a: a * (1 - a), "a", (0, 1)),
+        Activation("softplus", _softplus, _softplus_derivative, "a", (0, math.inf)),
+        Activation("gelu", _gelu, _gelu_derivative),
+        Activation("swish", _swish, _swish_derivative),
+    )
+}
+
+
+def resolve(activation: str | Activation | Sequence[str | Activation]) -> Activation:
+    """The activation of a name; a list of them, one for each neuron, is a `PerNeuron` layer."""
+    if isinstance(activation, Activation):
+        if ACTIVATIONS.get(activation.name, activation) is not activation:
+            raise ValueError(
+                f"activation {activation.name!r} is built in; give one of your own another name."
+            )
+        return activation
+    if isinstance(activation, (list, tuple)):
+        return PerNeuron(activation)
+    return choose(activation, ACTIVATIONS, "activation")

@@ -1,0 +1,118 @@
+"""Any array-API library whose arrays can be written to: the generic backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from bpengine.backends.base import Array, Backend, Operation
+
+__all__ = ["ArrayAPIBackend", "Call", "Replay", "fallback"]
+
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+class Replay:
+    """A program as a list of (function, operands): a step is one walk over it.
+
+    Parameters
+    ----------
+    calls : sequence of (function, operands)
+        Called in order as ``function(*operands)``.
+    """
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self.calls = calls
+
+    def run(self, steps: int) -> None:
+        """Walk over the calls `steps` times."""
+        calls = self.calls
+        for _ in range(steps):
+            for function, operands in calls:
+                function(*operands)
+
+
+class ArrayAPIBackend(Backend):
+    """Evaluates each operation's expression and writes the result into its output.
+
+    Parameters
+    ----------
+    xp : module
+        A namespace of the array API standard, such as ``array_api_strict``.
+    device : object, optional
+        A device of that library; its default where None.
+    name : str, optional
+        The name in messages; the namespace's own where not given.
+
+    Raises
+    ------
+    TypeError
+        If the library's arrays can't be written to (JAX's, for one): the engine keeps its results
+        in arrays made beforehand.
+    """
+
+    def __init__(self, xp: ModuleType, device: Any = None, name: str | None = None) -> None:
+        probe = xp.zeros(1, device=device)
+        if not array_api_compat.is_writeable_array(probe):
+            raise TypeError(
+                f"backend {name or xp.__name__!r}: its arrays can't be written to, and bpengine writes "
+                "every result into an array made beforehand. Use NumPy, CuPy or PyTorch arrays."
+            )
+        self.xp = array_api_compat.array_namespace(probe)
+        self.device = array_api_compat.device(probe)
+        self.name = name or xp.__name__
+
+    def owns(self, x: object) -> bool:
+        """Whether `x` is an array of this library."""
+        return (
+            array_api_compat.is_array_api_obj(x) and array_api_compat.array_namespace(x) is self.xp
+        )
+
+    def device_of(self, x: Array) -> object:
+        """The device that `x` is on."""
+        return array_api_compat.device(x)
+
+    def asarray(self, x: Array, dtype: str) -> Array:
+        """Array of `dtype` on this backend's device, from one of its own or a host array."""
+        return self.xp.asarray(x, dtype=getattr(self.xp, dtype), device=self.device)
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """New array with contents of any value."""
+        return self.xp.empty(shape, dtype=getattr(self.xp, dtype), device=self.device)
+
+    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+        """`x` as a NumPy array on the host."""
+        devices = self.xp.__array_namespace_info__().devices()
+        host = next(device for device in devices if "cpu" in str(device).lower())
+        return np.asarray(array_api_compat.to_device(x, host))
+
+    def synchronize(self) -> None:
+        """Do nothing: the generic backend waits for each of its results."""
+
+    def take(self, rows: Array, indices: Array, out: Array) -> None:
+        """Write ``rows[indices]`` into `out`."""
+        out[...] = self.xp.take(rows, indices, axis=0)
+
+    def compile(self, operations: Iterable[Operation]) -> Replay:
+        """Make operations ready to be replayed."""
+        return Replay([fallback(op) for op in operations])
+
+
+def fallback(op: Operation) -> Call:
+    """The call that evaluates an operation's expression and writes it into the output."""
+    return _assign, (op.expression, op.inputs, op.output)
+
+
+def _assign(expression: Callable[..., Array], inputs: tuple[Array, ...], output: Array) -> None:
+    result = expression(*inputs)
+    if result.shape != output.shape:
+        name = getattr(expression, "__qualname__", expression)
+        raise ValueError(
+            f"{name} gave an array of shape {tuple(result.shape)} for inputs of shapes "
+            f"{[tuple(x.shape) for x in inputs]}; expected {tuple(output.shape)}."
+        )
+    output[...] = result

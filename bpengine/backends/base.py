@@ -1,0 +1,136 @@
+"""What a backend is: how it makes and moves arrays, and how it runs a list of operations."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Protocol
+
+import array_api_compat
+import numpy as np
+
+__all__ = ["Array", "Backend", "BackendUnavailableError", "Operation", "Program", "size"]
+
+Array = Any  # an array of any library that follows the array API standard
+
+
+def size(array: Array) -> int:
+    """Number of elements of `array`."""
+    return math.prod(array.shape)
+
+
+class BackendUnavailableError(ImportError):
+    """A backend was asked for by name, and something it needs is missing."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Operation:
+    """One line of a training step, as plain data: what, on which arrays.
+
+    Parameters
+    ----------
+    name : str
+        What is done, and the key by which a backend finds its kernel: ``"matmul"``, ``"sigmoid"``, …
+    equation : str
+        The equation it belongs to: ``"feedforward"``, ``"BP1"``, …, ``"update"``.
+    expression : callable
+        The array-API function of `inputs` that `output` is to equal. A backend without a kernel of
+        this name evaluates it; every kernel is tested against it.
+    inputs : tuple of arrays
+        What is read.
+    output : array
+        What is written; it may be one of the inputs.
+    """
+
+    name: str
+    equation: str
+    expression: Callable[..., Array]
+    inputs: tuple[Array, ...]
+    output: Array
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations: 2 m n k for a product, one an element for anything else."""
+        elements = size(self.output)
+        return 2 * elements * int(self.inputs[0].shape[-1]) if self.name == "matmul" else elements
+
+    @property
+    def bytes(self) -> int:
+        """Bytes moved if every input is read once and the output written once."""
+        return sum(size(x) * itemsize(x) for x in (*self.inputs, self.output))
+
+
+def itemsize(array: Array) -> int:
+    """Bytes an element of `array`, of a floating-point type, takes."""
+    bits: int = array_api_compat.array_namespace(array).finfo(array.dtype).bits
+    return bits // 8
+
+
+class Program(Protocol):
+    """Operations made ready to be run again and again on the same arrays."""
+
+    @property
+    def calls(self) -> Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]:
+        """The (function, operands) pairs of one step, in order."""
+
+    def run(self, steps: int) -> None:
+        """Run all operations, in order, `steps` times."""
+
+
+class Backend(ABC):
+    """Arrays of one library on one device, and the kernels that work on them.
+
+    A backend for another library implements the methods below and is made known with
+    `bpengine.backends.register` or an entry point in the group ``bpengine.backends``.
+
+    Attributes
+    ----------
+    name : str
+        The name in messages and in ``backend=``.
+    xp : module
+        The library's namespace, as array-api-compat gives it.
+    device : object
+        Where arrays live, in the library's own words; None is the library's default.
+    alignment : int
+        Bytes to a multiple of which the rows of ``[w b]`` are padded; 1 is no padding.
+    """
+
+    name: str
+    xp: ModuleType
+    device: Any = None
+    alignment: int = 1
+
+    @abstractmethod
+    def owns(self, x: object) -> bool:
+        """Whether `x` is an array of this library."""
+
+    @abstractmethod
+    def device_of(self, x: Array) -> object:
+        """The device that `x`, an array of this library, is on."""
+
+    @abstractmethod
+    def asarray(self, x: Array, dtype: str) -> Array:
+        """Array of `dtype` on this backend's device, from one of its own or a host array."""
+
+    @abstractmethod
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """New array with contents of any value."""
+
+    @abstractmethod
+    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+        """`x` as a NumPy array on the host."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait until all work handed to the device is done."""
+
+    @abstractmethod
+    def take(self, rows: Array, indices: Array, out: Array) -> None:
+        """Write ``rows[indices]`` into `out`; indices are in range."""
+
+    @abstractmethod
+    def compile(self, operations: Iterable[Operation]) -> Program:
+        """Make operations ready to be replayed. The arrays they name stay theirs."""

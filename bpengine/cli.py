@@ -1,0 +1,181 @@
+"""The command line: ``python -m bpengine train digits``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bpengine import datasets
+from bpengine.network import Network
+from bpengine.optimizers import SGD
+from bpengine.reference.per_example import PerExampleNetwork
+
+__all__ = ["main"]
+
+LOOP_SECONDS = 1.0  # time given to the per-example loop
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set and the settings that learn it well."""
+
+    help: str
+    sizes: tuple[int, ...]
+    activations: tuple[str, ...]
+    epochs: int
+    holdout: int | None
+
+
+TASKS = {
+    "digits": Task(
+        "the 1,797 digits of 8 × 8 that come along", (64, 100, 10), ("sigmoid",), 50, 297
+    ),
+    "mnist": Task("MNIST, from --data or downloaded", (784, 100, 10), ("sigmoid",), 30, None),
+    "circles": Task("two concentric circles", (2, 8, 1), ("tanh", "sigmoid"), 50, 200),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit status.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        As they follow the program's name; ``sys.argv[1:]`` where not given.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return train(options)
+    except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
+        print(f"bpengine: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bpengine", description="Vectorized, batched backpropagation."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("train", help="train a network and test it")
+    data = command.add_subparsers(dest="task", required=True, metavar="DATA")
+    for name, task in TASKS.items():
+        p = data.add_parser(
+            name, help=task.help, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        add = p.add_argument
+        add("--data", metavar="DIR", help="folder of MNIST's IDX files; default: download them")
+        add("--sizes", type=int, nargs="+", default=task.sizes, metavar="N")
+        add("--activations", nargs="+", default=task.activations, metavar="NAME")
+        add("--cost", default="binary_cross_entropy", metavar="NAME")
+        add("--epochs", type=int, default=task.epochs, metavar="N")
+        add("--batch-size", type=int, default=10, metavar="M")
+        add("--learning-rate", type=float, default=0.5, metavar="ETA")
+        add("--backend", metavar="NAME", help="default: numpy")
+        add("--dtype", default="float32", choices=["float32", "float64"])
+        add("--seed", type=int, default=0)
+        add("--save", metavar="FILE", help="write the trained network to this .npz file")
+        add(
+            "--holdout",
+            type=int,
+            default=task.holdout,
+            metavar="N",
+            help="test on the last N examples and train on the others; MNIST needs none, since it has "
+            "test images of its own; digits and circles are shuffled first",
+        )
+    return parser
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train on one of `TASKS`, test, and compare with the per-example loop."""
+    if options.data is not None and options.task != "mnist":
+        raise ValueError(f"--data is for mnist; {options.task} needs no folder.")
+    activations = options.activations[0] if len(options.activations) == 1 else options.activations
+    net = Network(
+        options.sizes,
+        activations=activations,
+        cost=options.cost,
+        backend=options.backend or "numpy",
+        dtype=options.dtype,
+        rng=options.seed,
+    )
+    (X, Y), (X_test, Y_test) = _examples(options, np.random.default_rng(options.seed))
+    print(f"{net}: {X.shape[1]} examples to learn from, {X_test.shape[1]} to test on")
+    loop = _loop(net)
+    history = net.fit(
+        X,
+        Y,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        optimizer=SGD(options.learning_rate),
+        validation=(X_test, Y_test),
+    )
+    if not history.seconds:
+        print("interrupted before the end of the first epoch", file=sys.stderr)
+        return 130
+    if options.save:
+        net.save(options.save)
+        print(f"saved to {options.save}")
+    ours = sum(history.seconds) / (len(history.seconds) * X.shape[1])
+    theirs = _seconds_per_example(loop, X, Y, options)
+    print(f"test accuracy {net.evaluate(X_test, Y_test)['accuracy']:.4f}")
+    print(f"{theirs / ours:.1f} times the per-example loop (measured here)")
+    return 0
+
+
+def _examples(options: argparse.Namespace, rng: np.random.Generator) -> Any:
+    """(X, Y) to learn from and to test on, with Y as columns of zeros and ones."""
+    if options.task == "mnist":
+        X, labels, test = _mnist(options)
+    else:
+        X, labels = datasets.digits() if options.task == "digits" else datasets.circles(rng=rng)
+        order = rng.permutation(X.shape[1])
+        X, labels, test = X.T[order].T, labels[order], None
+    outputs = options.sizes[-1]
+    Y = datasets.one_hot(labels, outputs) if outputs > 1 else datasets.one_hot(labels, 2)[1:]
+    if test is not None:
+        return (X, Y), (test[0], datasets.one_hot(test[1], outputs))
+    n = options.holdout
+    if not 0 < n < X.shape[1]:
+        raise ValueError(f"--holdout must be from 1 to {X.shape[1] - 1}, got {n}.")
+    return (X[:, :-n], Y[:, :-n]), (X[:, -n:], Y[:, -n:])
+
+
+def _mnist(options: argparse.Namespace) -> Any:
+    if options.holdout is None:
+        X, labels = datasets.mnist(options.data, "train")
+        return X, labels, datasets.mnist(options.data, "test")
+    try:
+        return *datasets.mnist(options.data, "train"), None
+    except FileNotFoundError:
+        # a folder of the 10,000 test images alone will do when some of them are held out
+        return *datasets.mnist(options.data, "test"), None
+
+
+def _loop(net: Network) -> PerExampleNetwork:
+    to_numpy = net.backend.to_numpy
+    return PerExampleNetwork(
+        [to_numpy(w) for w in net.weights],
+        [to_numpy(b) for b in net.biases],
+        [σ.name for σ in net.activations],
+        net.cost.name,
+    )
+
+
+def _seconds_per_example(
+    loop: PerExampleNetwork, X: Any, Y: Any, options: argparse.Namespace
+) -> float:
+    """Time that the loop takes for an example, over as many mini-batches as fit into a second."""
+    m, examples = options.batch_size, 0
+    X, Y = X.astype(options.dtype), Y.astype(options.dtype)
+    start = time.perf_counter()
+    while time.perf_counter() - start < LOOP_SECONDS:
+        batch = slice(examples % (X.shape[1] - m + 1), None)
+        loop.update_mini_batch(X[:, batch][:, :m], Y[:, batch][:, :m], options.learning_rate)
+        examples += m
+    return (time.perf_counter() - start) / examples

@@ -1,0 +1,232 @@
+"""MNIST: IDX files read, found in a folder, or downloaded and checked."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import http.client
+import importlib
+import io
+import math
+import os
+import shutil
+import struct
+import sys
+import tempfile
+import urllib.request
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["idx", "mnist"]
+
+_Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
+_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_MIRRORS = [
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+]
+_PARTS = {"train": "train-", "test": "t10k-"}
+_SHA256 = {  # of the decompressed content
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, ValueError)
+
+
+def mnist(folder: str | os.PathLike[str] | None = None, part: str = "train") -> _Labelled:
+    """Return MNIST: 60,000 training or 10,000 test digits of 28 x 28 pixels.
+
+    Parameters
+    ----------
+    folder : path, optional
+        Holds the IDX files, each with or without ``.gz``, as ``train-images-idx3-ubyte`` or
+        ``train-images.idx3-ubyte``. None: the user's cache, downloaded on first use.
+    part : "train" or "test"
+
+    Returns
+    -------
+    X : float32 (784, m)
+        Ink from 0 to 1, row by row; the transpose of a C-ordered array.
+    labels : int64 (m,)
+        0 to 9.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder lacks a file.
+    ValueError
+        Unknown part, damaged file, or images and labels that do not belong together.
+    ConnectionError
+        No mirror delivered a file with the right digest.
+    ImportError
+        A download without platformdirs.
+
+    References
+    ----------
+    Y. LeCun, C. Cortes, C. J. C. Burges, The MNIST database of handwritten digits.
+
+    Examples
+    --------
+    >>> header = struct.pack(">4i", 0x803, 2, 28, 28), struct.pack(">2i", 0x801, 2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "t10k-images-idx3-ubyte").write_bytes(header[0] + bytes(2 * 784))
+    ...     _ = Path(folder, "t10k-labels-idx1-ubyte").write_bytes(header[1] + bytes([7, 2]))
+    ...     X, labels = mnist(folder, part="test")
+    >>> X.shape, labels.tolist()
+    ((784, 2), [7, 2])
+    """
+    if part not in _PARTS:
+        raise ValueError(f"part is {part!r}; expected 'train' or 'test'")
+    stems = [stem for stem in _SHA256 if stem.startswith(_PARTS[part])]
+    paths = [_cached(stem) if folder is None else _find(Path(folder), stem) for stem in stems]
+    images, labels = idx(paths[0]), idx(paths[1])
+    if images.dtype != np.uint8 or images.shape[1:] != (28, 28):
+        came = f"{images.dtype} of shape {images.shape}"
+        raise ValueError(f"{paths[0]}: expected uint8 images of shape (m, 28, 28), got {came}")
+    if labels.dtype != np.uint8 or labels.shape != (len(images),):
+        came = f"{labels.dtype} of shape {labels.shape}"
+        raise ValueError(
+            f"{paths[1]}: expected uint8 labels of shape ({len(images)},), one for each image in "
+            f"{paths[0].name}, got {came}; take both files from the same download"
+        )
+    pixels = images.reshape(len(images), 784).astype(np.float32)
+    pixels /= 255
+    return pixels.T, labels.astype(np.int64)
+
+
+def idx(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """Read one IDX file, MNIST's format, compressed with gzip or not.
+
+    Parameters
+    ----------
+    path : path
+        Two zero bytes, a type code, the number of dimensions, the sizes as big-endian 32-bit
+        integers, then the values, big-endian, last dimension fastest.
+
+    Returns
+    -------
+    array : uint8, int8, int16, int32, float32 or float64, of the sizes in the header
+        In the machine's own byte order.
+
+    Raises
+    ------
+    ValueError
+        Not an IDX file, an unknown type, or fewer or more bytes than the sizes ask for.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "three")
+    ...     _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 8, 9]))
+    ...     idx(path)
+    array([7, 8, 9], dtype=uint8)
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    try:
+        with gzip.open(path) if zipped else path.open("rb") as opened:
+            return _parse(opened)
+    except _DAMAGE as error:
+        raise ValueError(f"{path}: {error}. Is it damaged? Delete it and get it again") from None
+
+
+def _parse(file: io.BufferedIOBase) -> NDArray[Any]:
+    head = file.read(4)
+    if len(head) < 4 or head[:2] != b"\0\0":
+        came = f"the bytes {head.hex(' ')}" if head else "no byte"
+        raise ValueError(f"expected an IDX file, with 00 00 and two more bytes first, got {came}")
+    if head[2] not in _TYPES:
+        known = ", ".join(f"0x{code:02x}" for code in _TYPES)
+        raise ValueError(f"expected an IDX type code among {known}, got 0x{head[2]:02x}")
+    sizes = file.read(4 * head[3])
+    if len(sizes) < 4 * head[3]:
+        raise ValueError(f"expected {head[3]} sizes in {4 * head[3]} bytes, got {len(sizes)} bytes")
+    shape, dtype = struct.unpack(f">{head[3]}I", sizes), np.dtype(_TYPES[head[2]])
+    expected = math.prod(shape) * dtype.itemsize
+    data = bytearray()  # grows with what the file holds, whatever its header claims
+    while block := file.read(min(1 << 20, expected + 1 - len(data))):
+        data += block
+    if len(data) != expected:
+        came = "more" if len(data) > expected else f"{len(data)} bytes"
+        raise ValueError(f"expected {expected} bytes for {dtype.name} of shape {shape}, got {came}")
+    array: NDArray[Any] = np.ndarray(shape, dtype, buffer=data)
+    return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _find(folder: Path, stem: str) -> Path:
+    dotted = stem.replace("-idx", ".idx")
+    names = [stem, f"{stem}.gz", dotted, f"{dotted}.gz"]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    held = "no folder"
+    if folder.is_dir():
+        entries = sorted(os.listdir(folder))
+        held = ", ".join(entries[:20]) or "an empty folder"
+        held += f" and {len(entries) - 20} more" if len(entries) > 20 else ""
+    raise FileNotFoundError(
+        f"looked for {' or '.join(names)} in {folder}, found {held}. "
+        "Expected the folder with MNIST's IDX files; without a folder they are downloaded"
+    )
+
+
+def _cached(stem: str) -> Path:
+    try:
+        from platformdirs import user_cache_path
+    except ImportError:
+        raise ImportError(
+            'downloading MNIST needs platformdirs: pip install "bpengine[data]", or pass the '
+            "folder that holds its files (on the command line --data DIR)"
+        ) from None
+    target = user_cache_path("bpengine", appauthor=False) / "mnist" / f"{stem}.gz"
+    failures = []
+    for url in () if target.is_file() else [mirror + target.name for mirror in _MIRRORS]:
+        try:
+            return _download(url, target, _SHA256[stem])
+        except (OSError, http.client.HTTPException, *_DAMAGE) as error:
+            failures.append(f"{url}: {error}")
+    if failures:
+        raise ConnectionError(
+            f"cannot download {target.name} to {target.parent} ({'; '.join(failures)}). Download "
+            "MNIST's files by hand into a folder and pass it (on the command line --data DIR)"
+        )
+    return target
+
+
+def _download(url: str, target: Path, sha256: str) -> Path:
+    """Download beside the target, check the content, and only then move it into place."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="download-", dir=target.parent) as folder:
+        unchecked = Path(folder, target.name)
+        with (
+            urllib.request.urlopen(url, timeout=30) as answer,
+            _progress(answer, url) as shown,
+            unchecked.open("wb") as out,
+        ):
+            shutil.copyfileobj(shown, out)
+        with gzip.open(unchecked) as content:
+            came = hashlib.sha256(content.read(1 << 26)).hexdigest()
+        if came != sha256:
+            raise ValueError(f"damaged: expected content of sha256 {sha256}, got {came}")
+        return unchecked.replace(target)
+
+
+def _progress(answer: Any, url: str) -> contextlib.AbstractContextManager[Any]:
+    """Return the answer as a context whose reads move a bar, or say once what is downloaded."""
+    total = int(answer.headers.get("Content-Length", 0)) or None
+    try:
+        tqdm: Any = importlib.import_module("tqdm").tqdm
+    except ImportError:
+        print(f"downloading {url} ({total or 'unknown'} bytes)", file=sys.stderr)
+        return contextlib.nullcontext(answer)
+    shown: contextlib.AbstractContextManager[Any]
+    shown = tqdm.wrapattr(answer, "read", total, desc=url.rpartition("/")[2])
+    return shown

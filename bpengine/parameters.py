@@ -1,0 +1,84 @@
+"""All weights and biases of a network in one flat vector, and the views of it that have names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from bpengine.backends import Array, Backend
+
+__all__ = ["Gradient", "Parameters", "padded"]
+
+
+class Parameters:
+    """Weights and biases as views of one flat vector.
+
+    Layer l keeps ``[w | b | 0]`` in one array of shape (…, n_l, K_l): the bias is the weight of an
+    input that is always 1, and the zeros pad rows to the backend's alignment. Layers follow each
+    other in the vector.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Neurons per layer, input first.
+    backend : Backend
+        Where the vector lives.
+    dtype : str
+        ``"float32"`` or ``"float64"``.
+    stack : tuple of int, optional
+        Leading axes: one network for each index of them.
+
+    Attributes
+    ----------
+    vector : array of shape (size,)
+        All parameters, padding included; zeros to begin with.
+    blocks : list of arrays of shape (…, n_l, K_l)
+        ``[w b 0]`` per layer.
+    weights : list of arrays of shape (…, n_l, n_{l-1})
+    biases : list of arrays of shape (…, n_l, 1)
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], backend: Backend, dtype: str, stack: tuple[int, ...] = ()
+    ) -> None:
+        xp = backend.xp
+        self.sizes = tuple(sizes)
+        widths = [padded(n + 1, backend, dtype) for n in self.sizes[:-1]]
+        shapes = [(*stack, n, width) for n, width in zip(self.sizes[1:], widths, strict=True)]
+        ends = [0]
+        for shape in shapes:
+            ends.append(ends[-1] + math.prod(shape))
+        self.vector = backend.empty((ends[-1],), dtype)
+        self.vector[...] = 0.0
+        self.blocks: list[Array] = [
+            xp.reshape(self.vector[start:stop], shape, copy=False)
+            for (start, stop), shape in zip(pairwise(ends), shapes, strict=True)
+        ]
+        fan_in = self.sizes[:-1]
+        self.weights: list[Array] = [
+            block[..., :n] for block, n in zip(self.blocks, fan_in, strict=True)
+        ]
+        self.biases: list[Array] = [
+            block[..., n : n + 1] for block, n in zip(self.blocks, fan_in, strict=True)
+        ]
+
+
+class Gradient(Parameters):
+    """The gradient of the average cost, laid out as the parameters are.
+
+    Attributes
+    ----------
+    vector, blocks, weights, biases
+        As in `Parameters`: ``weights[l]`` is ∂C/∂w of layer l, ``biases[l]`` is ∂C/∂b.
+    cost : float
+        The average cost C at which the gradient was taken.
+    """
+
+    cost: float
+
+
+def padded(width: int, backend: Backend, dtype: str) -> int:
+    """`width` elements of `dtype`, rounded up to the backend's alignment in bytes."""
+    elements = max(1, backend.alignment // (8 if dtype == "float64" else 4))
+    return -(-width // elements) * elements

@@ -1,0 +1,187 @@
+"""A step recorded once for one batch size and replayed: it can be run, counted, printed and priced."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, SupportsIndex
+
+from bpengine import equations
+from bpengine.backends import Array, Operation
+from bpengine.optimizers import SGD
+from bpengine.parameters import Gradient
+from bpengine.validation import positive_integer
+from bpengine.workspace import Workspace, example_rows
+
+if TYPE_CHECKING:
+    from bpengine.network import Network
+
+__all__ = ["Plan"]
+
+
+class Plan:
+    """One training step, or one gradient, of a network for one batch size.
+
+    Made by `Network.plan`. The plan works on the network's own parameters.
+
+    Parameters
+    ----------
+    network : Network
+    batch_size : int
+        Number of examples in the batch, m.
+    optimizer : SGD, optional
+        The rule for the update; without one a step is feedforward and gradient only.
+
+    Attributes
+    ----------
+    operations : list of Operation
+        The step, line by line.
+    counts : dict
+        How often each operation occurs: ``counts["matmul"]`` is 3 times the number of weight
+        layers, less 1, for any batch size.
+    flops, bytes : int
+        Floating-point operations of a step, and bytes moved if each operation reads its inputs and
+        writes its output once.
+    workspace : Workspace
+        The buffers of the batch.
+    scaled_gradient : Gradient
+        Where BP3 and BP4 write: the gradient of the average cost, times the learning rate where
+        there is an optimizer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bpengine as bp
+    >>> net = bp.Network([784, 30, 10], rng=0)
+    >>> plan = net.plan(batch_size=10, optimizer=bp.SGD(0.5))
+    >>> plan.counts["matmul"]
+    5
+    >>> X, Y = np.ones((784, 10), "float32"), np.ones((10, 10), "float32")
+    >>> plan.load(X, Y)
+    >>> before = plan.run().cost
+    >>> plan.run(steps=100).cost < before
+    True
+    """
+
+    def __init__(
+        self, network: Network, batch_size: SupportsIndex, optimizer: SGD | None = None
+    ) -> None:
+        m = positive_integer(batch_size, "batch_size")
+        self.network = network
+        self.optimizer = optimizer
+        self.batch_size = m
+        parameters, σ, backend, dtype = (
+            network.parameters,
+            network.activations,
+            network.backend,
+            network.dtype,
+        )
+        self.workspace = Workspace(network.sizes, σ, m, backend, dtype)
+        self.scaled_gradient = Gradient(network.sizes, backend, dtype)
+        self.operations: list[Operation] = [
+            *equations.feedforward(parameters, σ, self.workspace),
+            *equations.backprop(parameters, σ, network.cost, self.workspace, self.scaled_gradient),
+        ]
+        if optimizer is not None:
+            self.workspace.scale[...] = optimizer.learning_rate / m
+            self.operations += optimizer.update(parameters.vector, self.scaled_gradient.vector)
+        self.program = backend.compile(self.operations)
+        self._loaded = False
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How often each operation occurs in a step."""
+        return Counter(op.name for op in self.operations)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of a step."""
+        return sum(op.flops for op in self.operations)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the operations of a step read and write."""
+        return sum(op.bytes for op in self.operations)
+
+    def load(self, X: Array, Y: Array) -> None:
+        """Put a batch into the plan's buffers.
+
+        Parameters
+        ----------
+        X : array of shape (n_1, m)
+        Y : array of shape (n_L, m), or m integer labels
+            As for `Network.fit`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If they don't fit the network, or are not the plan's m examples.
+        """
+        net = self.network
+        X, Y = net.check_examples(X, Y)
+        if X.shape[1] != self.batch_size:
+            raise ValueError(
+                f"X has {X.shape[1]} examples; this plan is for batches of {self.batch_size}. "
+                f"Make one with net.plan(batch_size={X.shape[1]})."
+            )
+        example_rows(X, Y, net.sizes[-1], net.backend, net.dtype, out=self.workspace.rows)
+        self._loaded = True
+
+    def run(self, steps: SupportsIndex = 1) -> Plan:
+        """Run the step on the loaded batch, `steps` times; gives the plan itself.
+
+        Raises
+        ------
+        ValueError
+            If no batch has been loaded.
+        """
+        if not self._loaded:
+            raise ValueError("no batch is loaded: call plan.load(X, Y) before plan.run().")
+        self.program.run(positive_integer(steps, "steps"))
+        return self
+
+    @property
+    def cost(self) -> float:
+        """Average cost of the loaded batch at the last step, before its update."""
+        net, ws = self.network, self.workspace
+        values = net.cost.per_example(net.activations[-1], ws.z[-1], ws.targets)
+        return float(net.backend.xp.mean(values))
+
+    @property
+    def gradient(self) -> Gradient:
+        """Gradient of the average cost at the last step; for a plan without an optimizer.
+
+        Raises
+        ------
+        ValueError
+            For a plan with an optimizer, which has no use for the gradient as such.
+        """
+        if self.optimizer is not None:
+            raise ValueError(
+                "this plan updates the parameters and keeps no gradient; make one without an "
+                f"optimizer: net.plan(batch_size={self.batch_size})."
+            )
+        self.scaled_gradient.cost = self.cost
+        return self.scaled_gradient
+
+    def __str__(self) -> str:
+        net = self.network
+        what = "gradient" if self.optimizer is None else f"training step, {self.optimizer}"
+        sizes = "-".join(map(str, net.sizes))
+        title = f"{what}: {sizes}, batch {self.batch_size}, {net.dtype}, {net.backend.name}"
+        lines = [("", "equation", "operation", "shapes", "FLOPs", "bytes")]
+        for i, op in enumerate(self.operations, 1):
+            shapes = " · ".join(_shape(x) for x in op.inputs) + " → " + _shape(op.output)
+            lines.append((str(i), op.equation, op.name, shapes, f"{op.flops:,}", f"{op.bytes:,}"))
+        products = f"{self.counts['matmul']} matrix products"
+        lines.append(("", "total", products, "", f"{self.flops:,}", f"{self.bytes:,}"))
+        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+        text = [title]
+        for line in lines:
+            left = [cell.ljust(width) for cell, width in zip(line[1:4], widths[1:4], strict=True)]
+            right = [cell.rjust(width) for cell, width in zip(line[4:], widths[4:], strict=True)]
+            text.append("  ".join([line[0].rjust(widths[0]), *left, *right]))
+        return "\n".join(text)
+
+
+def _shape(x: Array) -> str:
+    return "×".join(map(str, x.shape)) or "scalar"

@@ -1,0 +1,317 @@
+"""Mini-batch training: shuffle, gather, step; costs after each epoch; evaluation in chunks."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+import numpy as np
+
+from bpengine import equations
+from bpengine.backends import Array
+from bpengine.optimizers import SGD
+from bpengine.plan import Plan
+from bpengine.validation import positive_integer
+from bpengine.workspace import Workspace, example_rows
+
+if TYPE_CHECKING:
+    from bpengine.network import Network
+
+__all__ = ["History", "NonFiniteCostError", "evaluate", "fit", "forward_chunks"]
+
+CHUNK_ELEMENTS = 2**22  # elements of all activations that a prediction holds at a time
+KEPT_ELEMENTS = 2**18  # outputs of training steps kept until their costs are added up
+KEPT_STEPS = 256
+
+
+@dataclass
+class History:
+    """What `fit` saw, one entry an epoch.
+
+    Attributes
+    ----------
+    cost : list of float
+        Average cost over the epoch's training examples, each as its own step met it.
+    validation_cost, validation_accuracy : list of float
+        Cost and share of right classes on the validation data; empty without such data or classes.
+    seconds : list of float
+        Time of each epoch's training, without the validation.
+    interrupted : bool
+        Whether Ctrl-C ended the training.
+    """
+
+    cost: list[float] = field(default_factory=list)
+    validation_cost: list[float] = field(default_factory=list)
+    validation_accuracy: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    interrupted: bool = False
+
+    def last(self) -> str:
+        """The last epoch in one line."""
+        parts = [f"cost {self.cost[-1]:.4g}"]
+        if self.validation_cost:
+            parts.append(f"validation cost {self.validation_cost[-1]:.4g}")
+        if self.validation_accuracy:
+            parts.append(f"accuracy {self.validation_accuracy[-1]:.4f}")
+        return ", ".join(parts)
+
+
+class NonFiniteCostError(ArithmeticError):
+    """Training met a cost that is NaN or infinite.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Where, counted from 1; the step is within the epoch.
+    layer : int
+        The layer whose numbers were the first to be non-finite; layer 1 is the input.
+    """
+
+    def __init__(self, epoch: int, step: int, layer: int) -> None:
+        self.epoch, self.step, self.layer = epoch, step, layer
+        super().__init__(
+            f"the cost is no longer finite: epoch {epoch}, step {step}, beginning in layer {layer} "
+            "(layer 1 is the input). The network keeps the last finite parameters. Try a smaller "
+            "learning rate."
+        )
+
+
+def fit(
+    network: Network,
+    X: Array,
+    Y: Array,
+    *,
+    epochs: SupportsIndex,
+    batch_size: SupportsIndex,
+    optimizer: SGD,
+    validation: tuple[Array, Array] | None,
+    progress: bool,
+) -> History:
+    """Train `network`; see `Network.fit`."""
+    epochs = positive_integer(epochs, "epochs")
+    m = positive_integer(batch_size, "batch_size")
+    X, Y = network.check_examples(X, Y)
+    if m > X.shape[1]:
+        raise ValueError(
+            f"batch_size={m} is more than the {X.shape[1]} examples of X; "
+            f"use batch_size={X.shape[1]} or less."
+        )
+    if validation is not None:
+        if not isinstance(validation, (tuple, list)) or len(validation) != 2:
+            raise TypeError("validation must be a pair (X, Y) of examples and targets.")
+        validation = network.check_examples(*validation, names=("validation X", "validation Y"))
+    trainer = _Trainer(
+        network, example_rows(X, Y, network.sizes[-1], network.backend, network.dtype), m, optimizer
+    )
+    history = History()
+    with _Progress(progress, epochs, trainer.steps) as report:
+        try:
+            for epoch in range(1, epochs + 1):
+                start = time.perf_counter()
+                cost = trainer.epoch(epoch, report)
+                seconds = time.perf_counter() - start
+                result = {} if validation is None else evaluate(network, *validation)
+                history.cost.append(cost)
+                history.seconds.append(seconds)
+                if "cost" in result:
+                    history.validation_cost.append(result["cost"])
+                if "accuracy" in result:
+                    history.validation_accuracy.append(result["accuracy"])
+                report.epoch(epoch, history)
+        except KeyboardInterrupt:
+            history.interrupted = True
+            report.line("interrupted: the network keeps what it has learned.")
+    return history
+
+
+class _Trainer:
+    """Runs epochs over prepared examples, in chunks of steps between which it looks at the cost."""
+
+    def __init__(self, network: Network, rows: Array, batch_size: int, optimizer: SGD) -> None:
+        self.network = network
+        self.rows = rows
+        self.examples = int(rows.shape[0])
+        self.steps = -(-self.examples // batch_size)
+        last = self.examples % batch_size
+        self.plan = Plan(network, batch_size, optimizer)
+        self.last = Plan(network, last, optimizer) if last else None
+        outputs = network.sizes[-1] * batch_size
+        self.chunk = max(1, min(self.steps, KEPT_STEPS, KEPT_ELEMENTS // outputs))
+        shape = (self.chunk, network.sizes[-1], batch_size)
+        self.kept = network.backend.empty(shape, network.dtype)
+
+    def epoch(self, number: int, report: _Progress) -> float:
+        """One pass over all examples in random order; gives their average cost."""
+        net, m = self.network, self.plan.batch_size
+        order = net.backend.asarray(net.rng.permutation(self.examples), "int64")
+        full = self.examples // m
+        total = 0.0
+        for step in range(0, full, self.chunk):
+            steps = min(self.chunk, full - step)
+            indices = order[step * m : (step + steps) * m]
+            total += self._run(self.plan, self.kept[:steps, ...], indices, number, step)
+            report.advance(steps)
+        if self.last is not None:
+            kept = self.last.workspace.z[-1][None, ...]
+            total += self._run(self.last, kept, order[full * m :], number, full)
+            report.advance(1)
+        return total / self.examples
+
+    def _run(self, plan: Plan, kept: Array, indices: Array, epoch: int, step: int) -> float:
+        """Steps on the examples of `indices`, in order; gives the sum of their costs.
+
+        The outputs of every step are kept, so that their costs are added up in one go.
+        """
+        net, m = self.network, plan.batch_size
+        xp, backend = net.backend.xp, net.backend
+        start = xp.asarray(net.parameters.vector, copy=True)
+        batches = [indices[i : i + m] for i in range(0, indices.shape[0], m)]
+        take, rows, run, z = backend.take, self.rows, plan.program.run, plan.workspace.z[-1]
+        batch = plan.workspace.rows
+        for i, chosen in enumerate(batches):
+            take(rows, chosen, batch)
+            run(1)
+            kept[i, ...] = z
+        outputs = net.sizes[-1]
+        targets = xp.take(rows[:, rows.shape[1] - outputs :], indices, axis=0)
+        y = xp.reshape(targets, (len(batches), m, outputs)).mT
+        with np.errstate(all="ignore"):
+            cost = float(xp.sum(net.cost.per_example(net.activations[-1], kept, y)))
+            finite = bool(xp.all(xp.isfinite(net.parameters.vector)))
+        if not (np.isfinite(cost) and finite):
+            self._find_non_finite(plan, start, batches, epoch, step)
+        return cost
+
+    def _find_non_finite(
+        self, plan: Plan, start: Array, batches: list[Array], epoch: int, step: int
+    ) -> None:
+        """Replay the steps from `start` one by one, and stop before the one that went wrong."""
+        net, ws = self.network, plan.workspace
+        xp = net.backend.xp
+
+        def finite(array: Array) -> bool:
+            return bool(xp.all(xp.isfinite(array)))
+
+        vector = net.parameters.vector
+        vector[...] = start
+        for i, chosen in enumerate(batches, 1):
+            before = xp.asarray(vector, copy=True)
+            net.backend.take(self.rows, chosen, ws.rows)
+            plan.program.run(1)
+            with np.errstate(all="ignore"):
+                forward = [finite(z) for z in ws.z]
+                backward = [finite(block) for block in plan.scaled_gradient.blocks]
+                if all(forward) and all(backward) and finite(vector) and np.isfinite(plan.cost):
+                    continue
+            vector[...] = before
+            if not all(forward):
+                layer = forward.index(False)
+            elif not all(backward):
+                layer = len(backward) - 1 - backward[::-1].index(False)
+            else:
+                layer = len(forward) - 1
+            raise NonFiniteCostError(epoch, step + i, layer + 2)
+
+
+def forward_chunks(
+    network: Network, X: Array, Y: Array | None = None
+) -> Iterator[tuple[slice, Workspace]]:
+    """Feed X forward in chunks of bounded memory: the columns of each, and its workspace.
+
+    The workspace holds the chunk's z, a and targets until the next one is asked for.
+    """
+    m = int(X.shape[1])
+    chunk = max(1, min(m, CHUNK_ELEMENTS // sum(network.sizes)))
+    workspace = program = None
+    for start in range(0, m, chunk):
+        columns = slice(start, min(m, start + chunk))
+        size = columns.stop - columns.start
+        if workspace is None or workspace.rows.shape[0] != size:
+            workspace = Workspace(
+                network.sizes,
+                network.activations,
+                size,
+                network.backend,
+                network.dtype,
+                errors=False,
+            )
+            steps = equations.feedforward(network.parameters, network.activations, workspace)
+            program = network.backend.compile(steps)
+        y = None if Y is None else Y[:, columns]
+        outputs, backend, dtype = network.sizes[-1], network.backend, network.dtype
+        example_rows(X[:, columns], y, outputs, backend, dtype, out=workspace.rows)
+        assert program is not None
+        program.run(1)
+        yield columns, workspace
+
+
+def evaluate(network: Network, X: Array, Y: Array) -> dict[str, float]:
+    """Average cost and, where the targets are classes, accuracy; see `Network.evaluate`."""
+    xp, m = network.backend.xp, int(X.shape[1])
+    cost = 0.0
+    right: int | None = 0
+    for _, ws in forward_chunks(network, X, Y):
+        cost += float(
+            xp.sum(network.cost.per_example(network.activations[-1], ws.z[-1], ws.targets))
+        )
+        if right is not None:
+            found, wanted = classes(xp, ws.a[-1]), true_classes(xp, ws.targets)
+            right = None if wanted is None else right + int(xp.count_nonzero(found == wanted))
+    result = {"cost": cost / m}
+    if right is not None:
+        result["accuracy"] = right / m
+    return result
+
+
+def classes(xp: Any, a: Array) -> Array:
+    """The class of each column: the row of the greatest output; with one output, whether it is ≥ ½."""
+    return xp.argmax(a, axis=-2) if a.shape[-2] > 1 else a[..., 0, :] >= 0.5
+
+
+def true_classes(xp: Any, y: Array) -> Array | None:
+    """The class that each column of targets stands for, or None where they are not classes."""
+    one_hot = xp.all((y == 0) | (y == 1))
+    if y.shape[0] > 1:
+        one_hot = one_hot & xp.all(xp.sum(y, axis=-2) == 1)
+    return classes(xp, y) if bool(one_hot) else None
+
+
+class _Progress:
+    """A tqdm bar where tqdm is installed, a line an epoch where it is not, nothing when not `shown`."""
+
+    def __init__(self, shown: bool, epochs: int, steps: int) -> None:
+        self.shown, self.epochs = shown, epochs
+        self.bar: Any = None
+        if shown:
+            try:
+                from tqdm.auto import tqdm
+            except ImportError:
+                return
+            self.bar = tqdm(total=epochs * steps, unit="step", leave=True)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def advance(self, steps: int) -> None:
+        if self.bar is not None:
+            self.bar.update(steps)
+
+    def epoch(self, number: int, history: History) -> None:
+        text = f"epoch {number}/{self.epochs}: {history.last()}"
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
+        else:
+            self.line(text)
+
+    def line(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.write(text, file=sys.stderr)
+        elif self.shown:
+            print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,176 @@
+"""What comes from outside, checked once at the door: names, sizes, shapes, dtypes, labels."""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Mapping, Sequence
+from typing import SupportsIndex, TypeVar
+
+import array_api_compat
+import numpy as np
+
+from bpengine.backends import Array, Backend
+from bpengine.datasets import one_hot
+
+__all__ = ["choose", "examples", "layer_sizes", "positive_integer", "positive_number", "targets"]
+
+T = TypeVar("T")
+
+
+def choose(name: object, table: Mapping[str, T], kind: str) -> T:
+    """The entry of `table` under `name`; the error for an unknown name gives the nearest."""
+    if isinstance(name, str) and name in table:
+        return table[name]
+    if not isinstance(name, str):
+        raise TypeError(
+            f"{kind} must be a name or a bpengine.{kind.capitalize()}, got {type(name).__name__}. "
+            f"Names: {', '.join(table)}."
+        )
+    near = difflib.get_close_matches(name, table, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(table)}.")
+
+
+def layer_sizes(sizes: Sequence[SupportsIndex]) -> tuple[int, ...]:
+    """The sizes as ints: two layers or more, each of one neuron or more."""
+    try:
+        checked = tuple(operator.index(n) for n in sizes)
+    except TypeError:
+        raise TypeError(
+            f"sizes must be a sequence of whole numbers such as [784, 100, 10], got {sizes!r}."
+        ) from None
+    if len(checked) < 2:
+        raise ValueError(
+            f"sizes must name 2 layers or more, input and output among them; got {list(checked)}."
+        )
+    if min(checked) < 1:
+        raise ValueError(f"sizes must be 1 or more in every layer, got {list(checked)}.")
+    return checked
+
+
+def positive_integer(value: SupportsIndex, name: str) -> int:
+    """`value` as an int of at least 1."""
+    try:
+        checked = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {value!r}.") from None
+    if checked < 1:
+        raise ValueError(f"{name} must be 1 or more, got {checked}.")
+    return checked
+
+
+def positive_number(value: float, name: str) -> float:
+    """`value` as a finite float above 0."""
+    try:
+        checked = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}.") from None
+    if not 0 < checked < float("inf"):
+        raise ValueError(f"{name} must be above 0 and finite, got {checked}.")
+    return checked
+
+
+def examples(X: Array, rows: int, backend: Backend, name: str = "X") -> Array:
+    """`X` as a floating array of shape (rows, m), m ≥ 1, all finite, that `backend` can take in."""
+    X = _array(X, backend, name)
+    expected = f"this network takes {rows} rows, one column an example"
+    if X.ndim == 1:
+        shape = "one example" if X.shape[0] == rows else "no batch"
+        raise ValueError(
+            f"{name} has shape {tuple(X.shape)}: {shape}; {expected}. "
+            f"Give it two axes: {name}.reshape({rows}, -1)."
+        )
+    if X.ndim != 2 or X.shape[0] != rows:
+        hint = f" Did you mean {name}.T?" if X.ndim == 2 and X.shape[1] == rows else ""
+        raise ValueError(f"{name} has shape {tuple(X.shape)}; {expected}.{hint}")
+    if X.shape[1] == 0:
+        raise ValueError(
+            f"{name} has shape {tuple(X.shape)}: an empty batch; give 1 example or more."
+        )
+    _floating(X, name)
+    _finite(X, name)
+    return X
+
+
+def targets(
+    Y: Array, outputs: int, m: int, backend: Backend, *, labels: bool, name: str = "Y"
+) -> Array:
+    """`Y` as a floating array (outputs, m); with `labels` allowed, m whole numbers become one-hot.
+
+    One output takes labels 0 and 1 as they are; more outputs take labels 0 … outputs - 1.
+    """
+    Y = _array(Y, backend, name)
+    if Y.ndim == 1:
+        if Y.shape[0] != m:
+            raise ValueError(f"{name} has {Y.shape[0]} labels and X has {m} examples.")
+        if not _is_integer(Y):
+            raise TypeError(
+                f"{name} has shape {tuple(Y.shape)} and dtype {Y.dtype}: one axis is for integer "
+                f"labels. Give labels as integers, or targets of shape ({outputs}, {m})."
+            )
+        if not labels:
+            raise ValueError(
+                f"{name} has one axis, as labels have, but this network's cost is not a "
+                f"classification's: it needs targets of shape ({outputs}, {m}). "
+                f"bpengine.one_hot(labels, {outputs}) makes them."
+            )
+        host = backend.to_numpy(Y) if backend.owns(Y) else Y
+        return one_hot(host, outputs) if outputs > 1 else one_hot(host, 2)[1:]
+    if Y.ndim != 2 or tuple(Y.shape) != (outputs, m):
+        transposed = Y.ndim == 2 and tuple(Y.shape) == (m, outputs)
+        hint = f" Did you mean {name}.T?" if transposed else ""
+        raise ValueError(
+            f"{name} has shape {tuple(Y.shape)}; expected ({outputs}, {m}): one row an output, "
+            f"one column an example of X.{hint}"
+        )
+    _floating(Y, name)
+    _finite(Y, name)
+    return Y
+
+
+def _array(x: Array, backend: Backend, name: str) -> Array:
+    if backend.owns(x):
+        if backend.device_of(x) != backend.device:
+            raise ValueError(
+                f"{name} is on device {backend.device_of(x)}; this network is on {backend.device}. "
+                "Move one of them: arrays of two devices can't be mixed."
+            )
+        return x
+    if array_api_compat.is_array_api_obj(x) and not array_api_compat.is_numpy_array(x):
+        library = array_api_compat.array_namespace(x).__name__.rpartition(".")[2]
+        raise TypeError(
+            f"{name} is an array of {library}; this network's backend is {backend.name!r}. Convert "
+            f"{name}, or make the network with that library's backend."
+        )
+    x = np.asarray(x)
+    if x.dtype.kind in "OSUVMm":
+        raise TypeError(
+            f"{name} has dtype {x.dtype}; expected floating point. Every entry must be a number and "
+            "every row of the same length."
+        )
+    return x
+
+
+def _is_integer(x: Array) -> bool:
+    return bool(array_api_compat.array_namespace(x).isdtype(x.dtype, "integral"))
+
+
+def _floating(x: Array, name: str) -> None:
+    if not array_api_compat.array_namespace(x).isdtype(x.dtype, "real floating"):
+        raise TypeError(
+            f"{name} has dtype {x.dtype}; expected floating point (float32 or float64). Convert it, "
+            f"and scale it while you are there: {name}.astype('float32') / 255 for bytes."
+        )
+
+
+def _finite(x: Array, name: str) -> None:
+    xp = array_api_compat.array_namespace(x)
+    good = xp.isfinite(x)
+    if not bool(xp.all(good)):
+        column = int(xp.argmax(xp.astype(xp.any(~good, axis=0), xp.int32)))
+        count = int(xp.sum(xp.astype(~good, xp.int64)))
+        raise ValueError(
+            f"{name} holds {count} value{'s' * (count > 1)} that are NaN or infinite, the first in "
+            f"column {column}; all must be finite. Remove those examples or fill the values in."
+        )

@@ -1,0 +1,48 @@
+"""Sessions of the project: `nox -s tests` is the one a newcomer runs."""
+
+import nox
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+nox.options.sessions = ["tests", "lint", "types", "lowest"]
+nox.options.error_on_missing_interpreters = True
+
+
+def group(name: str) -> list[str]:
+    return nox.project.dependency_groups(PROJECT, name)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests and the examples in README and docstrings, on the installed package."""
+    session.install("-e", ".", *group("test"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style: ruff's rules and its format."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types: mypy in strict mode."""
+    session.install("-e", ".", *group("types"))
+    session.run("mypy")
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """The tests on the lowest supported versions of what bpengine needs."""
+    lowest = [requirement.replace(">=", "==") for requirement in PROJECT["project"]["dependencies"]]
+    session.install("-e", ".", *group("test"), *lowest)
+    session.run("pytest", "-q", *session.posargs)
+
+
+@nox.session
+def peers(session: nox.Session) -> None:
+    """Optional: PyTorch tensors as a backend, and gradients against PyTorch's."""
+    session.install("-e", ".", *group("test"), "torch")
+    session.run("pytest", "tests/peers", "-q", *session.posargs)
