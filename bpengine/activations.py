@@ -62,9 +62,7 @@ class Activation:
         """Operations for a = σ(z)."""
         yield Operation(self.name, "feedforward", self.function, (z,), a)
 
-    def backward(
-        self, equation: str, upstream: Array, x: Array, delta: Array
-    ) -> Iterator[Operation]:
+    def backward(self, equation: str, upstream: Array, x: Array, delta: Array) -> Iterator[Operation]:
         """Operations for δ = upstream ⊙ σ', with x being z or a as `of` says."""
         yield Operation(f"{self.name} slope", equation, self.slope, (upstream, x), delta)
 
@@ -133,9 +131,7 @@ class PerNeuron(Activation):
         for σ, rows in self._rows():
             yield from σ.forward(z[..., rows, :], a[..., rows, :])
 
-    def backward(
-        self, equation: str, upstream: Array, x: Array, delta: Array
-    ) -> Iterator[Operation]:
+    def backward(self, equation: str, upstream: Array, x: Array, delta: Array) -> Iterator[Operation]:
         """Operations for δ = upstream ⊙ σ', from z."""
         for σ, rows in self._rows():
             inputs = (upstream[..., rows, :], x[..., rows, :])

@@ -33,9 +33,7 @@ class Task:
 
 
 TASKS = {
-    "digits": Task(
-        "the 1,797 digits of 8 × 8 that come along", (64, 100, 10), ("sigmoid",), 50, 297
-    ),
+    "digits": Task("the 1,797 digits of 8 × 8 that come along", (64, 100, 10), ("sigmoid",), 50, 297),
     "mnist": Task("MNIST, from --data or downloaded", (784, 100, 10), ("sigmoid",), 30, None),
     "circles": Task("two concentric circles", (2, 8, 1), ("tanh", "sigmoid"), 50, 200),
 }
@@ -58,16 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bpengine", description="Vectorized, batched backpropagation."
-    )
+    parser = argparse.ArgumentParser(prog="bpengine", description="Vectorized, batched backpropagation.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("train", help="train a network and test it")
     data = command.add_subparsers(dest="task", required=True, metavar="DATA")
     for name, task in TASKS.items():
-        p = data.add_parser(
-            name, help=task.help, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        p = data.add_parser(name, help=task.help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         add = p.add_argument
         add("--data", metavar="DIR", help="folder of MNIST's IDX files; default: download them")
         add("--sizes", type=int, nargs="+", default=task.sizes, metavar="N")
@@ -167,9 +161,7 @@ def _loop(net: Network) -> PerExampleNetwork:
     )
 
 
-def _seconds_per_example(
-    loop: PerExampleNetwork, X: Any, Y: Any, options: argparse.Namespace
-) -> float:
+def _seconds_per_example(loop: PerExampleNetwork, X: Any, Y: Any, options: argparse.Namespace) -> float:
     """Time that the loop takes for an example, over as many mini-batches as fit into a second."""
     m, examples = options.batch_size, 0
     X, Y = X.astype(options.dtype), Y.astype(options.dtype)

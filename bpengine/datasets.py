@@ -90,9 +90,7 @@ def circles(
     return points.astype(np.float32).T, labels.astype(np.int64)
 
 
-def step(
-    examples: int = 100, *, rng: _Seed = None
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def step(examples: int = 100, *, rng: _Seed = None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Draw points x of [-1, 1] and the step to learn: +1 where x > 0, -1 elsewhere.
 
     Parameters

@@ -16,9 +16,7 @@ __all__ = ["read", "write"]
 FORMAT = "bpengine network 1"
 
 
-def write(
-    path: str | os.PathLike[str], description: dict[str, Any], arrays: dict[str, Any]
-) -> None:
+def write(path: str | os.PathLike[str], description: dict[str, Any], arrays: dict[str, Any]) -> None:
     """Write a description (JSON) and arrays to `path`, all or nothing.
 
     The file is written beside `path` under another name and renamed when complete.

@@ -254,9 +254,7 @@ def evaluate(network: Network, X: Array, Y: Array) -> dict[str, float]:
     cost = 0.0
     right: int | None = 0
     for _, ws in forward_chunks(network, X, Y):
-        cost += float(
-            xp.sum(network.cost.per_example(network.activations[-1], ws.z[-1], ws.targets))
-        )
+        cost += float(xp.sum(network.cost.per_example(network.activations[-1], ws.z[-1], ws.targets)))
         if right is not None:
             found, wanted = classes(xp, ws.a[-1]), true_classes(xp, ws.targets)
             right = None if wanted is None else right + int(xp.count_nonzero(found == wanted))

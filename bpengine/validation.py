@@ -85,17 +85,13 @@ def examples(X: Array, rows: int, backend: Backend, name: str = "X") -> Array:
         hint = f" Did you mean {name}.T?" if X.ndim == 2 and X.shape[1] == rows else ""
         raise ValueError(f"{name} has shape {tuple(X.shape)}; {expected}.{hint}")
     if X.shape[1] == 0:
-        raise ValueError(
-            f"{name} has shape {tuple(X.shape)}: an empty batch; give 1 example or more."
-        )
+        raise ValueError(f"{name} has shape {tuple(X.shape)}: an empty batch; give 1 example or more.")
     _floating(X, name)
     _finite(X, name)
     return X
 
 
-def targets(
-    Y: Array, outputs: int, m: int, backend: Backend, *, labels: bool, name: str = "Y"
-) -> Array:
+def targets(Y: Array, outputs: int, m: int, backend: Backend, *, labels: bool, name: str = "Y") -> Array:
     """`Y` as a floating array (outputs, m); with `labels` allowed, m whole numbers become one-hot.
 
     One output takes labels 0 and 1 as they are; more outputs take labels 0 … outputs - 1.

@@ -114,9 +114,7 @@ def test_idx_cut_short_or_too_long(scratch, data, name, zipped):
     assert str(scratch) in message and "\n" not in message
     if cut is None or cut >= 12:
         came = "more" if cut is None else f"{cut - 12} bytes"
-        assert (
-            f"expected {len(content) - 12} bytes for {name} of shape (2, 3), got {came}" in message
-        )
+        assert f"expected {len(content) - 12} bytes for {name} of shape (2, 3), got {came}" in message
 
 
 @settings(deadline=None, max_examples=60)

@@ -127,9 +127,7 @@ def get(backend: str | Backend) -> Backend:
     for point in entry_points(group=ENTRY_POINTS, name=backend):
         found: Any = point.load()()
         if not isinstance(found, Backend):
-            raise TypeError(
-                f"entry point {point.value!r} gave a {type(found).__name__}, no Backend."
-            )
+            raise TypeError(f"entry point {point.value!r} gave a {type(found).__name__}, no Backend.")
         return found
     near = difflib.get_close_matches(backend, names(), n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -68,9 +68,7 @@ class ArrayAPIBackend(Backend):
 
     def owns(self, x: object) -> bool:
         """Whether `x` is an array of this library."""
-        return (
-            array_api_compat.is_array_api_obj(x) and array_api_compat.array_namespace(x) is self.xp
-        )
+        return array_api_compat.is_array_api_obj(x) and array_api_compat.array_namespace(x) is self.xp
 
     def device_of(self, x: Array) -> object:
         """The device that `x` is on."""

@@ -270,9 +270,7 @@ def _gelu_slope(k: Kernels, upstream: Array, z: Array, out: Array) -> list[Call]
     ]
 
 
-def _binary_cross_entropy_slope(
-    k: Kernels, a: Array, y: Array, scale: Array, out: Array
-) -> list[Call]:
+def _binary_cross_entropy_slope(k: Kernels, a: Array, y: Array, scale: Array, out: Array) -> list[Call]:
     # (a - y) / (a (1 - a)), the denominator kept off 0
     variance = k.scratch(a)
     return [

@@ -150,9 +150,7 @@ class PerExampleNetwork:
         self.weights = [
             w - learning_rate * nabla for w, nabla in zip(self.weights, nabla_w, strict=True)
         ]
-        self.biases = [
-            b - learning_rate * nabla for b, nabla in zip(self.biases, nabla_b, strict=True)
-        ]
+        self.biases = [b - learning_rate * nabla for b, nabla in zip(self.biases, nabla_b, strict=True)]
 
     def fit(
         self,
