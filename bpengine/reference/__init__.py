@@ -1,1 +1,1 @@
-"""Backpropagation written in other ways, in NumPy alone: what the engine is checked and timed against."""
+"""Backpropagation written in other ways, in NumPy alone: what the engine is checked and timed by."""
