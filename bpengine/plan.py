@@ -43,9 +43,6 @@ class Plan:
         writes its output once.
     workspace : Workspace
         The buffers of the batch.
-    scaled_gradient : Gradient
-        Where BP3 and BP4 write: the gradient of the average cost, times the learning rate where
-        there is an optimizer.
 
     Examples
     --------
@@ -76,14 +73,14 @@ class Plan:
             network.dtype,
         )
         self.workspace = Workspace(network.sizes, σ, m, backend, dtype)
-        self.scaled_gradient = Gradient(network.sizes, backend, dtype)
+        self._gradient = Gradient(network.sizes, backend, dtype)
         self.operations: list[Operation] = [
             *equations.feedforward(parameters, σ, self.workspace),
-            *equations.backprop(parameters, σ, network.cost, self.workspace, self.scaled_gradient),
+            *equations.backprop(parameters, σ, network.cost, self.workspace, self._gradient),
         ]
         if optimizer is not None:
             self.workspace.scale[...] = optimizer.learning_rate / m
-            self.operations += optimizer.update(parameters.vector, self.scaled_gradient.vector)
+            self.operations += optimizer.update(parameters.vector, self._gradient.vector)
         self.program = backend.compile(self.operations)
         self._loaded = False
 
@@ -160,8 +157,8 @@ class Plan:
                 "this plan updates the parameters and keeps no gradient; make one without an "
                 f"optimizer: net.plan(batch_size={self.batch_size})."
             )
-        self.scaled_gradient.cost = self.cost
-        return self.scaled_gradient
+        self._gradient.cost = self.cost
+        return self._gradient
 
     def __str__(self) -> str:
         net = self.network

@@ -203,8 +203,8 @@ class _Trainer:
             plan.program.run(1)
             with np.errstate(all="ignore"):
                 forward = [finite(z) for z in ws.z]
-                backward = [finite(block) for block in plan.scaled_gradient.blocks]
-                if all(forward) and all(backward) and finite(vector) and np.isfinite(plan.cost):
+                backward = [finite(block) for block in net.parameters.blocks]
+                if all(forward) and all(backward) and np.isfinite(plan.cost):
                     continue
             vector[...] = before
             if not all(forward):

@@ -17,6 +17,7 @@ import numpy as np
 
 from bpengine.backends.array_api import ArrayAPIBackend, Call, Replay, fallback
 from bpengine.backends.base import Array, Operation
+from bpengine.backends.blas import fold_descent
 
 __all__ = ["NumPyBackend"]
 
@@ -40,7 +41,12 @@ class NumPyBackend(ArrayAPIBackend):
     def compile(self, operations: Iterable[Operation]) -> Replay:
         """Make operations ready to be replayed: ufuncs where there is a kernel."""
         kernels = Kernels()
-        return QuietReplay([call for op in operations for call in kernels.calls(op)])
+        operations = list(operations)
+        folded = fold_descent(operations)
+        calls: list[Call] = []
+        for i, op in enumerate(operations):
+            calls += folded[i] if i in folded else kernels.calls(op)
+        return QuietReplay(calls, keep=operations)
 
 
 class QuietReplay(Replay):
@@ -50,8 +56,9 @@ class QuietReplay(Replay):
     entering ``np.errstate`` at every step would.
     """
 
-    def __init__(self, calls: list[Call]) -> None:
+    def __init__(self, calls: list[Call], keep: object) -> None:
         super().__init__(calls)
+        self._keep = keep  # calls into BLAS hold addresses alone; the arrays must stay
         self._context = contextvars.copy_context()
         self._context.run(np.seterr, over="ignore", invalid="ignore", divide="ignore")
 
