@@ -1,4 +1,9 @@
 """Vectorized, batched backpropagation for multilayer perceptrons, on NumPy or CuPy."""
+# ruff: noqa: E402
+
+from bpengine import blas_core
+
+blas_core.prepare()  # before anything loads NumPy
 
 from bpengine import backends, datasets
 from bpengine.activations import Activation

@@ -253,5 +253,5 @@ class _NudgedNetworks:
     def _costs(self) -> np.ndarray[Any, Any]:
         self.program.run(1)
         cost, ws = self.network.cost, self.workspace
-        values = cost.per_example(self.network.activations[-1], ws.z[-1], ws.targets)
+        values = cost.per_example(self.network.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
         return self.network.backend.to_numpy(values)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bpengine import datasets
+from bpengine import datasets, doctor
 from bpengine.network import Network
 from bpengine.optimizers import SGD
 from bpengine.reference.per_example import PerExampleNetwork
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        return train(options)
+        return doctor.main() if options.command == "doctor" else train(options)
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
         print(f"bpengine: {error}", file=sys.stderr)
         return 1
@@ -57,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bpengine", description="Vectorized, batched backpropagation.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("doctor", help="show what this machine offers, and what to change")
     command = commands.add_parser("train", help="train a network and test it")
     data = command.add_subparsers(dest="task", required=True, metavar="DATA")
     for name, task in TASKS.items():

@@ -62,11 +62,15 @@ class Cost:
         """Whether the output error with the output activation σ is a - y."""
         return self.canonical is not None and ACTIVATIONS[self.canonical] is σ
 
-    def per_example(self, σ: Activation, z: Array, y: Array) -> Array:
-        """``C_x`` for every column, shape (…, m), from the weighted inputs of the output layer."""
-        if self.function_of_z is not None and self.is_canonical(σ):
+    def is_of_z(self, σ: Activation) -> bool:
+        """Whether the cost of outputs a = σ(z) is best taken from z, where no digit is lost."""
+        return self.function_of_z is not None and self.is_canonical(σ)
+
+    def per_example(self, σ: Activation, z: Array, a: Array, y: Array) -> Array:
+        """``C_x`` for every column, shape (…, m); only that one of z and a is read that is best."""
+        if self.function_of_z is not None and self.is_of_z(σ):
             return self.function_of_z(z, y)
-        return self.function(σ.function(z), y)
+        return self.function(a, y)
 
     def scaled_derivative(self, a: Array, y: Array, scale: Array) -> Array:
         """``scale ∇_a C_x``."""

@@ -140,8 +140,9 @@ class Plan:
     def cost(self) -> float:
         """Average cost of the loaded batch at the last step, before its update."""
         net, ws = self.network, self.workspace
-        values = net.cost.per_example(net.activations[-1], ws.z[-1], ws.targets)
-        return float(net.backend.xp.mean(values))
+        values = net.cost.per_example(net.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
+        xp = net.backend.xp
+        return float(xp.mean(xp.astype(values, xp.float64)))
 
     @property
     def gradient(self) -> Gradient:

@@ -49,6 +49,11 @@ class History:
     seconds: list[float] = field(default_factory=list)
     interrupted: bool = False
 
+    def keep_complete(self) -> None:
+        """Drop what there is of an epoch that was interrupted: its cost is noted last."""
+        for entries in (self.seconds, self.validation_cost, self.validation_accuracy):
+            del entries[len(self.cost) :]
+
     def last(self) -> str:
         """The last epoch in one line."""
         parts = [f"cost {self.cost[-1]:.4g}"]
@@ -114,15 +119,16 @@ def fit(
                 cost = trainer.epoch(epoch, report)
                 seconds = time.perf_counter() - start
                 result = {} if validation is None else evaluate(network, *validation)
-                history.cost.append(cost)
-                history.seconds.append(seconds)
                 if "cost" in result:
                     history.validation_cost.append(result["cost"])
                 if "accuracy" in result:
                     history.validation_accuracy.append(result["accuracy"])
+                history.seconds.append(seconds)
+                history.cost.append(cost)  # the last: an epoch that has a cost is complete
                 report.epoch(epoch, history)
         except KeyboardInterrupt:
             history.interrupted = True
+            history.keep_complete()
             report.line("interrupted: the network keeps what it has learned.")
     return history
 
@@ -140,8 +146,9 @@ class _Trainer:
         self.last = Plan(network, last, optimizer) if last else None
         outputs = network.sizes[-1] * batch_size
         self.chunk = max(1, min(self.steps, KEPT_STEPS, KEPT_ELEMENTS // outputs))
-        shape = (self.chunk, network.sizes[-1], batch_size)
-        self.kept = network.backend.empty(shape, network.dtype)
+        kept = network.backend.empty((self.chunk, network.sizes[-1], batch_size), network.dtype)
+        self.kept = kept
+        self.slots = [kept[i, ...] for i in range(self.chunk)]
 
     def epoch(self, number: int, report: _Progress) -> float:
         """One pass over all examples in random order; gives their average cost."""
@@ -152,37 +159,44 @@ class _Trainer:
         for step in range(0, full, self.chunk):
             steps = min(self.chunk, full - step)
             indices = order[step * m : (step + steps) * m]
-            total += self._run(self.plan, self.kept[:steps, ...], indices, number, step)
+            total += self._run(self.plan, indices, number, step)
             report.advance(steps)
         if self.last is not None:
-            kept = self.last.workspace.z[-1][None, ...]
-            total += self._run(self.last, kept, order[full * m :], number, full)
+            total += self._run(self.last, order[full * m :], number, full)
             report.advance(1)
         return total / self.examples
 
-    def _run(self, plan: Plan, kept: Array, indices: Array, epoch: int, step: int) -> float:
+    def _run(self, plan: Plan, indices: Array, epoch: int, step: int) -> float:
         """Steps on the examples of `indices`, in order; gives the sum of their costs.
 
-        The outputs of every step are kept, so that their costs are added up in one go.
+        What the cost is taken from is kept of every step, so that all costs are added up in one go.
         """
-        net, m = self.network, plan.batch_size
-        xp, backend = net.backend.xp, net.backend
-        start = xp.asarray(net.parameters.vector, copy=True)
+        net, m, ws = self.network, plan.batch_size, plan.workspace
+        xp, take, run = net.backend.xp, net.backend.take, plan.program.run
+        rows, batch = self.rows, ws.rows
+        vector = net.parameters.vector
+        output = ws.z[-1] if net.cost.is_of_z(net.activations[-1]) else ws.a[-1]
         batches = [indices[i : i + m] for i in range(0, indices.shape[0], m)]
-        take, rows, run, z = backend.take, self.rows, plan.program.run, plan.workspace.z[-1]
-        batch = plan.workspace.rows
-        for i, chosen in enumerate(batches):
-            take(rows, chosen, batch)
-            run(1)
-            kept[i, ...] = z
-        outputs = net.sizes[-1]
-        targets = xp.take(rows[:, rows.shape[1] - outputs :], indices, axis=0)
-        y = xp.reshape(targets, (len(batches), m, outputs)).mT
-        with np.errstate(all="ignore"):
-            cost = float(xp.sum(net.cost.per_example(net.activations[-1], kept, y)))
-            finite = bool(xp.all(xp.isfinite(net.parameters.vector)))
-        if not (np.isfinite(cost) and finite):
-            self._find_non_finite(plan, start, batches, epoch, step)
+        slots = self.slots if plan is self.plan else [output]
+        start = xp.asarray(vector, copy=True)
+        try:
+            for chosen, slot in zip(batches, slots, strict=False):
+                take(rows, chosen, batch)
+                run(1)
+                slot[...] = output
+            outputs = net.sizes[-1]
+            targets = xp.take(rows[:, rows.shape[1] - outputs :], indices, axis=0)
+            y = xp.reshape(targets, (len(batches), m, outputs)).mT
+            x = self.kept[: len(batches), ...] if plan is self.plan else output[None, ...]
+            with np.errstate(all="ignore"):
+                values = net.cost.per_example(net.activations[-1], x, x, y)
+                cost = float(xp.sum(values, dtype=xp.float64))
+            if not (np.isfinite(cost) and _finite(xp, vector)):
+                self._find_non_finite(plan, start, batches, epoch, step)
+        except KeyboardInterrupt:
+            if not _finite(xp, vector):
+                vector[...] = start
+            raise
         return cost
 
     def _find_non_finite(
@@ -191,10 +205,6 @@ class _Trainer:
         """Replay the steps from `start` one by one, and stop before the one that went wrong."""
         net, ws = self.network, plan.workspace
         xp = net.backend.xp
-
-        def finite(array: Array) -> bool:
-            return bool(xp.all(xp.isfinite(array)))
-
         vector = net.parameters.vector
         vector[...] = start
         for i, chosen in enumerate(batches, 1):
@@ -202,8 +212,8 @@ class _Trainer:
             net.backend.take(self.rows, chosen, ws.rows)
             plan.program.run(1)
             with np.errstate(all="ignore"):
-                forward = [finite(z) for z in ws.z]
-                backward = [finite(block) for block in net.parameters.blocks]
+                forward = [_finite(xp, z) for z in ws.z]
+                backward = [_finite(xp, block) for block in net.parameters.blocks]
                 if all(forward) and all(backward) and np.isfinite(plan.cost):
                     continue
             vector[...] = before
@@ -214,6 +224,10 @@ class _Trainer:
             else:
                 layer = len(forward) - 1
             raise NonFiniteCostError(epoch, step + i, layer + 2)
+
+
+def _finite(xp: Any, array: Array) -> bool:
+    return bool(xp.all(xp.isfinite(array)))
 
 
 def forward_chunks(
@@ -254,7 +268,8 @@ def evaluate(network: Network, X: Array, Y: Array) -> dict[str, float]:
     cost = 0.0
     right: int | None = 0
     for _, ws in forward_chunks(network, X, Y):
-        cost += float(xp.sum(network.cost.per_example(network.activations[-1], ws.z[-1], ws.targets)))
+        values = network.cost.per_example(network.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
+        cost += float(xp.sum(values, dtype=xp.float64))
         if right is not None:
             found, wanted = classes(xp, ws.a[-1]), true_classes(xp, ws.targets)
             right = None if wanted is None else right + int(xp.count_nonzero(found == wanted))

@@ -1,0 +1,217 @@
+"""How much slower one callable is than another: a ratio with an interval, from times taken in turn.
+
+Times of two processes, or of two minutes, say more about the machine than about the code. A ratio of
+two times that were taken right after each other does not: what slows the one slows the other. So a
+project keeps a step that it never changes, measures its own against it, and compares the ratio with
+a stored one.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+__all__ = ["Ratio", "judge", "measure", "steady"]
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000  # the ends of a 95 % interval rest on the 50 lowest and 50 highest of these
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """What `measure` found.
+
+    Attributes
+    ----------
+    median : float
+        Time of ours ÷ time of the reference: the median over the pairs.
+    low, high : float
+        95 % bootstrap interval of that median.
+    pairs : int
+        Number of pairs measured.
+    ours, reference : float
+        Median microseconds of one call, for information: they hold for this machine and this hour.
+
+    Examples
+    --------
+    >>> from bpengine.ratios import Ratio
+    >>> print(Ratio(median=0.712, low=0.7, high=0.731, pairs=41, ours=21.4, reference=30.1))
+    0.712 [0.700, 0.731]
+    """
+
+    median: float
+    low: float
+    high: float
+    pairs: int
+    ours: float
+    reference: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def measure(
+    ours: Callable[[], object],
+    reference: Callable[[], object],
+    *,
+    pairs: int = 41,
+    seconds: float = 0.003,
+    rng: int | np.random.Generator | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Ratio:
+    """Time of `ours` relative to that of `reference`.
+
+    Both are timed once in each pair, in random order, so that neither is always the one that finds
+    the caches warm. The garbage collector is off meanwhile.
+
+    Parameters
+    ----------
+    ours, reference : callable
+        Called without arguments; they should take a microsecond or more. Both must leave things such
+        that the next call does the same work.
+    pairs : int, optional
+        Number of pairs: from 20 on the interval is of use.
+    seconds : float, optional
+        A timing repeats its callable until it lasts about this long.
+    rng : int or numpy.random.Generator, optional
+        Seed for the order within pairs and for the bootstrap.
+    clock : callable, optional
+        Gives the time in seconds.
+
+    Returns
+    -------
+    Ratio
+
+    Raises
+    ------
+    ValueError
+        If `pairs` or `seconds` is not above 0.
+
+    References
+    ----------
+    B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13: percentile intervals.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bpengine as bp
+    >>> from bpengine.ratios import measure
+    >>> net = bp.Network([20, 30, 10], rng=0)
+    >>> X, W = np.ones((20, 8), "float32"), net.weights
+    >>> def plain():
+    ...     a = X
+    ...     for w, b in zip(net.weights, net.biases):
+    ...         a = 1 / (1 + np.exp(-(w @ a + b)))
+    >>> ratio = measure(lambda: net.feedforward(X), plain, pairs=5, seconds=1e-4, rng=0)
+    >>> ratio.low <= ratio.median <= ratio.high
+    True
+    """
+    if pairs < 1 or seconds <= 0:
+        raise ValueError(f"pairs and seconds must be above 0; got pairs={pairs}, seconds={seconds}.")
+    rng = np.random.default_rng(rng)
+    sides = (ours, reference)
+    times = np.empty((pairs, 2))
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        repeats = [_repeats(side, seconds, clock) for side in sides]
+        for pair in times:
+            for i in rng.permutation(2):
+                pair[i] = _time(sides[i], repeats[i], clock) / repeats[i]
+    finally:
+        if collecting:
+            gc.enable()
+    logs = np.log(times[:, 0] / times[:, 1])
+    resampled = np.median(rng.choice(logs, (RESAMPLES, pairs)), axis=1)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(resampled, (tail, 1 - tail))
+    microseconds = 1e6 * np.median(times, axis=0)
+    return Ratio(
+        *(float(np.exp(value)) for value in (np.median(logs), low, high)),
+        pairs,
+        *map(float, microseconds),
+    )
+
+
+def judge(
+    measured: Ratio, stored: float, tolerance: float = 1.25
+) -> Literal["slower", "unchanged", "faster"]:
+    """Compare a measured ratio with a stored one.
+
+    Parameters
+    ----------
+    measured : Ratio
+    stored : float
+        The ratio that was measured when all was well.
+    tolerance : float, optional
+        The factor that counts as a change. `measured` is slower only if all of its interval lies above
+        tolerance × stored, and faster only if all of it lies below stored ÷ tolerance.
+
+    Returns
+    -------
+    {"slower", "unchanged", "faster"}
+
+    Raises
+    ------
+    ValueError
+        If `stored` is not above 0 or `tolerance` is below 1.
+
+    Examples
+    --------
+    >>> from bpengine.ratios import Ratio, judge
+    >>> judge(Ratio(1.1, 1.05, 1.2, pairs=41, ours=33, reference=30), stored=0.7)
+    'slower'
+    >>> judge(Ratio(1.1, 0.8, 1.2, pairs=41, ours=33, reference=30), stored=0.7)
+    'unchanged'
+    """
+    if not (stored > 0 and tolerance >= 1):
+        raise ValueError(
+            f"stored must be above 0 and tolerance 1 or more; got {stored} and {tolerance}."
+        )
+    if measured.low > tolerance * stored:
+        return "slower"
+    return "faster" if measured.high < stored / tolerance else "unchanged"
+
+
+def steady(control: Ratio, within: float = 0.05) -> bool:
+    """Whether a control, a callable measured against its like, came out as 1.
+
+    Where it did not, the machine is too busy just now for any ratio to mean much.
+
+    Parameters
+    ----------
+    control : Ratio
+    within : float, optional
+        How far the median may be off.
+
+    Examples
+    --------
+    >>> from bpengine.ratios import Ratio, steady
+    >>> steady(Ratio(1.02, 0.99, 1.04, pairs=41, ours=30, reference=30))
+    True
+    >>> steady(Ratio(0.9, 0.88, 0.95, pairs=41, ours=27, reference=30))
+    False
+    """
+    return 1 / (1 + within) <= control.median <= 1 + within
+
+
+def _time(call: Callable[[], Any], repeats: int, clock: Callable[[], float]) -> float:
+    start = clock()
+    for _ in range(repeats):
+        call()
+    return clock() - start
+
+
+def _repeats(call: Callable[[], Any], seconds: float, clock: Callable[[], float]) -> int:
+    """How many calls last about `seconds`. The first calls, which warm up, are not what decides."""
+    repeats = 1
+    while (taken := _time(call, repeats, clock)) < seconds / 2:
+        repeats *= 2
+    taken = min(taken, _time(call, repeats, clock))
+    return max(1, round(repeats * seconds / max(taken, seconds / 1000)))
