@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 from array_api_compat import array_namespace
 
@@ -58,13 +58,26 @@ class Activation:
         """``upstream ⊙ σ'``, with x being z or a as `of` says."""
         return upstream * self.derivative(x)
 
+    @property
+    def operation(self) -> str:
+        """The name of its operations: backends have kernels for the built-in names alone."""
+        return self.name if ACTIVATIONS.get(self.name) is self else f"own {self.name}"
+
     def forward(self, z: Array, a: Array) -> Iterator[Operation]:
         """Operations for a = σ(z)."""
-        yield Operation(self.name, "feedforward", self.function, (z,), a)
+        yield Operation(self.operation, "feedforward", self.function, (z,), a)
 
-    def backward(self, equation: str, upstream: Array, x: Array, delta: Array) -> Iterator[Operation]:
-        """Operations for δ = upstream ⊙ σ', with x being z or a as `of` says."""
-        yield Operation(f"{self.name} slope", equation, self.slope, (upstream, x), delta)
+    def backward(
+        self, equation: str, upstream: Array, z: Array, a: Array, delta: Array
+    ) -> Iterator[Operation]:
+        """Operations for δ = upstream ⊙ σ', from that one of z and a that `of` says."""
+        inputs = (upstream, z if self.of == "z" else a)
+        yield Operation(f"{self.operation} slope", equation, self.slope, inputs, delta)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if ACTIVATIONS.get(self.name) is self:
+            return resolve, (self.name,)
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
 
 class Softmax(Activation):
@@ -107,7 +120,8 @@ class PerNeuron(Activation):
         name = ", ".join(f"{n} {member.name}" if n > 1 else member.name for member, n in runs)
         low = min((member.range[0] for member in members), default=0.0)
         high = max((member.range[1] for member in members), default=0.0)
-        super().__init__(name, self._function, self._derivative, "z", (low, high))
+        of: Literal["z", "a"] = "z" if any(member.of == "z" for member in members) else "a"
+        super().__init__(name, self._function, self._derivative, of, (low, high))
 
     members: tuple[Activation, ...]
     runs: list[tuple[Activation, int]]
@@ -122,30 +136,28 @@ class PerNeuron(Activation):
         xp = array_namespace(z)
         return xp.concat([σ.function(z[..., rows, :]) for σ, rows in self._rows()], axis=-2)
 
-    def _derivative(self, z: Array) -> Array:
-        xp = array_namespace(z)
-        return xp.concat([_slope_of_z(σ, z[..., rows, :]) for σ, rows in self._rows()], axis=-2)
+    def _derivative(self, x: Array) -> Array:
+        parts = []
+        for σ, rows in self._rows():
+            part = x[..., rows, :]
+            parts.append(σ.derivative(part if σ.of == self.of else σ.function(part)))
+        return array_namespace(x).concat(parts, axis=-2)
 
     def forward(self, z: Array, a: Array) -> Iterator[Operation]:
         """Operations for a = σ(z), one for each run of neurons of the same activation."""
         for σ, rows in self._rows():
             yield from σ.forward(z[..., rows, :], a[..., rows, :])
 
-    def backward(self, equation: str, upstream: Array, x: Array, delta: Array) -> Iterator[Operation]:
-        """Operations for δ = upstream ⊙ σ', from z."""
+    def backward(
+        self, equation: str, upstream: Array, z: Array, a: Array, delta: Array
+    ) -> Iterator[Operation]:
+        """Operations for δ = upstream ⊙ σ', one for each run of neurons of the same activation."""
         for σ, rows in self._rows():
-            inputs = (upstream[..., rows, :], x[..., rows, :])
-            yield Operation(
-                f"{σ.name} slope of z",
-                equation,
-                lambda upstream, z, σ=σ: upstream * _slope_of_z(σ, z),
-                inputs,
-                delta[..., rows, :],
-            )
+            parts = (x[..., rows, :] for x in (upstream, z, a, delta))
+            yield from σ.backward(equation, *parts)
 
-
-def _slope_of_z(σ: Activation, z: Array) -> Array:
-    return σ.derivative(z if σ.of == "z" else σ.function(z))
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PerNeuron, (list(self.members),)
 
 
 def _sigmoid(z: Array) -> Array:
@@ -173,9 +185,9 @@ def _leaky_relu(z: Array) -> Array:
 
 
 def _leaky_relu_derivative(a: Array) -> Array:
+    # the sign of a is that of z; a NaN stays one
     xp = array_namespace(a)
-    one = xp.ones_like(a)
-    return xp.where(a > 0, one, 0.01 * one)
+    return xp.maximum(xp.sign(a), 0.01 * xp.ones_like(a))
 
 
 def _one(a: Array) -> Array:
@@ -210,6 +222,8 @@ def _gelu(z: Array) -> Array:
 
 
 def _gelu_derivative(z: Array) -> Array:
+    # beyond ±10 the slope is 1 or 0 to all digits; the cut keeps z² from overflowing
+    z = array_namespace(z).clip(z, -10.0, 10.0)
     t = _gelu_tanh(z)
     inner = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z * z)
     return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * inner

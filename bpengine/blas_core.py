@@ -38,10 +38,10 @@ SKYLAKEX_NEEDS = frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512cd", "a
 # Intel's models with AVX-512 are asked for it, so they need no help.
 BY_FAMILY = frozenset({"AuthenticAMD", "HygonGenuine"})
 
-# Names that OpenBLAS gives to kernels without AVX-512. A name unknown here may be a better one.
+# What OpenBLAS takes such a processor for, all without AVX-512 (NumPy's wheels call Prescott Katmai). A
+# name unknown here may be a better one.
 LESSER = frozenset(
-    "Prescott Core2 Nehalem Barcelona Bobcat Sandybridge Bulldozer Piledriver Steamroller Excavator "
-    "Haswell Zen".split()
+    {"Katmai", "Prescott", "Nehalem", "Barcelona", "Sandybridge", "Excavator", "Haswell", "Zen"}
 )
 
 Decision = Literal["opted out", "given", "set", "too late", "not needed"]
@@ -143,10 +143,10 @@ def _warn() -> None:
         return
     _warned = True
     warnings.warn(
-        f"OpenBLAS takes this processor for a {taken_core()} and leaves its AVX-512 unused, which may halve "
-        "the speed of matrix products. NumPy was loaded before bpengine, so it is too late to change that "
-        f"here. Put this line in the environment:\n    export {CORETYPE}={CORE}\nor import bpengine "
-        f"before NumPy. To silence this message: export {OPT_OUT}=0",
+        f"OpenBLAS takes this processor for a {taken_core()} and leaves its AVX-512 unused, which may "
+        "halve the speed of matrix products. NumPy was loaded before bpengine, so it is too late to "
+        f"change that here. Put this line in the environment:\n    export {CORETYPE}={CORE}\n"
+        f"or import bpengine before NumPy. To silence this message: export {OPT_OUT}=0",
         RuntimeWarning,
         stacklevel=4,  # past `prepare` and bpengine's own line, to the user's import
     )

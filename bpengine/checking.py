@@ -185,9 +185,10 @@ def check_gradient(
         for kind in ("weights", "biases"):
             num, bp = (to_numpy(getattr(g, kind)[l]) for g in (numerical, backprop))
             pair.append((num.ravel(), bp.ravel()))
-            at = np.unravel_index(np.abs(num - bp).argmax(), num.shape)
+            apart = np.nan_to_num(np.abs(num - bp), nan=np.inf)
+            at = np.unravel_index(apart.argmax(), num.shape)
             entry = WorstEntry(f"{kind}[{l}][{at[0]}, {at[1]}]", float(bp[at]), float(num[at]))
-            differences.append((abs(entry.numerical - entry.backprop), entry))
+            differences.append((float(apart[at]), entry))
         num, bp = (np.concatenate(arrays) for arrays in zip(*pair, strict=True))
         layers.append((num, bp))
     num, bp = (np.concatenate(arrays) for arrays in zip(*layers, strict=True))
@@ -204,7 +205,7 @@ def check_gradient(
 def _relative_error(num: Any, bp: Any, noise: float) -> float:
     norm = np.linalg.norm
     total = float(norm(num) + norm(bp))
-    return float(norm(num - bp)) / total if total > noise * math.sqrt(num.size) else 0.0
+    return 0.0 if total <= noise * math.sqrt(num.size) else float(norm(num - bp)) / total
 
 
 class _NudgedNetworks:

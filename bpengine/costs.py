@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from array_api_compat import array_namespace
 
@@ -58,6 +59,20 @@ class Cost:
     classification: bool = False
     within: tuple[float, float] = (-math.inf, math.inf)
 
+    def __post_init__(self) -> None:
+        if self.canonical is not None:
+            choose(self.canonical, ACTIVATIONS, "activation")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if COSTS.get(self.name) is self:
+            return resolve, (self.name,)
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
+
+    @property
+    def operation(self) -> str:
+        """The name of its operations: backends have kernels for the built-in names alone."""
+        return self.name if COSTS.get(self.name) is self else f"own {self.name}"
+
     def is_canonical(self, σ: Activation) -> bool:
         """Whether the output error with the output activation σ is a - y."""
         return self.canonical is not None and ACTIVATIONS[self.canonical] is σ
@@ -83,9 +98,9 @@ class Cost:
         if self.is_canonical(σ):
             yield Operation("difference", "BP1", _difference, (a, y, scale), delta)
             return
-        name = "difference" if self is COSTS["quadratic"] else f"{self.name} slope"
+        name = "difference" if self is COSTS["quadratic"] else f"{self.operation} slope"
         yield Operation(name, "BP1", self.scaled_derivative, (a, y, scale), delta)
-        yield from σ.backward("BP1", delta, z if σ.of == "z" else a, delta)
+        yield from σ.backward("BP1", delta, z, a, delta)
 
     def check(self, σ: Activation) -> None:
         """Raise ValueError if the output activation σ leaves where this cost is defined."""

@@ -39,7 +39,8 @@ GAIN = 1.1  # less is noise
 VARIABLES = (blas_core.CORETYPE, "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", blas_core.OPT_OUT)
 CORES = {blas_core.CORE: blas_core.SKYLAKEX_NEEDS, "Haswell": frozenset({"avx2", "fma"})}  # best first
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-LEVELS = "sse4_2 avx avx2 fma avx512f avx512bw avx512cd avx512dq avx512vl avx512_bf16 amx_tile asimd sve".split()
+LEVELS = ["sse4_2", "avx", "avx2", "fma", *sorted(blas_core.SKYLAKEX_NEEDS - {"avx2", "fma"})]
+LEVELS += ["avx512_bf16", "amx_tile", "asimd", "sve"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Setting:
 
 @dataclass
 class Measurement:
-    """What the child processes of one setting found; `rounds` holds the rates of `PRODUCTS` in GFLOP/s."""
+    """What the child processes of one setting found; `rounds`: rates of `PRODUCTS` in GFLOP/s."""
 
     core: str | None = None
     threads: int | None = None
@@ -94,7 +95,9 @@ def report() -> Iterator[str]:
     yield from _aligned("backends", list(usable.items()))
     yield from _aligned("extras", _extras())
     yield ""
-    gpu = usable["cupy"] if shutil.which("nvidia-smi") and usable["cupy"] != "usable" else ""
+    # a backend for the GPU says so where it lacks something
+    lacking = [text for text in usable.values() if "CUDA" in text]
+    gpu = lacking[0] if lacking and shutil.which("nvidia-smi") else ""
     yield f"advice: {advise(tried, found, busy, gpu)}"
 
 
@@ -325,7 +328,8 @@ def _table(tried: Sequence[Setting], found: Sequence[Measurement]) -> Iterator[s
                 f"{rate:>9.{0 if rate >= 10 else 1}f}" for rate in medians
             )
     rounds = max(len(measurement.rounds) for measurement in found)
-    yield f"({_times(SQUARE)} and {_times(NARROW)}; medians of {rounds} rounds of child processes)"
+    of = "1 round" if rounds == 1 else f"medians of {rounds} rounds"
+    yield f"({_times(SQUARE)} and {_times(NARROW)}; {of} of child processes, taken in turn)"
 
 
 def _times(shape: tuple[int, int, int]) -> str:

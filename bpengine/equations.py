@@ -47,8 +47,7 @@ def backprop(
         if l > 0:
             # BP2   δ[l-1] = (w[l]ᵀ δ[l]) ⊙ σ'(z[l-1])
             yield product("BP2", w[l].mT, δ[l], δ[l - 1])
-            kept = z[l - 1] if σ[l - 1].of == "z" else a[l - 1]
-            yield from σ[l - 1].backward("BP2", δ[l - 1], kept, δ[l - 1])
+            yield from σ[l - 1].backward("BP2", δ[l - 1], z[l - 1], a[l - 1], δ[l - 1])
         # BP3, BP4   [∂C/∂w  ∂C/∂b] = δ [aᵀ 1], summed over the batch by the product
         yield product("BP3, BP4", δ[l], x[l].mT, gradient.blocks[l])
 

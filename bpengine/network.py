@@ -185,6 +185,7 @@ class Network:
         optimizer : SGD, optional
             Without one, the plan is feedforward and gradient only.
         """
+        self._inferred = True  # the plan's buffers are on this backend, which stays
         return Plan(self, batch_size, optimizer)
 
     def fit(
@@ -426,4 +427,5 @@ def _per_layer(
             raise ValueError(
                 f"a layer of {n} neurons takes {n} activations, one each; got {len(σ.members)}."
             )
-    return resolved
+    # neurons that are all alike make an ordinary layer
+    return tuple(σ.members[0] if isinstance(σ, PerNeuron) and len(σ.runs) == 1 else σ for σ in resolved)

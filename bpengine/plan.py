@@ -82,7 +82,7 @@ class Plan:
             self.workspace.scale[...] = optimizer.learning_rate / m
             self.operations += optimizer.update(parameters.vector, self._gradient.vector)
         self.program = backend.compile(self.operations)
-        self._loaded = False
+        self._loaded = self._ran = False
 
     @property
     def counts(self) -> Counter[str]:
@@ -121,7 +121,7 @@ class Plan:
                 f"Make one with net.plan(batch_size={X.shape[1]})."
             )
         example_rows(X, Y, net.sizes[-1], net.backend, net.dtype, out=self.workspace.rows)
-        self._loaded = True
+        self._loaded, self._ran = True, False
 
     def run(self, steps: SupportsIndex = 1) -> Plan:
         """Run the step on the loaded batch, `steps` times; gives the plan itself.
@@ -134,11 +134,20 @@ class Plan:
         if not self._loaded:
             raise ValueError("no batch is loaded: call plan.load(X, Y) before plan.run().")
         self.program.run(positive_integer(steps, "steps"))
+        self._ran = True
         return self
 
     @property
     def cost(self) -> float:
-        """Average cost of the loaded batch at the last step, before its update."""
+        """Average cost of the loaded batch at the last step, before its update.
+
+        Raises
+        ------
+        ValueError
+            If no step has run on the loaded batch.
+        """
+        if not self._ran:
+            raise ValueError("no step has run on this batch: call plan.run() first.")
         net, ws = self.network, self.workspace
         values = net.cost.per_example(net.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
         xp = net.backend.xp
@@ -151,7 +160,8 @@ class Plan:
         Raises
         ------
         ValueError
-            For a plan with an optimizer, which has no use for the gradient as such.
+            For a plan with an optimizer, which has no use for the gradient as such, or if no step has
+            run on the loaded batch.
         """
         if self.optimizer is not None:
             raise ValueError(

@@ -24,7 +24,7 @@ __all__ = ["History", "NonFiniteCostError", "evaluate", "fit", "forward_chunks"]
 
 CHUNK_ELEMENTS = 2**22  # elements of all activations that a prediction holds at a time
 KEPT_ELEMENTS = 2**18  # outputs of training steps kept until their costs are added up
-KEPT_STEPS = 256
+KEPT_STEPS = 8, 256  # at least and at most
 
 
 @dataclass
@@ -145,7 +145,8 @@ class _Trainer:
         self.plan = Plan(network, batch_size, optimizer)
         self.last = Plan(network, last, optimizer) if last else None
         outputs = network.sizes[-1] * batch_size
-        self.chunk = max(1, min(self.steps, KEPT_STEPS, KEPT_ELEMENTS // outputs))
+        least, most = KEPT_STEPS
+        self.chunk = min(self.steps, most, max(least, KEPT_ELEMENTS // outputs))
         kept = network.backend.empty((self.chunk, network.sizes[-1], batch_size), network.dtype)
         self.kept = kept
         self.slots = [kept[i, ...] for i in range(self.chunk)]
@@ -214,7 +215,8 @@ class _Trainer:
             with np.errstate(all="ignore"):
                 forward = [_finite(xp, z) for z in ws.z]
                 backward = [_finite(xp, block) for block in net.parameters.blocks]
-                if all(forward) and all(backward) and np.isfinite(plan.cost):
+                values = net.cost.per_example(net.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
+                if all(forward) and all(backward) and _finite(xp, values):
                     continue
             vector[...] = before
             if not all(forward):

@@ -38,7 +38,13 @@ def _cupy() -> Backend:
             "backend 'cupy' needs CuPy, which is not installed: pip install cupy-cuda13x (or "
             "cupy-cuda12x, to match your CUDA driver), or use backend='numpy'."
         )
-    cupy = importlib.import_module("cupy")
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"backend 'cupy': CuPy is installed, but it can't be imported: {error}. Install the CuPy that "
+            "matches your CUDA version, or use backend='numpy'."
+        ) from error
     if not cupy.is_available():
         raise BackendUnavailableError(
             "backend 'cupy': CuPy is installed, but it finds no CUDA device. Check the driver with "

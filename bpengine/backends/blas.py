@@ -47,9 +47,9 @@ def fold_descent(operations: Sequence[Operation]) -> dict[int, list[Call]]:
         By index into `operations`, the calls that take the operation's place; empty where nothing
         can be folded.
     """
-    *step, last = operations
-    if last.name != "descend" or not step:
+    if not operations or operations[-1].name != "descend":
         return {}
+    *step, last = operations
     parameters, gradient = last.inputs
     products = {i: op for i, op in enumerate(step) if _within(op.output, gradient)}
     if any(op.name != "matmul" or op.output.ndim != 2 for op in products.values()):

@@ -262,11 +262,14 @@ def _gelu_slope(k: Kernels, upstream: Array, z: Array, out: Array) -> list[Call]
     # (1 + t)/2 + z/2 (1 - t²) √(2/π) (1 + 3 · 0.044715 z²) = (1 + t)/2 · (1 + (1 - t) z u')
     t, inner, slope = k.scratch(z), k.scratch(z, 1), k.scratch(z, 2)
     one = k.constant(1, z)
+    # beyond ±10 the slope is 1 or 0 to all digits; the cut keeps z² from overflowing
     return [
-        *_gelu_tanh(k, z, inner, t),
+        (partial(np.minimum, out=slope), (z, k.constant(10, z))),
+        _maximum(slope, k.constant(-10, z), slope),
+        *_gelu_tanh(k, slope, inner, t),
         (np.multiply, (inner, k.constant(3 * 0.044715 * GELU_SCALE, z), inner)),
         (np.add, (inner, k.constant(GELU_SCALE, z), inner)),
-        (np.multiply, (inner, z, inner)),
+        (np.multiply, (inner, slope, inner)),
         (np.multiply, (upstream, k.constant(0.5, z), out)),
         (np.multiply, (t, inner, slope)),
         (np.subtract, (inner, slope, inner)),
@@ -290,7 +293,7 @@ def _binary_cross_entropy_slope(k: Kernels, a: Array, y: Array, scale: Array, ou
 
 
 def _maximum(x: Array, y: Array, out: Array) -> Call:
-    # of all ufuncs, this one deprecates a positional output
+    # maximum and minimum alone deprecate a positional output
     return partial(np.maximum, out=out), (x, y)
 
 
