@@ -3,7 +3,7 @@
 import nox
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-nox.options.sessions = ["tests", "lint", "types", "lowest"]
+nox.options.sessions = ["tests", "lint", "types", "lowest", "perf"]
 nox.options.error_on_missing_interpreters = True
 
 
@@ -42,7 +42,29 @@ def lowest(session: nox.Session) -> None:
 
 
 @nox.session
+def perf(session: nox.Session) -> None:
+    """Counts and time ratios of training steps against the stored ones: docs/performance-check.md."""
+    session.install("-e", ".", "numpy")
+    session.run("python", "benchmarks/perf.py", *(session.posargs or ["check"]))
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Optional: the benchmark suite, and docs/benchmarks-core.md with its pictures."""
+    session.install("-e", ".", *group("bench"))
+    session.run("pytest", "benchmarks", "-q", "--benchmark-group-by=group", "--benchmark-columns=median")
+    session.run("python", "benchmarks/report.py", "core", *session.posargs)
+
+
+@nox.session(name="bench-peers")
+def bench_peers(session: nox.Session) -> None:
+    """Optional: the same against JAX, PyTorch and scikit-learn: docs/benchmarks-peers.md."""
+    session.install("-e", ".", *group("bench"), *group("peers"))
+    session.run("python", "benchmarks/report.py", "peers", *session.posargs)
+
+
+@nox.session
 def peers(session: nox.Session) -> None:
     """Optional: PyTorch tensors as a backend, and gradients against PyTorch's."""
-    session.install("-e", ".", *group("test"), "torch")
+    session.install("-e", ".", *group("test"), *group("peers"))
     session.run("pytest", "tests/peers", "-q", *session.posargs)

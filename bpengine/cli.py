@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -50,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return doctor.main() if options.command == "doctor" else train(options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
         print(f"bpengine: {error}", file=sys.stderr)
         return 1
@@ -90,6 +94,10 @@ def train(options: argparse.Namespace) -> int:
     """Train on one of `TASKS`, test, and compare with the per-example loop."""
     if options.data is not None and options.task != "mnist":
         raise ValueError(f"--data is for mnist; {options.task} needs no folder.")
+    if options.save is not None:
+        folder = os.path.dirname(options.save) or "."
+        if not os.path.isdir(folder) or os.path.isdir(options.save):
+            raise ValueError(f"--save must name a file in a folder that is there, got {options.save!r}.")
     activations = options.activations[0] if len(options.activations) == 1 else options.activations
     net = Network(
         options.sizes,

@@ -96,8 +96,14 @@ class Network:
         dtypes = {"float32": "float32", "float64": "float64"}
         self.dtype = validation.choose(str(dtype), dtypes, "dtype")
         draw = validation.choose(initializer, INITIALIZERS, "initializer")
-        self.rng = np.random.default_rng(rng)
-        self._inferred = backend is not None
+        try:
+            self.rng = np.random.default_rng(rng)
+        except (TypeError, ValueError) as error:
+            raise type(error)(
+                f"rng must be None, a whole number of 0 or more, or a numpy.random.Generator, "
+                f"got {rng!r}."
+            ) from None
+        self._settled = backend is not None
         self.backend = get("numpy" if backend is None else backend)
         self.parameters = Parameters(self.sizes, self.backend, self.dtype)
         initialize(self.parameters, draw, self.rng, self.backend, self.dtype)
@@ -136,7 +142,9 @@ class Network:
         ValueError, TypeError
             If X does not fit the network.
         """
-        X, _ = self.check_examples(X)
+        backend = self._backend_for(X)
+        X = validation.examples(X, self.sizes[0], backend, self.dtype)
+        self._settle(backend)
         out = self.backend.empty((self.sizes[-1], X.shape[1]), self.dtype)
         for columns, workspace in training.forward_chunks(self, X):
             out[:, columns] = workspace.a[-1]
@@ -185,7 +193,7 @@ class Network:
         optimizer : SGD, optional
             Without one, the plan is feedforward and gradient only.
         """
-        self._inferred = True  # the plan's buffers are on this backend, which stays
+        self._settle(self.backend)  # the plan's buffers are there
         return Plan(self, batch_size, optimizer)
 
     def fit(
@@ -267,25 +275,25 @@ class Network:
         return training.evaluate(self, X, Y)
 
     def check_examples(
-        self, X: Array, Y: Array | None = None, names: tuple[str, str] = ("X", "Y")
+        self, X: Array, Y: Array, names: tuple[str, str] = ("X", "Y")
     ) -> tuple[Array, Array]:
         """X and Y, checked against this network; labels become one-hot columns.
 
-        The first array that a network without a backend meets decides its backend.
+        The first array that a network without a backend takes decides its backend.
         """
-        if not self._inferred:
-            self._infer_backend(X)
-        X = validation.examples(X, self.sizes[0], self.backend, names[0])
-        if Y is not None:
-            Y = validation.targets(
-                Y,
-                self.sizes[-1],
-                X.shape[1],
-                self.backend,
-                labels=self.cost.classification,
-                name=names[1],
-            )
-            self.cost.check_targets(Y, names[1])
+        backend = self._backend_for(X)
+        X = validation.examples(X, self.sizes[0], backend, self.dtype, names[0])
+        Y = validation.targets(
+            Y,
+            self.sizes[-1],
+            X.shape[1],
+            backend,
+            self.dtype,
+            labels=self.cost.classification,
+            names=names,
+        )
+        self.cost.check_targets(Y, names[1])
+        self._settle(backend)
         return X, Y
 
     def astype(self, dtype: str) -> Network:
@@ -295,8 +303,8 @@ class Network:
         ----------
         dtype : {"float32", "float64"}
         """
-        rng = copy.deepcopy(self.rng)
-        net = Network(self.sizes, self.activations, self.cost, self.backend, dtype, rng=rng)
+        backend = self.backend if self._settled else None
+        net = Network(self.sizes, self.activations, self.cost, backend, dtype)
         net.rng = copy.deepcopy(self.rng)
         self._copy_parameters(net)
         return net
@@ -306,13 +314,15 @@ class Network:
             for old, new in zip(getattr(self, kind), getattr(to, kind), strict=True):
                 new[...] = to.backend.asarray(self.backend.to_numpy(old), to.dtype)
 
-    def _infer_backend(self, X: Array) -> None:
-        self._inferred = True
-        backend = infer(X)
-        if backend.name != self.backend.name:
+    def _backend_for(self, X: Array) -> Backend:
+        return self.backend if self._settled else infer(X)
+
+    def _settle(self, backend: Backend) -> None:
+        if not self._settled and backend.name != self.backend.name:
             net = Network(self.sizes, self.activations, self.cost, backend, self.dtype)
             self._copy_parameters(net)
             self.backend, self.parameters = net.backend, net.parameters
+        self._settled = True
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network to a ``.npz`` file, which `load` reads on any backend.
@@ -334,7 +344,7 @@ class Network:
 
     def __reduce__(self) -> tuple[Any, ...]:
         vector = self.backend.to_numpy(self.vector)
-        backend = self.backend.name if self._inferred else None
+        backend = self.backend if self._settled else None
         return _rebuild, (
             (self.sizes, self.activations, self.cost, backend, self.dtype),
             self.rng,
@@ -376,24 +386,20 @@ def load(
     """
     description, arrays = persistence.read(path)
     try:
-        net = Network(
-            description["sizes"],
-            activations=description["activations"] if activations is None else activations,
-            cost=description["cost"] if cost is None else cost,
-            dtype=description["dtype"],
-            backend=backend,
-        )
-        for kind, views in (("weights", net.weights), ("biases", net.biases)):
-            for l, view in enumerate(views):
-                array, expected = arrays[f"{kind}_{l}"], tuple(view.shape)
-                if array.shape != expected or str(array.dtype) != net.dtype:
-                    raise ValueError(
-                        f"{kind}_{l} has shape {array.shape} and dtype {array.dtype}, "
-                        f"expected {expected} and {net.dtype}"
-                    )
-                view[...] = net.backend.asarray(array, net.dtype)
+        sizes, dtype = validation.layer_sizes(description["sizes"]), description["dtype"]
+        persistence.check_shapes(arrays, sizes, dtype)
+        if activations is None:
+            activations = description["activations"]
+            persistence.check_names(activations, activations_.ACTIVATIONS, "activations")
+        if cost is None:
+            cost = description["cost"]
+            persistence.check_names(cost, costs.COSTS, "cost")
+        net = Network(sizes, activations=activations, cost=cost, dtype=dtype, backend=backend)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)} can't be made a network: {error}") from None
+    for kind, views in (("weights", net.weights), ("biases", net.biases)):
+        for l, view in enumerate(views):
+            view[...] = net.backend.asarray(arrays[f"{kind}_{l}"], net.dtype)
     return net
 
 
@@ -416,6 +422,11 @@ def _per_layer(
     layers = len(sizes) - 1
     if isinstance(activations, (str, Activation)):
         return (activations_.resolve(activations),) * layers
+    if not isinstance(activations, Sequence):
+        raise TypeError(
+            f"activations must be a name such as 'sigmoid', an Activation, or a list with one per "
+            f"layer, got {type(activations).__name__} {activations!r}."
+        )
     resolved = tuple(activations_.resolve(σ) for σ in activations)
     if len(resolved) != layers:
         raise ValueError(

@@ -42,6 +42,13 @@ class SGD:
     def __post_init__(self) -> None:
         positive_number(self.learning_rate, "learning_rate")
 
+    @staticmethod
+    def check(optimizer: object) -> None:
+        """Raise TypeError if `optimizer` is no optimizer."""
+        if not isinstance(optimizer, SGD):
+            what = optimizer.__name__ if isinstance(optimizer, type) else repr(optimizer)
+            raise TypeError(f"optimizer must be an SGD, such as bp.SGD(0.5); got {what}.")
+
     def update(self, parameters: Array, scaled_gradient: Array) -> Iterator[Operation]:
         """Operations for θ ← θ - η ∇C, from the gradient times η."""
         inputs = (parameters, scaled_gradient)

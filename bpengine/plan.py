@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, SupportsIndex
 
+import numpy as np
+
 from bpengine import equations
 from bpengine.backends import Array, Operation
 from bpengine.optimizers import SGD
@@ -63,6 +65,8 @@ class Plan:
         self, network: Network, batch_size: SupportsIndex, optimizer: SGD | None = None
     ) -> None:
         m = positive_integer(batch_size, "batch_size")
+        if optimizer is not None:
+            SGD.check(optimizer)
         self.network = network
         self.optimizer = optimizer
         self.batch_size = m
@@ -79,7 +83,12 @@ class Plan:
             *equations.backprop(parameters, σ, network.cost, self.workspace, self._gradient),
         ]
         if optimizer is not None:
-            self.workspace.scale[...] = optimizer.learning_rate / m
+            scale = optimizer.learning_rate / m
+            if scale > float(np.finfo(dtype).max):
+                raise ValueError(
+                    f"learning_rate={optimizer.learning_rate} is beyond what {dtype} holds."
+                )
+            self.workspace.scale[...] = scale
             self.operations += optimizer.update(parameters.vector, self._gradient.vector)
         self.program = backend.compile(self.operations)
         self._loaded = self._ran = False
@@ -149,7 +158,8 @@ class Plan:
         if not self._ran:
             raise ValueError("no step has run on this batch: call plan.run() first.")
         net, ws = self.network, self.workspace
-        values = net.cost.per_example(net.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = net.cost.per_example(net.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
         xp = net.backend.xp
         return float(xp.mean(xp.astype(values, xp.float64)))
 

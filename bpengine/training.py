@@ -98,6 +98,7 @@ def fit(
     """Train `network`; see `Network.fit`."""
     epochs = positive_integer(epochs, "epochs")
     m = positive_integer(batch_size, "batch_size")
+    SGD.check(optimizer)
     X, Y = network.check_examples(X, Y)
     if m > X.shape[1]:
         raise ValueError(
@@ -112,7 +113,8 @@ def fit(
         network, example_rows(X, Y, network.sizes[-1], network.backend, network.dtype), m, optimizer
     )
     history = History()
-    with _Progress(progress, epochs, trainer.steps) as report:
+    # a cost that overflows is told by NonFiniteCostError, not by warnings
+    with np.errstate(all="ignore"), _Progress(progress, epochs, trainer.steps) as report:
         try:
             for epoch in range(1, epochs + 1):
                 start = time.perf_counter()
@@ -189,9 +191,8 @@ class _Trainer:
             targets = xp.take(rows[:, rows.shape[1] - outputs :], indices, axis=0)
             y = xp.reshape(targets, (len(batches), m, outputs)).mT
             x = self.kept[: len(batches), ...] if plan is self.plan else output[None, ...]
-            with np.errstate(all="ignore"):
-                values = net.cost.per_example(net.activations[-1], x, x, y)
-                cost = float(xp.sum(values, dtype=xp.float64))
+            values = net.cost.per_example(net.activations[-1], x, x, y)
+            cost = float(xp.sum(values, dtype=xp.float64))
             if not (np.isfinite(cost) and _finite(xp, vector)):
                 self._find_non_finite(plan, start, batches, epoch, step)
         except KeyboardInterrupt:
@@ -212,12 +213,11 @@ class _Trainer:
             before = xp.asarray(vector, copy=True)
             net.backend.take(self.rows, chosen, ws.rows)
             plan.program.run(1)
-            with np.errstate(all="ignore"):
-                forward = [_finite(xp, z) for z in ws.z]
-                backward = [_finite(xp, block) for block in net.parameters.blocks]
-                values = net.cost.per_example(net.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
-                if all(forward) and all(backward) and _finite(xp, values):
-                    continue
+            forward = [_finite(xp, z) for z in ws.z]
+            backward = [_finite(xp, block) for block in net.parameters.blocks]
+            values = net.cost.per_example(net.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
+            if all(forward) and all(backward) and _finite(xp, values):
+                continue
             vector[...] = before
             if not all(forward):
                 layer = forward.index(False)
@@ -270,7 +270,9 @@ def evaluate(network: Network, X: Array, Y: Array) -> dict[str, float]:
     cost = 0.0
     right: int | None = 0
     for _, ws in forward_chunks(network, X, Y):
-        values = network.cost.per_example(network.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
+        σ = network.activations[-1]
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = network.cost.per_example(σ, ws.z[-1], ws.a[-1], ws.targets)
         cost += float(xp.sum(values, dtype=xp.float64))
         if right is not None:
             found, wanted = classes(xp, ws.a[-1]), true_classes(xp, ws.targets)

@@ -62,17 +62,16 @@ def positive_integer(value: SupportsIndex, name: str) -> int:
 
 def positive_number(value: float, name: str) -> float:
     """`value` as a finite float above 0."""
-    try:
-        checked = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {value!r}.") from None
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {value!r}.")
+    checked = float(value)
     if not 0 < checked < float("inf"):
         raise ValueError(f"{name} must be above 0 and finite, got {checked}.")
     return checked
 
 
-def examples(X: Array, rows: int, backend: Backend, name: str = "X") -> Array:
-    """`X` as a floating array of shape (rows, m), m ≥ 1, all finite, that `backend` can take in."""
+def examples(X: Array, rows: int, backend: Backend, dtype: str, name: str = "X") -> Array:
+    """`X` as a floating array (rows, m), m ≥ 1, finite in `dtype`, that `backend` can take in."""
     X = _array(X, backend, name)
     expected = f"this network takes {rows} rows, one column an example"
     if X.ndim == 1:
@@ -87,19 +86,29 @@ def examples(X: Array, rows: int, backend: Backend, name: str = "X") -> Array:
     if X.shape[1] == 0:
         raise ValueError(f"{name} has shape {tuple(X.shape)}: an empty batch; give 1 example or more.")
     _floating(X, name)
-    _finite(X, name)
+    _finite(X, name, dtype)
     return X
 
 
-def targets(Y: Array, outputs: int, m: int, backend: Backend, *, labels: bool, name: str = "Y") -> Array:
+def targets(
+    Y: Array,
+    outputs: int,
+    m: int,
+    backend: Backend,
+    dtype: str,
+    *,
+    labels: bool,
+    names: tuple[str, str] = ("X", "Y"),
+) -> Array:
     """`Y` as a floating array (outputs, m); with `labels` allowed, m whole numbers become one-hot.
 
     One output takes labels 0 and 1 as they are; more outputs take labels 0 … outputs - 1.
     """
+    X_name, name = names
     Y = _array(Y, backend, name)
     if Y.ndim == 1:
         if Y.shape[0] != m:
-            raise ValueError(f"{name} has {Y.shape[0]} labels and X has {m} examples.")
+            raise ValueError(f"{name} has {Y.shape[0]} labels and {X_name} has {m} examples.")
         if not _is_integer(Y):
             raise TypeError(
                 f"{name} has shape {tuple(Y.shape)} and dtype {Y.dtype}: one axis is for integer "
@@ -112,16 +121,23 @@ def targets(Y: Array, outputs: int, m: int, backend: Backend, *, labels: bool, n
                 f"bpengine.one_hot(labels, {outputs}) makes them."
             )
         host = backend.to_numpy(Y) if backend.owns(Y) else Y
+        classes = max(outputs, 2)
+        wrong = np.flatnonzero((host < 0) | (host >= classes))
+        if wrong.size:
+            raise ValueError(
+                f"{name}[{wrong[0]}] is {host[wrong[0]]}; the labels of a network of {outputs} "
+                f"output{'s' * (outputs > 1)} must be from 0 to {classes - 1}."
+            )
         return one_hot(host, outputs) if outputs > 1 else one_hot(host, 2)[1:]
     if Y.ndim != 2 or tuple(Y.shape) != (outputs, m):
         transposed = Y.ndim == 2 and tuple(Y.shape) == (m, outputs)
         hint = f" Did you mean {name}.T?" if transposed else ""
         raise ValueError(
             f"{name} has shape {tuple(Y.shape)}; expected ({outputs}, {m}): one row an output, "
-            f"one column an example of X.{hint}"
+            f"one column an example of {X_name}.{hint}"
         )
     _floating(Y, name)
-    _finite(Y, name)
+    _finite(Y, name, dtype)
     return Y
 
 
@@ -139,7 +155,13 @@ def _array(x: Array, backend: Backend, name: str) -> Array:
             f"{name} is an array of {library}; this network's backend is {backend.name!r}. Convert "
             f"{name}, or make the network with that library's backend."
         )
-    x = np.asarray(x)
+    try:
+        x = np.asarray(x)
+    except ValueError:
+        raise ValueError(
+            f"{name} can't be made an array; give it every row of the same length, one number for each "
+            "example."
+        ) from None
     if x.dtype.kind in "OSUVMm":
         raise TypeError(
             f"{name} has dtype {x.dtype}; expected floating point. Every entry must be a number and "
@@ -160,13 +182,18 @@ def _floating(x: Array, name: str) -> None:
         )
 
 
-def _finite(x: Array, name: str) -> None:
+def _finite(x: Array, name: str, dtype: str) -> None:
     xp = array_api_compat.array_namespace(x)
     good = xp.isfinite(x)
+    what = "NaN or infinite; all must be finite. Remove those examples or fill the values in"
+    if bool(xp.all(good)) and dtype == "float32" and x.dtype == xp.float64:
+        good = xp.abs(x) <= float(np.finfo(dtype).max)
+        what = "beyond what float32 holds; scale them, or make the network with dtype='float64'"
     if not bool(xp.all(good)):
         column = int(xp.argmax(xp.astype(xp.any(~good, axis=0), xp.int32)))
         count = int(xp.sum(xp.astype(~good, xp.int64)))
         raise ValueError(
-            f"{name} holds {count} value{'s' * (count > 1)} that are NaN or infinite, the first in "
-            f"column {column}; all must be finite. Remove those examples or fill the values in."
+            f"{name} holds {count} value{'s' * (count > 1)} that {'are' if count > 1 else 'is'}, "
+            f"the first "
+            f"in column {column}, {what}."
         )

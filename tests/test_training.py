@@ -216,7 +216,7 @@ def test_history(lab):
 def test_chunks_of_steps_change_nothing(lab, monkeypatch):
     X, Y = data(25)
     nets = []
-    for steps, elements in ((256, 2**18), (2, 2**18), (1, 2**18), (256, 1), (256, 2 * 3 * 3)):
+    for steps, elements in (((8, 256), 2**18), ((2, 2), 1), ((1, 1), 1), ((1, 256), 2 * 3 * 3)):
         monkeypatch.setattr(training, "KEPT_STEPS", steps)
         monkeypatch.setattr(training, "KEPT_ELEMENTS", elements)
         net = network(lab)
@@ -452,7 +452,7 @@ def linear(lab, weights, cost="quadratic"):
 @pytest.mark.parametrize("position", [0, 3, -1])
 @pytest.mark.parametrize("kept_steps", [256, 1])
 def test_overflow_in_a_forward_pass(lab, monkeypatch, layer, examples, batch_size, position, kept_steps):
-    monkeypatch.setattr(training, "KEPT_STEPS", kept_steps)
+    monkeypatch.setattr(training, "KEPT_STEPS", (kept_steps, kept_steps))
     weights = [[[1e10 if l == layer else 1.0]] for l in (2, 3, 4)]
     net, twin = linear(lab, weights), linear(lab, weights)
     order = copy.deepcopy(net.rng).permutation(examples)
@@ -476,7 +476,7 @@ def test_overflow_in_a_forward_pass(lab, monkeypatch, layer, examples, batch_siz
 
 def test_overflow_beyond_the_first_chunk(lab):
     examples, position = 300, 280
-    assert position > training.KEPT_STEPS
+    assert position > training.KEPT_STEPS[1]
     net, twin = linear(lab, [[[1e30]]]), linear(lab, [[[1e30]]])
     order = copy.deepcopy(net.rng).permutation(examples)
     X, Y = np.zeros((1, examples)), np.ones((1, examples))
@@ -546,7 +546,7 @@ def test_divergence_keeps_the_step_before(lab, name, learning_rate, batch_size, 
                 break
             before = arrays(lab, twin)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "KEPT_STEPS", kept_steps)
+        patch.setattr(training, "KEPT_STEPS", (kept_steps, kept_steps))
         try:
             fit(lab, net, X, Y, epochs=12, batch_size=batch_size, optimizer=optimizer)
             found = None

@@ -42,8 +42,8 @@ def _cupy() -> Backend:
         cupy = importlib.import_module("cupy")
     except ImportError as error:
         raise BackendUnavailableError(
-            f"backend 'cupy': CuPy is installed, but it can't be imported: {error}. Install the CuPy that "
-            "matches your CUDA version, or use backend='numpy'."
+            f"backend 'cupy': CuPy is installed, but it can't be imported: {error}. Install the CuPy "
+            "that matches your CUDA version, or use backend='numpy'."
         ) from error
     if not cupy.is_available():
         raise BackendUnavailableError(

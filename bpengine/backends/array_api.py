@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any
@@ -66,6 +67,9 @@ class ArrayAPIBackend(Backend):
         self.device = array_api_compat.device(probe)
         self.name = name or xp.__name__
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self.xp.__name__, self.device, self.name)
+
     def owns(self, x: object) -> bool:
         """Whether `x` is an array of this library."""
         return array_api_compat.is_array_api_obj(x) and array_api_compat.array_namespace(x) is self.xp
@@ -76,6 +80,10 @@ class ArrayAPIBackend(Backend):
 
     def asarray(self, x: Array, dtype: str) -> Array:
         """Array of `dtype` on this backend's device, from one of its own or a host array."""
+        if array_api_compat.is_torch_array(x):
+            x = x.detach()  # the engine takes its own gradients
+        elif array_api_compat.is_numpy_array(x) and not x.flags.writeable:
+            x = x.copy()  # PyTorch takes in no read-only memory
         return self.xp.asarray(x, dtype=getattr(self.xp, dtype), device=self.device)
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
@@ -98,6 +106,10 @@ class ArrayAPIBackend(Backend):
     def compile(self, operations: Iterable[Operation]) -> Replay:
         """Make operations ready to be replayed."""
         return Replay([fallback(op) for op in operations])
+
+
+def _restore(module: str, device: Any, name: str) -> ArrayAPIBackend:
+    return ArrayAPIBackend(importlib.import_module(module), device, name)
 
 
 def fallback(op: Operation) -> Call:

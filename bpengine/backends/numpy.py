@@ -30,6 +30,13 @@ class NumPyBackend(ArrayAPIBackend):
     def __init__(self) -> None:
         super().__init__(array_api_compat.numpy, name="numpy")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NumPyBackend, ()
+
+    def asarray(self, x: Array, dtype: str) -> Array:
+        """`x` in `dtype`: itself where it has it already."""
+        return np.asarray(x, dtype)
+
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
         """`x` itself."""
         return np.asarray(x)

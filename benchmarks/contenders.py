@@ -1,0 +1,204 @@
+"""Everything that is timed against the engine: training steps on one resident batch.
+
+Each maker takes the name of a rung of the ladder and a number of steps, and gives a function that
+takes so many steps of plain SGD, update included: float32, sigmoid, quadratic cost. Peers run at their best
+settings on the same cores.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from ladder import LEARNING_RATE, RUNGS, examples, frozen_step, network, plain_parameters, plan
+
+from bpengine.reference.per_example import PerExampleNetwork
+from bpengine.reference.stacked import StackedNetwork
+
+Steps = Callable[[], object]
+
+
+def engine(name: str, steps: int) -> Steps:
+    """bpengine's plan, replayed."""
+    step = plan(name)
+    return lambda: step.run(steps)
+
+
+def per_example_loop(name: str, steps: int) -> Steps:
+    """One example at a time, as the chapter has it."""
+    loop, (X, Y) = PerExampleNetwork(*_network(name)), examples(name)
+    return lambda: [loop.update_mini_batch(X, Y, LEARNING_RATE) for _ in range(steps)]
+
+
+def stacked_matmul(name: str, steps: int) -> Steps:
+    """Per-example gradients as a 3-D array by matmul, then their average."""
+    stacked, (X, Y) = StackedNetwork(*_network(name)), examples(name)
+    return lambda: [stacked.update_mini_batch(X, Y, LEARNING_RATE) for _ in range(steps)]
+
+
+def stacked_einsum(name: str, steps: int) -> Steps:
+    """Per-example gradients as a 3-D array by einsum, then their average."""
+    stacked, (X, Y) = StackedNetwork(*_network(name)), examples(name)
+    return lambda: [stacked.update_mini_batch(X, Y, LEARNING_RATE, "einsum") for _ in range(steps)]
+
+
+def batched_numpy(name: str, steps: int) -> Steps:
+    """A batch in matrix form as one writes it first."""
+    step = frozen_step(name)
+    return lambda: [step() for _ in range(steps)]
+
+
+def products_alone(name: str, steps: int) -> Steps:
+    """The matrix products of a step and nothing else: the floor."""
+    step = network(name).plan(RUNGS[name].batch)
+    step.load(*examples(name))
+    step.run()  # the buffers then hold numbers of a real step
+    calls = [(np.matmul, (*op.inputs, op.output)) for op in step.operations if op.name == "matmul"]
+
+    def run() -> None:
+        for _ in range(steps):
+            for function, operands in calls:
+                function(*operands)
+
+    return run
+
+
+def jax_scan(name: str, steps: int) -> Steps:
+    """JAX: jit of a scan over all steps, buffers donated."""
+    import jax
+
+    step, state = _jax(name)
+    scan = jax.jit(
+        lambda state: jax.lax.scan(lambda s, _: (step(s), None), state, None, length=steps)[0],
+        donate_argnums=0,
+    )
+    box = [scan(state)]
+
+    def run() -> None:
+        box[0] = jax.block_until_ready(scan(box[0]))
+
+    return run
+
+
+def jax_steps(name: str, steps: int) -> Steps:
+    """JAX: jit of one step, called for each."""
+    import jax
+
+    step, state = _jax(name)
+    jitted = jax.jit(step, donate_argnums=0)
+    box = [jitted(state)]
+
+    def run() -> None:
+        for _ in range(steps):
+            box[0] = jitted(box[0])
+        jax.block_until_ready(box[0])
+
+    return run
+
+
+def _jax(name: str) -> tuple[Any, Any]:
+    import jax
+    import jax.numpy as jnp
+
+    X, Y = map(jnp.asarray, examples(name))
+    weights, biases = plain_parameters(name)
+    state = [(jnp.array(w), jnp.array(b)) for w, b in zip(weights, biases, strict=True)]
+
+    def cost(state: Any) -> Any:
+        a = X
+        for w, b in state:
+            a = jax.nn.sigmoid(w @ a + b)
+        return 0.5 * jnp.sum((a - Y) ** 2) / X.shape[1]
+
+    def step(state: Any) -> Any:
+        return jax.tree.map(lambda p, g: p - LEARNING_RATE * g, state, jax.grad(cost)(state))
+
+    return step, state
+
+
+def torch_eager(name: str, steps: int) -> Steps:
+    """PyTorch: eager, with the fused SGD."""
+    step = _torch(name, compiled=False)
+    return lambda: [step() for _ in range(steps)]
+
+
+def torch_compile(name: str, steps: int) -> Steps:
+    """PyTorch: torch.compile of the forward and backward pass, with the fused SGD."""
+    step = _torch(name, compiled=True)
+    return lambda: [step() for _ in range(steps)]
+
+
+def _torch(name: str, compiled: bool) -> Steps:
+    import torch
+
+    X, Y = (torch.from_numpy(np.ascontiguousarray(x.T)) for x in examples(name))
+    layers: list[Any] = []
+    for w, b in zip(*plain_parameters(name), strict=True):
+        layer = torch.nn.Linear(w.shape[1], w.shape[0])
+        layer.weight.data = torch.from_numpy(w)
+        layer.bias.data = torch.from_numpy(b[:, 0].copy())
+        layers += [layer, torch.nn.Sigmoid()]
+    model = torch.nn.Sequential(*layers)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, fused=True)
+
+    def cost(X: Any, Y: Any) -> Any:
+        return 0.5 * ((model(X) - Y) ** 2).sum() / X.shape[0]
+
+    evaluate = torch.compile(cost) if compiled else cost
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        evaluate(X, Y).backward()
+        optimizer.step()
+
+    return step
+
+
+def scikit_learn(name: str, steps: int) -> Steps:
+    """scikit-learn: partial_fit of MLPRegressor, whose output layer is linear."""
+    from sklearn.neural_network import MLPRegressor
+
+    X, Y = (np.ascontiguousarray(x.T) for x in examples(name))
+    model = MLPRegressor(
+        hidden_layer_sizes=RUNGS[name].sizes[1:-1],
+        activation="logistic",
+        solver="sgd",
+        alpha=0.0,
+        batch_size=RUNGS[name].batch,
+        learning_rate_init=LEARNING_RATE / 100,  # a linear output layer diverges with more
+        momentum=0.0,
+    )
+    Y = Y[:, 0] if Y.shape[1] == 1 else Y
+    return lambda: [model.partial_fit(X, Y) for _ in range(steps)]
+
+
+def _network(name: str) -> tuple[Any, Any, list[str], str]:
+    weights, biases = plain_parameters(name)
+    return weights, biases, ["sigmoid"] * len(weights), "quadratic"
+
+
+OWN = {
+    "per-example loop": per_example_loop,
+    "3-D stack, matmul": stacked_matmul,
+    "3-D stack, einsum": stacked_einsum,
+    "batched NumPy": batched_numpy,
+    "products alone": products_alone,
+}
+PEERS = {
+    "JAX scan": ("jax", jax_scan),
+    "JAX, step by step": ("jax", jax_steps),
+    "PyTorch eager": ("torch", torch_eager),
+    "torch.compile": ("torch", torch_compile),
+    "scikit-learn": ("sklearn", scikit_learn),
+}
+
+
+def installed_peers() -> dict[str, Callable[[str, int], Steps]]:
+    """The peers whose packages are there; the others are named in a warning."""
+    missing = sorted({package for package, _ in PEERS.values() if not importlib.util.find_spec(package)})
+    if missing:
+        warnings.warn(f"peers that are not installed and not timed: {', '.join(missing)}", stacklevel=2)
+    return {name: make for name, (package, make) in PEERS.items() if package not in missing}

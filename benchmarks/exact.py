@@ -1,0 +1,162 @@
+"""The exact part of the performance check: what a step does, as integers that no noise can move."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import ladder
+import numpy as np
+
+import bpengine as bp
+
+BATCHES = (1, 64, 1024)
+PRODUCTS = {"matmul", "dot", "inner", "einsum", "tensordot", "vdot", "vecdot", "matvec", "vecmat"}
+# In bytes. A row of the largest batch is the smallest array that grows with a batch. Python's own
+# objects in a step, which differ between its versions, take about a quarter of it.
+ROW = 4 * BATCHES[-1]
+
+NETWORKS = ("tiny", "nielsen", "small", "medium", "softmax")
+COUNTED = CALLS, PRODUCTS_NUMPY, PRODUCTS_GEMM, WITHOUT_OUTPUT, UNSEEN = (
+    "calls",
+    "products by NumPy",
+    "products by gemm",
+    "calls without an output",
+    "calls unseen",
+)
+
+
+class Counted(np.ndarray):
+    """An array that writes down each NumPy function it is given to, and whether that had an output."""
+
+    record: Counter[str] | None = None
+
+    def __array_finalize__(self, parent: object) -> None:
+        self.record = getattr(parent, "record", None)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **options):
+        if out:
+            options["out"] = _plain(out)
+        self._note(ufunc.__name__, bool(out))
+        result = getattr(ufunc, method)(*_plain(inputs), **options)
+        return out[0] if len(out) == 1 else counted(result, self.record)
+
+    def __array_function__(self, function, types, operands, options):
+        self._note(function.__name__, function is np.copyto or options.get("out") is not None)
+        options = {key: _plain(value) for key, value in options.items()}
+        return counted(function(*_plain(operands), **options), self.record)
+
+    def _note(self, name: str, has_output: bool) -> None:
+        self.record[CALLS] += 1
+        self.record[PRODUCTS_NUMPY] += name in PRODUCTS
+        self.record[WITHOUT_OUTPUT] += not has_output
+
+
+def counted(x: Any, record: Counter[str]) -> Any:
+    """`x` with every array in it replaced by a `Counted` view of the same memory."""
+    if isinstance(x, (tuple, list)):
+        return type(x)(counted(item, record) for item in x)
+    if isinstance(x, partial):
+        options = {key: counted(value, record) for key, value in x.keywords.items()}
+        return partial(x.func, *counted(x.args, record), **options)
+    if isinstance(x, np.ndarray):
+        x = x.view(Counted)
+        x.record = record
+    return x
+
+
+def _plain(x: Any) -> Any:
+    if isinstance(x, (tuple, list)):
+        return type(x)(_plain(item) for item in x)
+    return x.view(np.ndarray) if isinstance(x, Counted) else x
+
+
+def replay(calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Counter[str]:
+    """Carry out a program's calls once on counted arrays.
+
+    Calls of BLAS's gemm are made with addresses, which no array type gets to see. They are products
+    that write into their operand by nature, and have a count of their own. Any other call that the
+    arrays did not see is counted as unseen.
+    """
+    record: Counter[str] = Counter()
+    with np.errstate(all="ignore"):
+        for function, operands in calls:
+            before = record[CALLS]
+            counted(function, record)(*counted(operands, record))
+            if record[CALLS] == before:
+                gemm = "gemm" in getattr(function, "__name__", "")
+                record[PRODUCTS_GEMM if gemm else UNSEEN] += 1
+                record[CALLS] += 1
+    return record
+
+
+def peak_bytes(plan: bp.Plan) -> int:
+    """Memory that a warm step takes and gives back, to the nearest `ROW`.
+
+    NumPy reports its memory to tracemalloc: new arrays, and the buffers of ufuncs.
+    """
+    tracing = tracemalloc.is_tracing()
+    tracemalloc.start()
+    try:
+        plan.run(steps=2)
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        plan.run()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        if not tracing:
+            tracemalloc.stop()
+    return ROW * round((peak - before) / ROW)
+
+
+def counts(name: str) -> dict[str, list[int]]:
+    """What one training step of a rung of the ladder does, for each of the batch sizes in turn."""
+    plans = [ladder.plan(name, m) for m in BATCHES]
+    replays = [replay(plan.program.calls) for plan in plans]
+    return {
+        "products in the plan": [plan.counts["matmul"] for plan in plans],
+        **{what: [record[what] for record in replays] for what in COUNTED},
+        "peak bytes of the largest": [peak_bytes(plans[-1])],
+    }
+
+
+def broken_rules(name: str, found: dict[str, list[int]]) -> list[str]:
+    """What must hold whatever is stored: outputs given, nothing unseen, no batch size unlike another."""
+    broken = [
+        f"{name}: {what}: {found[what]}, must be 0"
+        for what in (WITHOUT_OUTPUT, UNSEEN)
+        if any(found[what])
+    ]
+    broken += [
+        f"{name}: {what}: {values}, must be equal for batches of {BATCHES}"
+        for what, values in found.items()
+        if len(set(values)) > 1
+    ]
+    return broken
+
+
+def differences(stored: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Where the counts are not the stored ones; one that is missing or not stored is a difference."""
+    return [
+        f"{name}: {what}: {before.get(what, 'none')} stored, {after.get(what, 'none')} found"
+        for name in stored | found
+        for before, after in [(stored.get(name, {}), found.get(name, {}))]
+        for what in before | after
+        if before.get(what) != after.get(what)
+    ]
+
+
+def table(found: dict[str, dict[str, list[int]]]) -> list[str]:
+    """The counts as lines to print, a count for each batch size only where they differ."""
+    whats = list(dict.fromkeys(what for counts in found.values() for what in counts))
+    lines = [["", *whats]]
+    for name, counts in found.items():
+        values = [dict.fromkeys(counts.get(what, ())) for what in whats]
+        lines.append([name, *(" / ".join(map(str, value)) for value in values)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines
+    ]

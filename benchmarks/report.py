@@ -1,0 +1,264 @@
+"""The benchmark table and pictures: `python benchmarks/report.py core` or `peers`.
+
+Every figure is a ratio of times taken in turn in this process: time of the contender ÷ time of
+bpengine's plan, median over pairs with a 95 % bootstrap interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import contenders
+import numpy as np
+from ladder import LADDER, RUNGS, Rung, examples, network, plan
+
+import bpengine as bp
+from bpengine.ratios import Ratio, measure
+
+DOCS = Path(__file__).parent.parent / "docs"
+STEPS = {"tiny": 100, "nielsen": 100, "small": 100, "medium": 100, "large": 10}
+PAIRS = {"tiny": 41, "nielsen": 41, "small": 41, "medium": 11, "large": 5}
+SINGLE = {"per-example loop", "3-D stack, matmul", "3-D stack, einsum"}
+SKIPPED = {
+    ("per-example loop", "large"),
+    ("3-D stack, matmul", "large"),
+    ("3-D stack, einsum", "large"),
+    ("3-D stack, einsum", "medium"),
+}
+GOALS = {
+    "per-example loop": {"tiny": 90, "nielsen": 13, "small": 30, "medium": 27},
+    "JAX scan": {"tiny": 0.37, "nielsen": 1.1, "small": 1.05, "medium": 1.0, "large": 1.05},
+    "PyTorch eager": {"tiny": 12, "nielsen": 9, "small": 2.3, "medium": 2.3, "large": 2.1},
+    "torch.compile": {"tiny": 12, "nielsen": 9, "small": 2.3, "medium": 2.3, "large": 2.1},
+    "scikit-learn": {"tiny": 20, "nielsen": 14, "small": 3.5, "medium": 2.3, "large": 1.9},
+    "products alone": {"nielsen": 0.72, "small": 0.85, "medium": 0.95, "large": 0.97},
+}
+
+
+def main() -> None:
+    """Measure, and write the Markdown page and the pictures into docs/."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["core", "peers"])
+    parser.add_argument("--rungs", nargs="+", default=list(LADDER), choices=list(LADDER))
+    options = parser.parse_args()
+    makers = contenders.OWN if options.what == "core" else contenders.installed_peers()
+    ratios = against(makers, options.rungs)
+    sections = [table(ratios, options.rungs)]
+    if options.what == "core":
+        sections += [gradient_table(), fit_table()]
+    throughput = samples_per_second(
+        {"bpengine": contenders.engine}
+        | {
+            name: makers[name]
+            for name in ("per-example loop", "batched NumPy", "JAX scan", "PyTorch eager")
+            if name in makers
+        }
+    )
+    draw_throughput(throughput, DOCS / f"benchmarks-{options.what}-throughput.svg")
+    draw_ratios(ratios, DOCS / f"benchmarks-{options.what}-ratios.svg")
+    page(options.what, sections)
+
+
+def against(makers: Mapping[str, object], rungs: list[str]) -> dict[str, dict[str, Ratio]]:
+    """Time of each contender ÷ time of bpengine, for a step at each rung."""
+    found: dict[str, dict[str, Ratio]] = {name: {} for name in makers}
+    for rung in rungs:
+        for name, make in makers.items():
+            if (name, rung) in SKIPPED:
+                continue
+            steps = 1 if name in SINGLE else STEPS[rung]
+            ours = STEPS[rung] if name not in SINGLE else min(STEPS[rung], 20)
+            ratio = measure(make(rung, steps), contenders.engine(rung, ours), pairs=PAIRS[rung], rng=0)
+            found[name][rung] = scaled(ratio, ours, steps)
+            print(f"{rung:8} {name:20} {found[name][rung]}", file=sys.stderr, flush=True)
+    return found
+
+
+def scaled(ratio: Ratio, ours: int, steps: int) -> Ratio:
+    """The ratio for one step each, where the two sides took several a call."""
+    k = ours / steps
+    return Ratio(
+        ratio.median * k,
+        ratio.low * k,
+        ratio.high * k,
+        ratio.pairs,
+        ratio.ours / steps,
+        ratio.reference / ours,
+    )
+
+
+def table(ratios: dict[str, dict[str, Ratio]], rungs: list[str]) -> str:
+    """Markdown: a row a contender, a column a rung, goals in brackets."""
+    lines = [
+        "| × time of bpengine's step | " + " | ".join(rungs) + " |",
+        "|---" * (len(rungs) + 1) + "|",
+    ]
+    for name, by_rung in ratios.items():
+        cells = []
+        for rung in rungs:
+            if rung not in by_rung:
+                cells.append("–")
+                continue
+            r, goal = by_rung[rung], GOALS.get(name, {}).get(rung)
+            digits = 0 if r.median >= 20 else 2
+            cell = f"**{r.median:.{digits}f}** {r.low:.{digits}f}–{r.high:.{digits}f}"
+            cells.append(cell + (f" (goal {goal:g})" if goal else ""))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    times = {rung: min(r[rung].reference for r in ratios.values() if rung in r) for rung in rungs}
+    lines.append("| *bpengine, µs a step* | " + " | ".join(f"*{times[r]:.4g}*" for r in rungs) + " |")
+    return "\n".join(lines)
+
+
+def gradient_table() -> str:
+    """Markdown: gradient ÷ feedforward, and finite differences ÷ backprop."""
+    from test_costs import forward
+
+    lines = [
+        "## What a gradient costs",
+        "",
+        "The chapter says: all derivatives for about the price of two passes. A gradient here is "
+        "feedforward and backward pass together; finite differences take two passes for every parameter.",
+        "",
+        "| | gradient ÷ feedforward, time | gradient ÷ feedforward, FLOPs |",
+        "|---|---|---|",
+    ]
+    for rung in ("tiny", "nielsen", "small", "medium"):
+        step, program = network(rung).plan(LADDER[rung].batch), forward(rung)
+        step.load(*examples(rung))
+        ratio = measure(step.run, lambda p=program: p.run(1), rng=0)
+        flops = sum(op.flops for op in step.operations if op.equation == "feedforward")
+        lines.append(f"| {rung} | {ratio} | {step.flops / flops:.2f} |")
+    net = bp.Network([20, 15, 10], dtype="float64", rng=0, backend="numpy")
+    rng = np.random.default_rng(0)
+    X, Y = rng.random((20, 50)), rng.random((10, 50))
+    ratio = measure(
+        lambda: bp.numerical_gradient(net, X, Y), lambda: net.backprop(X, Y), pairs=11, rng=0
+    )
+    lines += [
+        "",
+        f"Finite differences ÷ backprop, 20-15-10 ({net.vector.size} parameters), batch 50: {ratio}.",
+    ]
+    return "\n".join(lines)
+
+
+def fit_table() -> str:
+    """Markdown: an epoch of fit ÷ its steps alone."""
+    lines = ["## An epoch of `fit`", "", "| | fit ÷ replays alone |", "|---|---|"]
+    for rung in ("nielsen", "small"):
+        net, (X, Y), m = network(rung), examples(rung, m=8000), LADDER[rung].batch
+        step, steps = plan(rung), 8000 // m
+        prepared = bp.training._Trainer(  # what fit does after it has prepared the data
+            net, bp.training.example_rows(X, Y, net.sizes[-1], net.backend, net.dtype), m, bp.SGD(0.1)
+        )
+        quiet = bp.training._Progress(False, 1, 1)
+        ratio = measure(partial(prepared.epoch, 1, quiet), partial(step.run, steps), pairs=21, rng=0)
+        lines.append(f"| {rung}: shuffle, gather, steps, costs, on 8,000 examples | {ratio} |")
+    return "\n".join(lines)
+
+
+def samples_per_second(makers: Mapping[str, object]) -> dict[str, tuple[list[int], list[float]]]:
+    """Examples trained on in a second, by batch size, 784-100-10."""
+    found: dict[str, tuple[list[int], list[float]]] = {name: ([], []) for name in makers}
+    for m in (1, 4, 16, 64, 256, 1024):
+        RUNGS[f"batch {m}"] = Rung((784, 100, 10), m)
+        for name, make in makers.items():
+            steps = 1 if name in SINGLE else 20
+            ratio = measure(
+                make(f"batch {m}", steps), contenders.engine(f"batch {m}", 20), pairs=11, rng=0
+            )
+            found[name][0].append(m)
+            found[name][1].append(steps * m / ratio.ours * 1e6)
+    return found
+
+
+STYLES = [("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", "-"), ("P", "--")]
+
+
+def draw_throughput(curves: dict[str, tuple[list[int], list[float]]], path: Path) -> None:
+    """Samples per second against batch size, log–log; markers tell the lines apart in grey."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for (name, (batches, rates)), (marker, dash) in zip(curves.items(), STYLES, strict=False):
+        axes.loglog(batches, rates, marker=marker, linestyle=dash, label=name)
+    axes.set(
+        xlabel="batch size",
+        ylabel="examples a second",
+        title="Training 784-100-10, float32, by batch size",
+    )
+    axes.set_xticks(batches, map(str, batches))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path)
+
+
+def draw_ratios(ratios: dict[str, dict[str, Ratio]], path: Path) -> None:
+    """Ratio to each contender with its interval, a panel a rung."""
+    from matplotlib.figure import Figure
+
+    rungs = [rung for rung in LADDER if any(rung in r for r in ratios.values())]
+    figure = Figure(figsize=(2.6 * len(rungs) + 1.5, 3), layout="constrained")
+    panels = figure.subplots(1, len(rungs), sharey=True, squeeze=False)[0]
+    names = list(ratios)
+    for axes, rung in zip(panels, rungs, strict=True):
+        for y, name in enumerate(names):
+            r = ratios[name].get(rung)
+            if r is not None:
+                error = [[r.median - r.low], [r.high - r.median]]
+                axes.errorbar(r.median, y, xerr=error, fmt="o", color="black", capsize=3)
+        axes.axvline(1, color="grey", linestyle="--")
+        axes.set_xscale("log")
+        axes.set_title(rung)
+    panels[0].set_yticks(range(len(names)), names)
+    figure.supxlabel("time ÷ time of bpengine (right of 1: bpengine is faster)")
+    figure.savefig(path)
+
+
+def page(what: str, sections: list[str]) -> None:
+    """Write docs/benchmarks-<what>.md."""
+    packages = ["numpy", "jax", "torch", "scikit-learn"] if what == "peers" else ["numpy"]
+    versions = []
+    for package in packages:
+        try:
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"{package} not installed")
+    title = "the engine and the forms it replaces" if what == "core" else "peers"
+    command = "nox -s bench" if what == "core" else "nox -s bench-peers"
+    text = "\n\n".join(
+        [
+            f"# Benchmarks: {title}",
+            f"Made by `{command}` (`python benchmarks/report.py {' '.join(sys.argv[1:])}`) on {processor()}, "
+            f"{os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(versions)}; as many "
+            "threads as cores. Each figure is the time of the contender divided by the time of bpengine's "
+            "plan, both taken in turn in one process: median and 95 % interval. A step is plain SGD on a "
+            "resident batch, update included: float32, sigmoid, quadratic cost.",
+            f"![Ratios with intervals](benchmarks-{what}-ratios.svg)",
+            *sections,
+            "## Examples a second",
+            f"![Examples a second against batch size](benchmarks-{what}-throughput.svg)",
+        ]
+    )
+    (DOCS / f"benchmarks-{what}.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def processor() -> str:
+    """The processor's name, as Linux gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""A training step at every rung of the ladder: the engine, the forms it replaces, and its peers."""
+
+import contenders
+import pytest
+from ladder import LADDER
+
+SLOW = {  # what would take minutes at this rung
+    "per-example loop": {"large"},
+    "3-D stack, matmul": {"medium", "large"},
+    "3-D stack, einsum": {"medium", "large"},
+}
+MAKERS = {"bpengine": contenders.engine, **contenders.OWN, **contenders.installed_peers()}
+
+
+@pytest.mark.parametrize("rung", LADDER)
+@pytest.mark.parametrize("contender", MAKERS)
+def test_step(benchmark, rung: str, contender: str) -> None:
+    if rung in SLOW.get(contender, ()):
+        pytest.skip(f"{contender} takes minutes at {rung}")
+    steps = {"tiny": 100, "nielsen": 100, "small": 10}.get(rung, 1)
+    if contender == "per-example loop" or contender.startswith("3-D"):
+        steps = 1
+    run = MAKERS[contender](rung, steps)
+    benchmark.group = f"a training step: {rung}"
+    benchmark.extra_info["steps per call"] = steps
+    benchmark.pedantic(run, rounds=5, warmup_rounds=1)
