@@ -1,8 +1,8 @@
 """Everything that is timed against the engine: training steps on one resident batch.
 
 Each maker takes the name of a rung of the ladder and a number of steps, and gives a function that
-takes so many steps of plain SGD, update included: float32, sigmoid, quadratic cost. Peers run at their best
-settings on the same cores.
+takes so many steps of plain SGD, update included: float32, sigmoid, quadratic cost.
+Peers run at their best settings on the same cores.
 """
 
 from __future__ import annotations

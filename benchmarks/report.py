@@ -124,7 +124,7 @@ def gradient_table() -> str:
         "## What a gradient costs",
         "",
         "The chapter says: all derivatives for about the price of two passes. A gradient here is "
-        "feedforward and backward pass together; finite differences take two passes for every parameter.",
+        "feedforward and backward pass together; finite differences take two passes a parameter.",
         "",
         "| | gradient ÷ feedforward, time | gradient ÷ feedforward, FLOPs |",
         "|---|---|---|",
@@ -236,11 +236,11 @@ def page(what: str, sections: list[str]) -> None:
     text = "\n\n".join(
         [
             f"# Benchmarks: {title}",
-            f"Made by `{command}` (`python benchmarks/report.py {' '.join(sys.argv[1:])}`) on {processor()}, "
-            f"{os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(versions)}; as many "
-            "threads as cores. Each figure is the time of the contender divided by the time of bpengine's "
-            "plan, both taken in turn in one process: median and 95 % interval. A step is plain SGD on a "
-            "resident batch, update included: float32, sigmoid, quadratic cost.",
+            f"Made by `{command}` on {processor()}, "
+            f"{os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(versions)}; "
+            "as many threads as cores. Each figure is the time of the contender divided by the time of "
+            "bpengine's plan, both taken in turn in one process: median and 95 % interval. A step is plain "
+            "SGD on a resident batch, update included: float32, sigmoid, quadratic cost.",
             f"![Ratios with intervals](benchmarks-{what}-ratios.svg)",
             *sections,
             "## Examples a second",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
@@ -106,6 +107,7 @@ class Network:
         self._settled = backend is not None
         self.backend = get("numpy" if backend is None else backend)
         self.parameters = Parameters(self.sizes, self.backend, self.dtype)
+        self.forward_programs = threading.local()
         initialize(self.parameters, draw, self.rng, self.backend, self.dtype)
 
     @property

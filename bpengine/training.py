@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 
 from bpengine import equations
-from bpengine.backends import Array
+from bpengine.backends import Array, Program
 from bpengine.optimizers import SGD
 from bpengine.plan import Plan
 from bpengine.validation import positive_integer
@@ -241,27 +241,28 @@ def forward_chunks(
     """
     m = int(X.shape[1])
     chunk = max(1, min(m, CHUNK_ELEMENTS // sum(network.sizes)))
-    workspace = program = None
+    outputs, backend, dtype = network.sizes[-1], network.backend, network.dtype
     for start in range(0, m, chunk):
         columns = slice(start, min(m, start + chunk))
-        size = columns.stop - columns.start
-        if workspace is None or workspace.rows.shape[0] != size:
-            workspace = Workspace(
-                network.sizes,
-                network.activations,
-                size,
-                network.backend,
-                network.dtype,
-                errors=False,
-            )
-            steps = equations.feedforward(network.parameters, network.activations, workspace)
-            program = network.backend.compile(steps)
+        workspace, program = _forward_program(network, columns.stop - columns.start)
         y = None if Y is None else Y[:, columns]
-        outputs, backend, dtype = network.sizes[-1], network.backend, network.dtype
         example_rows(X[:, columns], y, outputs, backend, dtype, out=workspace.rows)
-        assert program is not None
         program.run(1)
         yield columns, workspace
+
+
+def _forward_program(network: Network, m: int) -> tuple[Workspace, Program]:
+    """Feedforward for m examples; each thread keeps the one that it used last."""
+    kept = network.forward_programs
+    parameters, size = getattr(kept, "made_for", (None, 0))
+    if parameters is not network.parameters or size != m:
+        σ, backend = network.activations, network.backend
+        workspace = Workspace(network.sizes, σ, m, backend, network.dtype, errors=False)
+        operations = equations.feedforward(network.parameters, σ, workspace)
+        kept.program = workspace, backend.compile(operations)
+        kept.made_for = network.parameters, m
+    found: tuple[Workspace, Program] = kept.program
+    return found
 
 
 def evaluate(network: Network, X: Array, Y: Array) -> dict[str, float]:

@@ -37,6 +37,10 @@ class NumPyBackend(ArrayAPIBackend):
         """`x` in `dtype`: itself where it has it already."""
         return np.asarray(x, dtype)
 
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """New array with contents of any value."""
+        return np.empty(shape, dtype)
+
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
         """`x` itself."""
         return np.asarray(x)
