@@ -239,8 +239,8 @@ def page(what: str, sections: list[str]) -> None:
             f"Made by `{command}` on {processor()}, "
             f"{os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(versions)}; "
             "as many threads as cores. Each figure is the time of the contender divided by the time of "
-            "bpengine's plan, both taken in turn in one process: median and 95 % interval. A step is plain "
-            "SGD on a resident batch, update included: float32, sigmoid, quadratic cost.",
+            "bpengine's plan, both taken in turn in one process: median and 95 % interval. A step is "
+            "plain SGD on a resident batch, update included: float32, sigmoid, quadratic cost.",
             f"![Ratios with intervals](benchmarks-{what}-ratios.svg)",
             *sections,
             "## Examples a second",

@@ -417,6 +417,9 @@ def without_device(tmp_path, monkeypatch, source):
     monkeypatch.syspath_prepend(tmp_path)
     for name in [name for name in sys.modules if name.partition(".")[0] == "cupy"]:
         monkeypatch.delitem(sys.modules, name)
+    # afterwards the stand-in, which the test imports, goes as well
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    del sys.modules["cupy"]
 
 
 def test_cupy_without_a_device_is_told_apart_from_no_cupy(tmp_path, monkeypatch):
