@@ -68,16 +68,22 @@ def _parser() -> argparse.ArgumentParser:
     for name, task in TASKS.items():
         p = data.add_parser(name, help=task.help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         add = p.add_argument
-        add("--data", metavar="DIR", help="folder of MNIST's IDX files; default: download them")
-        add("--sizes", type=int, nargs="+", default=task.sizes, metavar="N")
-        add("--activations", nargs="+", default=task.activations, metavar="NAME")
-        add("--cost", default="binary_cross_entropy", metavar="NAME")
-        add("--epochs", type=int, default=task.epochs, metavar="N")
-        add("--batch-size", type=int, default=10, metavar="M")
-        add("--learning-rate", type=float, default=0.5, metavar="ETA")
-        add("--backend", metavar="NAME", help="default: numpy")
-        add("--dtype", default="float32", choices=["float32", "float64"])
-        add("--seed", type=int, default=0)
+        add("--data", metavar="DIR", help="mnist: folder of the IDX files, instead of downloading them")
+        add("--sizes", type=int, nargs="+", default=task.sizes, metavar="N", help="neurons per layer")
+        add(
+            "--activations",
+            nargs="+",
+            default=task.activations,
+            metavar="NAME",
+            help="one name, or one per layer after the input",
+        )
+        add("--cost", default="binary_cross_entropy", metavar="NAME", help="cost function")
+        add("--epochs", type=int, default=task.epochs, metavar="N", help="passes over the examples")
+        add("--batch-size", type=int, default=10, metavar="M", help="examples a step")
+        add("--learning-rate", type=float, default=0.5, metavar="ETA", help="step of SGD")
+        add("--backend", default="numpy", metavar="NAME", help="whose arrays to compute on")
+        add("--dtype", default="float32", choices=["float32", "float64"], help="of all numbers")
+        add("--seed", type=int, default=0, help="for the first parameters and the shuffling")
         add("--save", metavar="FILE", help="write the trained network to this .npz file")
         add(
             "--holdout",
@@ -103,7 +109,7 @@ def train(options: argparse.Namespace) -> int:
         options.sizes,
         activations=activations,
         cost=options.cost,
-        backend=options.backend or "numpy",
+        backend=options.backend,
         dtype=options.dtype,
         rng=options.seed,
     )
@@ -151,8 +157,11 @@ def _examples(options: argparse.Namespace, rng: np.random.Generator) -> Any:
 
 def _mnist(options: argparse.Namespace) -> Any:
     if options.holdout is None:
-        X, labels = datasets.mnist(options.data, "train")
-        return X, labels, datasets.mnist(options.data, "test")
+        try:
+            return *datasets.mnist(options.data, "train"), datasets.mnist(options.data, "test")
+        except FileNotFoundError as error:
+            hint = "; with one part alone, pass --holdout N to test on its last N images"
+            raise FileNotFoundError(f"{error}{hint}") from None
     try:
         return *datasets.mnist(options.data, "train"), None
     except FileNotFoundError:

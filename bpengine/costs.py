@@ -85,7 +85,14 @@ class Cost:
         """``C_x`` for every column, shape (…, m); only that one of z and a is read that is best."""
         if self.function_of_z is not None and self.is_of_z(σ):
             return self.function_of_z(z, y)
-        return self.function(a, y)
+        values = self.function(a, y)
+        expected = (*a.shape[:-2], a.shape[-1])
+        if tuple(getattr(values, "shape", ())) != expected:
+            raise ValueError(
+                f"cost {self.name!r} gave shape {tuple(getattr(values, 'shape', ()))}, expected "
+                f"{expected}: one cost for each example. Sum over axis -2, the outputs."
+            )
+        return values
 
     def scaled_derivative(self, a: Array, y: Array, scale: Array) -> Array:
         """``scale ∇_a C_x``."""
@@ -102,12 +109,17 @@ class Cost:
         yield Operation(name, "BP1", self.scaled_derivative, (a, y, scale), delta)
         yield from σ.backward("BP1", delta, z, a, delta)
 
-    def check(self, σ: Activation) -> None:
-        """Raise ValueError if the output activation σ leaves where this cost is defined."""
+    def check(self, σ: Activation, outputs: int) -> None:
+        """Raise ValueError if outputs with the activation σ leave where this cost is defined."""
         if self.name == "softmax_cross_entropy" and not self.is_canonical(σ):
             raise ValueError(
                 f"cost 'softmax_cross_entropy' needs a softmax output layer; the last activation is "
                 f"{σ.name!r}. Use activations=[…, 'softmax'], or cost='binary_cross_entropy'."
+            )
+        if self.canonical == "softmax" and outputs == 1:
+            raise ValueError(
+                f"cost {self.name!r} with one output is always 0: its softmax is always 1. Use two "
+                "outputs, or one with 'sigmoid' and cost='binary_cross_entropy'."
             )
         if σ.range[0] < self.within[0] or σ.range[1] > self.within[1]:
             raise ValueError(
@@ -164,8 +176,9 @@ def _binary_cross_entropy_of_z(z: Array, y: Array) -> Array:
 
 
 def _binary_cross_entropy_derivative(a: Array, y: Array) -> Array:
+    # kept off 0 by √tiny, so that a quotient times a learning rate stays finite
     xp = array_namespace(a)
-    return (a - y) / xp.maximum(a * (1 - a), _tiny(a) * xp.ones_like(a))
+    return (a - y) / xp.maximum(a * (1 - a), math.sqrt(_tiny(a)) * xp.ones_like(a))
 
 
 def _softmax_cross_entropy(a: Array, y: Array) -> Array:

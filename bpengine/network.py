@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from bpengine import activations as activations_
 from bpengine import costs, persistence, training, validation
@@ -17,7 +18,7 @@ from bpengine.backends import Array, Backend, get, infer
 from bpengine.costs import Cost
 from bpengine.initializers import INITIALIZERS, initialize
 from bpengine.optimizers import SGD
-from bpengine.parameters import Gradient, Parameters
+from bpengine.parameters import Gradient, Parameters, Views
 from bpengine.plan import Plan
 from bpengine.training import History
 
@@ -40,8 +41,8 @@ class Network:
         Built in: quadratic, binary_cross_entropy, softmax_cross_entropy.
     backend : str or Backend, optional
         Whose arrays to compute on. None infers it from the first array and keeps it.
-    dtype : {"float32", "float64"}, optional
-        Of all parameters and computations.
+    dtype : float32 or float64, optional
+        By name or as NumPy's type. Of all parameters and computations.
     initializer : str, optional
         "scaled_gaussian": weights of standard deviation 1/√n_{l-1}, biases 0. "gaussian": the
         chapter's, weights and biases of standard deviation 1.
@@ -86,16 +87,15 @@ class Network:
         activations: ActivationLike | Sequence[ActivationLike] = "sigmoid",
         cost: str | Cost = "quadratic",
         backend: str | Backend | None = None,
-        dtype: str = "float32",
+        dtype: DTypeLike = "float32",
         initializer: str = "scaled_gaussian",
         rng: int | np.random.Generator | None = None,
     ) -> None:
         self.sizes = validation.layer_sizes(sizes)
         self.activations = _per_layer(activations, self.sizes)
         self.cost = costs.resolve(cost)
-        self.cost.check(self.activations[-1])
-        dtypes = {"float32": "float32", "float64": "float64"}
-        self.dtype = validation.choose(str(dtype), dtypes, "dtype")
+        self.cost.check(self.activations[-1], self.sizes[-1])
+        self.dtype = validation.dtype_name(dtype)
         draw = validation.choose(initializer, INITIALIZERS, "initializer")
         try:
             self.rng = np.random.default_rng(rng)
@@ -111,13 +111,13 @@ class Network:
         initialize(self.parameters, draw, self.rng, self.backend, self.dtype)
 
     @property
-    def weights(self) -> list[Array]:
-        """``weights[l]``, (n_{l+1}, n_l) counted from 0: views that can be written to."""
+    def weights(self) -> Views:
+        """``weights[l]``, (n_{l+1}, n_l) counted from 0: views, set by ``net.weights[l] = w``."""
         return self.parameters.weights
 
     @property
-    def biases(self) -> list[Array]:
-        """``biases[l]`` of shape (n, 1): views that can be written to."""
+    def biases(self) -> Views:
+        """``biases[l]`` of shape (n, 1): views; ``net.biases[l] = b`` writes into it."""
         return self.parameters.biases
 
     @property
@@ -298,12 +298,12 @@ class Network:
         self._settle(backend)
         return X, Y
 
-    def astype(self, dtype: str) -> Network:
+    def astype(self, dtype: DTypeLike) -> Network:
         """A copy of the network that computes in `dtype`.
 
         Parameters
         ----------
-        dtype : {"float32", "float64"}
+        dtype : float32 or float64
         """
         backend = self.backend if self._settled else None
         net = Network(self.sizes, self.activations, self.cost, backend, dtype)

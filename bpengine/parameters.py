@@ -8,7 +8,14 @@ from itertools import pairwise
 
 from bpengine.backends import Array, Backend
 
-__all__ = ["Gradient", "Parameters", "padded"]
+__all__ = ["Gradient", "Parameters", "Views", "padded"]
+
+
+class Views(tuple[Array, ...]):
+    """Arrays that are views of one vector; setting one writes into it."""
+
+    def __setitem__(self, l: int, values: Array) -> None:
+        self[l][...] = values
 
 
 class Parameters:
@@ -33,10 +40,10 @@ class Parameters:
     ----------
     vector : array of shape (size,)
         All parameters, padding included; zeros to begin with.
-    blocks : list of arrays of shape (…, n_l, K_l)
+    blocks : Views of arrays of shape (…, n_l, K_l)
         ``[w b 0]`` per layer.
-    weights : list of arrays of shape (…, n_l, n_{l-1})
-    biases : list of arrays of shape (…, n_l, 1)
+    weights : Views of arrays of shape (…, n_l, n_{l-1})
+    biases : Views of arrays of shape (…, n_l, 1)
     """
 
     def __init__(
@@ -51,17 +58,13 @@ class Parameters:
             ends.append(ends[-1] + math.prod(shape))
         self.vector = backend.empty((ends[-1],), dtype)
         self.vector[...] = 0.0
-        self.blocks: list[Array] = [
+        self.blocks = Views(
             xp.reshape(self.vector[start:stop], shape, copy=False)
             for (start, stop), shape in zip(pairwise(ends), shapes, strict=True)
-        ]
+        )
         fan_in = self.sizes[:-1]
-        self.weights: list[Array] = [
-            block[..., :n] for block, n in zip(self.blocks, fan_in, strict=True)
-        ]
-        self.biases: list[Array] = [
-            block[..., n : n + 1] for block, n in zip(self.blocks, fan_in, strict=True)
-        ]
+        self.weights = Views(block[..., :n] for block, n in zip(self.blocks, fan_in, strict=True))
+        self.biases = Views(block[..., n : n + 1] for block, n in zip(self.blocks, fan_in, strict=True))
 
 
 class Gradient(Parameters):

@@ -46,6 +46,11 @@ class Plan:
     workspace : Workspace
         The buffers of the batch.
 
+    Notes
+    -----
+    The operations are what a step computes; how is the backend's choice. NumPy's folds the update of
+    plain SGD into the products of BP3 and BP4 where it can, and then moves fewer bytes.
+
     Examples
     --------
     >>> import numpy as np
@@ -166,6 +171,8 @@ class Plan:
     @property
     def gradient(self) -> Gradient:
         """Gradient of the average cost at the last step; for a plan without an optimizer.
+
+        It is the plan's own buffer, which the next step writes again: copy what you want to keep.
 
         Raises
         ------

@@ -182,10 +182,12 @@ class _Trainer:
         batches = [indices[i : i + m] for i in range(0, indices.shape[0], m)]
         slots = self.slots if plan is self.plan else [output]
         start = xp.asarray(vector, copy=True)
+        done = 0
         try:
             for chosen, slot in zip(batches, slots, strict=False):
                 take(rows, chosen, batch)
                 run(1)
+                done += 1
                 slot[...] = output
             outputs = net.sizes[-1]
             targets = xp.take(rows[:, rows.shape[1] - outputs :], indices, axis=0)
@@ -196,6 +198,11 @@ class _Trainer:
             if not (np.isfinite(cost) and _finite(xp, vector)):
                 self._find_non_finite(plan, start, batches, epoch, step)
         except KeyboardInterrupt:
+            # the interrupt may have come in the middle of a step: take those again that were complete
+            vector[...] = start
+            for chosen in batches[:done]:
+                take(rows, chosen, batch)
+                run(1)
             if not _finite(xp, vector):
                 vector[...] = start
             raise
@@ -254,13 +261,13 @@ def forward_chunks(
 def _forward_program(network: Network, m: int) -> tuple[Workspace, Program]:
     """Feedforward for m examples; each thread keeps the one that it used last."""
     kept = network.forward_programs
-    parameters, size = getattr(kept, "made_for", (None, 0))
-    if parameters is not network.parameters or size != m:
+    parameters, activations, size = getattr(kept, "made_for", (None, None, 0))
+    if parameters is not network.parameters or activations is not network.activations or size != m:
         σ, backend = network.activations, network.backend
         workspace = Workspace(network.sizes, σ, m, backend, network.dtype, errors=False)
         operations = equations.feedforward(network.parameters, σ, workspace)
         kept.program = workspace, backend.compile(operations)
-        kept.made_for = network.parameters, m
+        kept.made_for = network.parameters, σ, m
     found: tuple[Workspace, Program] = kept.program
     return found
 

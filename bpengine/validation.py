@@ -9,6 +9,7 @@ from typing import SupportsIndex, TypeVar
 
 import array_api_compat
 import numpy as np
+from numpy.typing import DTypeLike
 
 from bpengine.backends import Array, Backend
 from bpengine.datasets import one_hot
@@ -23,13 +24,23 @@ def choose(name: object, table: Mapping[str, T], kind: str) -> T:
     if isinstance(name, str) and name in table:
         return table[name]
     if not isinstance(name, str):
+        objects = {"activation": " or a bpengine.Activation", "cost": " or a bpengine.Cost"}
         raise TypeError(
-            f"{kind} must be a name or a bpengine.{kind.capitalize()}, got {type(name).__name__}. "
+            f"{kind} must be a name{objects.get(kind, '')}, got {type(name).__name__} {name!r}. "
             f"Names: {', '.join(table)}."
         )
     near = difflib.get_close_matches(name, table, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(table)}.")
+
+
+def dtype_name(dtype: DTypeLike) -> str:
+    """The name of a dtype that networks compute in."""
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = str(dtype)
+    return choose(name, {"float32": "float32", "float64": "float64"}, "dtype")
 
 
 def layer_sizes(sizes: Sequence[SupportsIndex]) -> tuple[int, ...]:
@@ -76,10 +87,8 @@ def examples(X: Array, rows: int, backend: Backend, dtype: str, name: str = "X")
     expected = f"this network takes {rows} rows, one column an example"
     if X.ndim == 1:
         shape = "one example" if X.shape[0] == rows else "no batch"
-        raise ValueError(
-            f"{name} has shape {tuple(X.shape)}: {shape}; {expected}. "
-            f"Give it two axes: {name}.reshape({rows}, -1)."
-        )
+        hint = "" if X.shape[0] % rows else f" Give it two axes: {name}.reshape({rows}, -1)."
+        raise ValueError(f"{name} has shape {tuple(X.shape)}: {shape}; {expected}.{hint}")
     if X.ndim != 2 or X.shape[0] != rows:
         hint = f" Did you mean {name}.T?" if X.ndim == 2 and X.shape[1] == rows else ""
         raise ValueError(f"{name} has shape {tuple(X.shape)}; {expected}.{hint}")
@@ -118,7 +127,11 @@ def targets(
             raise ValueError(
                 f"{name} has one axis, as labels have, but this network's cost is not a "
                 f"classification's: it needs targets of shape ({outputs}, {m}). "
-                f"bpengine.one_hot(labels, {outputs}) makes them."
+                + (
+                    f"bpengine.one_hot(labels, {outputs}) makes them."
+                    if outputs > 1
+                    else f"Give {name}.reshape(1, -1).astype('float32')."
+                )
             )
         host = backend.to_numpy(Y) if backend.owns(Y) else Y
         classes = max(outputs, 2)
@@ -177,8 +190,9 @@ def _is_integer(x: Array) -> bool:
 def _floating(x: Array, name: str) -> None:
     if not array_api_compat.array_namespace(x).isdtype(x.dtype, "real floating"):
         raise TypeError(
-            f"{name} has dtype {x.dtype}; expected floating point (float32 or float64). Convert it, "
-            f"and scale it while you are there: {name}.astype('float32') / 255 for bytes."
+            f"{name} has dtype {x.dtype}; expected floating point (float32 or float64). "
+            f"Convert it: {name}.astype('float32')"
+            + (", with / 255 for pixels from 0 to 255." if "int8" in str(x.dtype) else ".")
         )
 
 

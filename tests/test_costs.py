@@ -285,3 +285,23 @@ def test_names_and_objects_are_the_same_thing():
     assert resolve("quadratic") is COSTS["quadratic"] is resolve(COSTS["quadratic"])
     mine = own(np)
     assert bp.Network([2, 2], cost=mine).cost is mine
+
+
+@pytest.mark.parametrize("axis", [None, 0, -1], ids=["all", "first", "examples"])
+def test_a_cost_of_the_wrong_shape_is_named(lab, axis):
+    xp = lab.backend.xp
+    wrong = bp.Cost("wrong", lambda a, y: xp.sum((a - y) ** 2, axis=axis), lambda a, y: 2 * (a - y))
+    net = bp.Network([2, 3], cost=wrong, backend=lab.backend, dtype="float64")
+    X, Y = lab.array(np.ones((2, 5))), lab.array(np.ones((3, 5)))
+    if axis == 0:
+        net.evaluate(X, Y)  # right for one network; wrong for the stacks of a gradient check
+        with pytest.raises(ValueError, match=r"'wrong' gave shape .*one cost for each example"):
+            bp.check_gradient(net, X, Y)
+    else:
+        with pytest.raises(ValueError, match=r"'wrong' gave shape .*one cost for each example"):
+            net.evaluate(X, Y)
+
+
+def test_one_softmax_output_is_refused():
+    with pytest.raises(ValueError, match="its softmax is always 1"):
+        bp.Network([3, 1], "softmax", "softmax_cross_entropy")

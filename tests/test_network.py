@@ -509,3 +509,16 @@ def test_networks_on_two_devices_do_not_meet():
     X = data()[0]
     outputs = [net.feedforward(X) for net in (first, second)]
     assert [str(a.device) for a in outputs] == [str(net.backend.device) for net in (first, second)]
+
+
+def test_setting_a_view_writes_into_the_vector(lab):
+    net = network(lab)
+    net.weights[1] = lab.array(np.full((2, 4), 7.0), net.dtype)
+    assert (lab.numpy(net.vector)[-2 * 5 :].reshape(2, 5)[:, :4] == 7).all()
+    with pytest.raises(Exception, match=r"broadcast|shape"):
+        net.weights[1] = lab.array(np.ones((4, 2)), net.dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.dtype("float64"), "f8"])
+def test_dtypes_as_numpy_writes_them(dtype):
+    assert bp.Network([2, 1], dtype=dtype).dtype == "float64"

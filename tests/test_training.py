@@ -625,3 +625,41 @@ def test_read_only_views_are_enough(lab):
     net.fit(given_X, given_labels, epochs=2, batch_size=5, progress=False)
     np.testing.assert_array_equal(lab.numpy(given_X), X)
     np.testing.assert_array_equal(lab.numpy(given_labels), labels)
+
+
+def test_ctrl_c_in_the_middle_of_a_step_leaves_whole_steps(lab):
+    """Layers are updated one after the other: an interrupt between two must not leave half a step."""
+    presses = {"at": None, "seen": 0}
+
+    def derivative(z):
+        presses["seen"] += 1
+        if presses["seen"] == presses["at"]:
+            raise KeyboardInterrupt
+        return lab.backend.xp.cos(z)
+
+    sine = bp.Activation("sine", lab.backend.xp.sin, derivative)
+    X, Y = (lab.array(a) for a in (np.linspace(-1, 1, 24).reshape(2, 12), np.zeros((1, 12))))
+
+    def trained(at):
+        net = bp.Network(
+            [2, 3, 3, 1], [sine, sine, "linear"], backend=lab.backend, dtype="float64", rng=0
+        )
+        presses.update(at=at, seen=0)
+        history = net.fit(X, Y, epochs=1, batch_size=4, progress=False)
+        return net, history
+
+    for at, steps in ((1, 0), (2, 0), (3, 1), (4, 1), (5, 2)):
+        net, history = trained(at)
+        assert history.interrupted
+        # the same batches, in the same order, as many as were complete
+        reference = bp.Network(
+            [2, 3, 3, 1], [sine, sine, "linear"], backend=lab.backend, dtype="float64", rng=0
+        )
+        presses.update(at=None)
+        order = reference.rng.permutation(12)
+        plan = reference.plan(4, bp.SGD())
+        for i in range(steps):
+            chosen = lab.backend.asarray(order[4 * i : 4 * i + 4], "int64")
+            plan.load(lab.backend.xp.take(X, chosen, axis=1), lab.backend.xp.take(Y, chosen, axis=1))
+            plan.run()
+        np.testing.assert_array_equal(lab.numpy(net.vector), lab.numpy(reference.vector))

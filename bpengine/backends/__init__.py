@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import Any
 
 import array_api_compat
 
@@ -129,15 +128,19 @@ def get(backend: str | Backend) -> Backend:
             f"Names: {', '.join(names())}."
         )
     if backend in _factories:
-        return _factories[backend]()
+        return _made_by(_factories[backend], f"factory of {backend!r}")
     for point in entry_points(group=ENTRY_POINTS, name=backend):
-        found: Any = point.load()()
-        if not isinstance(found, Backend):
-            raise TypeError(f"entry point {point.value!r} gave a {type(found).__name__}, no Backend.")
-        return found
+        return _made_by(point.load(), f"entry point {point.value!r}")
     near = difflib.get_close_matches(backend, names(), n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"unknown backend {backend!r}.{hint} Known: {', '.join(names())}.")
+
+
+def _made_by(factory: Callable[[], object], what: str) -> Backend:
+    found = factory()
+    if not isinstance(found, Backend):
+        raise TypeError(f"{what} gave a {type(found).__name__}, no Backend.")
+    return found
 
 
 def infer(x: object) -> Backend:

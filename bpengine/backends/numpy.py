@@ -292,12 +292,12 @@ def _gelu_slope(k: Kernels, upstream: Array, z: Array, out: Array) -> list[Call]
 
 
 def _binary_cross_entropy_slope(k: Kernels, a: Array, y: Array, scale: Array, out: Array) -> list[Call]:
-    # (a - y) / (a (1 - a)), the denominator kept off 0
+    # (a - y) / (a (1 - a)), the denominator kept off 0 by √tiny
     variance = k.scratch(a)
     return [
         (np.subtract, (k.constant(1, a), a, variance)),
         (np.multiply, (variance, a, variance)),
-        _maximum(variance, k.constant(float(np.finfo(a.dtype).tiny), a), variance),
+        _maximum(variance, k.constant(math.sqrt(np.finfo(a.dtype).tiny), a), variance),
         *_difference(k, a, y, scale, out),
         (np.divide, (out, variance, out)),
     ]
