@@ -203,6 +203,7 @@ def draw_throughput(curves: dict[str, tuple[list[int], list[float]]], path: Path
 def draw_ratios(ratios: dict[str, dict[str, Ratio]], path: Path) -> None:
     """Ratio to each contender with its interval, a panel a rung."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     rungs = [rung for rung in LADDER if any(rung in r for r in ratios.values())]
     figure = Figure(figsize=(2.6 * len(rungs) + 1.5, 3), layout="constrained")
@@ -216,6 +217,9 @@ def draw_ratios(ratios: dict[str, dict[str, Ratio]], path: Path) -> None:
                 axes.errorbar(r.median, y, xerr=error, fmt="o", color="black", capsize=3)
         axes.axvline(1, color="grey", linestyle="--")
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if axes.get_xlim()[1] < 10 else (1,)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_title(rung)
     panels[0].set_yticks(range(len(names)), names)
     figure.supxlabel("time ÷ time of bpengine (right of 1: bpengine is faster)")
