@@ -4,7 +4,7 @@ import contenders
 import pytest
 from ladder import LADDER
 
-SLOW = {  # what would take minutes at this rung
+SLOW = {  # what would take minutes, or tens of gigabytes, at this rung
     "per-example loop": {"large"},
     "3-D stack, matmul": {"medium", "large"},
     "3-D stack, einsum": {"medium", "large"},
@@ -16,7 +16,7 @@ MAKERS = {"bpengine": contenders.engine, **contenders.OWN, **contenders.installe
 @pytest.mark.parametrize("contender", MAKERS)
 def test_step(benchmark, rung: str, contender: str) -> None:
     if rung in SLOW.get(contender, ()):
-        pytest.skip(f"{contender} takes minutes at {rung}")
+        pytest.skip(f"{contender} takes too much time or memory at {rung}")
     steps = {"tiny": 100, "nielsen": 100, "small": 10}.get(rung, 1)
     if contender == "per-example loop" or contender.startswith("3-D"):
         steps = 1
