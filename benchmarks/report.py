@@ -240,7 +240,8 @@ def page(what: str, sections: list[str]) -> None:
     text = "\n\n".join(
         [
             f"# Benchmarks: {title}",
-            f"Made by `{command}` on {processor()}, "
+            f"Made by `python benchmarks/report.py {what}` (`{command}` installs what it needs) on "
+            f"{processor()}, "
             f"{os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(versions)}; "
             "as many threads as cores. Each figure is the time of the contender divided by the time of "
             "bpengine's plan, both taken in turn in one process: median and 95 % interval. A step is "

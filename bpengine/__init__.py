@@ -1,4 +1,4 @@
-"""Vectorized, batched backpropagation for multilayer perceptrons, on NumPy or CuPy."""
+"""Vectorized, batched backpropagation for multilayer perceptrons, on NumPy or another array library."""
 # ruff: noqa: E402
 
 from bpengine import blas_core
