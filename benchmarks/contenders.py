@@ -8,7 +8,7 @@ Peers run at their best settings on the same cores.
 from __future__ import annotations
 
 import importlib.util
-import warnings
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -197,8 +197,8 @@ PEERS = {
 
 
 def installed_peers() -> dict[str, Callable[[str, int], Steps]]:
-    """The peers whose packages are there; the others are named in a warning."""
+    """The peers whose packages are there; the others are named on stderr."""
     missing = sorted({package for package, _ in PEERS.values() if not importlib.util.find_spec(package)})
     if missing:
-        warnings.warn(f"peers that are not installed and not timed: {', '.join(missing)}", stacklevel=2)
+        print(f"peers that are not installed and not timed: {', '.join(missing)}", file=sys.stderr)
     return {name: make for name, (package, make) in PEERS.items() if package not in missing}

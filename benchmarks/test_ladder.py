@@ -9,7 +9,9 @@ SLOW = {  # what would take minutes, or tens of gigabytes, at this rung
     "3-D stack, matmul": {"medium", "large"},
     "3-D stack, einsum": {"medium", "large"},
 }
-MAKERS = {"bpengine": contenders.engine, **contenders.OWN, **contenders.installed_peers()}
+PACKAGES = {name: package for name, (package, _) in contenders.PEERS.items()}
+MAKERS = {"bpengine": contenders.engine, **contenders.OWN}
+MAKERS |= {name: make for name, (_, make) in contenders.PEERS.items()}
 
 
 @pytest.mark.parametrize("rung", LADDER)
@@ -17,6 +19,8 @@ MAKERS = {"bpengine": contenders.engine, **contenders.OWN, **contenders.installe
 def test_step(benchmark, rung: str, contender: str) -> None:
     if rung in SLOW.get(contender, ()):
         pytest.skip(f"{contender} takes too much time or memory at {rung}")
+    if contender in PACKAGES:
+        pytest.importorskip(PACKAGES[contender])
     steps = {"tiny": 100, "nielsen": 100, "small": 10}.get(rung, 1)
     if contender == "per-example loop" or contender.startswith("3-D"):
         steps = 1
