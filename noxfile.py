@@ -13,7 +13,7 @@ def group(name: str) -> list[str]:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests and the examples in README and docstrings, on the installed package."""
+    """All tests, and the examples in README and docstrings."""
     session.install("-e", ".", *group("test"))
     session.run("pytest", *session.posargs)
 

@@ -13,6 +13,7 @@ from strategies import ACTIVATIONS, CANONICAL, PAIRS, cases, deep, examples, fla
 import bpengine as bp
 from bpengine.reference import per_example
 from bpengine.reference.per_example import PerExampleNetwork
+from bpengine.reference.stacked import StackedNetwork
 
 COSTS = {
     "quadratic": lambda a, y: ((a - y) ** 2).sum() / 2,
@@ -156,3 +157,34 @@ def test_ten_epochs_on_concentric_circles_give_the_same_weights(lab):
     for l in range(3):
         lab.assert_close(net.weights[l], one.weights[l], 1e-12)
         lab.assert_close(net.biases[l], one.biases[l], 1e-12)
+
+
+@pytest.mark.parametrize("by", ["matmul", "einsum"])
+@pytest.mark.parametrize(
+    ("last", "cost"),
+    [("tanh", "quadratic"), ("linear", "quadratic"), ("sigmoid", "binary_cross_entropy")],
+)
+def test_the_stack_of_per_example_gradients_holds_each_one_s(by, last, cost):
+    activations = ["gelu", "sigmoid", last]
+    net = bp.Network([4, 5, 3, 2], activations, cost, dtype="float64", rng=3)
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((4, 6)), rng.random((2, 6))
+    one_by_one = PerExampleNetwork(net.weights, net.biases, activations, cost)
+    stacked = StackedNetwork(net.weights, net.biases, activations, cost)
+    found = stacked.per_example(X, Y, by)
+    for j in range(6):
+        expected = one_by_one.backprop(X[:, j : j + 1], Y[:, j : j + 1])
+        for layers, ours in zip(expected, found, strict=True):
+            for layer, stack in zip(layers, ours, strict=True):
+                np.testing.assert_allclose(stack[j], layer, rtol=1e-12, atol=1e-15)
+    one_by_one.update_mini_batch(X, Y, 0.5)
+    stacked.update_mini_batch(X, Y, 0.5, by)
+    for theirs, ours in zip(
+        one_by_one.weights + one_by_one.biases, stacked.weights + stacked.biases, strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-15)
+
+
+def test_a_stack_refuses_softmax():
+    with pytest.raises(ValueError, match="elementwise"):
+        StackedNetwork([np.ones((2, 2))], [np.ones((2, 1))], ["softmax"], "softmax_cross_entropy")

@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bpengine.reference.per_example import ACTIVATIONS, COSTS, SIMPLIFIED
+from bpengine.reference.per_example import PerExampleNetwork
 
 __all__ = ["StackedNetwork"]
 
 Array = np.ndarray[Any, Any]
 
 
-class StackedNetwork:
+class StackedNetwork(PerExampleNetwork):
     """A network whose gradient is formed for each example, all at once, then averaged.
 
     Parameters
@@ -54,11 +54,7 @@ class StackedNetwork:
     ) -> None:
         if "softmax" in activations:
             raise ValueError("this form takes elementwise activations; softmax is not one.")
-        self.weights = [w.copy() for w in weights]
-        self.biases = [b.copy() for b in biases]
-        self.activations = [ACTIVATIONS[name] for name in activations]
-        self.cost_derivative = COSTS[cost]
-        self.simplified = (cost, activations[-1]) in SIMPLIFIED
+        super().__init__(weights, biases, activations, cost)
 
     def per_example(
         self, X: Array, Y: Array, by: Literal["matmul", "einsum"] = "matmul"
