@@ -235,7 +235,7 @@ def advise(tried: Sequence[Setting], found: Sequence[Measurement], busy: str, gp
     best = next(i for i, gain in enumerate(gains) if gain >= max(gains) / GAIN)
     if gains[best] > GAIN:
         line = singles[best][0].line
-        return f"{line} (before Python starts): products are {gains[best]:.1f} times as fast with it"
+        return f"{line} (before Python starts): products then are {gains[best]:.1f} times as fast"
     gain = singles[0][1].gain(found[0])
     if gain > GAIN:
         than = f"one thread is {gain:.1f} times as fast as {found[0].threads}"
