@@ -45,7 +45,7 @@ def advice(
 
 def test_advice_names_a_better_core() -> None:
     assert advice((200, 200), (100, 100), (390, 390), (190, 195)).startswith(
-        "export OPENBLAS_CORETYPE=SkylakeX (before Python starts): products are 1.9 times"
+        "export OPENBLAS_CORETYPE=SkylakeX (before Python starts): products then are 1.9 times as fast"
     )
 
 
