@@ -5,34 +5,52 @@ from bpengine import blas_core
 
 blas_core.prepare()  # before anything loads NumPy
 
-from bpengine import backends, datasets
+from bpengine import backends, callbacks, datasets, schedules
 from bpengine.activations import Activation
 from bpengine.backends import BackendUnavailableError
+from bpengine.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, JSONLinesLog
 from bpengine.checking import GradientCheck, check_gradient, numerical_gradient
 from bpengine.costs import Cost
 from bpengine.datasets import one_hot
-from bpengine.network import Network, load
-from bpengine.optimizers import SGD
+from bpengine.history import History, Statistics
+from bpengine.loading import load
+from bpengine.network import Network
+from bpengine.optimizers import LBFGS, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from bpengine.parameters import Gradient
 from bpengine.plan import Plan
-from bpengine.training import History, NonFiniteCostError
+from bpengine.training import NonFiniteCostError, Training
 
 __all__ = [
+    "LBFGS",
     "SGD",
     "Activation",
+    "Adagrad",
+    "Adam",
+    "AdamW",
     "BackendUnavailableError",
+    "CSVLog",
+    "Callback",
+    "Checkpoint",
     "Cost",
+    "EarlyStopping",
     "Gradient",
     "GradientCheck",
     "History",
+    "JSONLinesLog",
     "Network",
     "NonFiniteCostError",
+    "Optimizer",
     "Plan",
+    "RMSprop",
+    "Statistics",
+    "Training",
     "backends",
+    "callbacks",
     "check_gradient",
     "datasets",
     "load",
     "numerical_gradient",
     "one_hot",
+    "schedules",
 ]
 __version__ = "0.1.0"

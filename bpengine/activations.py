@@ -212,6 +212,11 @@ def _softplus_derivative(a: Array) -> Array:
     return -array_namespace(a).expm1(-a)
 
 
+def _exponential(z: Array) -> Array:
+    # infinite where eᶻ overflows: a number instead would hide that training diverges
+    return array_namespace(z).exp(z)
+
+
 def _gelu_tanh(z: Array) -> Array:
     return array_namespace(z).tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z * z * z))
 
@@ -248,6 +253,7 @@ ACTIVATIONS: dict[str, Activation] = {
         Activation("linear", lambda z: z, _one, "a"),
         Softmax("softmax", _softmax, lambda a: a * (1 - a), "a", (0, 1)),
         Activation("softplus", _softplus, _softplus_derivative, "a", (0, math.inf)),
+        Activation("exponential", _exponential, lambda a: a, "a", (0, math.inf)),
         Activation("gelu", _gelu, _gelu_derivative),
         Activation("swish", _swish, _swish_derivative),
     )

@@ -1,4 +1,15 @@
-"""Costs: averages over examples of functions of the output activations, C = (1/m) Σ_x C_x."""
+"""Costs: averages over examples of functions of the output activations, C = (1/m) Σ_x C_x.
+
+Built in, by name, each with its ``C_x`` as a sum over the outputs:
+
+- quadratic: ``½ (a - y)²``.
+- absolute_error: ``|a - y|``.
+- huber: ``½ r²`` up to ``r = |a - y| = 1`` and ``r - ½`` beyond.
+- poisson: ``a - y log a``, what depends on a in the negative logarithm of a Poisson distribution's
+  probability of y where its mean is a.
+- binary_cross_entropy: ``-y log a - (1 - y) log(1 - a)``.
+- softmax_cross_entropy: ``-y log a``, the log-likelihood of classes.
+"""
 
 from __future__ import annotations
 
@@ -122,10 +133,11 @@ class Cost:
                 "outputs, or one with 'sigmoid' and cost='binary_cross_entropy'."
             )
         if σ.range[0] < self.within[0] or σ.range[1] > self.within[1]:
+            fits = "one that fits" if self.canonical is None else repr(self.canonical)
             raise ValueError(
                 f"cost {self.name!r} is defined for output activations from {self.within[0]} to "
                 f"{self.within[1]}; those of {σ.name!r} go from {σ.range[0]} to {σ.range[1]}. "
-                f"Use {self.canonical!r} in the last layer, or cost='quadratic'."
+                f"Use {fits} in the last layer, or cost='quadratic'."
             )
 
     def check_targets(self, y: Array, name: str) -> None:
@@ -156,6 +168,30 @@ def _quadratic(a: Array, y: Array) -> Array:
     return 0.5 * array_namespace(a).sum((a - y) ** 2, axis=-2)
 
 
+def _absolute_error(a: Array, y: Array) -> Array:
+    xp = array_namespace(a)
+    return xp.sum(xp.abs(a - y), axis=-2)
+
+
+def _absolute_error_derivative(a: Array, y: Array) -> Array:
+    # 0 at the kink
+    return array_namespace(a).sign(a - y)
+
+
+def _huber(a: Array, y: Array) -> Array:
+    # P. J. Huber, Robust estimation of a location parameter, 1964: c²/2 + (r - c) c for c = min(r, 1).
+    # PyTorch's HuberLoss is this, with the same threshold; scikit-learn's HuberRegressor minimizes
+    # twice this for residuals in units of a scale that it estimates, with the threshold 1.35
+    xp = array_namespace(a)
+    r = xp.abs(a - y)
+    c = xp.minimum(r, xp.ones_like(r))
+    return xp.sum(c * (r - 0.5 * c), axis=-2)
+
+
+def _huber_derivative(a: Array, y: Array) -> Array:
+    return array_namespace(a).clip(a - y, -1.0, 1.0)
+
+
 def _tiny(a: Array) -> float:
     return float(array_namespace(a).finfo(a.dtype).smallest_normal)
 
@@ -164,6 +200,29 @@ def _log(a: Array) -> Array:
     # where a has underflowed to 0: the logarithm of the smallest normal number, which is finite
     xp = array_namespace(a)
     return xp.log(xp.maximum(a, _tiny(a) * xp.ones_like(a)))
+
+
+def _quotient(error: Array, a: Array) -> Array:
+    # a kept off 0 by √tiny, so that the quotient times a learning rate stays finite
+    xp = array_namespace(a)
+    return error / xp.maximum(a, math.sqrt(_tiny(a)) * xp.ones_like(a))
+
+
+def _poisson(a: Array, y: Array) -> Array:
+    # -log(e⁻ᵃ aʸ / y!) without log y!, as PyTorch's PoissonNLLLoss is; scikit-learn's Poisson deviance
+    # is twice what this is above its least value, y - y log y
+    return array_namespace(a).sum(a - y * _log(a), axis=-2)
+
+
+def _poisson_of_z(z: Array, y: Array) -> Array:
+    # a - y log a for a = eᶻ
+    xp = array_namespace(z)
+    return xp.sum(xp.exp(z) - y * z, axis=-2)
+
+
+def _poisson_derivative(a: Array, y: Array) -> Array:
+    # 1 - y / a
+    return _quotient(a - y, a)
 
 
 def _binary_cross_entropy(a: Array, y: Array) -> Array:
@@ -176,9 +235,7 @@ def _binary_cross_entropy_of_z(z: Array, y: Array) -> Array:
 
 
 def _binary_cross_entropy_derivative(a: Array, y: Array) -> Array:
-    # kept off 0 by √tiny, so that a quotient times a learning rate stays finite
-    xp = array_namespace(a)
-    return (a - y) / xp.maximum(a * (1 - a), math.sqrt(_tiny(a)) * xp.ones_like(a))
+    return _quotient(a - y, a * (1 - a))
 
 
 def _softmax_cross_entropy(a: Array, y: Array) -> Array:
@@ -202,6 +259,16 @@ COSTS: dict[str, Cost] = {
     cost.name: cost
     for cost in (
         Cost("quadratic", _quadratic, lambda a, y: a - y, canonical="linear"),
+        Cost("absolute_error", _absolute_error, _absolute_error_derivative),
+        Cost("huber", _huber, _huber_derivative),
+        Cost(
+            "poisson",
+            _poisson,
+            _poisson_derivative,
+            canonical="exponential",
+            function_of_z=_poisson_of_z,
+            within=(0, math.inf),
+        ),
         Cost(
             "binary_cross_entropy",
             _binary_cross_entropy,

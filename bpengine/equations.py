@@ -24,6 +24,7 @@ def feedforward(
     """Weighted inputs and activations, layer by layer."""
     W, x, z, a = parameters.blocks, workspace.extended, workspace.z, workspace.a
     for l, σ in enumerate(activations):
+        yield from workspace.drop(l)  # in training, where there is dropout: a ← a ⊙ mask
         # z = w a + b = [w b] [a; 1]
         yield product("feedforward", W[l], x[l], z[l])
         # a = σ(z)
@@ -42,11 +43,13 @@ def backprop(
     δ, y, σ = workspace.delta, workspace.targets, activations
     L = len(activations) - 1
     # BP1   δ[L] = ∇_a C ⊙ σ'(z[L]), where C is the average over the batch
-    yield from cost.output_error(σ[L], z[L], a[L], y, workspace.scale, δ[L])
+    yield from workspace.weigh()
+    yield from cost.output_error(σ[L], z[L], a[L], y, workspace.example_scale, δ[L])
     for l in range(L, -1, -1):
         if l > 0:
             # BP2   δ[l-1] = (w[l]ᵀ δ[l]) ⊙ σ'(z[l-1])
             yield product("BP2", w[l].mT, δ[l], δ[l - 1])
+            yield from workspace.dropout.backward(l, δ[l - 1])
             yield from σ[l - 1].backward("BP2", δ[l - 1], z[l - 1], a[l - 1], δ[l - 1])
         # BP3, BP4   [∂C/∂w  ∂C/∂b] = δ [aᵀ 1], summed over the batch by the product
         yield product("BP3, BP4", δ[l], x[l].mT, gradient.blocks[l])

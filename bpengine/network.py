@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -15,14 +15,18 @@ from bpengine import activations as activations_
 from bpengine import costs, persistence, training, validation
 from bpengine.activations import Activation, PerNeuron
 from bpengine.backends import Array, Backend, get, infer
+from bpengine.callbacks import Callback, Progress
 from bpengine.costs import Cost
+from bpengine.history import History
 from bpengine.initializers import INITIALIZERS, initialize
-from bpengine.optimizers import SGD
+from bpengine.optimizers import LBFGS, SGD, Optimizer
 from bpengine.parameters import Gradient, Parameters, Views
 from bpengine.plan import Plan
-from bpengine.training import History
+from bpengine.prediction import evaluate, forward_chunks
+from bpengine.regularization import Penalty, probabilities, smoothed
+from bpengine.training import Training
 
-__all__ = ["Network", "load"]
+__all__ = ["Network"]
 
 ActivationLike = str | Activation | Sequence[str | Activation]
 
@@ -35,19 +39,30 @@ class Network:
     sizes : sequence of int
         Neurons per layer, input first: two layers or more.
     activations : str, Activation, or a list with one per layer after the input, optional
-        Built in: sigmoid, tanh, relu, leaky_relu, linear, softmax, softplus, gelu, swish. Within
-        the list, a list of names gives each neuron of that layer its own.
+        Built in: sigmoid, tanh, relu, leaky_relu, linear, softmax, softplus, exponential, gelu,
+        swish. Within the list, a list of names gives each neuron of that layer its own.
     cost : str or Cost, optional
-        Built in: quadratic, binary_cross_entropy, softmax_cross_entropy.
+        Built in: quadratic, absolute_error, huber, poisson, binary_cross_entropy,
+        softmax_cross_entropy; their formulas are in `bpengine.costs`.
     backend : str or Backend, optional
         Whose arrays to compute on. None infers it from the first array and keeps it.
     dtype : float32 or float64, optional
         By name or as NumPy's type. Of all parameters and computations.
     initializer : str, optional
         "scaled_gaussian": weights of standard deviation 1/√n_{l-1}, biases 0. "gaussian": the
-        chapter's, weights and biases of standard deviation 1.
+        chapter's, weights and biases of standard deviation 1. Also, with biases 0: glorot_uniform,
+        glorot_normal, he_uniform, he_normal, lecun_uniform, lecun_normal, orthogonal; see
+        `bpengine.initializers`.
     rng : int or numpy.random.Generator, optional
-        Seed for the initial parameters and the shuffling: the same on every backend.
+        Seed for the initial parameters, the shuffling and dropout: the same on every backend.
+    dropout : float or list of float, optional
+        Share of the hidden activations that a training step leaves out at random; in a list, that
+        of each layer before the output, input first.
+    l1, l2 : float, optional
+        λ₁ and λ₂ of the penalty λ₁ Σ|w| + λ₂/2 Σw² that the cost C has besides the average over
+        examples; of weights, not of biases.
+    label_smoothing : float, optional
+        ε by which training targets are moved towards indifference: (1 - ε) y + ε/n.
 
     Attributes
     ----------
@@ -56,6 +71,9 @@ class Network:
     cost : Cost
     backend : Backend
     dtype : str
+    dropout : tuple of float
+        Of each layer before the output.
+    l1, l2, label_smoothing : float
     parameters : Parameters
         All weights and biases; `weights`, `biases` and `vector` are its views.
     rng : numpy.random.Generator
@@ -90,12 +108,26 @@ class Network:
         dtype: DTypeLike = "float32",
         initializer: str = "scaled_gaussian",
         rng: int | np.random.Generator | None = None,
+        *,
+        dropout: float | Sequence[float] = 0.0,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        label_smoothing: float = 0.0,
     ) -> None:
         self.sizes = validation.layer_sizes(sizes)
         self.activations = _per_layer(activations, self.sizes)
         self.cost = costs.resolve(cost)
         self.cost.check(self.activations[-1], self.sizes[-1])
         self.dtype = validation.dtype_name(dtype)
+        self.dropout = probabilities(dropout, self.sizes)
+        self.l1 = validation.non_negative_number(l1, "l1")
+        self.l2 = validation.non_negative_number(l2, "l2")
+        self.label_smoothing = validation.fraction(label_smoothing, "label_smoothing")
+        if self.label_smoothing and not self.cost.classification:
+            raise ValueError(
+                f"label_smoothing is for a classification's cost, such as 'softmax_cross_entropy'; "
+                f"this network's is {self.cost.name!r}."
+            )
         draw = validation.choose(initializer, INITIALIZERS, "initializer")
         try:
             self.rng = np.random.default_rng(rng)
@@ -108,6 +140,7 @@ class Network:
         self.backend = get("numpy" if backend is None else backend)
         self.parameters = Parameters(self.sizes, self.backend, self.dtype)
         self.forward_programs = threading.local()
+        self.partial: Training | None = None
         initialize(self.parameters, draw, self.rng, self.backend, self.dtype)
 
     @property
@@ -148,11 +181,11 @@ class Network:
         X = validation.examples(X, self.sizes[0], backend, self.dtype)
         self._settle(backend)
         out = self.backend.empty((self.sizes[-1], X.shape[1]), self.dtype)
-        for columns, workspace in training.forward_chunks(self, X):
+        for columns, workspace in forward_chunks(self, X):
             out[:, columns] = workspace.a[-1]
         return out
 
-    def backprop(self, X: Array, Y: Array) -> Gradient:
+    def backprop(self, X: Array, Y: Array, sample_weight: Array | None = None) -> Gradient:
         """Gradient of the average cost over the columns of X, by one forward and one backward pass.
 
         Parameters
@@ -161,6 +194,8 @@ class Network:
             Examples as columns.
         Y : array of shape (n_L, m), or m integer labels
             Targets; labels where the cost is a classification's.
+        sample_weight : array of shape (m,), optional
+            How much each example counts in the average, relative to the others.
 
         Returns
         -------
@@ -182,50 +217,80 @@ class Network:
         [(4, 3), (2, 4)]
         """
         X, Y = self.check_examples(X, Y)
-        plan = Plan(self, X.shape[1])
-        plan.load(X, Y)
+        plan = Plan(self, X.shape[1], weighted=sample_weight is not None)
+        plan.load(X, Y, sample_weight)
         return plan.run().gradient
 
-    def plan(self, batch_size: SupportsIndex, optimizer: SGD | None = None) -> Plan:
+    def plan(
+        self, batch_size: SupportsIndex, optimizer: Optimizer | None = None, *, weighted: bool = False
+    ) -> Plan:
         """Record a step for batches of `batch_size` examples; see `Plan`.
 
         Parameters
         ----------
         batch_size : int
-        optimizer : SGD, optional
+        optimizer : Optimizer, optional
             Without one, the plan is feedforward and gradient only.
+        weighted : bool, optional
+            Whether examples are to have weights.
         """
         self._settle(self.backend)  # the plan's buffers are there
-        return Plan(self, batch_size, optimizer)
+        return Plan(self, batch_size, optimizer, weighted=weighted)
 
     def fit(
         self,
-        X: Array,
-        Y: Array,
+        X: Array | Iterable[tuple[Array, ...]],
+        Y: Array | None = None,
         *,
         epochs: SupportsIndex = 30,
         batch_size: SupportsIndex = 32,
-        optimizer: SGD | None = None,
-        validation: tuple[Array, Array] | None = None,
+        optimizer: Optimizer | LBFGS | None = None,
+        validation: tuple[Array, ...] | float | None = None,
+        sample_weight: Array | None = None,
+        class_weight: Mapping[int, float] | str | None = None,
+        shuffle: bool | int = True,
+        callbacks: Sequence[Callback | Callable[[Training], None]] = (),
+        monitor: int | str | None = None,
+        resume: str | os.PathLike[str] | None = None,
         progress: bool = True,
     ) -> History:
-        """Train by mini-batches, shuffled anew in each epoch.
+        """Train by mini-batches.
 
         Parameters
         ----------
-        X : array of shape (n_1, N)
+        X : array of shape (n_1, N), or iterable of batches
             Training examples as columns. The transpose of a C-ordered (N, n_1) array is taken in
-            fastest.
+            fastest; such a memory map may be larger than memory. Or anything that can be iterated
+            over once an epoch and gives batches: (X, Y) or (X, Y, sample_weight).
         Y : array of shape (n_L, N), or N integer labels
-            Targets; labels where the cost is a classification's.
+            Targets; labels where the cost is a classification's. None with an iterable.
         epochs : int, optional
             Passes over all examples.
         batch_size : int, optional
             Examples a step, at most N. The last step of an epoch takes what is left.
-        optimizer : SGD, optional
+        optimizer : Optimizer or LBFGS, optional
             SGD() where not given.
-        validation : pair (X, Y), optional
-            Data to evaluate on after each epoch.
+        validation : pair (X, Y), triple (X, Y, sample_weight) or float, optional
+            Data to evaluate on after each epoch; or the share of the examples, chosen at random,
+            that is kept for it.
+        sample_weight : array of shape (N,), optional
+            How much each example counts, relative to their mean.
+        class_weight : dict or "balanced", optional
+            A weight for each label, by which its examples' weights are multiplied; "balanced" lets
+            all classes count alike.
+        shuffle : bool or int, optional
+            Whether to take examples in a new random order in each epoch. A whole number shuffles
+            within windows of that many neighbours, and the windows: what reads a memory map in
+            pieces.
+        callbacks : sequence, optional
+            Objects as in `bpengine.callbacks`, or functions that are given the `Training` after each
+            epoch.
+        monitor : int or "epoch", optional
+            Note the statistics of every so many steps, or of each epoch's first step, in
+            ``History.monitored``.
+        resume : path, optional
+            A checkpoint to go on from, as `Checkpoint` writes it. Where there is none yet, training
+            starts with the first epoch, so that the same script can be run again.
         progress : bool, optional
             Whether to show progress: a bar where tqdm is installed, else a line an epoch.
 
@@ -250,22 +315,74 @@ class Network:
             batch_size=batch_size,
             optimizer=SGD() if optimizer is None else optimizer,
             validation=validation,
-            progress=progress,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+            shuffle=shuffle,
+            callbacks=[*callbacks, *([Progress()] if progress else [])],
+            monitor=monitor,
+            resume=resume,
         )
 
-    def evaluate(self, X: Array, Y: Array) -> dict[str, float]:
+    def partial_fit(
+        self,
+        X: Array,
+        Y: Array,
+        *,
+        batch_size: SupportsIndex = 32,
+        optimizer: Optimizer | None = None,
+        sample_weight: Array | None = None,
+        class_weight: Mapping[int, float] | str | None = None,
+        shuffle: bool | int = True,
+    ) -> float:
+        """Train by one pass over some examples; what the optimizer remembers is kept between calls.
+
+        Parameters
+        ----------
+        X : array of shape (n_1, N)
+        Y : array of shape (n_L, N), or N integer labels
+        batch_size : int, optional
+            Examples a step; with fewer examples than that, all of them.
+        optimizer : Optimizer, optional
+            That of the call before, or SGD() at the first. Another one starts anew.
+        sample_weight, class_weight, shuffle
+            As for `fit`.
+
+        Returns
+        -------
+        float
+            Average cost of the examples, as the steps met them.
+
+        Raises
+        ------
+        ValueError, TypeError, NonFiniteCostError
+            As for `fit`.
+        """
+        return training.partial_fit(
+            self,
+            X,
+            Y,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+            shuffle=shuffle,
+        )
+
+    def evaluate(self, X: Array, Y: Array, sample_weight: Array | None = None) -> dict[str, float]:
         """Average cost and, where the targets are classes, accuracy.
 
         Parameters
         ----------
         X : array of shape (n_1, m)
         Y : array of shape (n_L, m), or m integer labels
+        sample_weight : array of shape (m,), optional
+            How much each example counts, relative to the others.
 
         Returns
         -------
         dict
-            ``"cost"``, and ``"accuracy"`` if Y holds labels or columns of zeros with a single 1: the
-            share of columns whose greatest output (with one output: whether it is ½ or more) is the
+            ``"cost"``, penalties included, and ``"accuracy"`` if Y holds labels or columns of zeros
+            with a single 1: the share of columns whose greatest output (with one output: whether it is ½ or more) is the
             right one.
 
         Raises
@@ -274,17 +391,18 @@ class Network:
             If X or Y does not fit the network.
         """
         X, Y = self.check_examples(X, Y)
-        return training.evaluate(self, X, Y)
+        return evaluate(self, X, Y, sample_weight)
 
     def check_examples(
-        self, X: Array, Y: Array, names: tuple[str, str] = ("X", "Y")
+        self, X: Array, Y: Array, names: tuple[str, str] = ("X", "Y"), *, read: bool = True
     ) -> tuple[Array, Array]:
         """X and Y, checked against this network; labels become one-hot columns.
 
-        The first array that a network without a backend takes decides its backend.
+        The first array that a network without a backend takes decides its backend. Without `read`,
+        X is not looked through for what is not finite.
         """
         backend = self._backend_for(X)
-        X = validation.examples(X, self.sizes[0], backend, self.dtype, names[0])
+        X = validation.examples(X, self.sizes[0], backend, self.dtype, names[0], read=read)
         Y = validation.targets(
             Y,
             self.sizes[-1],
@@ -305,11 +423,33 @@ class Network:
         ----------
         dtype : float32 or float64
         """
-        backend = self.backend if self._settled else None
-        net = Network(self.sizes, self.activations, self.cost, backend, dtype)
+        net = self._like(self.backend if self._settled else None, dtype)
         net.rng = copy.deepcopy(self.rng)
         self._copy_parameters(net)
         return net
+
+    @property
+    def penalty(self) -> Penalty:
+        """What the cost has besides the average over examples."""
+        return Penalty(self.l1, self.l2)
+
+    def smoothed(self, Y: Array) -> Array:
+        """Targets as training has them: with label smoothing."""
+        return smoothed(Y, self.label_smoothing, exclusive=self.cost.canonical == "softmax")
+
+    def _like(self, backend: str | Backend | None, dtype: DTypeLike) -> Network:
+        """A network that differs in its parameters alone, on another backend or in another dtype."""
+        return Network(
+            self.sizes,
+            self.activations,
+            self.cost,
+            backend,
+            dtype,
+            dropout=self.dropout,
+            l1=self.l1,
+            l2=self.l2,
+            label_smoothing=self.label_smoothing,
+        )
 
     def _copy_parameters(self, to: Network) -> None:
         for kind in ("weights", "biases"):
@@ -321,37 +461,37 @@ class Network:
 
     def _settle(self, backend: Backend) -> None:
         if not self._settled and backend.name != self.backend.name:
-            net = Network(self.sizes, self.activations, self.cost, backend, self.dtype)
+            net = self._like(backend, self.dtype)
             self._copy_parameters(net)
             self.backend, self.parameters = net.backend, net.parameters
         self._settled = True
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the network to a ``.npz`` file, which `load` reads on any backend.
+        """Write the network to a file, which `load` reads on any backend.
 
-        Activations and costs are kept by name; a file is complete or not there at all.
+        Parameters
+        ----------
+        path : path
+            Ends in ``.safetensors`` for the format that PyTorch's users exchange, with the extra
+            `safetensors`; else the file is an ``.npz``.
+
+        Notes
+        -----
+        Activations and costs are kept by name. The file is complete or not there at all.
         """
-        description = {
-            "sizes": self.sizes,
-            "activations": [_names(σ) for σ in self.activations],
-            "cost": self.cost.name,
-            "dtype": self.dtype,
-        }
-        arrays = {
-            f"{kind}_{l}": self.backend.to_numpy(array)
-            for kind, views in (("weights", self.weights), ("biases", self.biases))
-            for l, array in enumerate(views)
-        }
-        persistence.write(path, description, arrays)
+        persistence.write(path, *persistence.describe(self))
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        vector = self.backend.to_numpy(self.vector)
-        backend = self.backend if self._settled else None
-        return _rebuild, (
-            (self.sizes, self.activations, self.cost, backend, self.dtype),
-            self.rng,
-            vector,
-        )
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**vars(self), "vector": self.backend.to_numpy(self.vector), "partial": None}
+        del state["parameters"], state["forward_programs"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vector = state.pop("vector")
+        vars(self).update(state)
+        self.parameters = Parameters(self.sizes, self.backend, self.dtype)
+        self.forward_programs = threading.local()
+        self.vector[...] = self.backend.asarray(vector, self.dtype)
 
     def __repr__(self) -> str:
         names = [σ.name for σ in self.activations]
@@ -359,63 +499,6 @@ class Network:
             f"Network({list(self.sizes)}, activations={names}, cost={self.cost.name!r}, "
             f"backend={self.backend.name!r}, dtype={self.dtype!r})"
         )
-
-
-def load(
-    path: str | os.PathLike[str],
-    *,
-    activations: ActivationLike | Sequence[ActivationLike] | None = None,
-    cost: str | Cost | None = None,
-    backend: str | Backend | None = None,
-) -> Network:
-    """Read a network that `Network.save` wrote.
-
-    Parameters
-    ----------
-    path : path
-    activations, cost : optional
-        Needed where the network has activations or a cost of the user's own: a file holds names,
-        never code.
-    backend : str or Backend, optional
-        As for `Network`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is no such network, is damaged, or names activations that have to be given.
-    """
-    description, arrays = persistence.read(path)
-    try:
-        sizes, dtype = validation.layer_sizes(description["sizes"]), description["dtype"]
-        persistence.check_shapes(arrays, sizes, dtype)
-        if activations is None:
-            activations = description["activations"]
-            persistence.check_names(activations, activations_.ACTIVATIONS, "activations")
-        if cost is None:
-            cost = description["cost"]
-            persistence.check_names(cost, costs.COSTS, "cost")
-        net = Network(sizes, activations=activations, cost=cost, dtype=dtype, backend=backend)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{os.fspath(path)} can't be made a network: {error}") from None
-    for kind, views in (("weights", net.weights), ("biases", net.biases)):
-        for l, view in enumerate(views):
-            view[...] = net.backend.asarray(arrays[f"{kind}_{l}"], net.dtype)
-    return net
-
-
-def _rebuild(
-    arguments: tuple[Any, ...], rng: np.random.Generator, vector: np.ndarray[Any, Any]
-) -> Network:
-    net = Network(*arguments)
-    net.vector[...] = net.backend.asarray(vector, net.dtype)
-    net.rng = rng
-    return net
-
-
-def _names(σ: Activation) -> str | list[str]:
-    return [member.name for member in σ.members] if isinstance(σ, PerNeuron) else σ.name
 
 
 def _per_layer(

@@ -2,58 +2,523 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import Any, ClassVar
 
+import numpy as np
+from array_api_compat import array_namespace, device
+
+from bpengine import schedules
 from bpengine.backends import Array, Operation
-from bpengine.validation import positive_number
+from bpengine.parameters import Parameters
+from bpengine.schedules import Schedule
+from bpengine.validation import fraction, non_negative_number, positive_integer, positive_number
 
-__all__ = ["SGD"]
+__all__ = [
+    "LBFGS",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Optimizer",
+    "RMSprop",
+    "State",
+    "check_optimizer",
+]
+
+Rate = float | Schedule | Callable[[float], float]
+Memory = dict[str, Array]
 
 
-@dataclass(frozen=True)
-class SGD:
-    """Stochastic gradient descent, θ ← θ - η ∇C.
+@dataclass(frozen=True, repr=False)
+class Optimizer(ABC):
+    """A rule θ ← θ + step, with what it remembers from step to step given to it as arrays.
+
+    Derive from it for a rule of your own: `memory` and `update` are what it has to say.
 
     Parameters
     ----------
-    learning_rate : float, optional
+    learning_rate : float, Schedule or function of the epochs passed
+        The step's length η.
+    clip_norm : float, optional
+        Greatest norm of the gradient as one vector; a longer one is scaled down to it.
+    weight_decay : float, optional
+        λ of decoupled decay: each step multiplies the weights, not the biases, by 1 - η λ.
+    max_norm : float, optional
+        Greatest norm of the weights into one neuron; longer ones are scaled down to it.
+    averaging : float, optional
+        Below 1, such as 0.999: training ends with an average of the parameters of all steps, in
+        which a step's share falls by this factor with every later step. The first 1 / (1 - averaging)
+        steps count alike.
+    """
+
+    learning_rate: Rate = 0.1
+    _: KW_ONLY
+    clip_norm: float | None = None
+    weight_decay: float = 0.0
+    max_norm: float | None = None
+    averaging: float | None = None
+
+    takes_step: ClassVar[bool] = False
+    """Whether `update` is given η ∇C for the gradient, not ∇C."""
+
+    def __post_init__(self) -> None:
+        schedules.resolve(self.learning_rate)
+        for name in ("clip_norm", "max_norm"):
+            if getattr(self, name) is not None:
+                positive_number(getattr(self, name), name)
+        non_negative_number(self.weight_decay, "weight_decay")
+        if self.averaging is not None:
+            fraction(self.averaging, "averaging")
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in fields(self)
+            if field.name == "learning_rate" or getattr(self, field.name) != field.default
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    @abstractmethod
+    def memory(self, parameters: Array) -> Memory:
+        """What the rule remembers, as it is before the first step: arrays by name."""
+
+    @abstractmethod
+    def update(
+        self, parameters: Array, gradient: Array, memory: Memory, rate: Array
+    ) -> Iterator[Operation]:
+        """Operations of a step.
+
+        Parameters
+        ----------
+        parameters, gradient : arrays of shape (size,)
+            The flat vectors θ, which is moved, and ∇C, or η ∇C if the class `takes_step`.
+        memory : dict
+            What `memory` gave, moved on by the steps so far.
+        rate : array of shape ()
+            The learning rate η, which may differ from step to step.
+        """
+
+
+@dataclass(frozen=True, repr=False)
+class SGD(Optimizer):
+    """Stochastic gradient descent, θ ← θ - η ∇C, with momentum if asked for.
+
+    Parameters
+    ----------
+    learning_rate : float, Schedule or function of the epochs passed, optional
         The step η along the gradient of the batch's average cost; above 0.
+    momentum : float, optional
+        μ from 0 to below 1: v ← μ v - η ∇C, θ ← θ + v.
+    nesterov : bool, optional
+        Nesterov's form, which looks one velocity ahead: θ ← θ + μ v - η ∇C with the new v.
+    clip_norm, weight_decay, max_norm, averaging
+        As for `Optimizer`.
 
     Raises
     ------
     ValueError
-        If the learning rate is not above 0 and finite.
+        If the learning rate is not above 0 and finite, or another value is out of its range.
 
     Notes
     -----
     All of backpropagation is linear in the output error. η is therefore multiplied into that
     error, the smallest array of the step, and the update is a plain difference of two vectors.
 
+    References
+    ----------
+    B. Polyak, 1964; Y. Nesterov, 1983, in the form of Sutskever et al., 2013.
+
     Examples
     --------
     >>> import bpengine as bp
     >>> bp.SGD(0.5)
     SGD(learning_rate=0.5)
+    >>> bp.SGD(bp.schedules.Cosine(0.5, epochs=30), momentum=0.9)
+    SGD(learning_rate=Cosine(initial=0.5, epochs=30, final=0.0), momentum=0.9)
     """
 
-    learning_rate: float = 0.1
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    takes_step = True
 
     def __post_init__(self) -> None:
-        positive_number(self.learning_rate, "learning_rate")
+        super().__post_init__()
+        fraction(self.momentum, "momentum")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov=True needs a momentum above 0, such as momentum=0.9.")
 
-    @staticmethod
-    def check(optimizer: object) -> None:
-        """Raise TypeError if `optimizer` is no optimizer."""
-        if not isinstance(optimizer, SGD):
-            what = optimizer.__name__ if isinstance(optimizer, type) else repr(optimizer)
-            raise TypeError(f"optimizer must be an SGD, such as bp.SGD(0.5); got {what}.")
+    def memory(self, parameters: Array) -> Memory:
+        """The velocity v, where there is momentum."""
+        return {"velocity": zeros_like(parameters)} if self.momentum else {}
 
-    def update(self, parameters: Array, scaled_gradient: Array) -> Iterator[Operation]:
-        """Operations for θ ← θ - η ∇C, from the gradient times η."""
-        inputs = (parameters, scaled_gradient)
-        yield Operation("descend", "update", _descend, inputs, parameters)
+    def update(
+        self, parameters: Array, gradient: Array, memory: Memory, rate: Array
+    ) -> Iterator[Operation]:
+        """Operations of a step."""
+        if not self.momentum:
+            yield Operation("descend", "update", _descend, (parameters, gradient), parameters)
+            return
+        v = memory["velocity"]
+        inputs = parameters, gradient, v, scalar(self.momentum, parameters)
+        name, rule = ("nesterov", _nesterov) if self.nesterov else ("momentum", _momentum)
+        yield Operation(name, "update", rule, inputs, parameters, (v,))
 
 
-def _descend(parameters: Array, step: Array) -> Array:
-    return parameters - step
+@dataclass(frozen=True, repr=False)
+class Adam(Optimizer):
+    """Adam: a step along the average gradient, divided by the root of the average square.
+
+    m ← β₁ m + (1 - β₁) ∇C, v ← β₂ v + (1 - β₂) ∇C², θ ← θ - η m̂ / (√v̂ + ε), where m̂ and v̂ are
+    m and v divided by 1 - βᵗ after t steps.
+
+    Parameters
+    ----------
+    learning_rate : float, Schedule or function of the epochs passed, optional
+    beta_1, beta_2 : float, optional
+        From 0 to below 1.
+    epsilon : float, optional
+    clip_norm, weight_decay, max_norm, averaging
+        As for `Optimizer`.
+
+    References
+    ----------
+    D. Kingma and J. Ba, arXiv:1412.6980.
+
+    Examples
+    --------
+    >>> import bpengine as bp
+    >>> bp.Adam()
+    Adam(learning_rate=0.001)
+    """
+
+    learning_rate: Rate = 0.001
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fraction(self.beta_1, "beta_1")
+        fraction(self.beta_2, "beta_2")
+        positive_number(self.epsilon, "epsilon")
+
+    def memory(self, parameters: Array) -> Memory:
+        """The averages m and v, and 1 - β₁ᵗ and 1 - β₂ᵗ: the same averages, taken of 1."""
+        return {
+            "mean": zeros_like(parameters),
+            "square": zeros_like(parameters),
+            "corrections": zeros_like(parameters[:2]),
+        }
+
+    def update(
+        self, parameters: Array, gradient: Array, memory: Memory, rate: Array
+    ) -> Iterator[Operation]:
+        """Operations of a step."""
+        state = memory["mean"], memory["square"], memory["corrections"]
+        betas = array_of([self.beta_1, self.beta_2], parameters)
+        rest = array_of([1 - self.beta_1, 1 - self.beta_2], parameters)
+        inputs = parameters, gradient, *state, betas, rest, scalar(self.epsilon, parameters), rate
+        yield Operation("adam", "update", _adam, inputs, parameters, state)
+
+
+@dataclass(frozen=True, repr=False)
+class AdamW(Adam):
+    """Adam with decoupled weight decay: the weights, not the biases, shrink by 1 - η λ each step.
+
+    Parameters
+    ----------
+    learning_rate, beta_1, beta_2, epsilon
+        As for `Adam`.
+    weight_decay : float, optional
+        λ.
+    clip_norm, max_norm, averaging
+        As for `Optimizer`.
+
+    References
+    ----------
+    I. Loshchilov and F. Hutter, arXiv:1711.05101.
+
+    Examples
+    --------
+    >>> import bpengine as bp
+    >>> bp.AdamW(0.002, weight_decay=0.1)
+    AdamW(learning_rate=0.002, weight_decay=0.1)
+    """
+
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True, repr=False)
+class RMSprop(Optimizer):
+    """v ← ρ v + (1 - ρ) ∇C², θ ← θ - η ∇C / (√v + ε).
+
+    Parameters
+    ----------
+    learning_rate : float, Schedule or function of the epochs passed, optional
+    decay : float, optional
+        ρ, from 0 to below 1.
+    epsilon : float, optional
+    clip_norm, weight_decay, max_norm, averaging
+        As for `Optimizer`.
+
+    References
+    ----------
+    T. Tieleman and G. Hinton, Neural Networks for Machine Learning, lecture 6.5, 2012.
+
+    Examples
+    --------
+    >>> import bpengine as bp
+    >>> bp.RMSprop(0.001)
+    RMSprop(learning_rate=0.001)
+    """
+
+    learning_rate: Rate = 0.01
+    decay: float = 0.99
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fraction(self.decay, "decay")
+        positive_number(self.epsilon, "epsilon")
+
+    def memory(self, parameters: Array) -> Memory:
+        """The average square v."""
+        return {"square": zeros_like(parameters)}
+
+    def update(
+        self, parameters: Array, gradient: Array, memory: Memory, rate: Array
+    ) -> Iterator[Operation]:
+        """Operations of a step."""
+        constants = (scalar(x, parameters) for x in (self.decay, 1 - self.decay, self.epsilon))
+        v = memory["square"]
+        inputs = parameters, gradient, v, *constants, rate
+        yield Operation("rmsprop", "update", _rmsprop, inputs, parameters, (v,))
+
+
+@dataclass(frozen=True, repr=False)
+class Adagrad(Optimizer):
+    """s ← s + ∇C², θ ← θ - η ∇C / (√s + ε).
+
+    Parameters
+    ----------
+    learning_rate : float, Schedule or function of the epochs passed, optional
+    epsilon : float, optional
+    clip_norm, weight_decay, max_norm, averaging
+        As for `Optimizer`.
+
+    References
+    ----------
+    J. Duchi, E. Hazan and Y. Singer, Journal of Machine Learning Research 12, 2011.
+
+    Examples
+    --------
+    >>> import bpengine as bp
+    >>> bp.Adagrad(0.1)
+    Adagrad(learning_rate=0.1)
+    """
+
+    learning_rate: Rate = 0.01
+    epsilon: float = 1e-10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive_number(self.epsilon, "epsilon")
+
+    def memory(self, parameters: Array) -> Memory:
+        """The sum of squares s."""
+        return {"squares": zeros_like(parameters)}
+
+    def update(
+        self, parameters: Array, gradient: Array, memory: Memory, rate: Array
+    ) -> Iterator[Operation]:
+        """Operations of a step."""
+        s = memory["squares"]
+        inputs = parameters, gradient, s, scalar(self.epsilon, parameters), rate
+        yield Operation("adagrad", "update", _adagrad, inputs, parameters, (s,))
+
+
+@dataclass(frozen=True)
+class LBFGS:
+    """Limited-memory BFGS over all examples at once, by SciPy, for small data: `fit` alone takes it.
+
+    Each iteration counts as an epoch; the batch size is not used. In a checkpoint there are the
+    parameters and not the method's memory, which starts anew when training is resumed.
+
+    Parameters
+    ----------
+    memory : int, optional
+        Pairs of steps and gradients remembered.
+    tolerance : float, optional
+        Training ends where no entry of the gradient is larger.
+    max_evaluations : int, optional
+        Of the gradient over all examples.
+
+    References
+    ----------
+    R. Byrd, P. Lu, J. Nocedal and C. Zhu, SIAM Journal on Scientific Computing 16, 1995.
+
+    Examples
+    --------
+    >>> import bpengine as bp
+    >>> bp.LBFGS(tolerance=1e-6)
+    LBFGS(memory=10, tolerance=1e-06, max_evaluations=15000)
+    """
+
+    memory: int = 10
+    tolerance: float = 1e-5
+    max_evaluations: int = 15000
+
+    def __post_init__(self) -> None:
+        positive_integer(self.memory, "memory")
+        non_negative_number(self.tolerance, "tolerance")
+        positive_integer(self.max_evaluations, "max_evaluations")
+
+
+class State:
+    """What an optimizer remembers about one network, and the scalars of its next step, as arrays.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    parameters : Parameters
+
+    Attributes
+    ----------
+    arrays : dict
+        What moves with the steps, by name: what a checkpoint has to hold.
+    rate, unit : arrays of shape ()
+        The learning rate η; and what the gradient is multiplied by, η or 1.
+    """
+
+    def __init__(self, optimizer: Optimizer, parameters: Parameters) -> None:
+        θ = parameters.vector
+        self.optimizer = optimizer
+        self.parameters = parameters
+        self.arrays = dict(optimizer.memory(θ))
+        if optimizer.averaging is not None:
+            self.arrays["average"] = array_namespace(θ).asarray(θ, copy=True)
+            self.arrays["averaged"] = scalar(0.0, θ)
+        self.rate, self._bound, self._shrink = (scalar(0.0, θ) for _ in range(3))
+
+    def set_learning_rate(self, η: float) -> float:
+        """Use η from the next step on; gives what the gradient is to be multiplied by, η or 1."""
+        optimizer = self.optimizer
+        unit = η if optimizer.takes_step else 1.0
+        self.rate[...] = η
+        self._bound[...] = unit * (optimizer.clip_norm or 0.0)
+        self._shrink[...] = 1.0 - η * optimizer.weight_decay
+        return unit
+
+    def operations(self, gradient: Parameters) -> Iterator[Operation]:
+        """Operations of an update, after those that write the gradient."""
+        optimizer, θ, g = self.optimizer, self.parameters.vector, gradient.vector
+        if optimizer.clip_norm is not None:
+            factor = scalar(1.0, θ)
+            yield Operation("clip factor", "update", _clip_factor, (g, self._bound), factor)
+            yield Operation("clip", "update", _multiply, (g, factor), g)
+        if optimizer.weight_decay:
+            for w in self.parameters.weights:
+                yield Operation("decay", "update", _multiply, (w, self._shrink), w)
+        yield from optimizer.update(θ, g, self.arrays, self.rate)
+        if optimizer.max_norm is not None:
+            bound = scalar(optimizer.max_norm, θ)
+            for w in self.parameters.weights:
+                yield Operation("max norm", "update", _max_norm, (w, bound), w)
+        if optimizer.averaging is not None:
+            average, count = self.arrays["average"], self.arrays["averaged"]
+            inputs = average, θ, count, scalar(1 - optimizer.averaging, θ)
+            yield Operation("average", "update", _average, inputs, average, (count,))
+
+
+def check_optimizer(optimizer: object) -> None:
+    """Raise TypeError if `optimizer` is no optimizer that takes steps."""
+    if not isinstance(optimizer, Optimizer):
+        if isinstance(optimizer, LBFGS):
+            raise TypeError("LBFGS takes all examples in every step: give it to net.fit.")
+        what = optimizer.__name__ if isinstance(optimizer, type) else repr(optimizer)
+        raise TypeError(f"optimizer must be one such as bp.SGD(0.5) or bp.Adam(); got {what}.")
+
+
+def zeros_like(array: Array) -> Array:
+    """An array of zeros of the same shape, dtype and device."""
+    return array_namespace(array).zeros_like(array)
+
+
+def array_of(values: Any, like: Array) -> Array:
+    """Host numbers as an array of the dtype and on the device of `like`."""
+    return array_namespace(like).asarray(values, dtype=like.dtype, device=device(like))
+
+
+def scalar(value: float, like: Array) -> Array:
+    """A number as an array of shape () of the dtype and on the device of `like`."""
+    return array_of(min(value, float(np.finfo(np.float32).max)), like)
+
+
+def _descend(θ: Array, step: Array) -> Array:
+    return θ - step
+
+
+def _momentum(θ: Array, step: Array, v: Array, μ: Array) -> tuple[Array, ...]:
+    v = μ * v - step
+    return θ + v, v
+
+
+def _nesterov(θ: Array, step: Array, v: Array, μ: Array) -> tuple[Array, ...]:
+    v = μ * v - step
+    return θ + μ * v - step, v
+
+
+def _adam(
+    θ: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    corrections: Array,
+    betas: Array,
+    rest: Array,
+    ε: Array,
+    η: Array,
+) -> tuple[Array, ...]:
+    m = betas[0] * m + rest[0] * g
+    v = betas[1] * v + rest[1] * g * g
+    # 1 - βᵗ = β (1 - βᵗ⁻¹) + (1 - β), which loses no digits
+    corrections = betas * corrections + rest
+    m_hat, v_hat = m / corrections[0], v / corrections[1]
+    return θ - η * m_hat / (array_namespace(v).sqrt(v_hat) + ε), m, v, corrections
+
+
+def _rmsprop(
+    θ: Array, g: Array, v: Array, ρ: Array, rest: Array, ε: Array, η: Array
+) -> tuple[Array, ...]:
+    v = ρ * v + rest * g * g
+    return θ - η * g / (array_namespace(v).sqrt(v) + ε), v
+
+
+def _adagrad(θ: Array, g: Array, s: Array, ε: Array, η: Array) -> tuple[Array, ...]:
+    s = s + g * g
+    return θ - η * g / (array_namespace(s).sqrt(s) + ε), s
+
+
+def _clip_factor(g: Array, bound: Array) -> Array:
+    xp = array_namespace(g)
+    norm = xp.sqrt(xp.sum(g * g))
+    return bound / xp.maximum(norm, bound)
+
+
+def _multiply(x: Array, factor: Array) -> Array:
+    return x * factor
+
+
+def _max_norm(w: Array, bound: Array) -> Array:
+    xp = array_namespace(w)
+    norms = xp.sqrt(xp.sum(w * w, axis=-1, keepdims=True))
+    return w * (bound / xp.maximum(norms, bound))
+
+
+def _average(average: Array, θ: Array, count: Array, least: Array) -> tuple[Array, ...]:
+    count = count + 1
+    return average + array_namespace(θ).maximum(1 / count, least) * (θ - average), count

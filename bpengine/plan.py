@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 
-from bpengine import equations
+from bpengine import equations, schedules
 from bpengine.backends import Array, Operation
-from bpengine.optimizers import SGD
+from bpengine.optimizers import Optimizer, State, check_optimizer
 from bpengine.parameters import Gradient
-from bpengine.validation import positive_integer
+from bpengine.validation import positive_integer, sample_weights
 from bpengine.workspace import Workspace, example_rows
 
 if TYPE_CHECKING:
@@ -30,8 +30,13 @@ class Plan:
     network : Network
     batch_size : int
         Number of examples in the batch, m.
-    optimizer : SGD, optional
-        The rule for the update; without one a step is feedforward and gradient only.
+    optimizer : Optimizer, optional
+        The rule for the update; without one a step is feedforward and gradient only, and dropout
+        and label smoothing, which belong to training, are left out.
+    state : State, optional
+        What the optimizer remembers, where plans share it; a new one where not given.
+    weighted : bool, optional
+        Whether examples have weights.
 
     Attributes
     ----------
@@ -67,11 +72,17 @@ class Plan:
     """
 
     def __init__(
-        self, network: Network, batch_size: SupportsIndex, optimizer: SGD | None = None
+        self,
+        network: Network,
+        batch_size: SupportsIndex,
+        optimizer: Optimizer | None = None,
+        *,
+        state: State | None = None,
+        weighted: bool = False,
     ) -> None:
         m = positive_integer(batch_size, "batch_size")
         if optimizer is not None:
-            SGD.check(optimizer)
+            check_optimizer(optimizer)
         self.network = network
         self.optimizer = optimizer
         self.batch_size = m
@@ -81,22 +92,57 @@ class Plan:
             network.backend,
             network.dtype,
         )
-        self.workspace = Workspace(network.sizes, σ, m, backend, dtype)
+        self.workspace = Workspace(
+            network.sizes,
+            σ,
+            m,
+            backend,
+            dtype,
+            weighted=weighted,
+            dropout=network.dropout if optimizer is not None else (),
+            rng=network.rng,
+        )
         self._gradient = Gradient(network.sizes, backend, dtype)
+        self._strengths = backend.empty((2,), dtype)
         self.operations: list[Operation] = [
             *equations.feedforward(parameters, σ, self.workspace),
             *equations.backprop(parameters, σ, network.cost, self.workspace, self._gradient),
+            *network.penalty.operations(parameters, self._gradient, self._strengths),
         ]
+        self._set_unit(1.0)
+        self.state: State | None = None
         if optimizer is not None:
-            scale = optimizer.learning_rate / m
-            if scale > float(np.finfo(dtype).max):
-                raise ValueError(
-                    f"learning_rate={optimizer.learning_rate} is beyond what {dtype} holds."
-                )
-            self.workspace.scale[...] = scale
-            self.operations += optimizer.update(parameters.vector, self._gradient.vector)
+            self.state = State(optimizer, parameters) if state is None else state
+            self.operations += self.state.operations(self._gradient)
+            self.learning_rate = schedules.resolve(optimizer.learning_rate).rate(0.0)
         self.program = backend.compile(self.operations)
         self._loaded = self._ran = False
+
+    @property
+    def learning_rate(self) -> float:
+        """The step η; set it to use another from the next step on.
+
+        A plan of an optimizer with a schedule starts with the schedule's first.
+        """
+        if self.state is None:
+            raise ValueError("this plan has no optimizer, and so no learning rate.")
+        return float(self.state.rate)
+
+    @learning_rate.setter
+    def learning_rate(self, η: float) -> None:
+        if self.state is None:
+            raise ValueError("this plan has no optimizer, and so no learning rate.")
+        dtype = self.network.dtype
+        if not η / self.batch_size <= float(np.finfo(dtype).max):
+            raise ValueError(f"learning_rate={η} is beyond what {dtype} holds.")
+        self._set_unit(self.state.set_learning_rate(η))
+
+    def _set_unit(self, unit: float) -> None:
+        """What the gradient is multiplied by: 1, or η for rules that take a step as it is."""
+        network = self.network
+        self.workspace.scale[...] = unit / self.batch_size
+        self._strengths[0] = unit * network.penalty.l1
+        self._strengths[1] = unit * network.penalty.l2
 
     @property
     def counts(self) -> Counter[str]:
@@ -113,7 +159,7 @@ class Plan:
         """Bytes that the operations of a step read and write."""
         return sum(op.bytes for op in self.operations)
 
-    def load(self, X: Array, Y: Array) -> None:
+    def load(self, X: Array, Y: Array, sample_weight: Array | None = None) -> None:
         """Put a batch into the plan's buffers.
 
         Parameters
@@ -121,6 +167,8 @@ class Plan:
         X : array of shape (n_1, m)
         Y : array of shape (n_L, m), or m integer labels
             As for `Network.fit`.
+        sample_weight : array of shape (m,), optional
+            For a plan that is `weighted`: how much each example counts, relative to their mean.
 
         Raises
         ------
@@ -134,7 +182,18 @@ class Plan:
                 f"X has {X.shape[1]} examples; this plan is for batches of {self.batch_size}. "
                 f"Make one with net.plan(batch_size={X.shape[1]})."
             )
-        example_rows(X, Y, net.sizes[-1], net.backend, net.dtype, out=self.workspace.rows)
+        if sample_weight is not None and self.workspace.weights is None:
+            raise ValueError(
+                "this plan takes no sample_weight; make one that does with "
+                f"net.plan(batch_size={self.batch_size}, …, weighted=True)."
+            )
+        weights = None
+        if self.workspace.weights is not None:
+            weights = sample_weights(sample_weight, self.batch_size, net.backend)
+        if self.optimizer is not None:
+            Y = net.smoothed(Y)
+        rows = self.workspace.rows
+        example_rows(X, Y, net.sizes[-1], net.backend, net.dtype, out=rows, weights=weights)
         self._loaded, self._ran = True, False
 
     def run(self, steps: SupportsIndex = 1) -> Plan:
@@ -151,9 +210,16 @@ class Plan:
         self._ran = True
         return self
 
+    def run_loaded(self) -> Plan:
+        """Run a step on the batch that has been written into the workspace's rows."""
+        self._loaded = True
+        return self.run()
+
     @property
     def cost(self) -> float:
         """Average cost of the loaded batch at the last step, before its update.
+
+        A penalty on the weights is that of the weights as they are now.
 
         Raises
         ------
@@ -166,7 +232,10 @@ class Plan:
         with np.errstate(over="ignore", invalid="ignore"):
             values = net.cost.per_example(net.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
         xp = net.backend.xp
-        return float(xp.mean(xp.astype(values, xp.float64)))
+        values = xp.astype(values, xp.float64)
+        if ws.weights is not None:
+            values = values * xp.astype(ws.weights[0, :], xp.float64)
+        return float(xp.mean(values)) + net.penalty.value(net.parameters)
 
     @property
     def gradient(self) -> Gradient:

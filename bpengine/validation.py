@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import numbers
 import operator
 from collections.abc import Mapping, Sequence
-from typing import SupportsIndex, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 import array_api_compat
 import numpy as np
@@ -14,7 +15,18 @@ from numpy.typing import DTypeLike
 from bpengine.backends import Array, Backend
 from bpengine.datasets import one_hot
 
-__all__ = ["choose", "examples", "layer_sizes", "positive_integer", "positive_number", "targets"]
+__all__ = [
+    "choose",
+    "class_weights",
+    "examples",
+    "fraction",
+    "layer_sizes",
+    "non_negative_number",
+    "positive_integer",
+    "positive_number",
+    "sample_weights",
+    "targets",
+]
 
 T = TypeVar("T")
 
@@ -71,18 +83,40 @@ def positive_integer(value: SupportsIndex, name: str) -> int:
     return checked
 
 
-def positive_number(value: float, name: str) -> float:
+def positive_number(value: float, name: str, which: str = "above 0") -> float:
     """`value` as a finite float above 0."""
     if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number, got {value!r}.")
     checked = float(value)
     if not 0 < checked < float("inf"):
-        raise ValueError(f"{name} must be above 0 and finite, got {checked}.")
+        raise ValueError(f"{name} must be {which} and finite, got {checked}.")
     return checked
 
 
-def examples(X: Array, rows: int, backend: Backend, dtype: str, name: str = "X") -> Array:
-    """`X` as a floating array (rows, m), m ≥ 1, finite in `dtype`, that `backend` can take in."""
+def non_negative_number(value: float, name: str) -> float:
+    """`value` as a finite float of at least 0."""
+    return 0.0 if _is_zero(value) else positive_number(value, name, "0 or more")
+
+
+def fraction(value: float, name: str) -> float:
+    """`value` as a float from 0 to below 1."""
+    checked = non_negative_number(value, name)
+    if checked >= 1:
+        raise ValueError(f"{name} must be from 0 to below 1, got {checked}.")
+    return checked
+
+
+def _is_zero(value: object) -> bool:
+    return isinstance(value, numbers.Number) and value == 0
+
+
+def examples(
+    X: Array, rows: int, backend: Backend, dtype: str, name: str = "X", *, read: bool = True
+) -> Array:
+    """`X` as a floating array (rows, m), m ≥ 1, finite in `dtype`, that `backend` can take in.
+
+    Without `read`, as for a memory map, its values are not looked at.
+    """
     X = _array(X, backend, name)
     expected = f"this network takes {rows} rows, one column an example"
     if X.ndim == 1:
@@ -95,7 +129,8 @@ def examples(X: Array, rows: int, backend: Backend, dtype: str, name: str = "X")
     if X.shape[1] == 0:
         raise ValueError(f"{name} has shape {tuple(X.shape)}: an empty batch; give 1 example or more.")
     _floating(X, name)
-    _finite(X, name, dtype)
+    if read:
+        _finite(X, name, dtype)
     return X
 
 
@@ -154,6 +189,54 @@ def targets(
     return Y
 
 
+def sample_weights(weights: Array | None, m: int, backend: Backend) -> np.ndarray[Any, Any]:
+    """Weights of m examples on the host, relative to their mean; ones where there are none."""
+    if weights is None:
+        return np.ones(m)
+    weights = backend.to_numpy(weights) if backend.owns(weights) else weights
+    try:
+        host = np.asarray(weights, "float64")
+    except (TypeError, ValueError):
+        raise TypeError(f"sample_weight must be numbers, one an example, got {weights!r}.") from None
+    if host.shape != (m,):
+        raise ValueError(
+            f"sample_weight has shape {host.shape}; expected ({m},), a weight for each example of X."
+        )
+    bad = np.flatnonzero(~(host >= 0) | np.isinf(host))
+    if bad.size:
+        raise ValueError(
+            f"sample_weight[{bad[0]}] is {host[bad[0]]}; weights must be 0 or more and finite."
+        )
+    mean = float(host.mean())
+    if mean == 0:
+        raise ValueError("sample_weight is 0 for every example; at least one must count.")
+    return host / mean
+
+
+def class_weights(
+    class_weight: Mapping[int, float] | str | None, Y: Array, backend: Backend
+) -> np.ndarray[Any, Any] | None:
+    """A weight for each example, from those of its class; `Y` holds targets of shape (n_L, m)."""
+    if class_weight is None:
+        return None
+    host = backend.to_numpy(Y) if backend.owns(Y) else Y
+    labels = host.argmax(axis=0) if len(host) > 1 else (host[0] >= 0.5).astype(int)
+    classes = max(len(host), 2)
+    if not (((host == 0) | (host == 1)).all() and (len(host) == 1 or (host.sum(axis=0) == 1).all())):
+        raise ValueError("class_weight needs classes: integer labels, or columns with a single 1.")
+    if isinstance(class_weight, str):
+        choose(class_weight, {"balanced": None}, "class_weight")
+        counts = np.bincount(labels, minlength=classes)
+        table = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    else:
+        table = np.ones(classes)
+        for label, weight in class_weight.items():
+            if label not in range(classes):
+                raise ValueError(f"class_weight has label {label!r}; labels are 0 to {classes - 1}.")
+            table[label] = non_negative_number(weight, f"class_weight[{label}]")
+    return np.asarray(table[labels])
+
+
 def _array(x: Array, backend: Backend, name: str) -> Array:
     if backend.owns(x):
         if backend.device_of(x) != backend.device:
@@ -169,7 +252,7 @@ def _array(x: Array, backend: Backend, name: str) -> Array:
             f"{name}, or make the network with that library's backend."
         )
     try:
-        x = np.asarray(x)
+        x = np.asanyarray(x) if isinstance(x, np.memmap) else np.asarray(x)
     except ValueError:
         raise ValueError(
             f"{name} can't be made an array; give it every row of the same length, one number for each "

@@ -113,7 +113,9 @@ def _restore(module: str, device: Any, name: str) -> ArrayAPIBackend:
 
 
 def fallback(op: Operation) -> Call:
-    """The call that evaluates an operation's expression and writes it into the output."""
+    """The call that evaluates an operation's expression and writes the result where it belongs."""
+    if op.state:
+        return _assign_all, (op.expression, op.inputs, (op.output, *op.state))
     return _assign, (op.expression, op.inputs, op.output)
 
 
@@ -126,3 +128,10 @@ def _assign(expression: Callable[..., Array], inputs: tuple[Array, ...], output:
             f"{[tuple(x.shape) for x in inputs]}; expected {tuple(output.shape)}."
         )
     output[...] = result
+
+
+def _assign_all(
+    expression: Callable[..., tuple[Array, ...]], inputs: tuple[Array, ...], outputs: tuple[Array, ...]
+) -> None:
+    for result, output in zip(expression(*inputs), outputs, strict=True):
+        output[...] = result

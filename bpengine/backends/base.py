@@ -37,12 +37,15 @@ class Operation:
     equation : str
         The equation it belongs to: ``"feedforward"``, ``"BP1"``, …, ``"update"``.
     expression : callable
-        The array-API function of `inputs` that `output` is to equal. A backend without a kernel of
-        this name evaluates it; every kernel is tested against it.
+        The array-API function of `inputs` that `output` is to equal; where there is a state it gives
+        a tuple, the output and then the state. A backend without a kernel of this name evaluates it;
+        every kernel is tested against it.
     inputs : tuple of arrays
         What is read.
     output : array
         What is written; it may be one of the inputs.
+    state : tuple of arrays
+        Those inputs that are written besides, such as the velocity of an update rule.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Operation:
     expression: Callable[..., Array]
     inputs: tuple[Array, ...]
     output: Array
+    state: tuple[Array, ...] = ()
 
     @property
     def flops(self) -> int:
@@ -59,8 +63,8 @@ class Operation:
 
     @property
     def bytes(self) -> int:
-        """Bytes moved if every input is read once and the output written once."""
-        return sum(size(x) * itemsize(x) for x in (*self.inputs, self.output))
+        """Bytes moved if every input is read once, and output and state are written once."""
+        return sum(size(x) * itemsize(x) for x in (*self.inputs, self.output, *self.state))
 
 
 def itemsize(array: Array) -> int:

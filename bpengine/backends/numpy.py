@@ -229,6 +229,14 @@ def _softplus_slope(k: Kernels, upstream: Array, a: Array, out: Array) -> list[C
     ]
 
 
+def _exponential(k: Kernels, z: Array, a: Array) -> list[Call]:
+    return [(np.exp, (z, a))]
+
+
+def _exponential_slope(k: Kernels, upstream: Array, a: Array, out: Array) -> list[Call]:
+    return [(np.multiply, (upstream, a, out))]
+
+
 def _swish(k: Kernels, z: Array, a: Array) -> list[Call]:
     return [*_sigmoid(k, z, a), (np.multiply, (z, a, a))]
 
@@ -275,7 +283,7 @@ def _gelu_slope(k: Kernels, upstream: Array, z: Array, out: Array) -> list[Call]
     one = k.constant(1, z)
     # beyond ±10 the slope is 1 or 0 to all digits; the cut keeps z² from overflowing
     return [
-        (partial(np.minimum, out=slope), (z, k.constant(10, z))),
+        _minimum(z, k.constant(10, z), slope),
         _maximum(slope, k.constant(-10, z), slope),
         *_gelu_tanh(k, slope, inner, t),
         (np.multiply, (inner, k.constant(3 * 0.044715 * GELU_SCALE, z), inner)),
@@ -288,6 +296,34 @@ def _gelu_slope(k: Kernels, upstream: Array, z: Array, out: Array) -> list[Call]
         (np.add, (t, one, t)),
         (np.multiply, (inner, t, inner)),
         (np.multiply, (out, inner, out)),
+    ]
+
+
+def _absolute_error_slope(k: Kernels, a: Array, y: Array, scale: Array, out: Array) -> list[Call]:
+    return [
+        (np.subtract, (a, y, out)),
+        (np.sign, (out, out)),
+        (np.multiply, (out, scale, out)),
+    ]
+
+
+def _huber_slope(k: Kernels, a: Array, y: Array, scale: Array, out: Array) -> list[Call]:
+    # a - y, cut at ±1
+    return [
+        (np.subtract, (a, y, out)),
+        _minimum(out, k.constant(1, out), out),
+        _maximum(out, k.constant(-1, out), out),
+        (np.multiply, (out, scale, out)),
+    ]
+
+
+def _poisson_slope(k: Kernels, a: Array, y: Array, scale: Array, out: Array) -> list[Call]:
+    # (a - y) / a, the denominator kept off 0 by √tiny
+    mean = k.scratch(a)
+    return [
+        _maximum(a, k.constant(math.sqrt(np.finfo(a.dtype).tiny), a), mean),
+        *_difference(k, a, y, scale, out),
+        (np.divide, (out, mean, out)),
     ]
 
 
@@ -306,6 +342,10 @@ def _binary_cross_entropy_slope(k: Kernels, a: Array, y: Array, scale: Array, ou
 def _maximum(x: Array, y: Array, out: Array) -> Call:
     # maximum and minimum alone deprecate a positional output
     return partial(np.maximum, out=out), (x, y)
+
+
+def _minimum(x: Array, y: Array, out: Array) -> Call:
+    return partial(np.minimum, out=out), (x, y)
 
 
 def _same(x: Array, y: Array) -> bool:
@@ -330,9 +370,14 @@ KERNELS: dict[str, Callable[..., list[Call]]] = {
     "softmax slope": _softmax_slope,
     "softplus": _softplus,
     "softplus slope": _softplus_slope,
+    "exponential": _exponential,
+    "exponential slope": _exponential_slope,
     "swish": _swish,
     "swish slope": _swish_slope,
     "gelu": _gelu,
     "gelu slope": _gelu_slope,
+    "absolute_error slope": _absolute_error_slope,
+    "huber slope": _huber_slope,
+    "poisson slope": _poisson_slope,
     "binary_cross_entropy slope": _binary_cross_entropy_slope,
 }

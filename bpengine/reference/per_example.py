@@ -37,6 +37,11 @@ def gelu_prime(z: Array) -> Any:
     return (1 + t) / 2 + z / 2 * (1 - t**2) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * z**2)
 
 
+def poisson_prime(a: Array, y: Array) -> Any:
+    # 1 - y / a, and finite where relu gives 0
+    return (a - y) / np.maximum(a, np.sqrt(np.finfo(a.dtype).tiny))
+
+
 # name: (σ, Jacobian-vector product g ↦ δ at z)
 ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]] = {
     "sigmoid": (sigmoid, lambda g, z: g * sigmoid(z) * (1 - sigmoid(z))),
@@ -49,6 +54,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array, Array], 
     "linear": (lambda z: z, lambda g, z: g),
     "softmax": (softmax, lambda g, z: softmax(z) * (g - (g * softmax(z)).sum())),
     "softplus": (lambda z: np.logaddexp(z, 0), lambda g, z: g * sigmoid(z)),
+    "exponential": (np.exp, lambda g, z: g * np.exp(z)),
     "gelu": (gelu, lambda g, z: g * gelu_prime(z)),
     "swish": (
         lambda z: z * sigmoid(z),
@@ -59,6 +65,9 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array, Array], 
 # name: ∇_a C_x
 COSTS: dict[str, Callable[[Array, Array], Array]] = {
     "quadratic": lambda a, y: a - y,
+    "absolute_error": lambda a, y: np.sign(a - y),
+    "huber": lambda a, y: np.where(np.abs(a - y) <= 1, a - y, np.sign(a - y)),
+    "poisson": poisson_prime,
     "binary_cross_entropy": lambda a, y: (a - y) / (a * (1 - a)),
     "softmax_cross_entropy": lambda a, y: -y / a,
 }
@@ -66,6 +75,7 @@ COSTS: dict[str, Callable[[Array, Array], Array]] = {
 # where ∇_a C ⊙ σ' is a - y
 SIMPLIFIED = {
     ("quadratic", "linear"),
+    ("poisson", "exponential"),
     ("binary_cross_entropy", "sigmoid"),
     ("softmax_cross_entropy", "softmax"),
 }

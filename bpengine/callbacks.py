@@ -1,0 +1,296 @@
+"""Callbacks: objects that training tells how it goes, and that may end it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bpengine.backends import Array
+from bpengine.validation import choose, non_negative_number, positive_integer
+
+if TYPE_CHECKING:
+    from bpengine.training import Training
+
+__all__ = [
+    "CSVLog",
+    "Callback",
+    "Checkpoint",
+    "EarlyStopping",
+    "Function",
+    "JSONLinesLog",
+    "Progress",
+]
+
+
+class Callback:
+    """What is told how training goes; derive from it and write the methods of interest.
+
+    Each is given the `Training`: its ``network``, ``history``, ``optimizer``, ``epochs``, the number
+    of complete epochs ``epoch``, and ``stop()``, which ends the training after this epoch.
+
+    Examples
+    --------
+    >>> import bpengine as bp
+    >>> class Patient(bp.Callback):
+    ...     def epoch(self, training):
+    ...         if training.history.cost[-1] < 0.1:
+    ...             training.stop()
+    """
+
+    def start(self, training: Training) -> None:
+        """Before the first step; with ``training.epoch`` above 0 where a run is resumed."""
+
+    def steps(self, training: Training, count: int) -> None:
+        """After every `count` steps, some dozens or hundreds at a time."""
+
+    def epoch(self, training: Training) -> None:
+        """After each epoch and its validation."""
+
+    def end(self, training: Training) -> None:
+        """After training, also if it was interrupted or has failed."""
+
+    def memory(self) -> dict[str, Any]:
+        """What a checkpoint is to hold for it: arrays and numbers by name."""
+        return {}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Take up what `memory` gave when the checkpoint was written; called after `start`."""
+
+
+class Function(Callback):
+    """A function that is given the training after each epoch."""
+
+    def __init__(self, function: Callable[[Training], None]) -> None:
+        self.function = function
+
+    def epoch(self, training: Training) -> None:
+        """Call it."""
+        self.function(training)
+
+
+class EarlyStopping(Callback):
+    """End training when the cost has stopped falling, and restore the best parameters.
+
+    Parameters
+    ----------
+    patience : int, optional
+        Epochs without an improvement after which training ends.
+    min_change : float, optional
+        What counts as an improvement: the figure must be better than the best by more than this.
+    monitor : {"validation_cost", "validation_accuracy", "cost"}, optional
+        The figure of `History` to watch: the validation's cost, or without validation the training's.
+    restore : bool, optional
+        Whether the network ends with the parameters of the best epoch.
+
+    Examples
+    --------
+    >>> import bpengine as bp
+    >>> X, labels = bp.datasets.circles(200, rng=0)
+    >>> net = bp.Network([2, 8, 2], cost="binary_cross_entropy", rng=0)
+    >>> stop = bp.EarlyStopping(patience=3, min_change=0.01)
+    >>> history = net.fit(X, labels, epochs=500, validation=0.2, callbacks=[stop], progress=False)
+    >>> len(history.cost) < 500, history.best_epoch == len(history.cost) - 3
+    (True, True)
+    """
+
+    def __init__(
+        self,
+        patience: int = 10,
+        min_change: float = 0.0,
+        monitor: str | None = None,
+        restore: bool = True,
+    ) -> None:
+        self.patience = positive_integer(patience, "patience")
+        self.min_change = non_negative_number(min_change, "min_change")
+        names = ("validation_cost", "validation_accuracy", "cost")
+        self.monitor = None if monitor is None else choose(monitor, {n: n for n in names}, "monitor")
+        self.restore = restore
+
+    def start(self, training: Training) -> None:
+        """Forget what an earlier training has shown."""
+        self._best, self._best_epoch, self._waited = -math.inf, 0, 0
+        self._parameters: Array | None = None
+
+    def epoch(self, training: Training) -> None:
+        """Compare with the best so far."""
+        history = training.history
+        figures = history.watched if self.monitor is None else getattr(history, self.monitor)
+        if not figures:
+            raise ValueError(
+                f"EarlyStopping(monitor={self.monitor!r}) has nothing to watch: give fit(validation=…)"
+                + (" with classes as targets." if self.monitor == "validation_accuracy" else ".")
+            )
+        figure = figures[-1] if self.monitor == "validation_accuracy" else -figures[-1]
+        if figure > self._best + self.min_change or self._parameters is None:
+            self._best, self._best_epoch, self._waited = figure, training.epoch, 0
+            network = training.network
+            self._parameters = network.backend.xp.asarray(network.vector, copy=True)
+        else:
+            self._waited += 1
+        if self._waited >= self.patience:
+            training.stop()
+
+    def end(self, training: Training) -> None:
+        """Restore the best parameters."""
+        if self.restore and self._parameters is not None:
+            training.network.vector[...] = self._parameters
+            training.history.best_epoch = self._best_epoch
+
+    def memory(self) -> dict[str, Any]:
+        """The best so far."""
+        found = {"best": self._best, "best_epoch": self._best_epoch, "waited": self._waited}
+        return found if self._parameters is None else {**found, "parameters": self._parameters}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Take up the best so far."""
+        self._best, self._parameters = float(memory["best"]), memory.get("parameters")
+        self._best_epoch, self._waited = int(memory["best_epoch"]), int(memory["waited"])
+
+
+class Checkpoint(Callback):
+    """Write all that training needs to go on, to a file that is whole at every moment.
+
+    ``fit(…, resume=path)`` goes on from it, and ends with the same parameters, bit for bit, as if it
+    had not been interrupted. `load` reads the network out of it.
+
+    Parameters
+    ----------
+    path : path
+    every : int, optional
+        Epochs from one writing to the next; the last epoch's is always written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import bpengine as bp
+    >>> X, labels = bp.datasets.circles(200, rng=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "run.npz"
+    ...     options = {"callbacks": [bp.Checkpoint(path)], "resume": path, "progress": False}
+    ...     for epochs in (3, 10):  # a run that ends after 3 epochs, and goes on to 10
+    ...         net = bp.Network([2, 8, 2], cost="binary_cross_entropy", rng=0)
+    ...         history = net.fit(X, labels, epochs=epochs, **options)
+    >>> len(history.cost)
+    10
+    """
+
+    def __init__(self, path: str | os.PathLike[str], every: int = 1) -> None:
+        self.path = Path(path)
+        self.every = positive_integer(every, "every")
+
+    def epoch(self, training: Training) -> None:
+        """Write, when it is time."""
+        if training.epoch % self.every == 0 or training.is_last:
+            training.save(self.path)
+
+
+class CSVLog(Callback):
+    """Write each epoch's figures as a line of a CSV file.
+
+    Parameters
+    ----------
+    path : path
+        Written anew; a resumed training adds to it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def start(self, training: Training) -> None:
+        """Begin the file, or drop the lines that a resumed training will write again."""
+        self._names: list[str] = []
+        lines: list[list[str]] = []
+        if training.epoch and self.path.exists():
+            with open(self.path, newline="", encoding="utf-8") as file:
+                lines = list(csv.reader(file))[: training.epoch + 1]
+        self._names = lines[0] if lines else []
+        with open(self.path, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(lines)
+
+    def epoch(self, training: Training) -> None:
+        """Write a line, and before the first the names."""
+        figures = {"epoch": training.epoch, **training.history.last()}
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if not self._names:
+                self._names = list(figures)
+                writer.writerow(self._names)
+            writer.writerow([figures.get(name, "") for name in self._names])
+
+
+class JSONLinesLog(Callback):
+    """Write each epoch's figures as an object of JSON, one a line.
+
+    Parameters
+    ----------
+    path : path
+        Written anew; a resumed training adds to it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def start(self, training: Training) -> None:
+        """Begin the file, or drop the lines that a resumed training will write again."""
+        kept: list[str] = []
+        if training.epoch and self.path.exists():
+            kept = self.path.read_text(encoding="utf-8").splitlines(keepends=True)[: training.epoch]
+        self.path.write_text("".join(kept), encoding="utf-8")
+
+    def epoch(self, training: Training) -> None:
+        """Write a line."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"epoch": training.epoch, **training.history.last()}) + "\n")
+
+
+class Progress(Callback):
+    """A tqdm bar where tqdm is installed, else a line an epoch, on standard error."""
+
+    def start(self, training: Training) -> None:
+        """Show the bar."""
+        self._bar: Any = None
+        try:
+            from tqdm.auto import tqdm
+        except ImportError:
+            return
+        steps = training.source.steps
+        total = None if steps is None else training.epochs * steps
+        done = 0 if steps is None else training.epoch * steps
+        self._bar = tqdm(total=total, initial=done, unit="step", leave=True)
+
+    def steps(self, training: Training, count: int) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(count)
+
+    def epoch(self, training: Training) -> None:
+        """Show the epoch's figures."""
+        shown = {"cost": "cost", "validation_cost": "validation cost", "validation_accuracy": "accuracy"}
+        figures = training.history.last()
+        parts = [
+            f"{text} {figures[name]:{'.4f' if text == 'accuracy' else '.4g'}}"
+            for name, text in shown.items()
+            if name in figures
+        ]
+        line = f"epoch {training.epoch}/{training.epochs}: {', '.join(parts)}"
+        if self._bar is not None:
+            self._bar.set_postfix_str(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def end(self, training: Training) -> None:
+        """Close the bar."""
+        text = "interrupted: the network keeps what it has learned."
+        if self._bar is not None:
+            if training.history.interrupted:
+                self._bar.write(text, file=sys.stderr)
+            self._bar.close()
+        elif training.history.interrupted:
+            print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,122 @@
+"""What training saw: costs per epoch, and the statistics of monitored steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["History", "Statistics"]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """One step's figures, layer by layer after the input, before its update.
+
+    They are those of the step's batch without dropout.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Where, counted from 1; the step is within the epoch.
+    cost : float
+        The batch's cost.
+    gradient_norms : tuple of float
+        Norm of ∂C/∂w and ∂C/∂b together.
+    weight_norms : tuple of float
+        Norm of w.
+    saturated : tuple of float
+        Share of activations within 1 % of an end of the activation's range, where weights learn
+        slowly; of ranges without an end, none.
+    mean_activations : tuple of float
+        Mean of ``|a|``: weights learn slowly as well where their input activation is small.
+    """
+
+    epoch: int
+    step: int
+    cost: float
+    gradient_norms: tuple[float, ...]
+    weight_norms: tuple[float, ...]
+    saturated: tuple[float, ...]
+    mean_activations: tuple[float, ...]
+
+
+@dataclass
+class History:
+    """What `fit` saw, one entry an epoch.
+
+    Attributes
+    ----------
+    cost : list of float
+        Average cost over the epoch's training examples, each as its own step met it, with the
+        penalty, if any, of the epoch's last weights.
+    validation_cost, validation_accuracy : list of float
+        Cost and share of right classes on the validation data; empty without such data or classes.
+    learning_rate : list of float
+        η of each epoch's last step.
+    seconds : list of float
+        Time of each epoch's training, without the validation.
+    monitored : list of Statistics
+        Of the steps that `fit` was asked to monitor.
+    best_epoch : int or None
+        The epoch whose parameters early stopping has restored.
+    interrupted : bool
+        Whether Ctrl-C ended the training.
+    """
+
+    cost: list[float] = field(default_factory=list)
+    validation_cost: list[float] = field(default_factory=list)
+    validation_accuracy: list[float] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    monitored: list[Statistics] = field(default_factory=list)
+    best_epoch: int | None = None
+    interrupted: bool = False
+
+    @property
+    def watched(self) -> list[float]:
+        """The costs that schedules and early stopping watch: the validation's, where there are any."""
+        return self.validation_cost or self.cost
+
+    def keep_complete(self) -> None:
+        """Drop what there is of an epoch that was interrupted: its cost is noted last."""
+        for entries in (
+            self.seconds,
+            self.learning_rate,
+            self.validation_cost,
+            self.validation_accuracy,
+        ):
+            del entries[len(self.cost) :]
+
+    def last(self) -> dict[str, float]:
+        """The last epoch's figures by name."""
+        return {
+            name: entries[-1]
+            for name, entries in vars(self).items()
+            if isinstance(entries, list) and entries and name != "monitored"
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as lists, dicts and numbers, as JSON can hold it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> History:
+        """The history that `as_dict` was taken of.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If it is anything else.
+        """
+        monitored = [
+            Statistics(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})
+            for entry in values["monitored"]
+        ]
+        lists = {
+            name: [float(x) for x in values[name]]
+            for name in ("cost", "validation_cost", "validation_accuracy", "learning_rate", "seconds")
+        }
+        best = values["best_epoch"]
+        return cls(**lists, monitored=monitored, best_epoch=None if best is None else int(best))

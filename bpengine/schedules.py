@@ -1,0 +1,242 @@
+"""Schedules: the learning rate as a function of the epochs passed."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bpengine.validation import fraction, non_negative_number, positive_integer, positive_number
+
+__all__ = ["Cosine", "InverseScaling", "OnPlateau", "Schedule", "StepDecay", "WarmUp", "resolve"]
+
+
+@dataclass(frozen=True)
+class Schedule(ABC):
+    """A learning rate that changes as training goes on.
+
+    Give one to an optimizer as its learning rate. A function of the epochs passed is enough where
+    nothing else decides: ``bp.SGD(lambda epoch: 0.5 / (1 + epoch))``.
+    """
+
+    @abstractmethod
+    def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
+        """The learning rate η.
+
+        Parameters
+        ----------
+        epoch : float
+            Epochs passed; fractional within an epoch.
+        costs : sequence of float
+            The watched cost after each complete epoch: on the validation data, where there are any.
+        """
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The same learning rate always: what a plain number stands for."""
+
+    value: float
+
+    def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
+        """η."""
+        return self.value
+
+
+@dataclass(frozen=True)
+class Function(Schedule):
+    """A user's own function of the epochs passed."""
+
+    function: Callable[[float], float]
+
+    def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
+        """The function's value, above 0 and finite."""
+        return positive_number(self.function(epoch), f"learning_rate at epoch {epoch:g}")
+
+
+@dataclass(frozen=True)
+class StepDecay(Schedule):
+    """Multiply the rate by a factor every few epochs: η = initial · factor^⌊epoch / every⌋.
+
+    Parameters
+    ----------
+    initial : float
+        The first learning rate.
+    factor : float, optional
+    every : int, optional
+        In epochs.
+
+    Examples
+    --------
+    >>> import bpengine as bp
+    >>> decay = bp.schedules.StepDecay(0.5, factor=0.1, every=10)
+    >>> decay.rate(9.9), decay.rate(10.0)
+    (0.5, 0.05)
+    """
+
+    initial: float
+    factor: float = 0.1
+    every: int = 10
+
+    def __post_init__(self) -> None:
+        positive_number(self.initial, "initial")
+        positive_number(self.factor, "factor")
+        positive_integer(self.every, "every")
+
+    def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
+        """η at an epoch."""
+        return self.initial * self.factor ** math.floor(epoch / self.every)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine from `initial` down to `final`, and `final` from then on.
+
+    Parameters
+    ----------
+    initial : float
+    epochs : int
+        After how many epochs `final` is reached.
+    final : float, optional
+
+    References
+    ----------
+    I. Loshchilov and F. Hutter, SGDR, arXiv:1608.03983, without restarts.
+
+    Examples
+    --------
+    >>> import bpengine as bp
+    >>> bp.schedules.Cosine(1.0, epochs=30).rate(15)
+    0.5
+    """
+
+    initial: float
+    epochs: int
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        positive_number(self.initial, "initial")
+        positive_integer(self.epochs, "epochs")
+        non_negative_number(self.final, "final")
+
+    def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
+        """η at an epoch."""
+        share = 0.5 + 0.5 * math.cos(math.pi * min(epoch / self.epochs, 1.0))
+        return self.final + (self.initial - self.final) * share
+
+
+@dataclass(frozen=True)
+class InverseScaling(Schedule):
+    """η = initial / (1 + epoch)^power.
+
+    Parameters
+    ----------
+    initial : float
+    power : float, optional
+
+    Examples
+    --------
+    >>> import bpengine as bp
+    >>> bp.schedules.InverseScaling(0.6).rate(3)
+    0.3
+    """
+
+    initial: float
+    power: float = 0.5
+
+    def __post_init__(self) -> None:
+        positive_number(self.initial, "initial")
+        positive_number(self.power, "power")
+
+    def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
+        """η at an epoch."""
+        return self.initial / (1.0 + epoch) ** self.power
+
+
+@dataclass(frozen=True)
+class WarmUp(Schedule):
+    """A straight line up to a rate or another schedule, which then takes over.
+
+    Parameters
+    ----------
+    after : float or Schedule
+        What is warmed up to. Its own time starts with training, not after the warm-up.
+    epochs : float
+        How long the warm-up lasts; it starts near 0.
+
+    Examples
+    --------
+    >>> import bpengine as bp
+    >>> warm = bp.schedules.WarmUp(bp.schedules.Cosine(1.0, epochs=30), epochs=2)
+    >>> round(warm.rate(1.0), 3), warm.rate(15)
+    (0.499, 0.5)
+    """
+
+    after: float | Schedule
+    epochs: float
+
+    def __post_init__(self) -> None:
+        resolve(self.after)
+        positive_number(self.epochs, "epochs")
+
+    def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
+        """η at an epoch; a thousandth of the full rate to begin with."""
+        share = min(max(epoch / self.epochs, 1e-3), 1.0)
+        return share * resolve(self.after).rate(epoch, costs)
+
+
+@dataclass(frozen=True)
+class OnPlateau(Schedule):
+    """Multiply the rate by a factor whenever the cost has stopped falling.
+
+    Parameters
+    ----------
+    initial : float
+    factor : float, optional
+        Below 1.
+    patience : int, optional
+        Epochs without an improvement after which the rate is lowered.
+    min_change : float, optional
+        What counts as an improvement: the cost must fall below the best by more than this.
+
+    Examples
+    --------
+    >>> import bpengine as bp
+    >>> plateau = bp.schedules.OnPlateau(0.5, factor=0.1, patience=2)
+    >>> plateau.rate(3, costs=[1.0, 0.5, 0.4]), plateau.rate(5, costs=[1.0, 0.5, 0.4, 0.4, 0.4])
+    (0.5, 0.05)
+    """
+
+    initial: float
+    factor: float = 0.1
+    patience: int = 10
+    min_change: float = 1e-4
+
+    def __post_init__(self) -> None:
+        positive_number(self.initial, "initial")
+        fraction(self.factor, "factor")
+        positive_number(self.factor, "factor")
+        positive_integer(self.patience, "patience")
+        non_negative_number(self.min_change, "min_change")
+
+    def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
+        """η after the epochs whose costs are given."""
+        best, waited, rate = math.inf, 0, self.initial
+        for cost in costs:
+            if cost < best - self.min_change:
+                best, waited = cost, 0
+            else:
+                waited += 1
+            if waited == self.patience:
+                rate, waited = rate * self.factor, 0
+        return rate
+
+
+def resolve(rate: object) -> Schedule:
+    """The schedule of a number, a function or a schedule itself."""
+    if isinstance(rate, Schedule):
+        return rate
+    if callable(rate):
+        return Function(rate)
+    return Constant(positive_number(rate, "learning_rate"))  # type: ignore[arg-type]

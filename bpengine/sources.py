@@ -1,0 +1,256 @@
+"""Where training takes its examples from: arrays, memory maps, batches of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bpengine.backends import Array
+from bpengine.parameters import padded
+from bpengine.validation import sample_weights
+from bpengine.workspace import example_rows
+
+if TYPE_CHECKING:
+    from bpengine.network import Network
+
+__all__ = ["Batches", "Chunk", "Mapped", "Resident", "Source"]
+
+MAPPED_BYTES = 2**28  # a memory map above this is read as it is needed
+STREAM_ELEMENTS = 2**22  # inputs of streamed batches that are held at a time
+
+Most = Callable[[int, int], int]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some steps, of as many examples each.
+
+    Attributes
+    ----------
+    size : int
+        Examples a step.
+    weighted : bool
+        Whether they have weights.
+    batches : list
+        What `load` takes, one a step.
+    load : callable
+        ``load(batch, rows)`` writes a batch into the rows of a workspace.
+    outcomes : callable
+        Gives the targets (steps, n_L, size) and the weights (steps, size), or None, of all batches.
+    """
+
+    size: int
+    weighted: bool
+    batches: list[Any]
+    load: Callable[[Any, Array], None]
+    outcomes: Callable[[], tuple[Array, Array | None]]
+
+
+class Source:
+    """Examples in an order that is new in each epoch.
+
+    Attributes
+    ----------
+    examples, steps : int or None
+        Of an epoch, where that is known beforehand.
+    """
+
+    examples: int | None
+    steps: int | None
+
+    def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
+        """An epoch; a chunk is of ``most(step, size)`` steps or fewer, from that step on."""
+        raise NotImplementedError
+
+
+class _Shuffled(Source):
+    """Examples that can be taken by their numbers."""
+
+    def __init__(self, examples: int, batch_size: int, shuffle: bool | int) -> None:
+        self.examples: int = examples
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.steps: int = -(-examples // batch_size)
+
+    def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
+        """An epoch."""
+        order = self._order(rng)
+        m, step = self.batch_size, 0
+        full = self.examples // m
+        while step < full:
+            steps = min(most(step, m), full - step)
+            yield self.chunk(order[step * m : (step + steps) * m], m)
+            step += steps
+        if self.examples % m:
+            yield self.chunk(order[full * m :], self.examples % m)
+
+    def _order(self, rng: np.random.Generator) -> Array:
+        if self.shuffle is True:
+            return rng.permutation(self.examples)
+        if self.shuffle is False:
+            return np.arange(self.examples)
+        # windows in random order, and the examples of each
+        window = int(self.shuffle)
+        starts = rng.permutation(range(0, self.examples, window))
+        ends = np.minimum(starts + window, self.examples)
+        return np.concatenate(
+            [start + rng.permutation(end - start) for start, end in zip(starts, ends, strict=True)]
+        )
+
+    def chunk(self, indices: Array, m: int) -> Chunk:
+        """Steps on the examples of these numbers, m at a time."""
+        raise NotImplementedError
+
+
+class Resident(_Shuffled):
+    """Examples prepared once as rows ``[x | 1 | 0 | y]``: a batch is a gather of whole rows."""
+
+    def __init__(
+        self,
+        network: Network,
+        X: Array,
+        Y: Array,
+        weights: Array | None,
+        batch_size: int,
+        shuffle: bool | int,
+    ) -> None:
+        super().__init__(int(X.shape[1]), batch_size, shuffle)
+        self.backend, self.outputs = network.backend, network.sizes[-1]
+        self.weighted = weights is not None
+        self.rows = example_rows(
+            X, network.smoothed(Y), self.outputs, network.backend, network.dtype, weights=weights
+        )
+
+    def _order(self, rng: np.random.Generator) -> Array:
+        return self.backend.asarray(super()._order(rng), "int64")
+
+    def chunk(self, indices: Array, m: int) -> Chunk:
+        """Steps on the examples of these numbers, m at a time."""
+        batches = [indices[i : i + m] for i in range(0, indices.shape[0], m)]
+        load = partial(self.backend.take, self.rows)
+        return Chunk(m, self.weighted, batches, load, partial(self._outcomes, indices, m))
+
+    def _outcomes(self, indices: Array, m: int) -> tuple[Array, Array | None]:
+        xp = self.backend.xp
+        start = self.rows.shape[1] - self.outputs - self.weighted
+        tail = xp.take(self.rows[:, start:], indices, axis=0)
+        return _outcomes(xp.reshape(tail, (-1, m, tail.shape[1])), self.outputs, self.weighted)
+
+
+class Mapped(_Shuffled):
+    """Examples of a memory map, read when their step comes."""
+
+    def __init__(
+        self,
+        network: Network,
+        X: Array,
+        Y: Array,
+        weights: Array | None,
+        batch_size: int,
+        shuffle: bool | int,
+    ) -> None:
+        super().__init__(int(X.shape[1]), batch_size, shuffle)
+        self.network, self.weights = network, weights
+        self.x = X.T
+        self.y = (network.backend.to_numpy(Y) if network.backend.owns(Y) else Y).T
+
+    @staticmethod
+    def is_meant(X: Array) -> bool:
+        """Whether X is a memory map too large to be copied into memory."""
+        return isinstance(X, np.memmap) and X.nbytes > MAPPED_BYTES
+
+    def chunk(self, indices: Array, m: int) -> Chunk:
+        """Steps on the examples of these numbers, m at a time."""
+        batches = [indices[i : i + m] for i in range(0, len(indices), m)]
+        outcomes = partial(self._outcomes, indices, m)
+        return Chunk(m, self.weights is not None, batches, self._load, outcomes)
+
+    def _load(self, indices: Array, rows: Array) -> None:
+        network = self.network
+        x = self.x[indices]
+        bad = ~np.isfinite(x).all(axis=1)
+        if bad.any():
+            raise ValueError(
+                f"X has a value that is NaN or infinite in column {indices[bad.argmax()]}; all must be "
+                "finite."
+            )
+        y = network.smoothed(self.y[indices].T)
+        weights = None if self.weights is None else self.weights[indices]
+        outputs = network.sizes[-1]
+        example_rows(x.T, y, outputs, network.backend, network.dtype, out=rows, weights=weights)
+
+    def _outcomes(self, indices: Array, m: int) -> tuple[Array, Array | None]:
+        network = self.network
+        y = self.y[indices].reshape(-1, m, network.sizes[-1]).swapaxes(1, 2)
+        as_array = partial(network.backend.asarray, dtype=network.dtype)
+        weights = None if self.weights is None else as_array(self.weights[indices].reshape(-1, m))
+        return as_array(network.smoothed(y)), weights
+
+
+class Batches(Source):
+    """Batches as an iterable gives them, in its own order: (X, Y) or (X, Y, sample_weight)."""
+
+    def __init__(self, network: Network, batches: Iterable[tuple[Array, ...]], epochs: int) -> None:
+        if epochs > 1 and iter(batches) is batches:
+            raise TypeError(
+                f"X is an iterator, which can be read once, and epochs={epochs}. Give an iterable that "
+                "starts anew in each epoch, such as a list or an object with __iter__, or epochs=1."
+            )
+        self.network, self.batches = network, batches
+        self.examples = None
+        self.steps = len(batches) if hasattr(batches, "__len__") else None
+
+    def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
+        """An epoch."""
+        step = 0
+        held: list[Array] = []
+        for number, batch in enumerate(self.batches):
+            rows = self._rows(batch, number)
+            if held and held[0].shape != rows.shape:
+                yield self._chunk(held)
+                step, held = step + len(held), []
+            held.append(rows)
+            m, width = rows.shape
+            if len(held) >= min(most(step, m), max(1, STREAM_ELEMENTS // (m * width))):
+                yield self._chunk(held)
+                step, held = step + len(held), []
+        if held:
+            yield self._chunk(held)
+        elif not step:
+            raise ValueError("X gave no batch: an iterable of batches (X, Y) must hold 1 or more.")
+
+    def _rows(self, batch: Any, number: int) -> Array:
+        if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+            raise TypeError(
+                f"batch {number} of X is {type(batch).__name__} {batch!r:.60}; expected (X, Y) or "
+                "(X, Y, sample_weight)."
+            )
+        net = self.network
+        X, Y = net.check_examples(*batch[:2], names=(f"batch {number}: X", f"batch {number}: Y"))
+        weights = None
+        if len(batch) == 3:
+            weights = sample_weights(batch[2], int(X.shape[1]), net.backend)
+        return example_rows(X, net.smoothed(Y), net.sizes[-1], net.backend, net.dtype, weights=weights)
+
+    def _chunk(self, held: list[Array]) -> Chunk:
+        m, width = held[0].shape
+        net = self.network
+        weighted = width > padded(net.sizes[0] + 1, net.backend, net.dtype) + net.sizes[-1]
+        xp = net.backend.xp
+        return Chunk(
+            m, weighted, held, _copy, lambda: _outcomes(xp.stack(held), net.sizes[-1], weighted)
+        )
+
+
+def _copy(batch: Array, rows: Array) -> None:
+    rows[...] = batch
+
+
+def _outcomes(rows: Array, outputs: int, weighted: bool) -> tuple[Array, Array | None]:
+    """Targets and weights out of rows (steps, m, …)."""
+    end = rows.shape[-1] - weighted
+    return rows[..., end - outputs : end].mT, rows[..., end] if weighted else None
