@@ -33,13 +33,15 @@ REALS: dict[str, tuple[str, Any]] = {
 
 
 def fold_descent(operations: Sequence[Operation]) -> dict[int, list[Call]]:
-    """Calls by which θ ← θ - η ∇C happens within the products of BP3 and BP4.
+    """Calls by which the products of BP3 and BP4 add themselves to the parameters, or to a velocity.
+
+    θ ← θ - η ∇C, or v ← μ v - η ∇C and then θ ← θ + v, with l2 penalties and decay where there are any.
 
     Parameters
     ----------
     operations : sequence of Operation
-        A step. Nothing is folded unless its last operation is a "descend", all of the gradient
-        comes from plain products, and each layer's weights are not read again after its product.
+        A step. Nothing is folded unless it has a "descend" or a "momentum", all of the gradient comes
+        from plain products and l2 penalties, and what a product adds itself to is not read again.
 
     Returns
     -------
@@ -47,26 +49,49 @@ def fold_descent(operations: Sequence[Operation]) -> dict[int, list[Call]]:
         By index into `operations`, the calls that take the operation's place; empty where nothing
         can be folded.
     """
-    if not operations or operations[-1].name != "descend":
+    at = next((i for i, op in enumerate(operations) if op.name in ("descend", "momentum")), None)
+    if at is None:
         return {}
-    *step, last = operations
-    parameters, gradient = last.inputs
+    step, rule = operations[:at], operations[at]
+    parameters, gradient = rule.inputs[:2]
+    target, β = parameters, 1.0
+    calls_of_rule: list[Call] = []
+    if rule.name == "momentum":
+        target, β = rule.inputs[2], float(rule.inputs[3])
+        calls_of_rule = [(np.add, (parameters, target, parameters))]
     products = {i: op for i, op in enumerate(step) if _within(op.output, gradient)}
+    shrinking = {i: products.pop(i) for i in list(products) if products[i].name == "l2"}
+    shrinking |= {i: op for i, op in enumerate(step) if op.name == "decay" and target is parameters}
+    if len({op.name for op in shrinking.values()}) > 1:
+        return {}
     if any(op.name != "matmul" or op.output.ndim != 2 for op in products.values()):
         return {}
     if sum(op.output.size for op in products.values()) != gradient.size:
         return {}
     scale, calls = _lift_scale(step)
     for i, op in products.items():
-        block = _same_place(op.output, gradient, parameters)
-        if any(np.may_share_memory(x, block) for later in step[i + 1 :] for x in later.inputs):
-            return {}
-        a, b = op.inputs
-        call = _gemm(a, b, block, scale)
-        if call is None:
+        block, home = (_same_place(op.output, gradient, x) for x in (target, parameters))
+        call = _gemm(*op.inputs, block, scale, β)
+        later = (other for j, other in enumerate(step) if j > i and j not in shrinking)
+        if call is None or any(np.may_share_memory(x, block) for other in later for x in other.inputs):
             return {}
         calls[i] = [call]
-    return {**calls, len(step): []}
+        for j, other in shrinking.items():
+            if _within(other.inputs[-2], home):
+                # of w as it is before the step: a product that writes into w comes after
+                w, factor = other.inputs[-2:]
+                first = calls[i] if target is parameters else calls.setdefault(j, [])
+                first[:0] = _shrink(other.name, w, factor, block[:, : w.shape[1]])
+                calls.setdefault(j, [])
+    return {**calls, at: calls_of_rule}
+
+
+def _shrink(name: str, w: Array, factor: Array, target: Array) -> list[Call]:
+    """Calls of w ← factor · w for "decay", of target ← target - factor · w for "l2"."""
+    if name == "decay":
+        return [(np.multiply, (w, factor, w))]
+    part = np.empty(w.shape, w.dtype)
+    return [(np.multiply, (w, factor, part)), (np.subtract, (target, part, target))]
 
 
 def _lift_scale(step: Sequence[Operation]) -> tuple[Array | None, dict[int, list[Call]]]:
@@ -74,17 +99,19 @@ def _lift_scale(step: Sequence[Operation]) -> tuple[Array | None, dict[int, list
 
     The error is then y - a: its sign turned, so that the scale itself is what the products need.
     """
+    linear = ("matmul", "dropout", "l2", "decay")
     for i, op in enumerate(step):
         if op.name == "difference":
-            if any(x.name != "matmul" and not x.name.endswith(" slope") for x in step[i + 1 :]):
-                break
             a, y, scale = op.inputs
+            rest = (x.name for x in step[i + 1 :])
+            if scale.ndim or any(x not in linear and not x.endswith(" slope") for x in rest):
+                break
             return scale, {i: [(np.subtract, (y, a, op.output))]}
     return None, {}
 
 
-def _gemm(a: Array, b: Array, c: Array, scale: Array | None) -> Call | None:
-    """The call of c ← c + scale · a b, or of c ← c - a b where there is no scale."""
+def _gemm(a: Array, b: Array, c: Array, scale: Array | None, β: float) -> Call | None:
+    """The call of c ← β c + scale · a b, or of c ← β c - a b where there is no scale."""
     name = str(c.dtype)
     function, integer = _library(name)
     layouts = [_layout(x) for x in (a, b, c)]
@@ -102,7 +129,7 @@ def _gemm(a: Array, b: Array, c: Array, scale: Array | None) -> Call | None:
         integer(lda),
         b.ctypes.data_as(ctypes.c_void_p),
         integer(ldb),
-        real(1.0),
+        real(β),
         c.ctypes.data_as(ctypes.c_void_p),
         integer(ldc),
     )

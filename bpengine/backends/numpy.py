@@ -18,6 +18,7 @@ import numpy as np
 from bpengine.backends.array_api import ArrayAPIBackend, Call, Replay, fallback
 from bpengine.backends.base import Array, Operation
 from bpengine.backends.blas import fold_descent
+from bpengine.backends.numpy_updates import UPDATES
 
 __all__ = ["NumPyBackend"]
 
@@ -104,6 +105,9 @@ class Kernels:
 
     def calls(self, op: Operation) -> list[Call]:
         """The calls that carry out `op`."""
+        if op.name == "uniform":
+            # NumPy's generators write into an array: random(size, dtype, out)
+            return [(op.expression.rng.random, (None, op.output.dtype, op.output))]  # type: ignore[attr-defined]
         kernel = KERNELS.get(op.name)
         if kernel is None:
             return [fallback(op)]
@@ -380,4 +384,5 @@ KERNELS: dict[str, Callable[..., list[Call]]] = {
     "huber slope": _huber_slope,
     "poisson slope": _poisson_slope,
     "binary_cross_entropy slope": _binary_cross_entropy_slope,
+    **UPDATES,
 }

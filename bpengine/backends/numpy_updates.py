@@ -1,0 +1,213 @@
+"""NumPy kernels of what moves parameters: optimizers, penalties, clipping, dropout.
+
+A rule makes some ten passes over vectors as long as the network has parameters. They are taken block
+by block, so that all but the first read a block from the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bpengine.backends.array_api import Call
+from bpengine.backends.base import Array
+
+if TYPE_CHECKING:
+    from bpengine.backends.numpy import Kernels
+
+__all__ = ["UPDATES"]
+
+BLOCK = 2**15  # elements: five arrays of them fit a core's cache
+
+
+def _blocks(k: Kernels, *vectors: Array) -> Iterator[tuple[Array, ...]]:
+    """The same stretch of each vector, and scratch memory as long, block by block."""
+    for start in range(0, vectors[0].size, BLOCK):
+        parts = [vector[start : start + BLOCK] for vector in vectors]
+        yield *parts, k.scratch(parts[0])
+
+
+def _momentum(k: Kernels, θ: Array, step: Array, v: Array, μ: Array, out: Array) -> list[Call]:
+    # v ← μ v - step, θ ← θ + v
+    return [
+        call
+        for θ_, g, v_, _ in _blocks(k, θ, step, v)
+        for call in (
+            (np.multiply, (v_, μ, v_)),
+            (np.subtract, (v_, g, v_)),
+            (np.add, (θ_, v_, θ_)),
+        )
+    ]
+
+
+def _nesterov(k: Kernels, θ: Array, step: Array, v: Array, μ: Array, out: Array) -> list[Call]:
+    # v ← μ v - step, θ ← θ + μ v - step
+    return [
+        call
+        for θ_, g, v_, s in _blocks(k, θ, step, v)
+        for call in (
+            (np.multiply, (v_, μ, v_)),
+            (np.subtract, (v_, g, v_)),
+            (np.multiply, (v_, μ, s)),
+            (np.subtract, (s, g, s)),
+            (np.add, (θ_, s, θ_)),
+        )
+    ]
+
+
+def _adam(
+    k: Kernels,
+    θ: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    corrections: Array,
+    betas: Array,
+    rest: Array,
+    ε: Array,
+    η: Array,
+    out: Array,
+) -> list[Call]:
+    # η m̂ / (√v̂ + ε) = α m / (√v + ε') for α = η √c₂ / c₁ and ε' = ε √c₂
+    root, α, ε_ = (np.empty((), θ.dtype) for _ in range(3))
+    calls: list[Call] = [
+        (np.multiply, (corrections, betas, corrections)),
+        (np.add, (corrections, rest, corrections)),
+        (np.sqrt, (corrections[1, ...], root)),
+        (np.multiply, (ε, root, ε_)),
+        (np.multiply, (η, root, α)),
+        (np.divide, (α, corrections[0, ...], α)),
+    ]
+    for θ_, g_, m_, v_, s in _blocks(k, θ, g, m, v):
+        calls += [
+            (np.multiply, (g_, rest[0, ...], s)),
+            (np.multiply, (m_, betas[0, ...], m_)),
+            (np.add, (m_, s, m_)),
+            *_average_square(g_, v_, betas[1, ...], rest[1, ...], s),
+            *_divided_step(θ_, m_, v_, ε_, α, s),
+        ]
+    return calls
+
+
+def _rmsprop(
+    k: Kernels, θ: Array, g: Array, v: Array, ρ: Array, rest: Array, ε: Array, η: Array, out: Array
+) -> list[Call]:
+    return [
+        call
+        for θ_, g_, v_, s in _blocks(k, θ, g, v)
+        for call in (*_average_square(g_, v_, ρ, rest, s), *_divided_step(θ_, g_, v_, ε, η, s))
+    ]
+
+
+def _adagrad(
+    k: Kernels, θ: Array, g: Array, squares: Array, ε: Array, η: Array, out: Array
+) -> list[Call]:
+    return [
+        call
+        for θ_, g_, v_, s in _blocks(k, θ, g, squares)
+        for call in (
+            (np.multiply, (g_, g_, s)),
+            (np.add, (v_, s, v_)),
+            *_divided_step(θ_, g_, v_, ε, η, s),
+        )
+    ]
+
+
+def _average_square(g: Array, v: Array, ρ: Array, rest: Array, s: Array) -> list[Call]:
+    # v ← ρ v + (1 - ρ) g²
+    return [
+        (np.multiply, (g, g, s)),
+        (np.multiply, (s, rest, s)),
+        (np.multiply, (v, ρ, v)),
+        (np.add, (v, s, v)),
+    ]
+
+
+def _divided_step(θ: Array, m: Array, v: Array, ε: Array, α: Array, s: Array) -> list[Call]:
+    # θ ← θ - α m / (√v + ε)
+    return [
+        (np.sqrt, (v, s)),
+        (np.add, (s, ε, s)),
+        (np.divide, (m, s, s)),
+        (np.multiply, (s, α, s)),
+        (np.subtract, (θ, s, θ)),
+    ]
+
+
+def _average(k: Kernels, average: Array, θ: Array, count: Array, least: Array, out: Array) -> list[Call]:
+    # θ̄ ← θ̄ + max(1/n, least) (θ - θ̄)
+    share = np.empty((), θ.dtype)
+    calls: list[Call] = [
+        (np.add, (count, k.constant(1, θ), count)),
+        (np.reciprocal, (count, share)),
+        (partial(np.maximum, out=share), (share, least)),
+    ]
+    for average_, θ_, s in _blocks(k, average, θ):
+        calls += [
+            (np.subtract, (θ_, average_, s)),
+            (np.multiply, (s, share, s)),
+            (np.add, (average_, s, average_)),
+        ]
+    return calls
+
+
+def _clip_factor(k: Kernels, g: Array, bound: Array, out: Array) -> list[Call]:
+    # bound / max(‖g‖, bound)
+    return [
+        (np.dot, (g, g, out)),
+        (np.sqrt, (out, out)),
+        (partial(np.maximum, out=out), (out, bound)),
+        (np.divide, (bound, out, out)),
+    ]
+
+
+def _multiply(k: Kernels, x: Array, factor: Array, out: Array) -> list[Call]:
+    return [(np.multiply, (x, factor, out))]
+
+
+def _max_norm(k: Kernels, w: Array, bound: Array, out: Array) -> list[Call]:
+    norms = k.scratch(w[..., 0])
+    return [
+        (np.vecdot, (w, w, norms)),
+        (np.sqrt, (norms, norms)),
+        (partial(np.maximum, out=norms), (norms, bound)),
+        (np.divide, (bound, norms, norms)),
+        (np.multiply, (w, norms[..., None], out)),
+    ]
+
+
+def _l2(k: Kernels, g: Array, w: Array, strength: Array, out: Array) -> list[Call]:
+    s = k.scratch(w)
+    return [(np.multiply, (w, strength, s)), (np.add, (g, s, out))]
+
+
+def _l1(k: Kernels, g: Array, w: Array, strength: Array, out: Array) -> list[Call]:
+    s = k.scratch(w)
+    return [(np.sign, (w, s)), (np.multiply, (s, strength, s)), (np.add, (g, s, out))]
+
+
+def _dropout_mask(k: Kernels, uniform: Array, keep: Array, out: Array) -> list[Call]:
+    inverse = np.array(1 / keep, keep.dtype)
+    return [(np.less, (uniform, keep, out)), (np.multiply, (out, inverse, out))]
+
+
+UPDATES: dict[str, Any] = {
+    "momentum": _momentum,
+    "nesterov": _nesterov,
+    "adam": _adam,
+    "rmsprop": _rmsprop,
+    "adagrad": _adagrad,
+    "average": _average,
+    "clip factor": _clip_factor,
+    "clip": _multiply,
+    "decay": _multiply,
+    "max norm": _max_norm,
+    "l2": _l2,
+    "l1": _l1,
+    "dropout mask": _dropout_mask,
+    "dropout": _multiply,
+    "weigh": _multiply,
+}
