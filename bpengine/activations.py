@@ -17,7 +17,7 @@ from array_api_compat import array_namespace
 from bpengine.backends import Array, Operation
 from bpengine.validation import choose
 
-__all__ = ["ACTIVATIONS", "Activation", "PerNeuron", "resolve"]
+__all__ = ["ACTIVATIONS", "Activation", "ActivationLike", "PerNeuron", "per_layer", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -271,3 +271,33 @@ def resolve(activation: str | Activation | Sequence[str | Activation]) -> Activa
     if isinstance(activation, (list, tuple)):
         return PerNeuron(activation)
     return choose(activation, ACTIVATIONS, "activation")
+
+
+ActivationLike = str | Activation | Sequence[str | Activation]
+
+
+def per_layer(
+    activations: ActivationLike | Sequence[ActivationLike], sizes: Sequence[int]
+) -> tuple[Activation, ...]:
+    """One activation for each layer after the input, from one for all or a list of them."""
+    layers = len(sizes) - 1
+    if isinstance(activations, (str, Activation)):
+        return (resolve(activations),) * layers
+    if not isinstance(activations, Sequence):
+        raise TypeError(
+            f"activations must be a name such as 'sigmoid', an Activation, or a list with one per "
+            f"layer, got {type(activations).__name__} {activations!r}."
+        )
+    resolved = tuple(resolve(σ) for σ in activations)
+    if len(resolved) != layers:
+        raise ValueError(
+            f"activations has {len(resolved)} entries; a network of sizes {list(sizes)} takes "
+            f"{layers}, one per layer after the input."
+        )
+    for σ, n in zip(resolved, sizes[1:], strict=True):
+        if isinstance(σ, PerNeuron) and len(σ.members) != n:
+            raise ValueError(
+                f"a layer of {n} neurons takes {n} activations, one each; got {len(σ.members)}."
+            )
+    # neurons that are all alike make an ordinary layer
+    return tuple(σ.members[0] if isinstance(σ, PerNeuron) and len(σ.runs) == 1 else σ for σ in resolved)

@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 
 from bpengine import persistence, validation
-from bpengine.activations import ACTIVATIONS
+from bpengine.activations import ACTIVATIONS, ActivationLike
 from bpengine.backends import Backend
 from bpengine.costs import COSTS, Cost
-from bpengine.network import ActivationLike, Network
+from bpengine.network import Network
 
 __all__ = ["load"]
 

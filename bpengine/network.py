@@ -11,9 +11,8 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import DTypeLike
 
-from bpengine import activations as activations_
 from bpengine import costs, persistence, training, validation
-from bpengine.activations import Activation, PerNeuron
+from bpengine.activations import ActivationLike, per_layer
 from bpengine.backends import Array, Backend, get, infer
 from bpengine.callbacks import Callback, Progress
 from bpengine.costs import Cost
@@ -27,8 +26,6 @@ from bpengine.regularization import Penalty, probabilities, smoothed
 from bpengine.training import Training
 
 __all__ = ["Network"]
-
-ActivationLike = str | Activation | Sequence[str | Activation]
 
 
 class Network:
@@ -115,7 +112,7 @@ class Network:
         label_smoothing: float = 0.0,
     ) -> None:
         self.sizes = validation.layer_sizes(sizes)
-        self.activations = _per_layer(activations, self.sizes)
+        self.activations = per_layer(activations, self.sizes)
         self.cost = costs.resolve(cost)
         self.cost.check(self.activations[-1], self.sizes[-1])
         self.dtype = validation.dtype_name(dtype)
@@ -382,8 +379,8 @@ class Network:
         -------
         dict
             ``"cost"``, penalties included, and ``"accuracy"`` if Y holds labels or columns of zeros
-            with a single 1: the share of columns whose greatest output (with one output: whether it is ½ or more) is the
-            right one.
+            with a single 1: the share of columns whose greatest output (with one output: whether it
+            is ½ or more) is the right one.
 
         Raises
         ------
@@ -499,29 +496,3 @@ class Network:
             f"Network({list(self.sizes)}, activations={names}, cost={self.cost.name!r}, "
             f"backend={self.backend.name!r}, dtype={self.dtype!r})"
         )
-
-
-def _per_layer(
-    activations: ActivationLike | Sequence[ActivationLike], sizes: tuple[int, ...]
-) -> tuple[Activation, ...]:
-    layers = len(sizes) - 1
-    if isinstance(activations, (str, Activation)):
-        return (activations_.resolve(activations),) * layers
-    if not isinstance(activations, Sequence):
-        raise TypeError(
-            f"activations must be a name such as 'sigmoid', an Activation, or a list with one per "
-            f"layer, got {type(activations).__name__} {activations!r}."
-        )
-    resolved = tuple(activations_.resolve(σ) for σ in activations)
-    if len(resolved) != layers:
-        raise ValueError(
-            f"activations has {len(resolved)} entries; a network of sizes {list(sizes)} takes "
-            f"{layers}, one per layer after the input."
-        )
-    for σ, n in zip(resolved, sizes[1:], strict=True):
-        if isinstance(σ, PerNeuron) and len(σ.members) != n:
-            raise ValueError(
-                f"a layer of {n} neurons takes {n} activations, one each; got {len(σ.members)}."
-            )
-    # neurons that are all alike make an ordinary layer
-    return tuple(σ.members[0] if isinstance(σ, PerNeuron) and len(σ.runs) == 1 else σ for σ in resolved)

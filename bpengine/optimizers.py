@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, ClassVar
 
-import numpy as np
 from array_api_compat import array_namespace, device
 
 from bpengine import schedules
 from bpengine.backends import Array, Operation
-from bpengine.parameters import Parameters
 from bpengine.schedules import Schedule
 from bpengine.validation import fraction, non_negative_number, positive_integer, positive_number
 
@@ -24,7 +22,6 @@ __all__ = [
     "AdamW",
     "Optimizer",
     "RMSprop",
-    "State",
     "check_optimizer",
 ]
 
@@ -249,6 +246,7 @@ class AdamW(Adam):
     AdamW(learning_rate=0.002, weight_decay=0.1)
     """
 
+    _: KW_ONLY
     weight_decay: float = 0.01
 
 
@@ -378,62 +376,6 @@ class LBFGS:
         positive_integer(self.max_evaluations, "max_evaluations")
 
 
-class State:
-    """What an optimizer remembers about one network, and the scalars of its next step, as arrays.
-
-    Parameters
-    ----------
-    optimizer : Optimizer
-    parameters : Parameters
-
-    Attributes
-    ----------
-    arrays : dict
-        What moves with the steps, by name: what a checkpoint has to hold.
-    rate, unit : arrays of shape ()
-        The learning rate η; and what the gradient is multiplied by, η or 1.
-    """
-
-    def __init__(self, optimizer: Optimizer, parameters: Parameters) -> None:
-        θ = parameters.vector
-        self.optimizer = optimizer
-        self.parameters = parameters
-        self.arrays = dict(optimizer.memory(θ))
-        if optimizer.averaging is not None:
-            self.arrays["average"] = array_namespace(θ).asarray(θ, copy=True)
-            self.arrays["averaged"] = scalar(0.0, θ)
-        self.rate, self._bound, self._shrink = (scalar(0.0, θ) for _ in range(3))
-
-    def set_learning_rate(self, η: float) -> float:
-        """Use η from the next step on; gives what the gradient is to be multiplied by, η or 1."""
-        optimizer = self.optimizer
-        unit = η if optimizer.takes_step else 1.0
-        self.rate[...] = η
-        self._bound[...] = unit * (optimizer.clip_norm or 0.0)
-        self._shrink[...] = 1.0 - η * optimizer.weight_decay
-        return unit
-
-    def operations(self, gradient: Parameters) -> Iterator[Operation]:
-        """Operations of an update, after those that write the gradient."""
-        optimizer, θ, g = self.optimizer, self.parameters.vector, gradient.vector
-        if optimizer.clip_norm is not None:
-            factor = scalar(1.0, θ)
-            yield Operation("clip factor", "update", _clip_factor, (g, self._bound), factor)
-            yield Operation("clip", "update", _multiply, (g, factor), g)
-        if optimizer.weight_decay:
-            for w in self.parameters.weights:
-                yield Operation("decay", "update", _multiply, (w, self._shrink), w)
-        yield from optimizer.update(θ, g, self.arrays, self.rate)
-        if optimizer.max_norm is not None:
-            bound = scalar(optimizer.max_norm, θ)
-            for w in self.parameters.weights:
-                yield Operation("max norm", "update", _max_norm, (w, bound), w)
-        if optimizer.averaging is not None:
-            average, count = self.arrays["average"], self.arrays["averaged"]
-            inputs = average, θ, count, scalar(1 - optimizer.averaging, θ)
-            yield Operation("average", "update", _average, inputs, average, (count,))
-
-
 def check_optimizer(optimizer: object) -> None:
     """Raise TypeError if `optimizer` is no optimizer that takes steps."""
     if not isinstance(optimizer, Optimizer):
@@ -454,8 +396,18 @@ def array_of(values: Any, like: Array) -> Array:
 
 
 def scalar(value: float, like: Array) -> Array:
-    """A number as an array of shape () of the dtype and on the device of `like`."""
-    return array_of(min(value, float(np.finfo(np.float32).max)), like)
+    """A number as an array of shape () of the dtype and on the device of `like`.
+
+    One above 0 that the dtype does not hold becomes the nearest that it does, which is not 0.
+    """
+    least, most = limits(like)
+    return array_of(min(max(value, least), most) if value else 0.0, like)
+
+
+def limits(like: Array) -> tuple[float, float]:
+    """The least normal number above 0 and the greatest that the dtype of `like` holds."""
+    info = array_namespace(like).finfo(like.dtype)
+    return float(info.smallest_normal), float(info.max)
 
 
 def _descend(θ: Array, step: Array) -> Array:
@@ -501,24 +453,3 @@ def _rmsprop(
 def _adagrad(θ: Array, g: Array, s: Array, ε: Array, η: Array) -> tuple[Array, ...]:
     s = s + g * g
     return θ - η * g / (array_namespace(s).sqrt(s) + ε), s
-
-
-def _clip_factor(g: Array, bound: Array) -> Array:
-    xp = array_namespace(g)
-    norm = xp.sqrt(xp.sum(g * g))
-    return bound / xp.maximum(norm, bound)
-
-
-def _multiply(x: Array, factor: Array) -> Array:
-    return x * factor
-
-
-def _max_norm(w: Array, bound: Array) -> Array:
-    xp = array_namespace(w)
-    norms = xp.sqrt(xp.sum(w * w, axis=-1, keepdims=True))
-    return w * (bound / xp.maximum(norms, bound))
-
-
-def _average(average: Array, θ: Array, count: Array, least: Array) -> tuple[Array, ...]:
-    count = count + 1
-    return average + array_namespace(θ).maximum(1 / count, least) * (θ - average), count

@@ -9,8 +9,9 @@ import numpy as np
 
 from bpengine import equations, schedules
 from bpengine.backends import Array, Operation
-from bpengine.optimizers import Optimizer, State, check_optimizer
+from bpengine.optimizers import Optimizer, check_optimizer
 from bpengine.parameters import Gradient
+from bpengine.updates import State
 from bpengine.validation import positive_integer, sample_weights
 from bpengine.workspace import Workspace, example_rows
 

@@ -177,7 +177,7 @@ class WarmUp(Schedule):
     epochs: float
 
     def __post_init__(self) -> None:
-        resolve(self.after)
+        resolve(self.after, "after")
         positive_number(self.epochs, "epochs")
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
@@ -233,10 +233,10 @@ class OnPlateau(Schedule):
         return rate
 
 
-def resolve(rate: object) -> Schedule:
+def resolve(rate: object, name: str = "learning_rate") -> Schedule:
     """The schedule of a number, a function or a schedule itself."""
     if isinstance(rate, Schedule):
         return rate
     if callable(rate):
         return Function(rate)
-    return Constant(positive_number(rate, "learning_rate"))  # type: ignore[arg-type]
+    return Constant(positive_number(rate, name))  # type: ignore[arg-type]

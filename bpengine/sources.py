@@ -17,7 +17,7 @@ from bpengine.workspace import example_rows
 if TYPE_CHECKING:
     from bpengine.network import Network
 
-__all__ = ["Batches", "Chunk", "Mapped", "Resident", "Source"]
+__all__ = ["Chunk", "Mapped", "Resident", "Source", "Stream"]
 
 MAPPED_BYTES = 2**28  # a memory map above this is read as it is needed
 STREAM_ELEMENTS = 2**22  # inputs of streamed batches that are held at a time
@@ -41,6 +41,8 @@ class Chunk:
         ``load(batch, rows)`` writes a batch into the rows of a workspace.
     outcomes : callable
         Gives the targets (steps, n_L, size) and the weights (steps, size), or None, of all batches.
+    examples : array, optional
+        Where `load` is a gather: the array whose rows a batch numbers.
     """
 
     size: int
@@ -48,6 +50,7 @@ class Chunk:
     batches: list[Any]
     load: Callable[[Any, Array], None]
     outcomes: Callable[[], tuple[Array, Array | None]]
+    examples: Array | None = None
 
 
 class Source:
@@ -132,7 +135,8 @@ class Resident(_Shuffled):
         """Steps on the examples of these numbers, m at a time."""
         batches = [indices[i : i + m] for i in range(0, indices.shape[0], m)]
         load = partial(self.backend.take, self.rows)
-        return Chunk(m, self.weighted, batches, load, partial(self._outcomes, indices, m))
+        outcomes = partial(self._outcomes, indices, m)
+        return Chunk(m, self.weighted, batches, load, outcomes, self.rows)
 
     def _outcomes(self, indices: Array, m: int) -> tuple[Array, Array | None]:
         xp = self.backend.xp
@@ -191,7 +195,7 @@ class Mapped(_Shuffled):
         return as_array(network.smoothed(y)), weights
 
 
-class Batches(Source):
+class Stream(Source):
     """Batches as an iterable gives them, in its own order: (X, Y) or (X, Y, sample_weight)."""
 
     def __init__(self, network: Network, batches: Iterable[tuple[Array, ...]], epochs: int) -> None:

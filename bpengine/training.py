@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 
 from bpengine import lbfgs, persistence, schedules
-from bpengine.backends import Array
+from bpengine.backends import Array, Batches
 from bpengine.callbacks import Callback, Checkpoint, Function
 from bpengine.history import History
 from bpengine.monitoring import statistics
-from bpengine.optimizers import LBFGS, SGD, Optimizer, State, check_optimizer
+from bpengine.optimizers import LBFGS, SGD, Optimizer, check_optimizer
 from bpengine.plan import Plan
 from bpengine.prediction import evaluate
-from bpengine.sources import Batches, Chunk, Mapped, Resident, Source
+from bpengine.sources import Chunk, Mapped, Resident, Source, Stream
+from bpengine.updates import State
 from bpengine.validation import class_weights, fraction, positive_integer, sample_weights
 
 if TYPE_CHECKING:
@@ -204,25 +205,22 @@ class Training:
         What the cost is taken from is kept of every step, so that all costs are added up in one go.
         """
         plan, slots, kept = self._plan(chunk)
-        net, ws, load, run = self.network, plan.workspace, chunk.load, plan.program.run
-        xp, rows, σ = net.backend.xp, ws.rows, net.activations[-1]
+        net, ws = self.network, plan.workspace
+        xp, σ = net.backend.xp, net.activations[-1]
         output = ws.z[-1] if net.cost.is_of_z(σ) else ws.a[-1]
         rates = self._rates(step, len(chunk.batches))
         start = self._snapshot()
-        done = 0
+        taken = [0]
         try:
             if rates is None:
-                for batch, slot in zip(chunk.batches, slots, strict=False):
-                    load(batch, rows)
-                    run(1)
-                    done += 1
-                    slot[...] = output
+                batches = Batches(chunk.load, chunk.batches, ws.rows, output, slots, chunk.examples)
+                plan.program.run_batches(batches, taken)
             else:
                 for batch, slot, η in zip(chunk.batches, slots, rates, strict=False):
                     plan.learning_rate = self.rate = η
-                    load(batch, rows)
-                    run(1)
-                    done += 1
+                    chunk.load(batch, ws.rows)
+                    plan.program.run(1)
+                    taken[0] += 1
                     slot[...] = output
             y, weights = chunk.outcomes()
             x = kept[: len(chunk.batches), ...]
@@ -235,7 +233,7 @@ class Training:
         except KeyboardInterrupt:
             # the interrupt may have come in the middle of a step: take those again that were complete
             self._restore(start)
-            for i, batch in enumerate(chunk.batches[:done]):
+            for i, batch in enumerate(chunk.batches[: taken[0]]):
                 self._step(plan, chunk, batch, rates, i)
             if not _finite(xp, net.vector):
                 self._restore(start)
@@ -461,7 +459,7 @@ def _batches(
     sample_weight: Any,
     class_weight: Any,
     optimizer: Any,
-) -> Batches:
+) -> Stream:
     """An iterable of batches as a source, after refusing what goes with whole arrays alone."""
     if not isinstance(X, Iterable):
         raise TypeError(
@@ -476,7 +474,7 @@ def _batches(
         )
     if isinstance(optimizer, LBFGS):
         raise ValueError("LBFGS takes all examples in every step: give X and Y as arrays.")
-    return Batches(network, X, epochs)
+    return Stream(network, X, epochs)
 
 
 def _checked(

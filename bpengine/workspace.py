@@ -85,6 +85,12 @@ class Workspace:
         self.weights: Array | None = self.rows[:, end:].mT if weighted else None
         shapes = [(m, sizes[0]), *((*stack, n, m) for n in sizes[1:-1])]
         self.dropout = Dropout(dropout, shapes, rng or np.random.default_rng(), backend, dtype)
+        if 0 in self.dropout:
+            # what is left of the inputs is another array: a batch stays as it was loaded
+            left = backend.empty((m, width), dtype)
+            left[:, sizes[0] :] = 0.0
+            left[:, sizes[0]] = 1.0
+            self.extended[0] = left.mT
         self.z: list[Array] = []
         self.a: list[Array] = []
         for l, (n, σ) in enumerate(zip(sizes[1:-1], activations, strict=False), 1):
@@ -117,7 +123,8 @@ class Workspace:
         """Where layer l, counted from the input, has dropout: leave activations out of ``[a; 1]``."""
         if l in self.dropout:
             a = self.a[l - 1] if l else self.inputs
-            kept = self.extended[l][..., : a.shape[-2], :] if l else a
+            x = self.extended[l]
+            kept = x[..., : a.shape[-2], :] if l else x.mT[:, : a.shape[-1]]
             yield from self.dropout.draw(l, a, kept)
 
 

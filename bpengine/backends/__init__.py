@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 import array_api_compat
 
 from bpengine.backends.array_api import ArrayAPIBackend
-from bpengine.backends.base import Array, Backend, BackendUnavailableError, Operation, Program
+from bpengine.backends.base import Array, Backend, BackendUnavailableError, Batches, Operation, Program
 from bpengine.backends.numpy import NumPyBackend
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "ArrayAPIBackend",
     "Backend",
     "BackendUnavailableError",
+    "Batches",
     "NumPyBackend",
     "Operation",
     "Program",

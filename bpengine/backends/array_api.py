@@ -10,7 +10,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from bpengine.backends.base import Array, Backend, Operation
+from bpengine.backends.base import Array, Backend, Batches, Operation
 
 __all__ = ["ArrayAPIBackend", "Call", "Replay", "fallback"]
 
@@ -35,6 +35,16 @@ class Replay:
         for _ in range(steps):
             for function, operands in calls:
                 function(*operands)
+
+    def run_batches(self, batches: Batches, taken: list[int]) -> None:
+        """A step on each of some batches."""
+        calls, load, rows, output = self.calls, batches.load, batches.rows, batches.output
+        for batch, slot in zip(batches.batches, batches.slots, strict=False):
+            load(batch, rows)
+            for function, operands in calls:
+                function(*operands)
+            taken[0] += 1
+            slot[...] = output
 
 
 class ArrayAPIBackend(Backend):

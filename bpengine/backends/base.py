@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import array_api_compat
 import numpy as np
 
-__all__ = ["Array", "Backend", "BackendUnavailableError", "Operation", "Program", "size"]
+__all__ = ["Array", "Backend", "BackendUnavailableError", "Batches", "Operation", "Program", "size"]
 
 Array = Any  # an array of any library that follows the array API standard
 
@@ -73,6 +73,34 @@ def itemsize(array: Array) -> int:
     return bits // 8
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Batches:
+    """Batches for the steps of a program, and where to keep what each step has put out.
+
+    Parameters
+    ----------
+    load : callable
+        ``load(batch, rows)`` writes a batch into the rows of the program's workspace.
+    batches : sequence
+        What `load` takes, one a step.
+    rows : array
+        Where batches go.
+    output : array
+        What is kept of each step.
+    slots : sequence of arrays
+        Where it is kept, one a step.
+    examples : array, optional
+        Where `load` is a gather: the array whose rows ``batch`` numbers.
+    """
+
+    load: Callable[[Any, Array], None]
+    batches: Sequence[Any]
+    rows: Array
+    output: Array
+    slots: Sequence[Array]
+    examples: Array | None = None
+
+
 class Program(Protocol):
     """Operations made ready to be run again and again on the same arrays."""
 
@@ -82,6 +110,9 @@ class Program(Protocol):
 
     def run(self, steps: int) -> None:
         """Run all operations, in order, `steps` times."""
+
+    def run_batches(self, batches: Batches, taken: list[int]) -> None:
+        """A step on each of some batches; counts in ``taken[0]`` those that are complete."""
 
 
 class Backend(ABC):

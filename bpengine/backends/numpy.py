@@ -16,7 +16,7 @@ import array_api_compat.numpy
 import numpy as np
 
 from bpengine.backends.array_api import ArrayAPIBackend, Call, Replay, fallback
-from bpengine.backends.base import Array, Operation
+from bpengine.backends.base import Array, Batches, Operation
 from bpengine.backends.blas import fold_descent
 from bpengine.backends.numpy_updates import UPDATES
 
@@ -77,6 +77,10 @@ class QuietReplay(Replay):
     def run(self, steps: int) -> None:
         """Walk over the calls `steps` times."""
         self._context.run(super().run, steps)
+
+    def run_batches(self, batches: Batches, taken: list[int]) -> None:
+        """A step on each of some batches."""
+        self._context.run(super().run_batches, batches, taken)
 
 
 class Kernels:
