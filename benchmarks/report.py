@@ -20,6 +20,7 @@ import numpy as np
 from ladder import LADDER, RUNGS, Rung, examples, network, plan
 
 import bpengine as bp
+from bpengine import plots
 from bpengine.ratios import Ratio, measure
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -61,8 +62,9 @@ def main() -> None:
             if name in makers
         }
     )
-    draw_throughput(throughput, DOCS / f"benchmarks-{options.what}-throughput.svg")
-    draw_ratios(ratios, DOCS / f"benchmarks-{options.what}-ratios.svg")
+    title = "Training 784-100-10, float32, by batch size"
+    plots.throughput(throughput, title=title).savefig(DOCS / f"benchmarks-{options.what}-throughput.svg")
+    plots.ratios(ratios).savefig(DOCS / f"benchmarks-{options.what}-ratios.svg")
     page(options.what, sections)
 
 
@@ -176,54 +178,6 @@ def samples_per_second(makers: Mapping[str, object]) -> dict[str, tuple[list[int
             found[name][0].append(m)
             found[name][1].append(steps * m / ratio.ours * 1e6)
     return found
-
-
-STYLES = [("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", "-"), ("P", "--")]
-
-
-def draw_throughput(curves: dict[str, tuple[list[int], list[float]]], path: Path) -> None:
-    """Samples per second against batch size, log–log; markers tell the lines apart in grey."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for (name, (batches, rates)), (marker, dash) in zip(curves.items(), STYLES, strict=False):
-        axes.loglog(batches, rates, marker=marker, linestyle=dash, label=name)
-    axes.set(
-        xlabel="batch size",
-        ylabel="examples a second",
-        title="Training 784-100-10, float32, by batch size",
-    )
-    axes.set_xticks(batches, map(str, batches))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path)
-
-
-def draw_ratios(ratios: dict[str, dict[str, Ratio]], path: Path) -> None:
-    """Ratio to each contender with its interval, a panel a rung."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    rungs = [rung for rung in LADDER if any(rung in r for r in ratios.values())]
-    figure = Figure(figsize=(2.6 * len(rungs) + 1.5, 3), layout="constrained")
-    panels = figure.subplots(1, len(rungs), sharey=True, squeeze=False)[0]
-    names = list(ratios)
-    for axes, rung in zip(panels, rungs, strict=True):
-        for y, name in enumerate(names):
-            r = ratios[name].get(rung)
-            if r is not None:
-                error = [[r.median - r.low], [r.high - r.median]]
-                axes.errorbar(r.median, y, xerr=error, fmt="o", color="black", capsize=3)
-        axes.axvline(1, color="grey", linestyle="--")
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if axes.get_xlim()[1] < 10 else (1,)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_title(rung)
-    panels[0].set_yticks(range(len(names)), names)
-    figure.supxlabel("time ÷ time of bpengine (right of 1: bpengine is faster)")
-    figure.savefig(path)
 
 
 def page(what: str, sections: list[str]) -> None:

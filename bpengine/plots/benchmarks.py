@@ -1,0 +1,109 @@
+"""Pictures of benchmarks: examples a second against batch size, and ratios of times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from bpengine.plots import style
+from bpengine.ratios import Ratio
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["ratios", "throughput"]
+
+
+def throughput(
+    curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], *, title: str = ""
+) -> Figure:
+    """Examples a second against batch size, on logarithmic axes.
+
+    Parameters
+    ----------
+    curves : dict
+        Name to (batch sizes, examples a second).
+    title : str, optional
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If there are no curves.
+    ImportError
+        If Matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from bpengine import plots
+    >>> figure = plots.throughput({"loop": ([1, 16], [5e3, 5e3]), "plan": ([1, 16], [2e4, 9e4])})
+    >>> [line.get_label() for line in figure.axes[0].lines]
+    ['loop', 'plan']
+    """
+    if not curves:
+        raise ValueError("there are no curves to draw.")
+    figure = style.figure(7.0, 4.5)
+    axes = figure.subplots()
+    for i, ((name, (batches, rates)), colour) in enumerate(
+        zip(curves.items(), style.shades(axes, len(curves)), strict=True)
+    ):
+        dash, marker = style.DASHES[i % len(style.DASHES)], style.MARKERS[i % len(style.MARKERS)]
+        axes.loglog(batches, rates, marker=marker, linestyle=dash, color=colour, label=style.plain(name))
+    every = sorted({int(m) for batches, _ in curves.values() for m in batches})
+    axes.set_xticks(every, map(str, every))
+    axes.minorticks_off()
+    axes.set(xlabel="batch size", ylabel="examples a second", title=style.plain(title))
+    axes.grid(alpha=0.3)
+    axes.legend(handlelength=3.5)
+    return figure
+
+
+def ratios(ratios: Mapping[str, Mapping[str, Ratio]]) -> Figure:
+    """Times of contenders ÷ time of bpengine with their intervals, a panel a task.
+
+    Parameters
+    ----------
+    ratios : dict
+        Name of a contender to task to `Ratio`; tasks may be missing.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If there are no ratios.
+    ImportError
+        If Matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from bpengine import plots
+    >>> from bpengine.ratios import Ratio
+    >>> ratio = Ratio(12.7, 12.1, 13.0, pairs=41, ours=760.0, reference=60.0)
+    >>> plots.ratios({"per-example loop": {"nielsen": ratio}}).axes[0].get_title()
+    'nielsen'
+    """
+    tasks = list(dict.fromkeys(task for by_task in ratios.values() for task in by_task))
+    if not tasks:
+        raise ValueError("there are no ratios to draw.")
+    figure = style.figure(2.6 * len(tasks) + 1.5, max(3.0, 0.3 * len(ratios) + 1.2))
+    panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
+    for axes, task in zip(panels, tasks, strict=True):
+        for y, by_task in enumerate(ratios.values()):
+            r = by_task.get(task)
+            if r is not None:
+                error = [[r.median - r.low], [r.high - r.median]]
+                axes.errorbar(r.median, y, xerr=error, fmt="o", color=style.ink(axes), capsize=3)
+        axes.axvline(1, color="grey", linestyle="--")
+        axes.set_xscale("log")
+        style.log_ticks(axes.xaxis, *axes.get_xlim())
+        axes.set_title(style.plain(task))
+    panels[0].set_ylim(len(ratios) - 0.5, -0.5)
+    panels[0].set_yticks(range(len(ratios)), map(style.plain, ratios))
+    figure.supxlabel("time ÷ time of bpengine (right of 1: bpengine is faster)")
+    return figure

@@ -1,0 +1,191 @@
+"""Pictures of a training: its costs, and what was monitored of each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from bpengine.plots import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from bpengine.history import History
+
+__all__ = ["norms", "saturation", "training_curves"]
+
+
+def training_curves(history: History) -> Figure:
+    """Cost after each epoch, of training and of validation, and the accuracy beside it.
+
+    Parameters
+    ----------
+    history : History
+        What `Network.fit` gave.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        With a logarithmic axis of costs where they fall to a tenth or less.
+
+    Raises
+    ------
+    ValueError
+        If no epoch was completed.
+    ImportError
+        If Matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import bpengine as bp
+    >>> from bpengine import plots
+    >>> X, labels = bp.datasets.circles(100, rng=0)
+    >>> net = bp.Network([2, 4, 1], cost="binary_cross_entropy", rng=0)
+    >>> history = net.fit(X, labels, epochs=3, validation=(X, labels), progress=False)
+    >>> figure = plots.training_curves(history)
+    >>> [axes.get_ylabel() for axes in figure.axes]
+    ['average cost C', 'share of right classes']
+    """
+    if not history.cost:
+        raise ValueError("this history has no complete epoch; there is nothing to draw.")
+    panels = 2 if history.validation_accuracy else 1
+    figure = style.figure(6.0 * panels, 4.0)
+    costs, *rest = figure.subplots(1, panels, squeeze=False)[0]
+    curves = [("training", history.cost), ("validation", history.validation_cost)]
+    style.lines(costs, _epochs(history.cost), [curve for curve in curves if curve[1]])
+    costs.set_ylabel("average cost C")
+    costs.legend()
+    for axes in rest:
+        accuracy = history.validation_accuracy
+        style.lines(axes, _epochs(accuracy), [("validation", accuracy)])
+        axes.set(yscale="linear", ylabel="share of right classes")
+        axes.legend(loc="lower right")
+    for axes in (costs, *rest):
+        _count(axes, "epoch")
+    return figure
+
+
+def norms(history: History) -> Figure:
+    """Norms of the gradient and of the weights, layer by layer.
+
+    Parameters
+    ----------
+    history : History
+        Of a training with ``monitor=``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If nothing was monitored.
+    ImportError
+        If Matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import bpengine as bp
+    >>> from bpengine import plots
+    >>> X, labels = bp.datasets.circles(100, rng=0)
+    >>> net = bp.Network([2, 4, 1], cost="binary_cross_entropy", rng=0)
+    >>> history = net.fit(X, labels, epochs=3, monitor="epoch", progress=False)
+    >>> [line.get_label() for line in plots.norms(history).axes[0].lines]
+    ['layer 2', 'layer 3']
+    """
+    return _per_layer(
+        history,
+        ("gradient_norms", "norm of the gradient ‖∂C/∂[w b]‖"),
+        ("weight_norms", "norm of the weights ‖w‖"),
+    )
+
+
+def saturation(history: History) -> Figure:
+    """Share of saturated neurons and mean |a|, layer by layer: where weights learn slowly.
+
+    A weight learns slowly where the activation it is applied to is small, or where the neuron it leads
+    to is saturated.
+
+    Parameters
+    ----------
+    history : History
+        Of a training with ``monitor=``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If nothing was monitored.
+    ImportError
+        If Matplotlib is not installed.
+
+    References
+    ----------
+    M. Nielsen, Neural Networks and Deep Learning, chapter 2, after equation BP4.
+    """
+    figure = _per_layer(
+        history,
+        ("saturated", "share of saturated activations"),
+        ("mean_activations", "mean |a|"),
+    )
+    for axes in figure.axes:
+        axes.set_yscale("linear")
+    figure.axes[0].set_ylim(-0.03, 1.03)
+    figure.axes[1].set_ylim(bottom=0)
+    return figure
+
+
+def _per_layer(history: History, *panels: tuple[str, str]) -> Figure:
+    records: Sequence[Any] = history.monitored
+    if not records:
+        raise ValueError(
+            "this history has no statistics of layers: train with net.fit(..., monitor='epoch'), or "
+            "monitor=k for every k steps."
+        )
+    figure = style.figure(6.0 * len(panels), 4.4)
+    x, what = _steps(records)
+    for axes, (field, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        layers = zip(*(getattr(record, field) for record in records), strict=True)
+        style.lines(axes, x, [(style.layer_name(l), values) for l, values in enumerate(layers)])
+        axes.set_ylabel(label)
+        _count(axes, what)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=6, handlelength=3.5)
+    return figure
+
+
+def _steps(records: Sequence[Any]) -> tuple[list[int], str]:
+    """Where the records were taken: by epochs, if no epoch has two, else by steps from the first."""
+    epochs = [record.epoch for record in records]
+    if len(set(epochs)) == len(epochs):
+        return epochs, "epoch"
+    pairs = list(pairwise(records))
+    gap = next(after.step - before.step for before, after in pairs if after.epoch == before.epoch)
+    # records are a fixed number of steps apart, from one epoch to the next as well
+    steps = next(
+        (
+            (gap + before.step - after.step) // (after.epoch - before.epoch)
+            for before, after in pairs
+            if after.epoch > before.epoch
+        ),
+        0,
+    )
+    steps = max(steps, *(record.step for record in records))
+    return [(record.epoch - 1) * steps + record.step for record in records], "step"
+
+
+def _epochs(values: Sequence[float]) -> range:
+    return range(1, len(values) + 1)
+
+
+def _count(axes: Axes, what: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel(what)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,0 +1,225 @@
+"""The hidden representation of the examples as it moves through training: an animation in a file."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+import numpy as np
+
+from bpengine.backends import Array
+from bpengine.network import Network
+from bpengine.plots import style
+from bpengine.prediction import forward_chunks, true_classes
+from bpengine.validation import positive_integer, positive_number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from bpengine.callbacks import Callback
+    from bpengine.history import History
+    from bpengine.training import Training
+
+__all__ = ["hidden_motion"]
+
+POINTS = 1000  # examples drawn at most
+PAUSE = 2.0  # seconds for which the last frame stays
+
+
+def hidden_motion(
+    network: Network,
+    X: Array,
+    Y: Array,
+    path: str | os.PathLike[str],
+    *,
+    layer: int | None = None,
+    epochs: SupportsIndex = 30,
+    every: SupportsIndex = 1,
+    frames_per_second: float = 10.0,
+    callbacks: Sequence[Callback | Callable[[Training], None]] = (),
+    **training: Any,
+) -> Figure:
+    """Train a network, and write an animation of how a hidden layer's activations move.
+
+    Parameters
+    ----------
+    network : Network
+        With a hidden layer of two or three neurons.
+    X : array of shape (n_1, N)
+    Y : array of shape (n_L, N), or N integer labels
+        As for `Network.fit`. Classes are told apart by marker and shade. Of more than 1,000 examples, a
+        random 1,000 are drawn.
+    path : path
+        A ``.gif`` file to write; it is complete or not there at all.
+    layer : int, optional
+        The layer that ``weights[layer]`` leads to, counted from 0; where not given, the last hidden
+        layer of two or three neurons.
+    epochs : int, optional
+    every : int, optional
+        Epochs from one frame to the next. The first frame is before training, the last after it.
+    frames_per_second : float, optional
+    callbacks, **training
+        As for `Network.fit`: batch_size, optimizer, validation, ….
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The last frame.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the network has no such layer, or an argument does not fit.
+    ImportError
+        If Matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import bpengine as bp
+    >>> from bpengine import plots
+    >>> X, labels = bp.datasets.circles(100, rng=0)
+    >>> net = bp.Network([2, 3, 1], activations="tanh", rng=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "circles.gif"
+    ...     Y = labels[None].astype("float32")
+    ...     figure = plots.hidden_motion(net, X, Y, path, epochs=2, progress=False)
+    ...     path.read_bytes()[:6]
+    b'GIF89a'
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".gif":
+        raise ValueError(f"the animation is a GIF: give a path that ends in .gif, not {path.name!r}.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {os.fspath(path.parent)!r} for {path.name!r}.")
+    every, epochs = positive_integer(every, "every"), positive_integer(epochs, "epochs")
+    seconds = 1 / positive_number(frames_per_second, "frames_per_second")
+    layer = _layer(network, layer)
+    style.figure(1, 1)  # without Matplotlib, say so before training
+    shown, targets = (style.host(array) for array in network.check_examples(X, Y))
+    if shown.shape[1] > POINTS:
+        chosen = np.random.default_rng(0).choice(shown.shape[1], POINTS, replace=False)
+        shown, targets = shown[:, chosen], targets[:, chosen]
+
+    frames = [("before training", _activations(network, shown, layer))]
+
+    def record(now: Training) -> None:
+        if now.epoch % every == 0:
+            frames.append(_frame(now.history, _activations(network, shown, layer)))
+
+    history = network.fit(X, Y, epochs=epochs, callbacks=(*callbacks, record), **training)
+    last = _frame(history, _activations(network, shown, layer))
+    # training may have ended between two frames, or gone back to an earlier epoch
+    if not np.array_equal(last[1], frames[-1][1]):
+        frames.append(last)
+    return _animation(network, layer, frames, _groups(targets), path, seconds)
+
+
+def _frame(history: History, a: np.ndarray[Any, Any]) -> tuple[str, np.ndarray[Any, Any]]:
+    if not history.cost:
+        return "interrupted", a
+    epoch = history.best_epoch or len(history.cost)
+    return f"epoch {epoch}, cost {history.cost[epoch - 1]:.4g}", a
+
+
+def _layer(network: Network, layer: int | None) -> int:
+    hidden = network.sizes[1:-1]
+    drawable = [l for l, n in enumerate(hidden) if n in (2, 3)]
+    if layer is None and drawable:
+        return drawable[-1]
+    if layer not in drawable:
+        raise ValueError(
+            f"what can be drawn is the motion of a hidden layer of 2 or 3 neurons; got layer={layer} of "
+            f"a network whose hidden layers have {list(hidden)} neurons."
+        )
+    return layer
+
+
+def _activations(network: Network, X: Array, layer: int) -> np.ndarray[Any, Any]:
+    chunks = forward_chunks(network, X)
+    return np.hstack([network.backend.to_numpy(ws.a[layer]).copy() for _, ws in chunks])
+
+
+def _groups(Y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The class of each example; of targets that are no classes, whether the first is above its mean."""
+    found = true_classes(np, Y)
+    return np.asarray(Y[0] > Y[0].mean() if found is None else found, int)
+
+
+def _animation(
+    network: Network,
+    layer: int,
+    frames: list[tuple[str, np.ndarray[Any, Any]]],
+    groups: np.ndarray[Any, Any],
+    path: Path,
+    seconds: float,
+) -> Figure:
+    neurons = network.sizes[layer + 1]
+    figure = style.figure(6.0, 6.2)
+    axes: Any = figure.add_subplot(projection="3d" if neurons == 3 else None)
+    names = [f"a of neuron {j + 1}" for j in range(neurons)]
+    limits = [_limits(network, layer, np.stack([a[j] for _, a in frames])) for j in range(neurons)]
+    for axis, name, limit in zip("xyz", names, limits, strict=False):
+        axes.set(**{f"{axis}label": name, f"{axis}lim": limit})
+        axes.locator_params(axis, nbins=5)
+    axes.set_box_aspect((1, 1, 1) if neurons == 3 else 1)
+    classes = np.unique(groups).tolist()
+    clouds = []
+    for c, shade in zip(classes, style.shades(axes, len(classes)), strict=True):
+        (cloud,) = axes.plot(
+            *([] for _ in range(neurons)),
+            linestyle="",
+            marker=style.MARKERS[c % len(style.MARKERS)],
+            markersize=4,
+            color=shade,
+            label=f"class {c}",
+        )
+        clouds.append((cloud, groups == c))
+    figure.legend(loc="outside lower center", ncols=min(len(classes), 5))
+    axes.set_title(" ")
+    figure.canvas.draw()
+    figure.set_layout_engine("none")  # what has been laid out once stays where it is
+    images = []
+    for title, a in frames:
+        for cloud, members in clouds:
+            (cloud.set_data_3d if neurons == 3 else cloud.set_data)(*a[:, members])
+        axes.set_title(f"{style.layer_name(layer)}: {title}")
+        images.append(_image(figure))
+    _write(images, path, [seconds] * (len(images) - 1) + [PAUSE])
+    return figure
+
+
+def _limits(network: Network, layer: int, values: np.ndarray[Any, Any]) -> tuple[float, float]:
+    low, high = network.activations[layer].range
+    low = low if np.isfinite(low) else float(values.min())
+    high = high if np.isfinite(high) else float(values.max())
+    margin = 0.05 * (high - low) or 0.5
+    return low - margin, high + margin
+
+
+def _image(figure: Any) -> Any:
+    from PIL import Image
+
+    figure.canvas.draw()
+    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB").quantize(64)
+
+
+def _write(images: Sequence[Any], path: Path, seconds: Sequence[float]) -> None:
+    """Write the frames beside `path`, and rename the file when complete."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        images[0].save(
+            temporary,
+            format="GIF",
+            save_all=True,
+            append_images=images[1:],
+            duration=[round(1000 * s) for s in seconds],
+            loop=0,
+        )
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

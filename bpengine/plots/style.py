@@ -1,0 +1,129 @@
+"""What all pictures share: how a figure is made, and lines that differ in more than their colour.
+
+Nothing here is global: colours, dashes and markers are given to each line, everything else is left to
+the user's Matplotlib style.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bpengine.backends import infer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "DASHES",
+    "MARKERS",
+    "figure",
+    "host",
+    "ink",
+    "is_log",
+    "layer_name",
+    "lines",
+    "log_ticks",
+    "plain",
+    "shades",
+]
+
+DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+MARKED = 10  # points of a line that carry its marker
+
+
+def figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches.
+
+    Raises
+    ------
+    ImportError
+        If Matplotlib is not installed.
+    """
+    try:
+        from bpengine.plots.picture import Picture
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        raise ImportError(
+            'pictures need Matplotlib, which is not installed: pip install "bpengine[plots]".'
+        ) from None
+    return Picture(width, height)
+
+
+def shades(axes: Axes, n: int) -> list[Any]:
+    """`n` colours whose lightness rises in even steps, all of them clear of the background."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_rgb
+
+    light = np.dot(to_rgb(axes.get_facecolor()), (0.299, 0.587, 0.114)) > 0.5
+    low, high = (0.0, 0.62) if light else (0.45, 1.0)
+    return [colormaps["viridis"](x) for x in np.linspace(low, high, n)]
+
+
+def lines(axes: Axes, x: Sequence[float], curves: Iterable[tuple[str, Sequence[float]]]) -> None:
+    """Draw named curves over x, each with a shade, a dash and a marker of its own."""
+    curves = list(curves)
+    every = max(1, len(x) // MARKED)
+    styles = zip(curves, shades(axes, len(curves)), itertools.count())
+    for (name, y), colour, i in styles:
+        axes.plot(
+            x[: len(y)],
+            y,
+            label=name,
+            color=colour,
+            linestyle=DASHES[i % len(DASHES)],
+            marker=MARKERS[i % len(MARKERS)],
+            # markers of different lines are not on top of each other
+            markevery=(i * every // len(curves), every),
+            markersize=5,
+        )
+    if is_log([value for _, y in curves for value in y]):
+        axes.set_yscale("log")
+        log_ticks(axes.yaxis, *axes.get_ylim())
+    axes.grid(alpha=0.3)
+
+
+def log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Plain numbers on a logarithmic axis from low to high, three of them or more."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+
+    narrow = MaxNLocator(4, steps=(1, 2, 5, 10))
+    wide = LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,))
+    axis.set_major_locator(narrow if high < 4 * low else wide)
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def is_log(values: Iterable[float]) -> bool:
+    """Whether a logarithmic scale shows more: all values above 0, the greatest ten times the least."""
+    found = [float(value) for value in values]
+    finite = all(math.isfinite(value) and value > 0 for value in found)
+    return bool(found) and finite and max(found) >= 10 * min(found)
+
+
+def ink(axes: Axes) -> Any:
+    """The colour of text in the user's style: black on white, or white on black."""
+    return axes.xaxis.label.get_color()
+
+
+def layer_name(l: int) -> str:
+    """The chapter's name of the layer that ``weights[l]`` leads to; layer 1 is the input."""
+    return f"layer {l + 2}"
+
+
+def plain(text: str) -> str:
+    """`text` with nothing in it that Matplotlib takes for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def host(x: Any) -> np.ndarray[Any, Any]:
+    """An array of any library, or nested lists, as a NumPy array."""
+    return infer(x).to_numpy(x) if hasattr(x, "shape") else np.asarray(x)

@@ -1,0 +1,180 @@
+"""Pictures of weights: what the first layer looks for, and how a nudge of one weight is felt."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, SupportsIndex
+
+import numpy as np
+
+from bpengine.network import Network
+from bpengine.plots import style
+from bpengine.reference.nudges import nudge
+from bpengine.validation import positive_integer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
+
+__all__ = ["first_layer", "nudges"]
+
+
+def first_layer(
+    network: Network, shape: tuple[int, int] | None = None, *, neurons: SupportsIndex = 100
+) -> Figure:
+    """Weights into each neuron of the first layer after the input, as images on one scale.
+
+    Parameters
+    ----------
+    network : Network
+    shape : (int, int), optional
+        Rows and columns of an image of the input; a square where not given.
+    neurons : int, optional
+        How many neurons to draw at most, the first ones.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        An image a neuron, row by row; grey is 0, black is negative, white positive.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the inputs don't make an image of that shape.
+    ImportError
+        If Matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import bpengine as bp
+    >>> from bpengine import plots
+    >>> figure = plots.first_layer(bp.Network([784, 30, 10], rng=0), shape=(28, 28))
+    >>> len(figure.axes[0].images)
+    30
+    """
+    inputs = network.sizes[0]
+    side = math.isqrt(inputs)
+    if shape is None and side * side != inputs:
+        raise ValueError(
+            f"{inputs} inputs make no square image; give its rows and columns, shape=(rows, columns)."
+        )
+    height, width = (side, side) if shape is None else (positive_integer(n, "shape") for n in shape)
+    if height * width != inputs:
+        raise ValueError(
+            f"shape=({height}, {width}) is {height * width} pixels; this network has {inputs} inputs."
+        )
+    shown = min(positive_integer(neurons, "neurons"), network.sizes[1])
+    weights = network.backend.to_numpy(network.weights[0])[:shown]
+    limit = float(np.abs(weights).max()) or 1.0
+    columns = math.ceil(math.sqrt(shown * height / width))
+    rows = math.ceil(shown / columns)
+
+    gap = 0.08 * max(height, width)
+    across, down = columns * (width + gap) - gap, rows * (height + gap) - gap
+    scale = 6 / max(across, down)
+    figure = style.figure(across * scale + 1.3, down * scale + 0.6)
+    axes = figure.subplots()
+    for i, row in enumerate(weights):
+        left, top = i % columns * (width + gap), i // columns * (height + gap)
+        image = axes.imshow(
+            row.reshape(height, width),
+            cmap="gray",
+            vmin=-limit,
+            vmax=limit,
+            extent=(left, left + width, top + height, top),
+            interpolation="nearest",
+        )
+    axes.set(xlim=(0, across), ylim=(down, 0))
+    axes.set_axis_off()
+    of = (
+        f"{network.sizes[1]} neurons"
+        if shown == network.sizes[1]
+        else f"{shown} of {network.sizes[1]} neurons"
+    )
+    axes.set_title(f"weights into {of} of layer 2")
+    figure.colorbar(image, label="weight", shrink=0.9)
+    return figure
+
+
+def nudges(
+    network: Network,
+    x: ArrayLike,
+    y: ArrayLike,
+    layer: int,
+    entry: tuple[int, int],
+    *,
+    amounts: ArrayLike | None = None,
+) -> Figure:
+    """How a nudge of one weight moves z, a and the cost of one example.
+
+    Parameters
+    ----------
+    network : Network
+        With built-in activations and a built-in cost.
+    x : array of shape (n_1, 1)
+    y : array of shape (n_L, 1)
+    layer : int
+        ``weights[layer]`` has the weight; counted from 0.
+    entry : (int, int)
+        (j, k), counted from 0; with k one past the weights, it is the bias of neuron j.
+    amounts : array of shape (k,), optional
+        The nudges Δw, from -1 to 1 where not given.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        How z and a change, in the weight's own neuron and in that neuron of each later layer whose z
+        changes most; and the cost beside what the gradient predicts.
+
+    Raises
+    ------
+    ValueError, IndexError
+        If an argument does not fit.
+    ImportError
+        If Matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import bpengine as bp
+    >>> from bpengine import plots
+    >>> net = bp.Network([1, 1, 1], rng=0)
+    >>> figure = plots.nudges(net, [[1.0]], [[0.0]], layer=0, entry=(0, 0))
+    >>> [text.get_text() for text in figure.axes[2].get_legend().get_texts()]
+    ['true', 'predicted by ∂C/∂w']
+    """
+    amounts = np.linspace(-1, 1, 41) if amounts is None else np.ravel(style.host(amounts))
+    to_numpy = network.backend.to_numpy
+    found = nudge(
+        [to_numpy(w) for w in network.weights],
+        [to_numpy(b) for b in network.biases],
+        [σ.name for σ in network.activations],
+        network.cost.name,
+        style.host(x),
+        style.host(y),
+        layer=layer,
+        entry=entry,
+        amounts=[0.0, *np.sort(amounts)],
+    )
+    Δ = found.amounts[1:].tolist()
+    figure = style.figure(13.0, 4.2)
+    panels = figure.subplots(1, 3)
+    for axes, name, values in zip(panels, "za", (found.z, found.a), strict=False):
+        curves = []
+        for l in range(layer, len(found.z)):
+            # the weight's own neuron; later, the one whose weighted input moves most
+            j = entry[0] if l == layer else int(np.ptp(found.z[l], axis=1).argmax())
+            of = f", neuron {j + 1}" if len(found.z[l]) > 1 else ""
+            curves.append((style.layer_name(l) + of, values[l][j, 1:] - values[l][j, 0]))
+        style.lines(axes, Δ, curves)
+        axes.set_ylabel(f"change of {name}")
+        axes.legend()
+    curves = [("true", found.cost[1:]), ("predicted by ∂C/∂w", found.predicted[1:])]
+    style.lines(panels[2], Δ, curves)
+    panels[2].set_ylabel("cost C of the example")
+    panels[2].legend()
+    bias = entry[1] == network.sizes[layer]
+    name = f"biases[{layer}][{entry[0]}, 0]" if bias else f"weights[{layer}][{entry[0]}, {entry[1]}]"
+    for axes in panels:
+        axes.set(yscale="linear", xlabel=f"nudge of {name}")
+        axes.axvline(0, color="grey", linewidth=0.8)
+    return figure
