@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +14,42 @@ import bpengine as bp
 from bpengine.reference import per_example
 
 SOFTMAX = "softmax"
-ELEMENTWISE = ["sigmoid", "tanh", "relu", "leaky_relu", "linear", "softplus", "gelu", "swish"]
+# those whose chains stay in range; an exponential of exponentials overflows
+CHAINABLE = ["sigmoid", "tanh", "relu", "leaky_relu", "linear", "softplus", "gelu", "swish"]
+ELEMENTWISE = [*CHAINABLE, "exponential"]
 ACTIVATIONS = [*ELEMENTWISE, SOFTMAX]
+HIDDEN = [*CHAINABLE, SOFTMAX]
+REGRESSIONS = ["quadratic", "absolute_error", "huber"]
+# a cost of any output activation, with each of them; the others like it with some. Poisson with relu,
+# whose outputs of 0 have no logarithm, is in test_costs.py
 PAIRS = [
     *((name, "quadratic") for name in ACTIVATIONS),
+    *((name, "absolute_error") for name in ("linear", "tanh", "softmax")),
+    *((name, "huber") for name in ("linear", "relu", "softmax")),
+    *((name, "poisson") for name in ("exponential", "softplus", "sigmoid", "softmax")),
     ("sigmoid", "binary_cross_entropy"),
     ("softmax", "binary_cross_entropy"),
     ("softmax", "softmax_cross_entropy"),
 ]
 CANONICAL = [
     ("linear", "quadratic"),
+    ("exponential", "poisson"),
     ("sigmoid", "binary_cross_entropy"),
     ("softmax", "softmax_cross_entropy"),
 ]
+
+OPTIMIZERS = [
+    bp.SGD(0.1),
+    bp.SGD(0.1, momentum=0.75),
+    bp.SGD(0.1, momentum=0.75, nesterov=True),
+    bp.Adam(0.01),
+    bp.AdamW(0.01),
+    bp.RMSprop(0.01),
+    bp.Adagrad(0.1),
+]
+# what goes with every optimizer, in a strength that tells; and what a network has besides
+ALONGSIDE = {"clip_norm": 0.25, "weight_decay": 0.1, "max_norm": 1.0, "averaging": 0.75}
+REGULARIZED = {"dropout": 0.25, "l1": 0.01, "l2": 0.1}
 
 Layer = str | list[str]
 
@@ -50,7 +74,7 @@ class Case:
     def layers(self) -> int:
         return len(self.sizes) - 1
 
-    def network(self, lab: Any, backend: Any = None) -> bp.Network:
+    def network(self, lab: Any, backend: Any = None, **options: Any) -> bp.Network:
         """The network, with biases that keep relu off its kink."""
         net = bp.Network(
             self.sizes,
@@ -59,6 +83,7 @@ class Case:
             backend=lab.backend if backend is None else backend,
             dtype=self.dtype,
             rng=self.seed,
+            **options,
         )
         rng = np.random.default_rng([self.seed, 1])
         for b in net.biases:
@@ -79,9 +104,12 @@ class Case:
 
 def targets(rng: np.random.Generator, cost: str, n: int, m: int, dtype: str = "float64") -> np.ndarray:
     """Targets that a cost is defined for: soft ones in the odd columns, classes in the others."""
-    if cost == "quadratic":
+    if cost in REGRESSIONS:
         return rng.standard_normal((n, m)).astype(dtype)
-    if cost == "binary_cross_entropy":
+    if cost == "poisson":
+        Y = rng.exponential(2, (n, m))
+        Y[:, ::2] = Y[:, ::2].round()
+    elif cost == "binary_cross_entropy":
         Y = rng.random((n, m))
         Y[:, ::2] = Y[:, ::2].round()
     else:
@@ -91,15 +119,16 @@ def targets(rng: np.random.Generator, cost: str, n: int, m: int, dtype: str = "f
 
 
 def hidden_layer(n: int) -> st.SearchStrategy[Layer]:
-    own = st.lists(st.sampled_from(ELEMENTWISE), min_size=n, max_size=n)
-    return st.sampled_from(ACTIVATIONS) | own
+    own = st.lists(st.sampled_from(CHAINABLE), min_size=n, max_size=n)
+    return st.sampled_from(HIDDEN) | own
 
 
 def output_layer(cost: str, n: int) -> st.SearchStrategy[Layer]:
-    whole = st.sampled_from([σ for σ, of in PAIRS if of == cost])
+    names = [σ for σ, of in PAIRS if of == cost]
+    whole = st.sampled_from(names)
     if cost == "softmax_cross_entropy":
         return whole
-    names = ELEMENTWISE if cost == "quadratic" else ["sigmoid"]
+    names = ELEMENTWISE if cost in REGRESSIONS else [σ for σ in names if σ != SOFTMAX]
     return whole | st.lists(st.sampled_from(names), min_size=n, max_size=n)
 
 
@@ -116,7 +145,7 @@ def cases(
     layers = draw(st.integers(min_layers, max_layers))
     cost = draw(st.sampled_from(sorted({cost for _, cost in PAIRS})))
     # a softmax of one neuron is 1 whatever it is given
-    least = 1 if cost == "quadratic" else 2
+    least = 2 if "cross_entropy" in cost else 1
     sizes = draw(st.lists(st.integers(1, max_width), min_size=layers, max_size=layers))
     sizes.append(draw(st.integers(least, max_width)))
     return Case(
@@ -133,8 +162,13 @@ def cases(
 
 
 def deep(σ: str, cost: str, dtype: str = "float64") -> Case:
-    """A network of three weight layers whose hidden and output layers are all σ."""
-    return Case([3, 5, 4, 3], [σ, σ, σ], cost, batch=6, dtype=dtype, seed=7)
+    """A network of three weight layers whose hidden and output layers are all σ, as far as may be."""
+    return Case([3, 5, 4, 3], [*chain(σ), σ], cost, batch=6, dtype=dtype, seed=7)
+
+
+def chain(σ: Layer) -> list[Layer]:
+    """Two hidden layers of σ; of σ and tanh where σ of σ overflows."""
+    return [σ, "tanh" if σ == "exponential" else σ]
 
 
 def sigma(layer: Layer) -> tuple[Any, Any]:
@@ -177,6 +211,11 @@ def assert_close(found: np.ndarray, expected: np.ndarray, tolerance: float, scal
     assert found.shape == expected.shape
     scale = max(scale, np.abs(expected).max(initial=np.finfo(float).tiny))
     assert np.abs(found - expected).max(initial=0.0) <= tolerance * scale
+
+
+def optimizer_name(optimizer: bp.SGD) -> str:
+    """For a test's name: the class and what is not as usual."""
+    return re.sub(r"learning_rate=[^,)]*,? ?", "", repr(optimizer))
 
 
 def flat(arrays: Any, lab: Any = None) -> np.ndarray:

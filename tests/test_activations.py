@@ -22,6 +22,7 @@ FORMULAS = {
     "leaky_relu": lambda z: z if z > 0 else z / 100,
     "linear": lambda z: z,
     "softplus": lambda z: math.log(1 + math.exp(z)),
+    "exponential": math.exp,
     "gelu": lambda z: z / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))),
     "swish": lambda z: z / (1 + math.exp(-z)),
 }
@@ -105,12 +106,27 @@ def test_the_columns_of_softmax_are_probabilities_and_know_no_shift(lab, z, shif
 def test_extreme_inputs_give_finite_values_in_range_and_finite_slopes(lab, name, dtype):
     σ = BUILT_IN[name]
     z = np.array([EXTREMES, np.roll(EXTREMES, 1), np.roll(EXTREMES, 5)]).astype(dtype)
+    if name == "exponential":
+        z = np.minimum(z, 88)  # beyond which eᶻ overflows
     a = σ.function(lab.array(z))
     assert a.dtype == getattr(lab.backend.xp, dtype)
     a = lab.numpy(a)
     assert np.isfinite(a).all()
     assert (a >= σ.range[0]).all() and (a <= σ.range[1]).all()
     assert np.isfinite(slope(σ, lab, np.ones_like(z), z)).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_exponential_that_overflows_is_infinite_and_stops_the_training(dtype):
+    net = bp.Network([1, 1], "exponential", "poisson", backend="numpy", dtype=dtype, rng=0)
+    net.weights[0] = [[1000.0]]
+    X, Y = np.array([[1.0, -1.0]]), np.array([[1.0, 0.0]])
+    assert net.feedforward(X).tolist() == [[np.inf, 0]]
+    assert net.backprop(X, Y).cost == np.inf
+    with pytest.raises(bp.NonFiniteCostError, match="beginning in layer 2") as caught:
+        net.fit(X, Y, epochs=1, batch_size=2, progress=False)
+    assert (caught.value.epoch, caught.value.step) == (1, 1)
+    assert net.weights[0].tolist() == [[1000.0]]
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import CANONICAL, ELEMENTWISE, PAIRS, assert_close, deep, examples, targets
+from strategies import CANONICAL, ELEMENTWISE, PAIRS, REGRESSIONS, assert_close, deep, examples, targets
 
 import bpengine as bp
 from bpengine.activations import ACTIVATIONS
@@ -18,6 +18,11 @@ from bpengine.costs import COSTS, resolve
 # C_x of one column, as one writes it down
 FORMULAS = {
     "quadratic": lambda a, y: sum((y - a) ** 2 for a, y in zip(a, y, strict=True)) / 2,
+    "absolute_error": lambda a, y: sum(abs(y - a) for a, y in zip(a, y, strict=True)),
+    "huber": lambda a, y: sum(
+        (y - a) ** 2 / 2 if abs(y - a) <= 1 else abs(y - a) - 1 / 2 for a, y in zip(a, y, strict=True)
+    ),
+    "poisson": lambda a, y: sum(a - y * math.log(a) for a, y in zip(a, y, strict=True)),
     "binary_cross_entropy": lambda a, y: (
         -sum(y * math.log(a) + (1 - y) * math.log(1 - a) for a, y in zip(a, y, strict=True))
     ),
@@ -31,7 +36,10 @@ def outputs(name, shape):
     """Output activations within where a cost is defined, with targets."""
     n, m, seed = shape
     rng = np.random.default_rng(seed)
-    a = rng.standard_normal((n, m)) if name == "quadratic" else rng.uniform(0.05, 0.95, (n, m))
+    if name in REGRESSIONS:
+        a = rng.standard_normal((n, m))
+    else:
+        a = rng.uniform(0.05, 4 if name == "poisson" else 0.95, (n, m))
     return a, targets(rng, name, n, m)
 
 
@@ -41,7 +49,7 @@ def own(xp, name="quartic", **options):
     )
 
 
-def test_the_pairs_of_the_strategies_are_all_that_a_network_takes():
+def test_the_pairs_of_the_strategies_are_those_that_a_network_takes():
     def fits(σ, cost):
         try:
             bp.Network([2, 2], σ, cost)
@@ -49,8 +57,11 @@ def test_the_pairs_of_the_strategies_are_all_that_a_network_takes():
             return False
         return True
 
-    assert {(σ, cost) for σ in ACTIVATIONS for cost in COSTS if fits(σ, cost)} == set(PAIRS)
-    assert {(cost.canonical, cost.name) for cost in COSTS.values()} == set(CANONICAL)
+    any_output = {(σ, cost) for σ in ACTIVATIONS for cost in REGRESSIONS}
+    taken = {(σ, cost) for σ in ACTIVATIONS for cost in COSTS if fits(σ, cost)}
+    assert taken == set(PAIRS) | any_output | {("relu", "poisson")}
+    canonical = {(cost.canonical, cost.name) for cost in COSTS.values() if cost.canonical}
+    assert canonical == set(CANONICAL)
     assert sorted(COSTS) == NAMES
 
 
@@ -61,7 +72,7 @@ def test_each_is_its_formula_for_every_column(lab, name, shape):
     a, y = outputs(name, shape)
     found = lab.numpy(COSTS[name].function(lab.array(a), lab.array(y)))
     expected = [FORMULAS[name](*columns) for columns in zip(a.T, y.T, strict=True)]
-    np.testing.assert_allclose(found, expected, rtol=1e-13)
+    np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -136,9 +147,9 @@ def test_outputs_at_the_ends_of_the_range_have_finite_costs_and_slopes(lab, name
     values = lab.numpy(cost.function(lab.array(a), lab.array(y)))
     assert np.isfinite(values).all()
     assert np.isfinite(lab.numpy(cost.derivative(lab.array(a), lab.array(y)))).all()
-    # right outputs cost nothing, wrong ones a lot
-    np.testing.assert_array_equal(values[:2], 0)
-    assert (values[2:4] >= (1 if name == "quadratic" else 80)).all()
+    # right outputs cost nothing, but for the 1 of a - y log a at a = y = 1; wrong ones a lot
+    np.testing.assert_array_equal(values[:2], 1 if name == "poisson" else 0)
+    assert (values[2:4] >= (1 if name in REGRESSIONS else 80)).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -154,7 +165,7 @@ def test_nan_is_never_hidden(lab, name, which):
         assert np.isnan(lab.numpy(cost.function_of_z(a, y))).tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize(("σ", "name"), CANONICAL[1:])
+@pytest.mark.parametrize(("σ", "name"), CANONICAL[-2:])
 def test_integer_labels_stand_for_one_hot_targets(lab, σ, name):
     net = bp.Network([3, 4], σ, name, backend=lab.backend, dtype="float64", rng=0)
     X = lab.array(np.random.default_rng(0).standard_normal((3, 6)))
@@ -244,7 +255,12 @@ def test_a_cost_of_ones_own_can_not_take_the_name_of_a_built_in_one(name):
         ("relu", "binary_cross_entropy", "those of 'relu' go from 0 to inf"),
         ([["sigmoid", "tanh"]], "binary_cross_entropy", "those of 'sigmoid, tanh' go from -1 to 1"),
         (bp.Activation("mine", abs, abs), "binary_cross_entropy", "those of 'mine' go from -inf to inf"),
+        ("tanh", "poisson", "from 0 to inf; those of 'tanh' go from -1 to 1. Use 'exponential' in the"),
+        ("linear", "poisson", "those of 'linear' go from -inf to inf"),
+        ([["softplus", "gelu"]], "poisson", "those of 'softplus, gelu' go from -inf to inf"),
+        ("tanh", own(np, within=(0, 1)), "Use one that fits in the last layer, or cost='quadratic'"),
         ("sigmoid", "quadric", "unknown cost 'quadric'. Did you mean 'quadratic'?"),
+        ("sigmoid", "hubert", "unknown cost 'hubert'. Did you mean 'huber'?"),
     ],
 )
 def test_an_output_activation_that_a_cost_is_not_defined_for_is_refused(σ, cost, message):
@@ -265,6 +281,8 @@ def test_what_is_no_cost_is_refused():
         ("softmax", "softmax_cross_entropy", [[0, 2], [1, -1]], "Y has values from -1.0 to 2.0"),
         ("softmax", "softmax_cross_entropy", [[0, 0.5], [1, 0.25]], "Y[:, 1] sums to 0.75"),
         ("softmax", "softmax_cross_entropy", [[0, 1], [0, 0]], "Y[:, 0] sums to 0.0"),
+        ("exponential", "poisson", [[0, 3], [-1, 0]], "from -1.0 to 3.0; cost 'poisson' takes targets"),
+        ("relu", "poisson", [[0, -0.5], [7, 0]], "takes targets from 0 to inf"),
     ],
 )
 def test_targets_that_a_cost_is_not_defined_for_are_refused(lab, σ, cost, Y, message):
@@ -276,8 +294,9 @@ def test_targets_that_a_cost_is_not_defined_for_are_refused(lab, σ, cost, Y, me
             call(X, Y)
 
 
-def test_any_targets_will_do_for_the_quadratic_cost(lab):
-    net = bp.Network([2, 2], backend=lab.backend)
+@pytest.mark.parametrize("name", REGRESSIONS)
+def test_any_targets_will_do_for_a_regression(lab, name):
+    net = bp.Network([2, 2], cost=name, backend=lab.backend)
     assert net.backprop(lab.array(np.eye(2)), lab.array(np.full((2, 2), -7.0))).cost > 0
 
 
@@ -305,3 +324,114 @@ def test_a_cost_of_the_wrong_shape_is_named(lab, axis):
 def test_one_softmax_output_is_refused():
     with pytest.raises(ValueError, match="its softmax is always 1"):
         bp.Network([3, 1], "softmax", "softmax_cross_entropy")
+
+
+@given(shape=SHAPES)
+@examples(10)
+def test_huber_is_quadratic_up_to_1_and_an_absolute_error_beyond(lab, shape):
+    n, m, seed = shape
+    rng = np.random.default_rng(seed)
+    y, sign = rng.standard_normal((n, m)), rng.choice([-1.0, 1.0], (n, m))
+    near, far = (y + sign * rng.uniform(*ends, (n, m)) for ends in ((0, 1), (1, 100)))
+    huber, quadratic, absolute = (COSTS[name] for name in ("huber", "quadratic", "absolute_error"))
+
+    def both(cost, a):
+        a, t = lab.array(a), lab.array(y)
+        return lab.numpy(cost.function(a, t)), lab.numpy(cost.derivative(a, t))
+
+    for found, expected in zip(both(huber, near), both(quadratic, near), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-14, atol=1e-16)
+    value, slope = both(absolute, far)
+    np.testing.assert_allclose(both(huber, far)[0], value - n / 2, rtol=1e-14)
+    np.testing.assert_array_equal(both(huber, far)[1], slope)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", REGRESSIONS)
+def test_an_output_that_is_right_has_no_error(lab, name, dtype):
+    """At the kink of the absolute error too, where its slope is taken to be 0."""
+    net = bp.Network([3, 2], "linear", name, backend=lab.backend, dtype=dtype, rng=0)
+    X = lab.array(np.random.default_rng(0).standard_normal((3, 4)).astype(dtype))
+    gradient = net.backprop(X, net.feedforward(X))
+    assert gradient.cost == 0
+    np.testing.assert_array_equal(lab.numpy(gradient.vector), 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "best"),
+    [("quadratic", 21.9), ("absolute_error", 3.0), ("huber", 17 / 6)],
+    ids=REGRESSIONS,
+)
+def test_what_each_regression_makes_of_an_outlier(lab, name, best):
+    """The mean, the median, and what an outlier pulls by no more than 1."""
+    y = np.array([[1.0, 2.0, 3.0, 3.5, 100.0]])
+    net = bp.Network([1, 1], "linear", name, backend=lab.backend, dtype="float64", rng=0)
+    costs = []
+    for b in (best - 0.01, best, best + 0.01):
+        net.biases[0] = lab.array([[b]])
+        gradient = net.backprop(lab.array(np.zeros((1, 5))), lab.array(y))
+        costs.append(gradient.cost)
+        if b == best:
+            assert abs(float(gradient.biases[0][0, 0])) < 1e-14
+    assert costs[1] < min(costs[0], costs[2])
+
+
+def test_poisson_regression_finds_the_maximum_of_the_likelihood(lab):
+    """One layer is the generalized linear model with its canonical link: Newton's method agrees."""
+    rng = np.random.default_rng(3)
+    X = rng.standard_normal((2, 200))
+    y = rng.poisson(np.exp(np.array([[0.5, -0.8]]) @ X + 0.3)).astype("float64")
+    extended, θ = np.vstack([X, np.ones((1, 200))]), np.zeros((1, 3))
+    for _ in range(20):
+        a = np.exp(θ @ extended)
+        θ = θ - (a - y) @ extended.T @ np.linalg.inv((a * extended) @ extended.T)
+    net = bp.Network([2, 1], "exponential", "poisson", backend=lab.backend, dtype="float64", rng=0)
+    plan = net.plan(200, bp.SGD(0.1))
+    plan.load(lab.array(X), lab.array(y))
+    plan.run(steps=500)
+    assert_close(lab.numpy(net.weights[0]), θ[:, :2], 1e-8)
+    assert_close(lab.numpy(net.biases[0]), θ[:, 2:], 1e-8)
+    a = lab.numpy(net.feedforward(lab.array(X)))
+    assert plan.cost == pytest.approx((a - y * np.log(a)).mean(), rel=1e-12)
+    # the fitted means have the sum of the counts, as the intercept of a Poisson regression makes them
+    assert a.sum() == pytest.approx(y.sum(), rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_poisson_cost_of_an_exponential_output_is_exact_where_it_underflows(lab, dtype):
+    net = bp.Network([3, 3], "exponential", "poisson", backend=lab.backend, dtype=dtype)
+    z = np.array([[-1e4, -800, 3], [-95, 0, -1e4], [5, -30, 20]])
+    net.vector[...] = 0.0
+    net.weights[0][...] = lab.backend.asarray(z, dtype)
+    Y = np.array([[2, 0, 7], [1, 1, 0], [0, 3, 4]], dtype)
+    gradient = net.backprop(lab.array(np.eye(3, dtype=dtype)), lab.array(Y))
+    tolerance = 8 * float(np.finfo(dtype).eps)
+    assert gradient.cost == pytest.approx((np.exp(z) - Y * z).sum(axis=0).mean(), rel=tolerance)
+    # X is the identity: the gradient of the weights is δ itself
+    lab.assert_close(gradient.weights[0], (np.exp(z) - Y) / 3, tolerance)
+
+
+def test_poisson_takes_relu_outputs(lab):
+    """With biases that keep them off 0 here, where log a is too steep for finite differences."""
+    net = bp.Network([3, 4, 2], ["tanh", "relu"], "poisson", backend=lab.backend, dtype="float64", rng=0)
+    net.biases[1] = lab.array(np.full((2, 1), 3.0))
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((3, 5)), targets(rng, "poisson", 2, 5)
+    a = lab.numpy(net.feedforward(lab.array(X)))
+    gradient = net.backprop(lab.array(X), lab.array(Y))
+    assert gradient.cost == pytest.approx((a - Y * np.log(a)).sum(axis=0).mean(), rel=1e-12)
+    lab.assert_close(gradient.biases[1], (1 - Y / a).mean(axis=1, keepdims=True), 1e-12)
+    assert bp.check_gradient(net, lab.array(X), lab.array(Y)).passed
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("σ", ["relu", "softplus", "sigmoid", "softmax", ["softplus", "exponential"]])
+def test_poisson_outputs_of_0_have_finite_costs_and_gradients(lab, σ, dtype):
+    net = bp.Network([2, 2], [σ], "poisson", backend=lab.backend, dtype=dtype, rng=0)
+    net.vector[...] = 0.0
+    net.weights[0][...] = lab.backend.asarray(np.array([[-1e4, 2.0], [1.0, -1e4]]), dtype)
+    X, Y = np.eye(2, dtype=dtype), np.array([[300, 0], [1, 50]], dtype)
+    assert (lab.numpy(net.feedforward(lab.array(X))) == 0).any()
+    gradient = net.backprop(lab.array(X), lab.array(Y))
+    assert np.isfinite(gradient.cost) and gradient.cost > 1000
+    assert np.isfinite(lab.numpy(gradient.vector)).all()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import ELEMENTWISE, PAIRS, Case, cases, deep, examples
+from strategies import ELEMENTWISE, PAIRS, Case, cases, chain, deep, examples
 
 import bpengine as bp
 
@@ -265,7 +265,7 @@ def numpy_plan(case):
 
 
 def wide(σ, cost):
-    hidden, output = (OWN[:1] * 2, OWN[1]) if isinstance(σ, list) else ([σ, σ], σ)
+    hidden, output = (OWN[:1] * 2, OWN[1]) if isinstance(σ, list) else (chain(σ), σ)
     return Case([3, 3, 3, 2], [*hidden, output], cost, batch=BATCH, dtype="float32", seed=1)
 
 

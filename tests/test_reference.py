@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from strategies import (
     ACTIVATIONS,
     CANONICAL,
+    HIDDEN,
     PAIRS,
     Case,
     assert_close,
@@ -382,7 +383,7 @@ def one_weight(draw):
     layers = draw(st.integers(1, 4))
     sizes = draw(st.lists(st.integers(1, 4), min_size=layers, max_size=layers))
     sizes.append(draw(st.integers(2, 4)))
-    hidden = draw(st.lists(st.sampled_from(ACTIVATIONS), min_size=layers - 1, max_size=layers - 1))
+    hidden = draw(st.lists(st.sampled_from(HIDDEN), min_size=layers - 1, max_size=layers - 1))
     case = Case(sizes, [*hidden, σ], cost, batch=1, seed=draw(st.integers(0, 2**20)))
     layer = draw(st.integers(0, layers - 1))
     # [w b] of the layer has one column more than w

@@ -28,12 +28,16 @@ def _log(y: Array, a: Array) -> Any:
 # name: C_x of the output activations
 OF_A: dict[str, Callable[[Array, Array], Any]] = {
     "quadratic": lambda a, y: ((a - y) ** 2).sum() / 2,
+    "absolute_error": lambda a, y: np.abs(a - y).sum(),
+    "huber": lambda a, y: np.where(np.abs(a - y) <= 1, (a - y) ** 2 / 2, np.abs(a - y) - 0.5).sum(),
+    "poisson": lambda a, y: (a - _log(y, a)).sum(),
     "binary_cross_entropy": lambda a, y: -(_log(y, a) + _log(1 - y, 1 - a)).sum(),
     "softmax_cross_entropy": lambda a, y: -_log(y, a).sum(),
 }
 
 # (name, output activation): C_x of the weighted inputs, where the activations may round to 0 or 1
 OF_Z: dict[tuple[str, str], Callable[[Array, Array], Any]] = {
+    ("poisson", "exponential"): lambda z, y: (np.exp(z) - y * z).sum(),
     ("binary_cross_entropy", "sigmoid"): lambda z, y: (np.logaddexp(0, z) - y * z).sum(),
     ("softmax_cross_entropy", "softmax"): lambda z, y: (y * (np.logaddexp.reduce(z) - z)).sum(),
 }

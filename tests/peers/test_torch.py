@@ -22,11 +22,17 @@ THEIRS = {
     "linear": lambda z: z,
     "softmax": lambda z: torch.softmax(z, 0),
     "softplus": functional.softplus,
+    "exponential": torch.exp,
     "gelu": lambda z: functional.gelu(z, approximate="tanh"),
     "swish": functional.silu,
 }
 COSTS = {
     "quadratic": lambda a, y: ((a - y) ** 2).sum(0).mean() / 2,
+    "absolute_error": lambda a, y: functional.l1_loss(a, y, reduction="none").sum(0).mean(),
+    "huber": lambda a, y: functional.huber_loss(a, y, reduction="none").sum(0).mean(),
+    "poisson": lambda a, y: (
+        functional.poisson_nll_loss(a, y, log_input=False, eps=0, reduction="none").sum(0).mean()
+    ),
     "binary_cross_entropy": lambda a, y: (
         functional.binary_cross_entropy(a, y, reduction="none").sum(0).mean()
     ),
@@ -34,6 +40,9 @@ COSTS = {
 }
 OUTPUTS = {
     "quadratic": sorted(THEIRS),
+    "absolute_error": sorted(THEIRS),
+    "huber": sorted(THEIRS),
+    "poisson": ["exponential", "sigmoid", "softmax", "softplus"],  # relu's 0 has no logarithm
     "binary_cross_entropy": ["sigmoid", "softmax"],
     "softmax_cross_entropy": ["softmax"],
 }
