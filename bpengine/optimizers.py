@@ -169,8 +169,8 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """Adam: a step along the average gradient, divided by the root of the average square.
 
-    m ← β₁ m + (1 - β₁) ∇C, v ← β₂ v + (1 - β₂) ∇C², θ ← θ - η m̂ / (√v̂ + ε), where m̂ and v̂ are
-    m and v divided by 1 - βᵗ after t steps.
+    θ ← θ - η m̂ / (√v̂ + ε), where m̂ is the average of the gradients ∇C so far, and v̂ that of their
+    squares, with weights that fall by β₁ and by β₂ with every later step.
 
     Parameters
     ----------
@@ -204,21 +204,20 @@ class Adam(Optimizer):
         positive_number(self.epsilon, "epsilon")
 
     def memory(self, parameters: Array) -> Memory:
-        """The averages m and v, and 1 - β₁ᵗ and 1 - β₂ᵗ: the same averages, taken of 1."""
+        """Weighted sums of the gradients and of their squares, and the two sums of the weights."""
         return {
-            "mean": zeros_like(parameters),
-            "square": zeros_like(parameters),
-            "corrections": zeros_like(parameters[:2]),
+            "gradients": zeros_like(parameters),
+            "squares": zeros_like(parameters),
+            "weights": zeros_like(parameters[:2]),
         }
 
     def update(
         self, parameters: Array, gradient: Array, memory: Memory, rate: Array
     ) -> Iterator[Operation]:
         """Operations of a step."""
-        state = memory["mean"], memory["square"], memory["corrections"]
+        state = memory["gradients"], memory["squares"], memory["weights"]
         betas = array_of([self.beta_1, self.beta_2], parameters)
-        rest = array_of([1 - self.beta_1, 1 - self.beta_2], parameters)
-        inputs = parameters, gradient, *state, betas, rest, scalar(self.epsilon, parameters), rate
+        inputs = parameters, gradient, *state, betas, scalar(self.epsilon, parameters), rate
         yield Operation("adam", "update", _adam, inputs, parameters, state)
 
 
@@ -427,20 +426,18 @@ def _nesterov(θ: Array, step: Array, v: Array, μ: Array) -> tuple[Array, ...]:
 def _adam(
     θ: Array,
     g: Array,
-    m: Array,
-    v: Array,
-    corrections: Array,
+    gradients: Array,
+    squares: Array,
+    weights: Array,
     betas: Array,
-    rest: Array,
     ε: Array,
     η: Array,
 ) -> tuple[Array, ...]:
-    m = betas[0] * m + rest[0] * g
-    v = betas[1] * v + rest[1] * g * g
-    # 1 - βᵗ = β (1 - βᵗ⁻¹) + (1 - β), which loses no digits
-    corrections = betas * corrections + rest
-    m_hat, v_hat = m / corrections[0], v / corrections[1]
-    return θ - η * m_hat / (array_namespace(v).sqrt(v_hat) + ε), m, v, corrections
+    gradients = betas[0] * gradients + g
+    squares = betas[1] * squares + g * g
+    weights = betas * weights + 1  # Kingma and Ba's (1 - βᵗ) / (1 - β)
+    m, v = gradients / weights[0], squares / weights[1]
+    return θ - η * m / (array_namespace(v).sqrt(v) + ε), gradients, squares, weights
 
 
 def _rmsprop(

@@ -62,32 +62,32 @@ def _adam(
     k: Kernels,
     θ: Array,
     g: Array,
-    m: Array,
-    v: Array,
-    corrections: Array,
+    gradients: Array,
+    squares: Array,
+    weights: Array,
     betas: Array,
-    rest: Array,
     ε: Array,
     η: Array,
     out: Array,
 ) -> list[Call]:
-    # η m̂ / (√v̂ + ε) = α m / (√v + ε') for α = η √c₂ / c₁ and ε' = ε √c₂
+    # η m̂ / (√v̂ + ε) = α G / (√S + ε') for sums G, S of weights W, α = η √W₂ / W₁, ε' = ε √W₂
     root, α, ε_ = (np.empty((), θ.dtype) for _ in range(3))
     calls: list[Call] = [
-        (np.multiply, (corrections, betas, corrections)),
-        (np.add, (corrections, rest, corrections)),
-        (np.sqrt, (corrections[1, ...], root)),
+        (np.multiply, (weights, betas, weights)),
+        (np.add, (weights, k.constant(1, θ), weights)),
+        (np.sqrt, (weights[1, ...], root)),
         (np.multiply, (ε, root, ε_)),
         (np.multiply, (η, root, α)),
-        (np.divide, (α, corrections[0, ...], α)),
+        (np.divide, (α, weights[0, ...], α)),
     ]
-    for θ_, g_, m_, v_, s in _blocks(k, θ, g, m, v):
+    for θ_, g_, G, S, s in _blocks(k, θ, g, gradients, squares):
         calls += [
-            (np.multiply, (g_, rest[0, ...], s)),
-            (np.multiply, (m_, betas[0, ...], m_)),
-            (np.add, (m_, s, m_)),
-            *_average_square(g_, v_, betas[1, ...], rest[1, ...], s),
-            *_divided_step(θ_, m_, v_, ε_, α, s),
+            (np.multiply, (G, betas[0, ...], G)),
+            (np.add, (G, g_, G)),
+            (np.multiply, (g_, g_, s)),
+            (np.multiply, (S, betas[1, ...], S)),
+            (np.add, (S, s, S)),
+            *_divided_step(θ_, G, S, ε_, α, s),
         ]
     return calls
 
@@ -98,7 +98,13 @@ def _rmsprop(
     return [
         call
         for θ_, g_, v_, s in _blocks(k, θ, g, v)
-        for call in (*_average_square(g_, v_, ρ, rest, s), *_divided_step(θ_, g_, v_, ε, η, s))
+        for call in (
+            (np.multiply, (g_, g_, s)),
+            (np.multiply, (s, rest, s)),
+            (np.multiply, (v_, ρ, v_)),
+            (np.add, (v_, s, v_)),
+            *_divided_step(θ_, g_, v_, ε, η, s),
+        )
     ]
 
 
@@ -113,16 +119,6 @@ def _adagrad(
             (np.add, (v_, s, v_)),
             *_divided_step(θ_, g_, v_, ε, η, s),
         )
-    ]
-
-
-def _average_square(g: Array, v: Array, ρ: Array, rest: Array, s: Array) -> list[Call]:
-    # v ← ρ v + (1 - ρ) g²
-    return [
-        (np.multiply, (g, g, s)),
-        (np.multiply, (s, rest, s)),
-        (np.multiply, (v, ρ, v)),
-        (np.add, (v, s, v)),
     ]
 
 
