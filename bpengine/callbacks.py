@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bpengine import checkpoints
 from bpengine.backends import Array
 from bpengine.validation import choose, non_negative_number, positive_integer
 
@@ -60,7 +62,7 @@ class Callback:
         return {}
 
     def recall(self, memory: dict[str, Any]) -> None:
-        """Take up what `memory` gave when the checkpoint was written; called after `start`."""
+        """Before the start of a resumed training: take up what `memory` gave, {} if there was none."""
 
 
 class Function(Callback):
@@ -111,11 +113,13 @@ class EarlyStopping(Callback):
         names = ("validation_cost", "validation_accuracy", "cost")
         self.monitor = None if monitor is None else choose(monitor, {n: n for n in names}, "monitor")
         self.restore = restore
+        self._best, self._best_epoch, self._waited = -math.inf, 0, 0
+        self._parameters: Array | None = None
 
     def start(self, training: Training) -> None:
         """Forget what an earlier training has shown."""
-        self._best, self._best_epoch, self._waited = -math.inf, 0, 0
-        self._parameters: Array | None = None
+        if not training.epoch:
+            self.recall({})
 
     def epoch(self, training: Training) -> None:
         """Compare with the best so far."""
@@ -127,6 +131,7 @@ class EarlyStopping(Callback):
                 + (" with classes as targets." if self.monitor == "validation_accuracy" else ".")
             )
         figure = figures[-1] if self.monitor == "validation_accuracy" else -figures[-1]
+        figure = -math.inf if math.isnan(figure) else figure
         if figure > self._best + self.min_change or self._parameters is None:
             self._best, self._best_epoch, self._waited = figure, training.epoch, 0
             network = training.network
@@ -149,8 +154,9 @@ class EarlyStopping(Callback):
 
     def recall(self, memory: dict[str, Any]) -> None:
         """Take up the best so far."""
-        self._best, self._parameters = float(memory["best"]), memory.get("parameters")
-        self._best_epoch, self._waited = int(memory["best_epoch"]), int(memory["waited"])
+        found = {"best": -math.inf, "best_epoch": 0, "waited": 0, **memory}
+        self._best, self._parameters = float(found["best"]), memory.get("parameters")
+        self._best_epoch, self._waited = int(found["best_epoch"]), int(found["waited"])
 
 
 class Checkpoint(Callback):
@@ -188,7 +194,7 @@ class Checkpoint(Callback):
     def epoch(self, training: Training) -> None:
         """Write, when it is time."""
         if training.epoch % self.every == 0 or training.is_last:
-            training.save(self.path)
+            checkpoints.save(training, self.path)
 
 
 class CSVLog(Callback):
@@ -205,14 +211,8 @@ class CSVLog(Callback):
 
     def start(self, training: Training) -> None:
         """Begin the file, or drop the lines that a resumed training will write again."""
-        self._names: list[str] = []
-        lines: list[list[str]] = []
-        if training.epoch and self.path.exists():
-            with open(self.path, newline="", encoding="utf-8") as file:
-                lines = list(csv.reader(file))[: training.epoch + 1]
-        self._names = lines[0] if lines else []
-        with open(self.path, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(lines)
+        header = _keep_lines(self.path, training.epoch and training.epoch + 1)
+        self._names: list[str] = next(csv.reader([header]), [])
 
     def epoch(self, training: Training) -> None:
         """Write a line, and before the first the names."""
@@ -239,15 +239,21 @@ class JSONLinesLog(Callback):
 
     def start(self, training: Training) -> None:
         """Begin the file, or drop the lines that a resumed training will write again."""
-        kept: list[str] = []
-        if training.epoch and self.path.exists():
-            kept = self.path.read_text(encoding="utf-8").splitlines(keepends=True)[: training.epoch]
-        self.path.write_text("".join(kept), encoding="utf-8")
+        _keep_lines(self.path, training.epoch)
 
     def epoch(self, training: Training) -> None:
         """Write a line."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"epoch": training.epoch, **training.history.last()}) + "\n")
+
+
+def _keep_lines(path: Path, count: int) -> str:
+    """Cut a file after some lines, which are there at every moment; gives the first."""
+    with open(path, "a+b") as file:
+        file.seek(0)
+        kept = list(itertools.islice(file, count))
+        file.truncate(sum(map(len, kept)))
+    return kept[0].decode() if kept else ""
 
 
 class Progress(Callback):

@@ -12,7 +12,7 @@ from bpengine import equations
 from bpengine.backends import Array
 from bpengine.network import Network
 from bpengine.parameters import Gradient, Parameters
-from bpengine.validation import positive_number
+from bpengine.validation import positive_number, sample_weights
 from bpengine.workspace import Workspace, example_rows
 
 __all__ = ["GradientCheck", "WorstEntry", "check_gradient", "numerical_gradient"]
@@ -72,9 +72,15 @@ class GradientCheck:
 
 
 def numerical_gradient(
-    network: Network, X: Array, Y: Array, *, epsilon: float = 1e-5, two_sided: bool = True
+    network: Network,
+    X: Array,
+    Y: Array,
+    *,
+    sample_weight: Array | None = None,
+    epsilon: float = 1e-5,
+    two_sided: bool = True,
 ) -> Gradient:
-    """Gradient of the average cost by finite differences, in float64.
+    """Gradient of the average cost, penalties included, by finite differences, in float64.
 
     Every parameter θ is nudged alone: ``(C(θ + ε) - C(θ - ε)) / 2ε``, or with ``two_sided=False``
     ``(C(θ + ε) - C(θ)) / ε``, the chapter's equation 46. The nudged networks are fed forward as
@@ -86,6 +92,8 @@ def numerical_gradient(
         Left as it is; computed in float64 whatever its dtype.
     X : array of shape (n_1, m)
     Y : array of shape (n_L, m), or m integer labels
+    sample_weight : array of shape (m,), optional
+        How much each example counts in the average, relative to the others.
     epsilon : float, optional
         The nudge ε.
     two_sided : bool, optional
@@ -102,9 +110,11 @@ def numerical_gradient(
         If an argument does not fit.
     """
     epsilon = positive_number(epsilon, "epsilon")
-    nudged = _NudgedNetworks(network, *network.check_examples(X, Y))
+    X, Y = network.check_examples(X, Y)
+    relative = sample_weights(sample_weight, int(X.shape[1]), network.backend)
+    nudged = _NudgedNetworks(network, X, Y)
     result = Gradient(network.sizes, network.backend, "float64")
-    result.cost = float(nudged.unnudged.mean())
+    result.cost = float((nudged.unnudged * relative).mean())
     for l, block in enumerate(nudged.blocks):
         derivative = np.empty(block.size)
         for start in range(0, block.size, nudged.count):
@@ -115,9 +125,28 @@ def numerical_gradient(
             else:
                 below, down = block.flat[entries], nudged.unnudged
             # differences first, example by example: they lose fewer digits than averages do
-            derivative[entries] = (up - down).mean(axis=-1) / (above - below)
-        nudged.put(result, l, derivative.reshape(block.shape))
+            derivative[entries] = ((up - down) * relative).mean(axis=-1) / (above - below)
+        derivative = derivative.reshape(block.shape)
+        w = block[:, :-1]
+        result.cost += float(_penalty(network, w).sum())
+        derivative[:, :-1] += _penalty_derivative(network, w, epsilon, two_sided)
+        nudged.put(result, l, derivative)
     return result
+
+
+def _penalty(network: Network, w: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """λ₂/2 w² + λ₁ |w| of each weight."""
+    return np.asarray(network.l2 / 2 * w**2 + network.l1 * np.abs(w))
+
+
+def _penalty_derivative(
+    network: Network, w: np.ndarray[Any, Any], epsilon: float, two_sided: bool
+) -> np.ndarray[Any, Any]:
+    """Its finite differences, with nudges that stop at 0: none spans the kink of l1."""
+    nudge = np.minimum(epsilon, np.abs(w))
+    above, below = w + nudge, w - nudge if two_sided else w
+    difference = _penalty(network, above) - _penalty(network, below)
+    return np.divide(difference, above - below, out=np.zeros_like(w), where=above > below)
 
 
 def check_gradient(
@@ -125,6 +154,7 @@ def check_gradient(
     X: Array,
     Y: Array,
     *,
+    sample_weight: Array | None = None,
     epsilon: float = 1e-5,
     two_sided: bool = True,
     tolerance: float | None = None,
@@ -137,6 +167,8 @@ def check_gradient(
         Left as it is; computed in float64 whatever its dtype.
     X : array of shape (n_1, m)
     Y : array of shape (n_L, m), or m integer labels
+    sample_weight : array of shape (m,), optional
+        How much each example counts in the average, relative to the others.
     epsilon : float, optional
         The nudge of each parameter. 1e-7 is often quoted; in float64 the rounding of the cost then
         outweighs the error of the difference, and two-sided differences are best near 1e-5.
@@ -159,7 +191,8 @@ def check_gradient(
     Notes
     -----
     A kink, such as relu's at 0, has no derivative; a network that has a weighted input within
-    epsilon of one may fail the check there.
+    epsilon of one may fail the check there. At l1's, a weight of 0, both derivatives are 0. What
+    belongs to training alone, dropout and label smoothing, is left out.
 
     Examples
     --------
@@ -174,9 +207,11 @@ def check_gradient(
     if tolerance is None:
         tolerance = 1e-7 if two_sided else 10 * epsilon
     tolerance = positive_number(tolerance, "tolerance")
-    numerical = numerical_gradient(network, X, Y, epsilon=epsilon, two_sided=two_sided)
+    numerical = numerical_gradient(
+        network, X, Y, sample_weight=sample_weight, epsilon=epsilon, two_sided=two_sided
+    )
     exact = network if network.dtype == "float64" else network.astype("float64")
-    backprop = exact.backprop(X, Y)
+    backprop = exact.backprop(X, Y, sample_weight)
     to_numpy = network.backend.to_numpy
     differences: list[tuple[float, WorstEntry]] = []
     layers: list[tuple[Any, Any]] = []

@@ -98,7 +98,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _array(name: str, tensor: Mapping[str, Any]) -> np.ndarray[Any, Any]:
     dtype = tensor["dtype"]
     if dtype not in DTYPES:
-        raise ValueError(f"{name} is of {dtype}, which NumPy does not have; convert it to F32")
+        raise ValueError(f"{name} is of {dtype}, expected F32, F64, F16 or BF16")
     array = np.frombuffer(tensor["data"], DTYPES[dtype]).reshape(tensor["shape"])
     # a bfloat16 is the first half of a float32
     return (array.astype("<u4") << 16).view("<f4") if dtype == "BF16" else array

@@ -2,44 +2,68 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bpengine.optimizers import LBFGS
 from bpengine.plan import Plan
-from bpengine.sources import Chunk, Resident
+from bpengine.sources import Indexed
+from bpengine.training import NonFiniteCostError, Training, beginning
 
 if TYPE_CHECKING:
-    from bpengine.training import Training
+    from bpengine.network import Network
 
-__all__ = ["minimize"]
+__all__ = ["check", "minimize"]
 
 CHUNK_ELEMENTS = 2**22  # activations of the examples whose gradient is taken in one go
 
 
-def minimize(training: Training) -> None:
-    """Iterations of L-BFGS, an epoch each, until the last or until the gradient is small."""
+def check(network: Network, monitor: int | str | None) -> None:
+    """Raise ImportError without SciPy, ValueError for what goes with steps on batches alone."""
+    _optimize()
+    if any(network.dropout):
+        raise ValueError(
+            "LBFGS needs the same cost each time it asks, and dropout makes another of each step: "
+            "train with bp.Adam() or bp.SGD(), or without dropout."
+        )
+    if monitor is not None:
+        raise ValueError("monitor looks at steps on batches; LBFGS takes none. Leave it out.")
+
+
+def _optimize() -> Any:
     try:
         from scipy import optimize
     except ImportError:
         raise ImportError('bp.LBFGS needs SciPy. Install it: pip install "bpengine[scipy]"') from None
+    return optimize
+
+
+def minimize(training: Training) -> None:
+    """Iterations of L-BFGS, an epoch each, until the last or until the gradient is small."""
     optimizer, network = training.optimizer, training.network
+    assert isinstance(optimizer, LBFGS)
+    if training.is_last:
+        return
     objective = _Objective(training)
     start = time.perf_counter()
 
     def epoch(intermediate_result: Any) -> None:
         nonlocal start
-        objective.put(intermediate_result.x)
+        objective.accept(intermediate_result.x)
         penalty = network.penalty.value(network.parameters)
         seconds = time.perf_counter() - start
+        for callback in training.callbacks:
+            callback.steps(training, 1)
         training.end_epoch(float(intermediate_result.fun) - penalty, seconds)
         start = time.perf_counter()
         if training.is_last:
             raise StopIteration
 
     try:
-        result = optimize.minimize(
+        _optimize().minimize(
             objective,
             objective.last,
             jac=True,
@@ -53,43 +77,36 @@ def minimize(training: Training) -> None:
                 "ftol": 64 * np.finfo(float).eps,
             },
         )
-        objective.put(result.x)
-    except KeyboardInterrupt:
-        objective.put(objective.last)
-        raise
+    finally:
+        objective.accept(objective.last)  # not one that was tried after it
 
 
 class _Objective:
     """The cost of all examples and its gradient, as SciPy asks for them: float64 on the host."""
 
     def __init__(self, training: Training) -> None:
-        self.network = network = training.network
+        self.training, self.network = training, training.network
         source = training.source
-        assert isinstance(source, Resident)
-        N = source.examples
-        m = max(1, min(N, CHUNK_ELEMENTS // sum(network.sizes)))
-        order = network.backend.asarray(np.arange(N), "int64")
-        self.chunks: list[Chunk] = [
-            source.chunk(order[i : i + m], min(m, N - i)) for i in range(0, N, m)
-        ]
-        self.examples = N
+        assert isinstance(source, Indexed)
+        self.chunks = source.in_order(max(1, CHUNK_ELEMENTS // sum(self.network.sizes)))
+        self.examples = source.examples
         self.plans = {
-            chunk.size: Plan(network, chunk.size, weighted=chunk.weighted) for chunk in self.chunks
+            chunk.size: Plan(self.network, chunk.size, weighted=chunk.weighted) for chunk in self.chunks
         }
-        self.last = self.get()
+        self.step = 0  # evaluations since the last iteration
+        self.last = np.array(self.network.backend.to_numpy(self.network.vector), "float64")
 
-    def get(self) -> np.ndarray[Any, Any]:
-        """The parameters."""
-        return np.array(self.network.backend.to_numpy(self.network.vector), "float64")
+    def accept(self, x: np.ndarray[Any, Any]) -> None:
+        """An iteration has come to x: the network is to have these parameters."""
+        self._set(x)
+        self.last, self.step = np.array(x), 0
 
-    def put(self, x: np.ndarray[Any, Any]) -> None:
-        """Set the parameters, to which an interrupt returns."""
+    def _set(self, x: np.ndarray[Any, Any]) -> None:
         self.network.vector[...] = self.network.backend.asarray(x, self.network.dtype)
-        self.last = np.array(x)
 
     def __call__(self, x: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
-        network = self.network
-        network.vector[...] = network.backend.asarray(x, network.dtype)
+        self._set(x)
+        self.step += 1
         cost, gradient = 0.0, np.zeros_like(x)
         for chunk in self.chunks:
             plan = self.plans[chunk.size]
@@ -97,5 +114,8 @@ class _Objective:
             found = plan.run_loaded().gradient
             share = chunk.size / self.examples
             cost += share * found.cost
-            gradient += share * network.backend.to_numpy(found.vector)
+            gradient += share * self.network.backend.to_numpy(found.vector)
+            if not (math.isfinite(cost) and np.isfinite(gradient).all()):
+                layer = beginning(plan, found.blocks) or len(self.network.sizes)
+                raise NonFiniteCostError(self.training.epoch + 1, self.step, layer)
         return cost, gradient

@@ -1,17 +1,60 @@
-"""The figures of one step that tell how a network learns: norms and saturation, layer by layer."""
+"""The figures of single steps that tell how a network learns: norms and saturation, layer by layer."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from bpengine.activations import Activation, PerNeuron
 from bpengine.backends import Array
 from bpengine.history import Statistics
 from bpengine.plan import Plan
+from bpengine.sources import Chunk
 
-__all__ = ["statistics"]
+if TYPE_CHECKING:
+    from bpengine.network import Network
+
+__all__ = ["Monitor", "statistics"]
 
 MARGIN = 0.01  # of the range: an activation nearer than this to an end is saturated
+
+
+class Monitor:
+    """Looks at some of the steps of a training; the others know nothing of it.
+
+    Parameters
+    ----------
+    network : Network
+    every : int or "epoch"
+        Every so many steps, from the first on; or the first step of each epoch.
+    """
+
+    def __init__(self, network: Network, every: int | str) -> None:
+        self.network, self.every = network, every
+        self._key: tuple[int, bool] | None = None
+
+    def wait(self, taken: int, step: int) -> float:
+        """How many steps there are before the next that is looked at.
+
+        Parameters
+        ----------
+        taken : int
+            Steps of the epochs before.
+        step : int
+            Steps of this epoch.
+        """
+        if isinstance(self.every, int):
+            return -(taken + step) % self.every
+        return math.inf if step else 0
+
+    def look(self, chunk: Chunk, epoch: int, step: int) -> Statistics:
+        """Figures of a chunk's first step, which is about to be taken."""
+        key = chunk.size, chunk.weighted
+        if self._key != key:
+            self._key, self._plan = key, Plan(self.network, chunk.size, weighted=chunk.weighted)
+        plan = self._plan
+        chunk.load(chunk.batches[0], plan.workspace.rows)
+        return statistics(plan.run_loaded(), epoch, step)
 
 
 def statistics(plan: Plan, epoch: int, step: int) -> Statistics:
@@ -26,6 +69,7 @@ def statistics(plan: Plan, epoch: int, step: int) -> Statistics:
     """
     network, workspace = plan.network, plan.workspace
     xp, gradient = network.backend.xp, plan.gradient
+    activations = [xp.astype(a, xp.float64) for a in workspace.a]
     return Statistics(
         epoch=epoch,
         step=step,
@@ -33,14 +77,15 @@ def statistics(plan: Plan, epoch: int, step: int) -> Statistics:
         gradient_norms=tuple(_norm(xp, block) for block in gradient.blocks),
         weight_norms=tuple(_norm(xp, w) for w in network.weights),
         saturated=tuple(
-            _saturated(xp, σ, a) for σ, a in zip(network.activations, workspace.a, strict=True)
+            _saturated(xp, σ, a) for σ, a in zip(network.activations, activations, strict=True)
         ),
-        mean_activations=tuple(float(xp.mean(xp.abs(a))) for a in workspace.a),
+        mean_activations=tuple(float(xp.mean(xp.abs(a))) for a in activations),
     )
 
 
 def _norm(xp: Array, x: Array) -> float:
-    return math.sqrt(float(xp.sum(x * x, dtype=xp.float64)))
+    x = xp.astype(x, xp.float64)
+    return math.sqrt(float(xp.sum(x * x)))
 
 
 def _saturated(xp: Array, σ: Activation, a: Array) -> float:

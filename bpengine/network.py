@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,13 +10,14 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import DTypeLike
 
-from bpengine import costs, persistence, training, validation
+from bpengine import costs, fitting, persistence, validation
 from bpengine.activations import ActivationLike, per_layer
 from bpengine.backends import Array, Backend, get, infer
-from bpengine.callbacks import Callback, Progress
+from bpengine.callbacks import Callback
 from bpengine.costs import Cost
 from bpengine.history import History
 from bpengine.initializers import INITIALIZERS, initialize
+from bpengine.moving import moved
 from bpengine.optimizers import LBFGS, SGD, Optimizer
 from bpengine.parameters import Gradient, Parameters, Views
 from bpengine.plan import Plan
@@ -304,7 +304,7 @@ class Network:
         NonFiniteCostError
             If the cost turns NaN or infinite; the network keeps the last finite parameters.
         """
-        return training.fit(
+        return fitting.fit(
             self,
             X,
             Y,
@@ -315,9 +315,10 @@ class Network:
             sample_weight=sample_weight,
             class_weight=class_weight,
             shuffle=shuffle,
-            callbacks=[*callbacks, *([Progress()] if progress else [])],
+            callbacks=callbacks,
             monitor=monitor,
             resume=resume,
+            progress=progress,
         )
 
     def partial_fit(
@@ -354,7 +355,7 @@ class Network:
         ValueError, TypeError, NonFiniteCostError
             As for `fit`.
         """
-        return training.partial_fit(
+        return fitting.partial_fit(
             self,
             X,
             Y,
@@ -420,10 +421,7 @@ class Network:
         ----------
         dtype : float32 or float64
         """
-        net = self._like(self.backend if self._settled else None, dtype)
-        net.rng = copy.deepcopy(self.rng)
-        self._copy_parameters(net)
-        return net
+        return moved(self, self.backend if self._settled else None, dtype)
 
     @property
     def penalty(self) -> Penalty:
@@ -434,32 +432,12 @@ class Network:
         """Targets as training has them: with label smoothing."""
         return smoothed(Y, self.label_smoothing, exclusive=self.cost.canonical == "softmax")
 
-    def _like(self, backend: str | Backend | None, dtype: DTypeLike) -> Network:
-        """A network that differs in its parameters alone, on another backend or in another dtype."""
-        return Network(
-            self.sizes,
-            self.activations,
-            self.cost,
-            backend,
-            dtype,
-            dropout=self.dropout,
-            l1=self.l1,
-            l2=self.l2,
-            label_smoothing=self.label_smoothing,
-        )
-
-    def _copy_parameters(self, to: Network) -> None:
-        for kind in ("weights", "biases"):
-            for old, new in zip(getattr(self, kind), getattr(to, kind), strict=True):
-                new[...] = to.backend.asarray(self.backend.to_numpy(old), to.dtype)
-
     def _backend_for(self, X: Array) -> Backend:
         return self.backend if self._settled else infer(X)
 
     def _settle(self, backend: Backend) -> None:
         if not self._settled and backend.name != self.backend.name:
-            net = self._like(backend, self.dtype)
-            self._copy_parameters(net)
+            net = moved(self, backend, self.dtype)
             self.backend, self.parameters = net.backend, net.parameters
         self._settled = True
 

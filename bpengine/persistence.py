@@ -205,9 +205,8 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
 
 def in_short(error: BaseException) -> str:
     """An error's message in one line of a length to read, whatever the file made it say."""
-    if isinstance(error, KeyError):
-        return f"it has no {error.args[0]}"
-    text = " ".join(str(error).split()).removesuffix(".")
+    text = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+    text = " ".join(text.split()).removesuffix(".")
     return text if len(text) <= 400 else f"{text[:400]} …"
 
 
@@ -227,9 +226,11 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray[Any, 
     if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
         raise ValueError(f"{entry.filename} is compressed, which bpengine's files are not")
     file = io.BytesIO(archive.read(entry))
-    version = npy.read_magic(file)
-    header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
-    shape, fortran_order, dtype = header(file)
+    # the third version differs from the second in the names of fields, which no array here has
+    first = npy.read_magic(file) == (1, 0)
+    shape, fortran_order, dtype = (
+        npy.read_array_header_1_0(file) if first else npy.read_array_header_2_0(file)
+    )
     data = file.read()
     if dtype.kind not in "biufU" or len(data) != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{entry.filename} holds {len(data)} bytes for shape {shape} of {dtype}")

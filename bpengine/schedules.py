@@ -51,8 +51,8 @@ class Function(Schedule):
     function: Callable[[float], float]
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
-        """The function's value, above 0 and finite."""
-        return positive_number(self.function(epoch), f"learning_rate at epoch {epoch:g}")
+        """The function's value, 0 or more and finite."""
+        return non_negative_number(self.function(epoch), f"learning_rate at epoch {epoch:g}")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from bpengine.workspace import example_rows
 if TYPE_CHECKING:
     from bpengine.network import Network
 
-__all__ = ["Chunk", "Mapped", "Resident", "Source", "Stream"]
+__all__ = ["Chunk", "Indexed", "Mapped", "Resident", "Source", "Stream"]
 
 MAPPED_BYTES = 2**28  # a memory map above this is read as it is needed
 STREAM_ELEMENTS = 2**22  # inputs of streamed batches that are held at a time
@@ -70,7 +71,7 @@ class Source:
         raise NotImplementedError
 
 
-class _Shuffled(Source):
+class Indexed(Source):
     """Examples that can be taken by their numbers."""
 
     def __init__(self, examples: int, batch_size: int, shuffle: bool | int) -> None:
@@ -81,7 +82,7 @@ class _Shuffled(Source):
 
     def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
         """An epoch."""
-        order = self._order(rng)
+        order = self._placed(self._order(rng))
         m, step = self.batch_size, 0
         full = self.examples // m
         while step < full:
@@ -91,25 +92,33 @@ class _Shuffled(Source):
         if self.examples % m:
             yield self.chunk(order[full * m :], self.examples % m)
 
-    def _order(self, rng: np.random.Generator) -> Array:
+    def in_order(self, most: int) -> list[Chunk]:
+        """All examples as they are, in chunks of one step on `most` examples or fewer."""
+        numbers = [np.arange(i, min(i + most, self.examples)) for i in range(0, self.examples, most)]
+        return [self.chunk(self._placed(some), len(some)) for some in numbers]
+
+    def _order(self, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+        N = self.examples
         if self.shuffle is True:
-            return rng.permutation(self.examples)
+            return rng.permutation(N)
         if self.shuffle is False:
-            return np.arange(self.examples)
-        # windows in random order, and the examples of each
-        window = int(self.shuffle)
-        starts = rng.permutation(range(0, self.examples, window))
-        ends = np.minimum(starts + window, self.examples)
-        return np.concatenate(
-            [start + rng.permutation(end - start) for start, end in zip(starts, ends, strict=True)]
-        )
+            return np.arange(N)
+        # windows in random order, and the examples of each; the last is filled up with none
+        count = -(-N // self.shuffle)
+        windows = rng.permuted(np.arange(count * self.shuffle).reshape(count, -1), axis=1)
+        order = windows[rng.permutation(count)].ravel()
+        return order[order < N]
+
+    def _placed(self, numbers: np.ndarray[Any, Any]) -> Array:
+        """Numbers as `chunk` takes them."""
+        return numbers
 
     def chunk(self, indices: Array, m: int) -> Chunk:
         """Steps on the examples of these numbers, m at a time."""
         raise NotImplementedError
 
 
-class Resident(_Shuffled):
+class Resident(Indexed):
     """Examples prepared once as rows ``[x | 1 | 0 | y]``: a batch is a gather of whole rows."""
 
     def __init__(
@@ -128,8 +137,8 @@ class Resident(_Shuffled):
             X, network.smoothed(Y), self.outputs, network.backend, network.dtype, weights=weights
         )
 
-    def _order(self, rng: np.random.Generator) -> Array:
-        return self.backend.asarray(super()._order(rng), "int64")
+    def _placed(self, numbers: np.ndarray[Any, Any]) -> Array:
+        return self.backend.asarray(numbers, "int64")
 
     def chunk(self, indices: Array, m: int) -> Chunk:
         """Steps on the examples of these numbers, m at a time."""
@@ -145,8 +154,20 @@ class Resident(_Shuffled):
         return _outcomes(xp.reshape(tail, (-1, m, tail.shape[1])), self.outputs, self.weighted)
 
 
-class Mapped(_Shuffled):
-    """Examples of a memory map, read when their step comes."""
+class Mapped(Indexed):
+    """Examples of a memory map, read when their step comes.
+
+    Parameters
+    ----------
+    network : Network
+    X : array of shape (n_1, …)
+        The map.
+    Y, weights : arrays of shape (n_L, N) and (N,)
+    batch_size, shuffle
+        As for `Network.fit`.
+    columns : array of shape (N,), optional
+        Which of the map's columns are the examples; all where not given.
+    """
 
     def __init__(
         self,
@@ -156,9 +177,10 @@ class Mapped(_Shuffled):
         weights: Array | None,
         batch_size: int,
         shuffle: bool | int,
+        columns: np.ndarray[Any, Any] | None = None,
     ) -> None:
-        super().__init__(int(X.shape[1]), batch_size, shuffle)
-        self.network, self.weights = network, weights
+        super().__init__(int(Y.shape[1]), batch_size, shuffle)
+        self.network, self.weights, self.columns = network, weights, columns
         self.x = X.T
         self.y = (network.backend.to_numpy(Y) if network.backend.owns(Y) else Y).T
 
@@ -175,11 +197,12 @@ class Mapped(_Shuffled):
 
     def _load(self, indices: Array, rows: Array) -> None:
         network = self.network
-        x = self.x[indices]
+        columns = indices if self.columns is None else self.columns[indices]
+        x = self.x[columns]
         bad = ~np.isfinite(x).all(axis=1)
         if bad.any():
             raise ValueError(
-                f"X has a value that is NaN or infinite in column {indices[bad.argmax()]}; all must be "
+                f"X has a value that is NaN or infinite in column {columns[bad.argmax()]}; all must be "
                 "finite."
             )
         y = network.smoothed(self.y[indices].T)
@@ -198,15 +221,10 @@ class Mapped(_Shuffled):
 class Stream(Source):
     """Batches as an iterable gives them, in its own order: (X, Y) or (X, Y, sample_weight)."""
 
-    def __init__(self, network: Network, batches: Iterable[tuple[Array, ...]], epochs: int) -> None:
-        if epochs > 1 and iter(batches) is batches:
-            raise TypeError(
-                f"X is an iterator, which can be read once, and epochs={epochs}. Give an iterable that "
-                "starts anew in each epoch, such as a list or an object with __iter__, or epochs=1."
-            )
+    def __init__(self, network: Network, batches: Iterable[tuple[Array, ...]]) -> None:
         self.network, self.batches = network, batches
         self.examples = None
-        self.steps = len(batches) if hasattr(batches, "__len__") else None
+        self.steps = operator.length_hint(batches) or None
 
     def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
         """An epoch."""
@@ -234,10 +252,12 @@ class Stream(Source):
                 "(X, Y, sample_weight)."
             )
         net = self.network
-        X, Y = net.check_examples(*batch[:2], names=(f"batch {number}: X", f"batch {number}: Y"))
+        names = f"batch {number}: X", f"batch {number}: Y"
+        X, Y = net.check_examples(batch[0], batch[1], names)
         weights = None
         if len(batch) == 3:
-            weights = sample_weights(batch[2], int(X.shape[1]), net.backend)
+            name = f"batch {number}: sample_weight"
+            weights = sample_weights(batch[2], int(X.shape[1]), net.backend, name, relative=False)
         return example_rows(X, net.smoothed(Y), net.sizes[-1], net.backend, net.dtype, weights=weights)
 
     def _chunk(self, held: list[Array]) -> Chunk:

@@ -85,7 +85,7 @@ def positive_integer(value: SupportsIndex, name: str) -> int:
 
 def positive_number(value: float, name: str, which: str = "above 0") -> float:
     """`value` as a finite float above 0."""
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__") or getattr(value, "ndim", 0):
         raise TypeError(f"{name} must be a number, got {value!r}.")
     checked = float(value)
     if not 0 < checked < float("inf"):
@@ -189,27 +189,37 @@ def targets(
     return Y
 
 
-def sample_weights(weights: Array | None, m: int, backend: Backend) -> np.ndarray[Any, Any]:
-    """Weights of m examples on the host, relative to their mean; ones where there are none."""
+def sample_weights(
+    weights: Array | None,
+    m: int,
+    backend: Backend,
+    name: str = "sample_weight",
+    *,
+    relative: bool = True,
+) -> np.ndarray[Any, Any]:
+    """Weights of m examples on the host, relative to their mean; ones where there are none.
+
+    Without `relative`, they are as given, and may all be 0.
+    """
     if weights is None:
         return np.ones(m)
     weights = backend.to_numpy(weights) if backend.owns(weights) else weights
     try:
         host = np.asarray(weights, "float64")
     except (TypeError, ValueError):
-        raise TypeError(f"sample_weight must be numbers, one an example, got {weights!r}.") from None
+        raise TypeError(f"{name} must be numbers, one an example, got {weights!r}.") from None
     if host.shape != (m,):
         raise ValueError(
-            f"sample_weight has shape {host.shape}; expected ({m},), a weight for each example of X."
+            f"{name} has shape {host.shape}; expected ({m},), a weight for each example of X."
         )
     bad = np.flatnonzero(~(host >= 0) | np.isinf(host))
     if bad.size:
-        raise ValueError(
-            f"sample_weight[{bad[0]}] is {host[bad[0]]}; weights must be 0 or more and finite."
-        )
+        raise ValueError(f"{name}[{bad[0]}] is {host[bad[0]]}; weights must be 0 or more and finite.")
+    if not relative:
+        return host
     mean = float(host.mean())
     if mean == 0:
-        raise ValueError("sample_weight is 0 for every example; at least one must count.")
+        raise ValueError(f"{name} is 0 for every example; at least one must count.")
     return host / mean
 
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import bpengine as bp
-from bpengine import training
+from bpengine import prediction
 
 few = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -55,9 +55,9 @@ def test_feedforward_in_chunks_of_any_size(lab, sizes, m, elements, seed):
     X, _ = data(m, sizes[0], seed=seed)
     net = network(lab, sizes, initializer="gaussian", rng=seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "CHUNK_ELEMENTS", elements)
+        patch.setattr(prediction, "CHUNK_ELEMENTS", elements)
         chunk = max(1, elements // sum(sizes))
-        met = [columns for columns, _ in training.forward_chunks(net, lab.array(X))]
+        met = [columns for columns, _ in prediction.forward_chunks(net, lab.array(X))]
         found = net.feedforward(lab.array(X))
     assert met == [slice(start, min(m, start + chunk)) for start in range(0, m, min(m, chunk))]
     lab.assert_close(found, by_hand(lab, net, X), 1e-13)
@@ -66,7 +66,7 @@ def test_feedforward_in_chunks_of_any_size(lab, sizes, m, elements, seed):
 def test_predictions_take_memory_for_a_chunk_alone(lab, monkeypatch):
     if lab.name == "cupy":
         pytest.skip("tracemalloc sees the host's memory alone")
-    monkeypatch.setattr(training, "CHUNK_ELEMENTS", 2**13)
+    monkeypatch.setattr(prediction, "CHUNK_ELEMENTS", 2**13)
     net = network(lab, (2, 100, 1), dtype="float32")
     m = 5_000
     X, Y = lab.array(np.zeros((2, m)), "float32"), lab.array(np.zeros((1, m)), "float32")
@@ -101,7 +101,7 @@ def test_outputs_have_the_network_s_dtype(lab):
 
 
 def test_threads_predict_at_the_same_time(lab, monkeypatch):
-    monkeypatch.setattr(training, "CHUNK_ELEMENTS", 9 * 7)
+    monkeypatch.setattr(prediction, "CHUNK_ELEMENTS", 9 * 7)
     net = network(lab, activations=["swish", "softmax"])
     batches = [data(20 + i, seed=i) for i in range(16)]
     given_arrays = [(lab.array(X), lab.array(Y / Y.sum(axis=0))) for X, Y in batches]
@@ -125,7 +125,7 @@ def test_evaluate_is_the_average_over_examples(lab, m, elements, seed):
     net = network(lab, initializer="gaussian")
     outputs = by_hand(lab, net, X)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "CHUNK_ELEMENTS", elements)
+        patch.setattr(prediction, "CHUNK_ELEMENTS", elements)
         found = net.evaluate(lab.array(X), lab.array(Y))
     assert list(found) == ["cost"]
     np.testing.assert_allclose(found["cost"], ((outputs - Y) ** 2).sum() / (2 * m), rtol=1e-12)
@@ -146,7 +146,7 @@ def test_accuracy_is_the_share_of_right_classes(lab, m, elements, seed):
     right = (a.argmax(axis=0) == labels).sum() / m
     own = np.where(np.arange(4)[:, None] == labels, a, 1 - a)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "CHUNK_ELEMENTS", elements)
+        patch.setattr(prediction, "CHUNK_ELEMENTS", elements)
         found = net.evaluate(lab.array(X), lab.array(labels))
         columns = net.evaluate(lab.array(X), lab.array(bp.one_hot(labels, 4)))
     assert found == columns
@@ -177,7 +177,7 @@ def test_accuracy_of_one_output_is_by_its_half(lab):
 )
 @pytest.mark.parametrize("elements", [2**22, 9])
 def test_no_accuracy_where_targets_are_no_classes(lab, monkeypatch, Y, elements):
-    monkeypatch.setattr(training, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(prediction, "CHUNK_ELEMENTS", elements)
     for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
         X, targets = data(4)[0][:, order], np.array(Y, "float64")[:, order]
         assert list(network(lab).evaluate(lab.array(X), lab.array(targets))) == ["cost"]

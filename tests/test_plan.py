@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import tracemalloc
 
@@ -9,7 +10,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import ELEMENTWISE, PAIRS, Case, cases, chain, deep, examples
+from strategies import (
+    ALONGSIDE,
+    ELEMENTWISE,
+    OPTIMIZERS,
+    PAIRS,
+    REGULARIZED,
+    Case,
+    cases,
+    chain,
+    deep,
+    examples,
+    optimizer_name,
+)
 
 import bpengine as bp
 
@@ -18,6 +31,7 @@ BATCH = 50_000
 SMALLEST_ARRAY = 4 * BATCH
 # where strides differ, NumPy's iterator copies 8192 elements at a time through a buffer of its own
 ITERATOR_BUFFER = 4 * 8192
+SGD = bp.SGD(0.01)
 OWN = [["sigmoid", "tanh", "gelu"], ["sigmoid", "sigmoid"]]
 
 
@@ -250,7 +264,7 @@ def test_a_plan_made_before_the_first_array_stays_the_networks_own(lab):
     assert np.abs(net.vector - before).max() > 1e-3
 
 
-def numpy_plan(case):
+def numpy_plan(case, optimizer=SGD, *, weighted=False, **options):
     net = bp.Network(
         case.sizes,
         activations=case.activations,
@@ -258,9 +272,10 @@ def numpy_plan(case):
         backend="numpy",
         dtype=case.dtype,
         rng=0,
+        **options,
     )
-    plan = net.plan(case.batch, bp.SGD(0.01))
-    plan.load(*case.host_data())
+    plan = net.plan(case.batch, optimizer, weighted=weighted)
+    plan.load(*case.host_data(), np.arange(1, case.batch + 1) if weighted else None)
     return plan
 
 
@@ -278,32 +293,52 @@ def step_name(case):
     )
 
 
-@pytest.mark.parametrize("case", STEPS, ids=step_name)
-def test_on_numpy_every_call_of_a_step_is_a_ufunc_with_its_output(case):
-    plan = numpy_plan(case)
+# arrays of parameters are the large ones here, those of activations there
+MANY = Case([2, BATCH, 2], ["tanh", "sigmoid"], "quadratic", batch=2, dtype="float32", seed=1)
+UPDATES = {
+    optimizer_name(rule) + " " + name: (dataclasses.replace(rule, **alongside), options)
+    for rule in OPTIMIZERS
+    for name, alongside, options in [
+        ("alone", {}, {}),
+        ("decaying", {"weight_decay": 0.1}, {}),
+        ("with l2", {}, {"l2": 0.1}),
+        ("with all", ALONGSIDE, {**REGULARIZED, "dropout": [0.25, 0.25], "weighted": True}),
+    ]
+}
+every_update = pytest.mark.parametrize(("optimizer", "options"), UPDATES.values(), ids=UPDATES)
+
+
+def output(function, operands):
+    """The array that a call writes, or None where BLAS writes where its last pointer points."""
+    if type(function).__name__ == "_FuncPtr":
+        return None
+    if isinstance(function, functools.partial):
+        assert isinstance(function.func, np.ufunc)
+        return function.keywords["out"]
+    if isinstance(function, np.ufunc):
+        assert len(operands) == function.nin + function.nout
+        return operands[-1]
+    if function is np.copyto:
+        return operands[0]
+    if function is np.dot or isinstance(getattr(function, "__self__", None), np.random.Generator):
+        return operands[-1]
+    # a reduction, (array, axis, dtype, out, keepdims)
+    assert isinstance(getattr(function, "__self__", None), np.ufunc), function
+    return operands[3]
+
+
+def assert_calls_have_outputs(plan):
     for function, operands in plan.program.calls:
-        if type(function).__name__ == "_FuncPtr":
-            continue  # BLAS writes where its last pointer points
-        if isinstance(function, functools.partial):
-            assert isinstance(function.func, np.ufunc)
-            out = function.keywords["out"]
-        elif isinstance(function, np.ufunc):
-            assert len(operands) == function.nin + function.nout
-            out = operands[-1]
-        elif function is np.copyto:
-            out = operands[0]
-        else:
-            # a reduction, (array, axis, dtype, out, keepdims)
-            assert isinstance(getattr(function, "__self__", None), np.ufunc), function
-            out = operands[3]
+        out = output(function, operands)
+        if out is None:
+            continue
         assert isinstance(out, np.ndarray)
         arrays = [x for x in operands if isinstance(x, np.ndarray)]
-        assert {x.dtype for x in (out, *arrays)} == {np.dtype(case.dtype)}
+        assert {x.dtype for x in (out, *arrays)} == {np.dtype(plan.network.dtype)}
 
 
-@pytest.mark.parametrize("case", STEPS, ids=step_name)
-def test_on_numpy_a_warm_step_allocates_no_array(case):
-    plan = numpy_plan(case)
+def assert_warm_steps_allocate_no_array(plan, buffers=1):
+    """Nothing but the iterator's own, of as many operands as it may have to copy."""
     plan.run(steps=2)
     tracemalloc.start()
     try:
@@ -314,7 +349,30 @@ def test_on_numpy_a_warm_step_allocates_no_array(case):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak - before < ITERATOR_BUFFER + 4096 < SMALLEST_ARRAY / 4
+    assert peak - before < buffers * ITERATOR_BUFFER + 4096 < SMALLEST_ARRAY / 1.5
+
+
+@pytest.mark.parametrize("case", STEPS, ids=step_name)
+def test_on_numpy_every_call_of_a_step_is_a_ufunc_with_its_output(case):
+    assert_calls_have_outputs(numpy_plan(case))
+
+
+@every_update
+def test_on_numpy_every_call_of_an_update_has_its_output(optimizer, options):
+    assert_calls_have_outputs(numpy_plan(MANY, optimizer, **options))
+
+
+@pytest.mark.parametrize("case", STEPS, ids=step_name)
+def test_on_numpy_a_warm_step_allocates_no_array(case):
+    assert_warm_steps_allocate_no_array(numpy_plan(case))
+
+
+@every_update
+@pytest.mark.parametrize("case", [MANY, wide("tanh", "quadratic")], ids=["parameters", "examples"])
+def test_on_numpy_no_optimizer_allocates_an_array_in_a_warm_step(case, optimizer, options):
+    if "dropout" in options:
+        options = {**options, "dropout": [0.25] * case.layers}
+    assert_warm_steps_allocate_no_array(numpy_plan(case, optimizer, **options), buffers=3)
 
 
 def test_the_allocation_test_sees_an_array_of_one_row():

@@ -1,0 +1,153 @@
+"""The book's data, lists of pairs (x, y) of columns, as the matrices that the engine takes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any
+
+import numpy as np
+
+from bpengine.backends import Array
+from bpengine.network import Network
+from bpengine.parameters import padded
+from bpengine.workspace import example_rows
+
+__all__ = ["Examples", "column"]
+
+CHUNK = 128  # examples that are converted at a time
+SHAPE = operator.attrgetter("shape")
+
+
+class Examples(list[Any]):
+    """Pairs (x, y), and the matrices of all x and all y, which are made once.
+
+    Parameters
+    ----------
+    data : iterable of pairs
+        x is a column of shape (n, 1); y is one too, or a label.
+    name : str
+        What messages call the data.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is anything else than pairs in it.
+    """
+
+    def __init__(self, data: Iterable[Any], name: str) -> None:
+        if not isinstance(data, Iterable):
+            raise TypeError(f"{name} must be a list of pairs (x, y), got {type(data).__name__}.")
+        super().__init__(data)
+        self.name = name
+        self._inputs: Array | None = None
+        self._targets: Array | None = None
+        if set(map(type, self)) <= {tuple, list} and set(map(len, self)) <= {2}:
+            return
+        for i, pair in enumerate(self):
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                length = f" of length {len(pair)}" if isinstance(pair, Sized) else ""
+                raise ValueError(
+                    f"{name}[{i}] is of type {type(pair).__name__}{length}; expected a pair (x, y)."
+                )
+
+    @classmethod
+    def of(cls, data: Iterable[Any], name: str) -> Examples:
+        """`data` itself if it is of this class, or made so."""
+        return data if isinstance(data, Examples) else cls(data, name)
+
+    def check_not_empty(self) -> None:
+        """Raise ValueError if there are no examples."""
+        if not self:
+            raise ValueError(
+                f"{self.name} holds no example. An iterator such as a zip can be read only once: make "
+                "it a list."
+            )
+
+    def inputs(self, n: int) -> Array:
+        """All x as rows: float64 (m, n)."""
+        if self._inputs is None:
+            self.check_not_empty()
+            columns = self._columns(0, n)
+            self._inputs = np.concatenate([_rows(columns[chunk]) for chunk in _chunks(len(self))])
+        return self._inputs
+
+    def targets(self, n: int, hint: str) -> Array:
+        """All y, which are columns, as rows: float64 (m, n)."""
+        if self._targets is None:
+            self.check_not_empty()
+            self._targets = _rows(self._columns(1, n, hint))
+        return self._targets
+
+    def labels(self, hint: str) -> Array:
+        """All y, which are labels: (m,)."""
+        for i, (_, y) in enumerate(self):
+            if not isinstance(y, int) and np.size(y) != 1:
+                raise ValueError(
+                    f"{self.name}[{i}]: y has shape {np.shape(y)}; expected a label, a whole number. "
+                    f"{hint}."
+                )
+        return np.array([y if isinstance(y, int) else np.reshape(y, ()) for _, y in self])
+
+    def targets_of_labels(self, n: int, hint: str) -> Array:
+        """All y, labels from 0 to n - 1, as rows with a single 1: float64 (m, n).
+
+        With one output the labels are 0 and 1, and stand for themselves.
+        """
+        labels, classes = self.labels(hint), max(n, 2)
+        bad = np.flatnonzero(~np.isin(labels, np.arange(classes)))
+        if bad.size:
+            raise ValueError(
+                f"{self.name}[{bad[0]}]: y is {labels[bad[0]]}; expected a label from 0 to "
+                f"{classes - 1}."
+            )
+        return np.eye(n)[labels.astype(int)] if n > 1 else labels.reshape(-1, 1).astype("float64")
+
+    def rows(self, network: Network) -> Array:
+        """The examples as rows ``[x | 1 | 0 | y]``, of which a plan's batches are taken."""
+        self.check_not_empty()
+        n, outputs, backend, dtype = network.sizes[0], network.sizes[-1], network.backend, network.dtype
+        xs, ys = self._columns(0, n), self._columns(1, outputs, "vectorized_result makes one of a label")
+        rows = backend.empty((len(self), padded(n + 1, backend, dtype) + outputs), dtype)
+        for chunk in _chunks(len(self)):
+            X, Y = _rows(xs[chunk]).T, _rows(ys[chunk]).T
+            example_rows(X, Y, outputs, backend, dtype, out=rows[chunk])
+        self._inputs, self._targets = rows[:, :n], rows[:, -outputs:]
+        return rows
+
+    def _columns(self, which: int, n: int, hint: str = "") -> list[Any]:
+        """All x or all y, which are columns of n numbers; with n = 1, y may be a number."""
+        columns = [pair[which] for pair in self]
+        if which and n == 1:
+            columns = [np.reshape(y, (1, 1)) if np.ndim(y) == 0 else y for y in columns]
+        if any(type(a) is not np.ndarray for a in columns) or set(map(SHAPE, columns)) != {(n, 1)}:
+            for i, a in enumerate(columns):
+                if np.shape(a) != (n, 1):
+                    raise _no_column(a, n, f"{self.name}[{i}]: {'xy'[which]}", hint)
+        return columns
+
+
+def column(a: Any, n: int, name: str) -> Array:
+    """`a`, which is a column of n numbers, in float64."""
+    if np.shape(a) != (n, 1):
+        raise _no_column(a, n, name)
+    return np.asarray(a, "float64")
+
+
+def _no_column(a: Any, n: int, name: str, hint: str = "") -> ValueError:
+    shape = np.shape(a)
+    if np.size(a) == n:
+        hint = f"Did you mean its column, .reshape({n}, 1)?"
+    elif hint:
+        hint = f"{hint}."
+    what = f"has shape {shape}" if shape else f"is {a!r}"
+    return ValueError(f"{name} {what}; expected a column of shape ({n}, 1). {hint}".rstrip())
+
+
+def _rows(columns: list[Any]) -> Array:
+    return np.concatenate(columns).reshape(len(columns), -1).astype("float64", copy=False)
+
+
+def _chunks(m: int) -> Iterator[slice]:
+    for start in range(0, m, CHUNK):
+        yield slice(start, start + CHUNK)

@@ -1,0 +1,110 @@
+"""The book's mnist_loader: images as columns in lists of pairs; and the packaged digits in this form."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from bpengine import datasets
+from bpengine.backends import Array
+from bpengine.book.network2 import vectorized_result
+
+__all__ = [
+    "load_data",
+    "load_data_wrapper",
+    "load_digits_wrapper",
+    "vectorized_result",
+]
+
+Pairs = list[tuple[Array, Any]]
+Part = tuple[Array, Array]
+Wrapped = tuple[Pairs, Pairs, Pairs]
+
+VALIDATION = 10_000  # images at the end of MNIST's training part
+DIGITS = 300  # of the packaged digits, for validation and for testing each
+
+
+def load_data(folder: str | os.PathLike[str] | None = None) -> tuple[Part, Part, Part]:
+    """MNIST as three pairs of arrays: training, validation and test data.
+
+    Parameters
+    ----------
+    folder : path, optional
+        Holds MNIST's four IDX files. None: the user's cache, downloaded on first use.
+
+    Returns
+    -------
+    training_data, validation_data, test_data : pairs (images, labels)
+        Of 50,000, 10,000 and 10,000 images: float32 (m, 784), labels int64 (m,). As in the book's
+        file, pixels are in steps of 1/256.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, ConnectionError, ImportError
+        As for `bpengine.datasets.mnist`.
+    """
+    (X, labels), test = (_pixels(*datasets.mnist(folder, part)) for part in ("train", "test"))
+    return (X[:-VALIDATION], labels[:-VALIDATION]), (X[-VALIDATION:], labels[-VALIDATION:]), test
+
+
+def load_data_wrapper(folder: str | os.PathLike[str] | None = None) -> Wrapped:
+    """MNIST as three lists of pairs (x, y): training, validation and test data.
+
+    Parameters
+    ----------
+    folder : path, optional
+        As for `load_data`.
+
+    Returns
+    -------
+    training_data, validation_data, test_data : lists of pairs
+        x is a column of shape (784, 1). y is a column of shape (10, 1) in the training data, and the
+        digit itself in the others.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, ConnectionError, ImportError
+        As for `bpengine.datasets.mnist`.
+    """
+    return _wrapped(*load_data(folder))
+
+
+def load_digits_wrapper() -> Wrapped:
+    """The 1,797 digits of 8 × 8 pixels that come with the package, in the form of `load_data_wrapper`.
+
+    Returns
+    -------
+    training_data, validation_data, test_data : lists of pairs
+        Of 1,197, 300 and 300 digits, in the original order; x has shape (64, 1).
+
+    Examples
+    --------
+    >>> training_data, validation_data, test_data = load_digits_wrapper()
+    >>> x, y = training_data[0]
+    >>> x.shape, y.shape, test_data[0][1]
+    ((64, 1), (10, 1), 6)
+    """
+    X, labels = datasets.digits()
+    parts = [slice(-2 * DIGITS), slice(-2 * DIGITS, -DIGITS), slice(-DIGITS, None)]
+    training, validation, test = [(X.T[part], labels[part]) for part in parts]
+    return _wrapped(training, validation, test)
+
+
+def _pixels(X: Array, labels: Array) -> Part:
+    return np.rint(X.T * 255) / np.float32(256), labels
+
+
+def _wrapped(training: Part, validation: Part, test: Part) -> Wrapped:
+    images, labels = training
+    pairs = list(zip(_columns(images), np.eye(10)[labels].reshape(-1, 10, 1), strict=True))
+    return pairs, _labelled(*validation), _labelled(*test)
+
+
+def _labelled(images: Array, labels: Array) -> Pairs:
+    return list(zip(_columns(images), labels.tolist(), strict=True))
+
+
+def _columns(images: Array) -> Array:
+    return images.reshape(*images.shape, 1)

@@ -1,0 +1,264 @@
+"""What `Network.fit` is given: checked once, made a training, and run."""
+
+from __future__ import annotations
+
+import numbers
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+import numpy as np
+
+from bpengine import checkpoints, lbfgs
+from bpengine.backends import Array, Backend
+from bpengine.callbacks import Callback, Checkpoint, Function, Progress
+from bpengine.history import History
+from bpengine.optimizers import LBFGS, SGD, Optimizer, check_optimizer
+from bpengine.sources import Mapped, Resident, Source, Stream
+from bpengine.training import Training
+from bpengine.validation import class_weights, fraction, positive_integer, sample_weights
+
+if TYPE_CHECKING:
+    from bpengine.network import Network
+
+__all__ = ["fit", "partial_fit"]
+
+Pair = tuple[Array, ...]  # X, Y and perhaps weights
+
+
+def fit(
+    network: Network,
+    X: Array | Iterable[Pair],
+    Y: Array | None,
+    *,
+    epochs: SupportsIndex,
+    batch_size: SupportsIndex,
+    optimizer: Optimizer | LBFGS,
+    validation: Pair | float | None,
+    sample_weight: Array | None,
+    class_weight: Mapping[int, float] | str | None,
+    shuffle: bool | int,
+    callbacks: Sequence[Callback | Callable[[Training], None]],
+    monitor: int | str | None,
+    resume: str | os.PathLike[str] | None,
+    progress: bool,
+) -> History:
+    """Train `network`; see `Network.fit`."""
+    epochs = positive_integer(epochs, "epochs")
+    m = positive_integer(batch_size, "batch_size")
+    listeners = _listeners(callbacks, progress)
+    if isinstance(optimizer, LBFGS):
+        lbfgs.check(network, monitor)
+    else:
+        check_optimizer(optimizer)
+    if monitor != "epoch" and monitor is not None:
+        monitor = positive_integer(monitor, "monitor")  # type: ignore[arg-type]
+    source: Source
+    if Y is None and not hasattr(X, "shape"):
+        if isinstance(validation, numbers.Real):
+            raise ValueError("a share of the examples for validation needs X and Y as arrays.")
+        if sample_weight is not None or class_weight is not None:
+            raise ValueError(
+                "with an iterable of batches, give weights in the batches: (X, Y, sample_weight)."
+            )
+        source, held = _stream(network, X, epochs, optimizer), validation
+    else:
+        X, Y, weights = _examples(network, X, Y, sample_weight, class_weight)
+        columns = None
+        held = validation
+        if isinstance(validation, numbers.Real):
+            columns, rest = _split(network, int(X.shape[1]), validation)
+            share = _share(network.backend, weights, rest)
+            held = tuple(_taken(network.backend, x, rest) for x in (X, Y))
+            held += () if share is None else (share,)
+        whole = isinstance(optimizer, LBFGS)
+        source = _source(network, X, Y, weights, columns, None if whole else m, shuffle)
+    training = Training(
+        network,
+        optimizer,
+        source,
+        epochs,
+        validation=_validation(network, held),
+        callbacks=listeners,
+        monitor=monitor,
+    )
+    if resume is not None and Path(resume).exists():
+        checkpoints.resume(training, resume)
+    network.partial = None
+    _run(training)
+    return training.history
+
+
+def _run(training: Training) -> None:
+    """Train between the callbacks' start and end, until all epochs are complete or Ctrl-C."""
+    started: list[Callback] = []
+    # a cost that overflows is told by NonFiniteCostError, not by warnings
+    with np.errstate(all="ignore"):
+        try:
+            for callback in training.callbacks:
+                callback.start(training)
+                started.append(callback)
+            if isinstance(training.optimizer, LBFGS):
+                lbfgs.minimize(training)
+            else:
+                training.run()
+        except KeyboardInterrupt:
+            training.history.interrupted = True
+            training.history.keep_complete()
+        finally:
+            training.show_average()
+            with ExitStack() as ends:  # which comes to each, whatever happens in another
+                for callback in reversed(started):
+                    ends.callback(callback.end, training)
+
+
+def partial_fit(
+    network: Network,
+    X: Array,
+    Y: Array,
+    *,
+    batch_size: SupportsIndex,
+    optimizer: Optimizer | None,
+    sample_weight: Array | None,
+    class_weight: Mapping[int, float] | str | None,
+    shuffle: bool | int,
+) -> float:
+    """One pass over some examples; see `Network.partial_fit`."""
+    m = positive_integer(batch_size, "batch_size")
+    if optimizer is not None:
+        check_optimizer(optimizer)
+    X, Y, weights = _examples(network, X, Y, sample_weight, class_weight)
+    source = _source(network, X, Y, weights, None, min(m, int(X.shape[1])), shuffle)
+    training = network.partial
+    if training is None or optimizer not in (None, training.optimizer):
+        training = network.partial = Training(network, optimizer or SGD(), source)
+    training.source = source
+    with np.errstate(all="ignore"):
+        try:
+            cost = training.pass_over_examples()
+        finally:
+            training.show_average()
+    cost += network.penalty.value(network.parameters)
+    training.history.cost.append(cost)
+    training.epoch += 1
+    return cost
+
+
+def _listeners(callbacks: Any, progress: bool) -> list[Callback]:
+    if not isinstance(callbacks, Iterable) or isinstance(callbacks, str):
+        raise TypeError(f"callbacks must be a list, such as [bp.EarlyStopping()]; got {callbacks!r}.")
+    found: list[Callback] = []
+    for callback in callbacks:
+        if isinstance(callback, Callback):
+            found.append(callback)
+        elif callable(callback) and not isinstance(callback, type):
+            found.append(Function(callback))
+        else:
+            raise TypeError(
+                "callbacks must be bpengine.Callback objects or functions of the training; "
+                f"got {callback!r}."
+            )
+    if progress:
+        found.append(Progress())
+    # a checkpoint holds what the others remember, once they have seen the epoch
+    return sorted(found, key=lambda callback: isinstance(callback, Checkpoint))
+
+
+def _stream(network: Network, X: Any, epochs: int, optimizer: Optimizer | LBFGS) -> Stream:
+    """An iterable of batches as a source."""
+    if not isinstance(X, Iterable):
+        raise TypeError(
+            f"X must be an array of shape (n_1, N), with Y, or an iterable of batches (X, Y); "
+            f"got {type(X).__name__}."
+        )
+    if isinstance(X, Iterator) and epochs > 1:
+        raise TypeError(
+            f"X is an iterator, which can be read once, and epochs={epochs}. Give an iterable that "
+            "starts anew in each epoch, such as a list or an object with __iter__, or epochs=1."
+        )
+    if isinstance(optimizer, LBFGS):
+        raise ValueError("LBFGS takes all examples in every step: give X and Y as arrays.")
+    return Stream(network, X)
+
+
+def _examples(
+    network: Network, X: Any, Y: Any, sample_weight: Any, class_weight: Any
+) -> tuple[Array, Array, Array | None]:
+    """Examples, targets and, where there are any, weights relative to their mean."""
+    if Y is None:
+        raise TypeError("Y is missing: fit takes X and Y, or an iterable of batches (X, Y).")
+    X, Y = network.check_examples(X, Y, read=not Mapped.is_meant(X))
+    each = class_weights(class_weight, Y, network.backend)
+    if sample_weight is None and each is None:
+        return X, Y, None
+    weights = sample_weights(sample_weight, int(X.shape[1]), network.backend)
+    if each is not None:
+        weights = sample_weights(weights * each, int(X.shape[1]), network.backend)
+    return X, Y, weights
+
+
+def _source(
+    network: Network,
+    X: Array,
+    Y: Array,
+    weights: Array | None,
+    columns: np.ndarray[Any, Any] | None,
+    batch_size: int | None,
+    shuffle: bool | int,
+) -> Source:
+    """The examples of these columns as a source; without a batch size, of all of them at once."""
+    if not isinstance(shuffle, bool):
+        shuffle = positive_integer(shuffle, "shuffle")
+    N = int(X.shape[1]) if columns is None else len(columns)
+    m = batch_size or N
+    if m > N:
+        raise ValueError(
+            f"batch_size={m} is more than the {N} examples of X; use batch_size={N} or less."
+        )
+    if columns is not None:
+        Y, weights = _taken(network.backend, Y, columns), _share(network.backend, weights, columns)
+    if Mapped.is_meant(X):
+        return Mapped(network, X, Y, weights, m, shuffle, columns)
+    if columns is not None:
+        X = _taken(network.backend, X, columns)
+    return Resident(network, X, Y, weights, m, shuffle)
+
+
+def _split(network: Network, N: int, share: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The examples to train on and, a random share of them, those to validate on: their columns."""
+    share = fraction(share, "validation")
+    count = max(1, round(share * N))
+    if not share or count >= N:
+        what = "train" if share else "validate"
+        raise ValueError(f"validation={share} of {N} examples leaves none to {what} on.")
+    order = network.rng.permutation(N)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def _taken(backend: Backend, x: Array, columns: np.ndarray[Any, Any]) -> Array:
+    """Some columns of x, in memory."""
+    if isinstance(x, np.ndarray):
+        return x[:, columns]  # np.take would first copy all of a memory map
+    return backend.xp.take(x, backend.asarray(columns, "int64"), axis=1)
+
+
+def _share(backend: Backend, weights: Array | None, columns: np.ndarray[Any, Any]) -> Array | None:
+    """The weights of some examples, relative to their own mean."""
+    return None if weights is None else sample_weights(weights[columns], len(columns), backend)
+
+
+def _validation(network: Network, validation: Any) -> Pair | None:
+    if validation is None:
+        return None
+    if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
+        raise TypeError(
+            "validation must be a pair (X, Y) of examples and targets, a triple (X, Y, sample_weight), "
+            f"or a share of the examples such as 0.1; got {validation!r:.60}."
+        )
+    X, Y, *weights = validation
+    X, Y = network.check_examples(X, Y, ("validation X", "validation Y"), read=not Mapped.is_meant(X))
+    for each in weights:
+        sample_weights(each, int(X.shape[1]), network.backend)
+    return X, Y, *weights
