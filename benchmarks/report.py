@@ -22,6 +22,7 @@ from ladder import LADDER, RUNGS, Rung, examples, network, plan
 import bpengine as bp
 from bpengine import plots
 from bpengine.ratios import Ratio, measure
+from bpengine.sources import Resident
 
 DOCS = Path(__file__).parent.parent / "docs"
 STEPS = {"tiny": 100, "nielsen": 100, "small": 100, "medium": 100, "large": 10}
@@ -156,11 +157,9 @@ def fit_table() -> str:
     for rung in ("nielsen", "small"):
         net, (X, Y), m = network(rung), examples(rung, m=8000), LADDER[rung].batch
         step, steps = plan(rung), 8000 // m
-        prepared = bp.training._Trainer(  # what fit does after it has prepared the data
-            net, bp.training.example_rows(X, Y, net.sizes[-1], net.backend, net.dtype), m, bp.SGD(0.1)
-        )
-        quiet = bp.training._Progress(False, 1, 1)
-        ratio = measure(partial(prepared.epoch, 1, quiet), partial(step.run, steps), pairs=21, rng=0)
+        source = Resident(net, X, Y, None, m, shuffle=True)
+        training = bp.Training(net, bp.SGD(0.1), source)  # what fit does after it has prepared the data
+        ratio = measure(training.pass_over_examples, partial(step.run, steps), pairs=21, rng=0)
         lines.append(f"| {rung}: shuffle, gather, steps, costs, on 8,000 examples | {ratio} |")
     return "\n".join(lines)
 

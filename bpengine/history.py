@@ -57,6 +57,9 @@ class History:
         η of each epoch's last step.
     seconds : list of float
         Time of each epoch's training, without the validation.
+    epsilon : list of float
+        Privacy spent up to each epoch's end, of a training with `DPSGD`; a last entry more where
+        Ctrl-C has ended it within an epoch.
     monitored : list of Statistics
         Of the steps that `fit` was asked to monitor.
     best_epoch : int or None
@@ -70,6 +73,7 @@ class History:
     validation_accuracy: list[float] = field(default_factory=list)
     learning_rate: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    epsilon: list[float] = field(default_factory=list)
     monitored: list[Statistics] = field(default_factory=list)
     best_epoch: int | None = None
     interrupted: bool = False
@@ -110,13 +114,15 @@ class History:
         KeyError, TypeError, ValueError
             If it is anything else.
         """
-        monitored = [
-            Statistics(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})
-            for entry in values["monitored"]
-        ]
-        lists = {
-            name: [float(x) for x in values[name]]
-            for name in ("cost", "validation_cost", "validation_accuracy", "learning_rate", "seconds")
-        }
-        best = values["best_epoch"]
-        return cls(**lists, monitored=monitored, best_epoch=None if best is None else int(best))
+        history = cls()
+        for name in ("cost", "validation_cost", "validation_accuracy", "learning_rate", "seconds"):
+            getattr(history, name).extend(float(x) for x in values[name])
+        history.epsilon.extend(float(x) for x in values.get("epsilon", ()))
+        for entry in values["monitored"]:
+            named: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in dict(entry).items()
+            }
+            history.monitored.append(Statistics(**named))
+        if values["best_epoch"] is not None:
+            history.best_epoch = int(values["best_epoch"])
+        return history

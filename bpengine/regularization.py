@@ -139,7 +139,7 @@ def smoothed(Y: Array, smoothing: float, exclusive: bool) -> Array:
     ----------
     C. Szegedy et al., arXiv:1512.00567, section 7.
     """
-    return (1 - smoothing) * Y + smoothing / (Y.shape[-2] if exclusive else 2) if smoothing else Y
+    return (1 - smoothing) * Y + smoothing / (Y.shape[-2] if exclusive else 2)
 
 
 def _l2(g: Array, w: Array, strength: Array) -> Array:

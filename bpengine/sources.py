@@ -44,6 +44,8 @@ class Chunk:
         Gives the targets (steps, n_L, size) and the weights (steps, size), or None, of all batches.
     examples : array, optional
         Where `load` is a gather: the array whose rows a batch numbers.
+    total : int, optional
+        How many examples there are in all, where some of a step's are fillings of weight 0.
     """
 
     size: int
@@ -52,6 +54,7 @@ class Chunk:
     load: Callable[[Any, Array], None]
     outcomes: Callable[[], tuple[Array, Array | None]]
     examples: Array | None = None
+    total: int | None = None
 
 
 class Source:
@@ -247,10 +250,9 @@ class Stream(Source):
 
     def _rows(self, batch: Any, number: int) -> Array:
         if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
-            raise TypeError(
-                f"batch {number} of X is {type(batch).__name__} {batch!r:.60}; expected (X, Y) or "
-                "(X, Y, sample_weight)."
-            )
+            what = type(batch).__name__
+            what += f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+            raise TypeError(f"batch {number} of X is {what}; expected (X, Y) or (X, Y, sample_weight).")
         net = self.network
         names = f"batch {number}: X", f"batch {number}: Y"
         X, Y = net.check_examples(batch[0], batch[1], names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import types
 
@@ -9,7 +10,19 @@ import array_api_strict
 import numpy as np
 import pytest
 from hypothesis import given
-from strategies import CHAINABLE, ELEMENTWISE, PAIRS, Case, cases, deep, examples, targets
+from strategies import (
+    ALONGSIDE,
+    CHAINABLE,
+    ELEMENTWISE,
+    OPTIMIZERS,
+    PAIRS,
+    REGULARIZED,
+    Case,
+    cases,
+    deep,
+    examples,
+    targets,
+)
 
 import bpengine as bp
 from bpengine import backends
@@ -138,6 +151,10 @@ def test_no_kernel_hides_nan(lab, case):
 def test_numpy_has_no_kernel_that_nothing_uses():
     numpy = types.SimpleNamespace(backend=backends.get("numpy"), array=np.array)
     used = {op.name for case in CASES for op in recorded(case, numpy, "float32", 4).operations}
+    for optimizer in OPTIMIZERS:
+        net = deep("tanh", "quadratic").network(numpy, **REGULARIZED)
+        plan = net.plan(4, dataclasses.replace(optimizer, **ALONGSIDE), weighted=True)
+        used |= {op.name for op in plan.operations}
     assert set(KERNELS) <= used
 
 

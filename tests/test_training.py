@@ -19,56 +19,13 @@ import pytest
 from array_api_compat import array_namespace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trainings import SUM, arrays, assert_same, blobs, by_hand, data, fit, network, total
 
 import bpengine as bp
 from bpengine import training
 from bpengine.activations import ACTIVATIONS
 
 few = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def network(lab, sizes=(3, 4, 2), **options):
-    return bp.Network(sizes, backend=lab.backend, **{"dtype": "float64", "rng": 7, **options})
-
-
-def data(m=11, rows=3, outputs=2, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.standard_normal((rows, m)), rng.random((outputs, m))
-
-
-def blobs(m=40):
-    rng = np.random.default_rng(1)
-    labels = np.arange(m) % 2
-    X = rng.uniform(-1, 1, (2, m)) + np.where(labels, 2.0, -2.0)
-    return X, labels
-
-
-def batches(rng, examples, batch_size):
-    order = rng.permutation(examples)
-    return [order[i : i + batch_size] for i in range(0, examples, batch_size)]
-
-
-def by_hand(lab, net, X, Y, epochs, batch_size, optimizer):
-    """Yield the epoch, the step and the plan that has taken it, in the order that `fit` is to have."""
-    for epoch in range(1, epochs + 1):
-        for step, chosen in enumerate(batches(net.rng, X.shape[1], batch_size), 1):
-            plan = net.plan(len(chosen), optimizer)
-            plan.load(lab.array(X[:, chosen]), lab.array(Y[:, chosen]))
-            yield epoch, step, plan.run()
-
-
-def arrays(lab, net):
-    return [np.array(lab.numpy(array)) for array in (*net.weights, *net.biases)]
-
-
-def assert_same(lab, net, expected):
-    for found, wanted in zip(arrays(lab, net), expected, strict=True):
-        np.testing.assert_array_equal(found, wanted)
-
-
-def fit(lab, net, X, Y, **options):
-    options = {"epochs": 2, "batch_size": 4, "progress": False, **options}
-    return net.fit(lab.array(X), lab.array(Y), **options)
 
 
 def test_separable_data_is_learned(lab):
@@ -106,13 +63,6 @@ def test_steps_are_those_of_the_permutation(lab, examples, batch_size, epochs, s
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
     np.testing.assert_allclose(history.cost, costs, rtol=1e-13)
     assert net.rng.bit_generator.state == twin.rng.bit_generator.state
-
-
-def total(a, y):
-    return array_namespace(a).sum(a, axis=-2)
-
-
-SUM = bp.Cost("sum", total, lambda a, y: array_namespace(a).ones_like(a))
 
 
 @few

@@ -104,7 +104,7 @@ def norms(history: History) -> Figure:
 
 
 def saturation(history: History) -> Figure:
-    """Share of saturated neurons and mean |a|, layer by layer: where weights learn slowly.
+    """Share of saturated neurons and mean ``|a|``, layer by layer: where weights learn slowly.
 
     A weight learns slowly where the activation it is applied to is small, or where the neuron it leads
     to is saturated.

@@ -1,0 +1,190 @@
+"""Estimators against scikit-learn's of the same names: `python benchmarks/estimators.py`.
+
+Writes docs/benchmarks-estimators.md: time of scikit-learn's `fit` ÷ time of ours, on the same data with
+the same parameters and as many epochs, both taken in turn in this process; and accuracy over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import sys
+import warnings
+from functools import partial
+from typing import Any
+
+import numpy as np
+from report import DOCS, processor
+from scipy import stats
+from sklearn import neural_network
+from sklearn.exceptions import ConvergenceWarning
+
+import bpengine as bp
+from bpengine import estimators
+from bpengine.ratios import Ratio, measure
+
+Data = tuple[np.ndarray, np.ndarray]
+SIZES = {"digits, 64-100-10": (100,)} | {f"MNIST-like, 784-{n}-10": (n,) for n in (50, 100, 512)}
+DTYPES = ("float64", "float32")
+BATCHES = ("auto", 32)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "solver='sgd'": {"solver": "sgd"},
+    "solver='lbfgs'": {"solver": "lbfgs"},
+    "early_stopping=True": {"early_stopping": True},
+    "sample_weight": {},
+    "activation='logistic'": {"activation": "logistic"},
+    "alpha=0": {"alpha": 0.0},
+}
+SEEDS = 10
+
+
+def digits(dtype: str) -> Data:
+    """Real digits: 1,797 of 64 pixels."""
+    X, y = bp.datasets.digits()
+    return np.ascontiguousarray(X.T, dtype), y
+
+
+def mnist_like(dtype: str, examples: int) -> Data:
+    """Pixels of which 81 % are 0, as MNIST's are, and random classes: they take the same time."""
+    rng = np.random.default_rng(0)
+    X = rng.random((examples, 784), "float32")
+    return np.where(X < 0.81, 0, X).astype(dtype), rng.integers(10, size=examples)
+
+
+def times(data: Data, *, pairs: int, weights: np.ndarray | None = None, **parameters: Any) -> Ratio:
+    """Time of scikit-learn's fit ÷ time of ours."""
+    parameters = {"random_state": 0, "tol": 0.0, "n_iter_no_change": np.inf} | parameters
+    fits = [
+        partial(library.MLPClassifier(**parameters).fit, *data, sample_weight=weights)
+        for library in (neural_network, estimators)
+    ]
+    return measure(*fits, pairs=pairs, rng=0)
+
+
+def sizes_table(pairs: int, examples: int) -> str:
+    """Markdown: networks, batches and dtypes."""
+    lines = [
+        "| network | batch | float64 | float32 |",
+        "|---|---|---|---|",
+    ]
+    for name, hidden in SIZES.items():
+        small = name.startswith("digits")
+        for batch in BATCHES:
+            cells = []
+            for dtype in DTYPES:
+                data = digits(dtype) if small else mnist_like(dtype, examples)
+                options = {"hidden_layer_sizes": hidden, "batch_size": batch}
+                options["max_iter"] = 10 if small else 1
+                ratio = times(data, pairs=pairs, **options)
+                print(f"{name} {batch} {dtype} {ratio}", file=sys.stderr, flush=True)
+                cells.append(cell(ratio))
+            shown = "'auto' (200)" if batch == "auto" else batch
+            lines.append(f"| {name} | {shown} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def variants_table(pairs: int) -> str:
+    """Markdown: other parameters, on digits."""
+    lines = ["| digits, 64-100-10, float64 | time ÷ ours |", "|---|---|"]
+    data = digits("float64")
+    for name, options in VARIANTS.items():
+        weights = np.linspace(0.5, 1.5, len(data[1])) if name == "sample_weight" else None
+        ratio = times(data, pairs=pairs, weights=weights, max_iter=10, **options)
+        print(f"{name} {ratio}", file=sys.stderr, flush=True)
+        lines.append(f"| {name} | {cell(ratio)} |")
+    return "\n".join(lines)
+
+
+def cell(ratio: Ratio) -> str:
+    """Median and interval."""
+    return f"**{ratio.median:.2f}** {ratio.low:.2f}–{ratio.high:.2f}"
+
+
+def accuracy_table(epochs: int) -> str:
+    """Markdown: accuracy on 500 digits after training on the others, over seeds of their own."""
+    lines = [
+        "| | scikit-learn, mean | ours, mean | difference, 95 % interval | Mann–Whitney p | "
+        "same seeds: differing predictions |",
+        "|---|---|---|---|---|---|",
+    ]
+    for dtype in DTYPES:
+        found: list[list[float]] = [[], []]
+        differing = 0
+        for seed in range(SEEDS):
+            theirs, at = accuracy(neural_network, dtype, seed, epochs)
+            _, same = accuracy(estimators, dtype, seed, epochs)
+            other, _ = accuracy(estimators, dtype, SEEDS + seed, epochs)
+            found[0].append(theirs)
+            found[1].append(other)
+            differing += int(np.count_nonzero(at != same))
+        interval = stats.ttest_ind(found[1], found[0], equal_var=False).confidence_interval()
+        difference = np.mean(found[1]) - np.mean(found[0])
+        p = stats.mannwhitneyu(*found).pvalue
+        lines.append(
+            f"| {dtype} | {np.mean(found[0]):.4f} | {np.mean(found[1]):.4f} | {difference:+.4f} "
+            f"[{interval.low:+.4f}, {interval.high:+.4f}] | {p:.2f} | {differing} of {SEEDS * 500:,} |"
+        )
+        print(lines[-1], file=sys.stderr, flush=True)
+    return "\n".join(lines)
+
+
+def accuracy(library: Any, dtype: str, seed: int, epochs: int) -> tuple[float, np.ndarray]:
+    """Share of right predictions on 500 digits, and the predictions."""
+    X, y = digits(dtype)
+    order = np.random.default_rng(0).permutation(len(y))
+    train, test = order[500:], order[:500]
+    model = library.MLPClassifier(max_iter=epochs, random_state=seed).fit(X[train], y[train])
+    predicted = model.predict(X[test])
+    return float(np.mean(predicted == y[test])), predicted
+
+
+def main() -> None:
+    """Measure, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=21)
+    parser.add_argument("--examples", type=int, default=10_000, help="of the MNIST-like data")
+    parser.add_argument("--epochs", type=int, default=100, help="of the comparison of accuracies")
+    parser.add_argument("--print", action="store_true", help="print the page and leave the file alone")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    versions = ", ".join(
+        f"{package} {importlib.metadata.version(package)}" for package in ("numpy", "scikit-learn")
+    )
+    made = (
+        f"Made by `python benchmarks/estimators.py` on {processor()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, {versions}; as many threads as cores. Each figure is the "
+        "time of scikit-learn's `MLPClassifier.fit` divided by the time of ours: above 1, ours is "
+        f"faster. Same data, parameters and epochs, {options.pairs} pairs of fits taken in turn in one "
+        "process; median and 95 % interval."
+    )
+    fitted = (
+        f"Ten epochs of the 1,797 digits; one epoch of {options.examples:,} examples of 784 pixels, of "
+        "which 81 % are 0. The solver is Adam."
+    )
+    compared = (
+        f"On 500 digits after {options.epochs} epochs or fewer on the others; {SEEDS} seeds each, 0 to "
+        f"{SEEDS - 1} for scikit-learn and {SEEDS} to {2 * SEEDS - 1} for ours, compared as two "
+        "samples. The last column has the same seeds on both sides, where the weights should be the "
+        "same too, up to rounding."
+    )
+    parts = [
+        "# Benchmarks: estimators",
+        made,
+        sizes_table(options.pairs, options.examples),
+        fitted,
+        "## Other parameters",
+        variants_table(options.pairs),
+        "## Accuracy",
+        compared,
+        accuracy_table(options.epochs),
+    ]
+    text = "\n\n".join(parts)
+    if not options.print:
+        (DOCS / "benchmarks-estimators.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

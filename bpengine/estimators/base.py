@@ -1,0 +1,330 @@
+"""What the two estimators share: parameters, the network, and the attributes of a fitted one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.validation import _check_sample_weight, validate_data
+
+from bpengine import backends
+from bpengine.activations import Activation
+from bpengine.backends import Array, ArrayAPIBackend, Backend
+from bpengine.callbacks import Callback
+from bpengine.costs import Cost
+from bpengine.estimators.data import Data, columns
+from bpengine.estimators.full_batch import minimize
+from bpengine.estimators.losses import Loss
+from bpengine.estimators.stochastic import train
+from bpengine.estimators.watching import Task
+from bpengine.network import Network
+from bpengine.validation import dtype_name
+
+__all__ = ["BaseMLP"]
+
+ENGINE_NAMES = {"identity": "linear", "logistic": "sigmoid"}
+SCIKIT_NAMES = {"linear": "identity", "sigmoid": "logistic", "exponential": "exp"}
+PREDICTED_ELEMENTS = 2**22  # inputs of sparse data that a prediction makes dense at a time
+
+
+class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
+    """A multilayer perceptron as a scikit-learn estimator; use `MLPClassifier` or `MLPRegressor`."""
+
+    _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions({"identity", "logistic", "tanh", "relu"})],
+        "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+        "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "backend": [str, Backend, None],
+        "device": "no_validation",
+        "dtype": "no_validation",
+        "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
+        "activations": [str, Activation, list, tuple, None],
+        "cost": [str, Cost, None],
+        "validation_data": [list, tuple, None],
+        "callbacks": [list, tuple, callable, Callback, None],
+        "max_norm": [Interval(Real, 0, None, closed="neither"), None],
+    }
+
+    network_: Network
+    validation_scores_: Any
+    best_validation_score_: Any
+    best_loss_: Any
+
+    def _set_parameters(self, arguments: dict[str, Any]) -> None:
+        """Keep the arguments of a constructor as they came."""
+        for name, value in arguments.items():
+            if name not in ("self", "__class__"):
+                setattr(self, name, value)
+
+    @property
+    def coefs_(self) -> list[np.ndarray[Any, Any]]:
+        """Weights per layer, each of shape (n_in, n_out)."""
+        net = self._fitted_network("coefs_")
+        return Layers(net, [w.mT for w in net.weights])
+
+    @coefs_.setter
+    def coefs_(self, arrays: Sequence[Any]) -> None:
+        self.coefs_[:] = arrays
+
+    @property
+    def intercepts_(self) -> list[np.ndarray[Any, Any]]:
+        """Biases per layer, each of shape (n_out,)."""
+        net = self._fitted_network("intercepts_")
+        return Layers(net, [b[:, 0] for b in net.biases])
+
+    @intercepts_.setter
+    def intercepts_(self, arrays: Sequence[Any]) -> None:
+        self.intercepts_[:] = arrays
+
+    def _fitted_network(self, name: str) -> Network:
+        try:
+            found: Network = vars(self)["network_"]
+        except KeyError:
+            raise AttributeError(
+                f"this {type(self).__name__} is not fitted yet, and has no {name}: call fit first."
+            ) from None
+        return found
+
+    @abstractmethod
+    def _check_targets(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any, Any]:
+        """X and y, checked, and the targets of the network."""
+
+    @abstractmethod
+    def _check_held_out(self, X: Any, y: Any) -> tuple[Any, Any]:
+        """X and y to validate on, checked, the latter as targets of the network."""
+
+    @abstractmethod
+    def _weights(self, y: Any, Y: Any, sample_weight: Any, incremental: bool) -> Any:
+        """The weight of each example, or None."""
+
+    @abstractmethod
+    def _output(self) -> tuple[str, str | Cost, str | None]:
+        """The output activation in scikit-learn's words, the cost, and the loss to report."""
+
+    @abstractmethod
+    def _score(self, X: Any, Y: Any, sample_weight: Any) -> float:
+        """The score on checked data."""
+
+    def _check_solver(self) -> bool:
+        if self.solver == "lbfgs":
+            raise AttributeError(
+                "partial_fit is only available for stochastic optimizers. "
+                f"{self.solver} is not stochastic."
+            )
+        return True
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> BaseMLP:
+        given = X, y, sample_weight
+        hidden = self._hidden()
+        self._check_solver_options()
+        first = "network_" not in vars(self) or not (self.warm_start or incremental)
+        X, y, Y = self._check_targets(X, y, incremental, reset=first)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X)
+        weights = self._weights(y, Y, sample_weight, incremental)
+        Y = Y.reshape(len(Y), -1)
+        self.n_outputs_ = Y.shape[1]
+        self._random_state = check_random_state(self.random_state)
+        sizes = (X.shape[1], *hidden, self.n_outputs_)
+        if first:
+            self._initialize(sizes, X.dtype)
+        elif sizes != self.network_.sizes:
+            raise ValueError(
+                f"hidden_layer_sizes={self.hidden_layer_sizes} makes a network of sizes {list(sizes)}; "
+                f"the one to go on with has {list(self.network_.sizes)}. Use warm_start=False."
+            )
+        data = Data(X, Y, weights)
+        task = None if incremental else Task(self, *given, max_subtasks=self.max_iter)
+        if task is not None and self.solver == "lbfgs":
+            minimize(self, data, task)
+        else:
+            train(self, data, task)
+        net = self.network_
+        if not bool(net.backend.xp.all(net.backend.xp.isfinite(net.vector))):
+            raise ValueError(
+                "Solver produced non-finite parameter weights. The input data may contain large "
+                "values and need to be preprocessed."
+            )
+        if task is not None:
+            task.close()
+        return self
+
+    def _hidden(self) -> list[int]:
+        sizes = self.hidden_layer_sizes
+        sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
+        if np.any(np.array(sizes) <= 0):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+        return sizes
+
+    def _check_solver_options(self) -> None:
+        if self.solver == "lbfgs":
+            for name in ("dropout", "max_norm"):
+                if np.any(getattr(self, name)):
+                    raise ValueError(f"{name} needs solver='sgd' or 'adam'; solver is 'lbfgs'.")
+
+    def _initialize(self, sizes: tuple[int, ...], dtype: Any) -> None:
+        """A new network, with the parameters that scikit-learn draws, and nothing learned yet."""
+        self.n_iter_ = self.t_ = 0
+        self.n_layers_ = len(sizes)
+        out, cost, loss = self._output()
+        hidden, out = self._layer_activations(len(sizes) - 2, out)
+        many = hasattr(self.dropout, "__iter__")
+        dropout = [float(p) for p in self.dropout] if many else float(self.dropout)
+        net = Network(
+            sizes,
+            [*hidden, out],
+            cost,
+            self._backend(),
+            self._dtype(dtype),
+            "glorot_uniform",  # the fastest to draw: others take its place below
+            rng=0,
+            dropout=dropout,
+        )
+        self.out_activation_ = SCIKIT_NAMES.get(net.activations[-1].name, net.activations[-1].name)
+        names = [σ.name for σ in net.activations[:-1]]
+        names.append(names[-1] if names else str(ENGINE_NAMES.get(self.activation)))
+        coefs, intercepts = [], []
+        for (n, m), name in zip(pairwise(sizes), names, strict=True):
+            # X. Glorot and Y. Bengio, 2010
+            bound = np.sqrt((2.0 if name == "sigmoid" else 6.0) / (n + m))
+            coefs.append(self._random_state.uniform(-bound, bound, (n, m)))
+            intercepts.append(self._random_state.uniform(-bound, bound, m))
+        if np.any(self.dropout):
+            net.rng = np.random.default_rng(self._random_state.randint(2**31))
+        self.network_ = net
+        self.coefs_, self.intercepts_ = coefs, intercepts
+        self._loss = Loss(net, loss)
+        self._best: Any = None
+        if hasattr(self, "_optimizer"):
+            del self._optimizer
+        if self.solver != "lbfgs":
+            self.loss_curve_: list[float] = []
+            self._no_improvement_count = 0
+            scored = self.early_stopping or self.validation_data is not None
+            self.validation_scores_ = [] if scored else None
+            self.best_validation_score_ = -np.inf if scored else None
+            self.best_loss_ = None if self.early_stopping else np.inf
+
+    def _layer_activations(self, hidden: int, out: Any) -> tuple[list[Any], Any]:
+        """Activations of the hidden layers and the output, in the engine's words."""
+        chosen = self.activation if self.activations is None else self.activations
+        if isinstance(chosen, (str, Activation)):
+            chosen = [chosen] * hidden
+        if len(chosen) not in (hidden, hidden + 1):
+            raise ValueError(
+                f"activations has {len(chosen)} entries; with hidden_layer_sizes="
+                f"{self.hidden_layer_sizes} it takes {hidden}, one for each hidden layer, or "
+                f"{hidden + 1} with the output layer's."
+            )
+        names = [ENGINE_NAMES.get(σ, σ) if isinstance(σ, str) else σ for σ in (*chosen, out)]
+        return names[:hidden], names[hidden]
+
+    def _backend(self) -> Backend:
+        backend = backends.get("numpy" if self.backend is None else self.backend)
+        if self.device is None or str(self.device) == str(backend.device):
+            return backend
+        if backend.name == "numpy":
+            raise ValueError(
+                f"device={self.device!r}: NumPy computes on the CPU. Use device=None, or another "
+                "backend."
+            )
+        if type(backend) is not ArrayAPIBackend:
+            raise ValueError(
+                f"device={self.device!r}: backend {backend.name!r} can't be moved to a device. Give a "
+                "backend object that is on it, and device=None."
+            )
+        return ArrayAPIBackend(backend.xp, self.device, backend.name)
+
+    def _dtype(self, dtype: Any) -> str:
+        if self.dtype is not None:
+            return dtype_name(self.dtype)
+        # SciPy's L-BFGS works in float64, and so does all of it
+        return "float32" if dtype == np.float32 and self.solver != "lbfgs" else "float64"
+
+    def _held_out(self) -> Data | None:
+        """`validation_data`, checked."""
+        given = self.validation_data
+        if given is None:
+            return None
+        if len(given) not in (2, 3):
+            raise ValueError(
+                f"validation_data must be (X, y) or (X, y, sample_weight), got {len(given)} of them."
+            )
+        X, Y = self._check_held_out(*given[:2])
+        weight = given[2] if len(given) == 3 else None
+        if weight is not None:
+            weight = _check_sample_weight(weight, X)
+        return Data(X, Y.reshape(len(Y), -1), weight)
+
+    def _checked(self, X: Any) -> Any:
+        return validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+
+    def _outputs(self, X: Any) -> np.ndarray[Any, Any]:
+        """Output activations for checked X, of shape (n_samples, n_outputs)."""
+        net = self.network_
+        if not hasattr(X, "tocsr"):
+            return _forward(net, X)
+        X = X.tocsr()
+        chunk = max(1, PREDICTED_ELEMENTS // X.shape[1])
+        parts = [_forward(net, X[i : i + chunk].toarray()) for i in range(0, X.shape[0], chunk)]
+        return np.concatenate(parts)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+class Layers(list[Any]):
+    """Arrays of a network as scikit-learn lays them out; what is set is written into the network."""
+
+    def __init__(self, network: Network, views: Sequence[Array]) -> None:
+        super().__init__(map(network.backend.to_numpy, views))
+        self._network, self._views = network, views
+
+    def __setitem__(self, l: Any, values: Any) -> None:
+        backend, dtype = self._network.backend, self._network.dtype
+        many = isinstance(l, slice)
+        chosen = zip(self._views[l], values, strict=True) if many else [(self._views[l], values)]
+        for view, array in chosen:
+            array = np.asarray(array, dtype)
+            if array.shape != tuple(view.shape):
+                raise ValueError(f"expected an array of shape {tuple(view.shape)}, got {array.shape}.")
+            view[...] = backend.asarray(array, dtype)
+        super().__init__(map(backend.to_numpy, self._views))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (list(self),)
+
+
+def _forward(network: Network, X: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    outputs = network.feedforward(columns(network, X))
+    return np.ascontiguousarray(network.backend.to_numpy(outputs).T)

@@ -1,0 +1,349 @@
+"""MLPClassifier."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils import column_or_1d
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from bpengine.costs import COSTS, Cost
+from bpengine.estimators.base import ENGINE_NAMES, BaseMLP
+
+__all__ = ["MLPClassifier"]
+
+
+class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
+    """Multilayer perceptron classifier, with the interface of scikit-learn's.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : array-like of int, default=(100,)
+        Neurons of each hidden layer.
+    activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
+        Of the hidden layers.
+    solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
+        L-BFGS works on all examples at once, the others on mini-batches.
+    alpha : float, default=0.0001
+        Strength of the L2 penalty, α/2 Σ w², which is divided by the number of examples in the batch,
+        or the sum of their weights.
+    batch_size : int, default='auto'
+        Examples a step; 'auto' is 200, or all if they are fewer.
+    learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
+        With solver='sgd': always `learning_rate_init`; that divided by (t + 1) ** power_t, t being
+        the number of examples seen; or a fifth of what it was whenever training stalls.
+    learning_rate_init : float, default=0.001
+    power_t : float, default=0.5
+    max_iter : int, default=200
+        The most epochs, or iterations of L-BFGS.
+    shuffle : bool, default=True
+        Whether each epoch takes the examples in a new order.
+    random_state : int, RandomState instance, default=None
+        For initial parameters, the part set aside by `early_stopping`, the order of examples, dropout.
+    tol : float, default=1e-4
+        What counts as an improvement of the loss or score; for L-BFGS, of the gradient.
+    verbose : bool, default=False
+        Whether to print the loss of each iteration.
+    warm_start : bool, default=False
+        Whether `fit` goes on from where the last one ended.
+    momentum : float, default=0.9
+        With solver='sgd'.
+    nesterovs_momentum : bool, default=True
+        With solver='sgd' and momentum above 0.
+    early_stopping : bool, default=False
+        Whether to stop by the score on data set aside, and restore the best parameters.
+    validation_fraction : float, default=0.1
+        The part of the data that `early_stopping` sets aside.
+    beta_1, beta_2, epsilon : float, default=0.9, 0.999, 1e-8
+        Of Adam.
+    n_iter_no_change : int, default=10
+        Training ends after more than so many epochs without an improvement.
+    max_fun : int, default=15000
+        The most evaluations of L-BFGS.
+    backend : str or Backend, default=None
+        Whose arrays to compute on; NumPy where None.
+    device : object, default=None
+        A device of the backend's library.
+    dtype : {'float32', 'float64'}, default=None
+        None computes in float32 for X in float32, and in float64 otherwise.
+    dropout : float or list of float, default=0.0
+        The share of activations left out in training: of the hidden layers, or one for each layer
+        before the output, input first. With solver='sgd' or 'adam'.
+    activations : str, Activation or list of them, default=None
+        bpengine's or scikit-learn's names, one for each hidden layer, or one more for the output
+        layer; they go before `activation`.
+    cost : str or Cost, default=None
+        In place of the log-loss; see `bpengine.Network`.
+    class_weight : dict or 'balanced', default=None
+        A factor for the weights of each class's examples; 'balanced' makes all classes count alike.
+    validation_data : tuple, default=None
+        (X, y) or (X, y, sample_weight) to score after each epoch; with `early_stopping` it takes the
+        place of data set aside.
+    callbacks : list, default=None
+        `bpengine.Callback` objects, or functions called after each epoch. Those of scikit-learn's
+        protocol go to `set_callbacks`, from scikit-learn 1.9 on.
+    max_norm : float, default=None
+        Greatest norm of the weights into one neuron. With solver='sgd' or 'adam'.
+
+    Attributes
+    ----------
+    classes_ : ndarray or list of ndarray of shape (n_classes,)
+    network_ : bpengine.Network
+        The network itself: examples as columns.
+    coefs_, intercepts_ : list of ndarray
+        Its weights (n_in, n_out) and biases (n_out,), per layer. On NumPy they are views of the
+        network's own; setting an entry writes it into the network.
+    loss_, best_loss_ : float
+        The last epoch's loss, and the lowest; the latter is None with `early_stopping`.
+    loss_curve_ : list of float
+        The loss of each epoch.
+    validation_scores_ : list of float, or None
+        Accuracy after each epoch, where there are data for it.
+    best_validation_score_ : float or None
+    t_ : int
+        Examples seen in training.
+    n_iter_, n_layers_, n_outputs_, n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        Where X was a data frame.
+    out_activation_ : str
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from bpengine.estimators import MLPClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> model = MLPClassifier(early_stopping=True, learning_rate_init=0.01, random_state=0)
+    >>> bool(model.fit(X[:1500] / 16, y[:1500]).score(X[1500:] / 16, y[1500:]) > 0.85)
+    True
+    """
+
+    _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
+        **BaseMLP._parameter_constraints,
+        "class_weight": [dict, list, StrOptions({"balanced"}), None],
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: str = "relu",
+        *,
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | Literal["auto"] = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool | int = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        backend: Any = None,
+        device: Any = None,
+        dtype: Any = None,
+        dropout: Any = 0.0,
+        activations: Any = None,
+        cost: str | Cost | None = None,
+        class_weight: Any = None,
+        validation_data: Any = None,
+        callbacks: Any = None,
+        max_norm: float | None = None,
+    ) -> None:
+        self._set_parameters(locals())
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPClassifier:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Class labels; or with several outputs, whether each label holds.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        MLPClassifier
+            Itself.
+        """
+        self._fit(X, y, sample_weight, incremental=False)
+        return self
+
+    @available_if(lambda self: self._check_solver())  # type: ignore[untyped-decorator]
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def partial_fit(
+        self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None
+    ) -> MLPClassifier:
+        """Train for one epoch, from where training stands.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), default=None
+        classes : array-like of shape (n_classes,), default=None
+            All classes there will be: for the first call.
+
+        Returns
+        -------
+        MLPClassifier
+            Itself.
+        """
+        if _check_partial_fit_first_call(self, classes):
+            self._label_binarizer = LabelBinarizer()
+            multilabel = type_of_target(y).startswith("multilabel")
+            self._label_binarizer.fit(y if multilabel else classes)
+        self._fit(X, y, sample_weight, incremental=True)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray[Any, Any]:
+        """The class of each example.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        """
+        check_is_fitted(self)
+        outputs = self._outputs(self._checked(X))
+        found: np.ndarray[Any, Any] = self._label_binarizer.inverse_transform(
+            outputs.ravel() if self.n_outputs_ == 1 else outputs
+        )
+        return found
+
+    def predict_proba(self, X: Any) -> np.ndarray[Any, Any]:
+        """Probabilities of the classes, in the order of `classes_`.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        check_is_fitted(self)
+        outputs = self._outputs(self._checked(X))
+        if self.n_outputs_ == 1:
+            return np.hstack([1 - outputs, outputs])
+        if self._label_binarizer.y_type_ == "multiclass" and self.out_activation_ != "softmax":
+            # of outputs that don't know of each other, as one class against the rest
+            outputs = outputs / outputs.sum(axis=1, keepdims=True)
+        return outputs
+
+    def predict_log_proba(self, X: Any) -> np.ndarray[Any, Any]:
+        """Logarithms of `predict_proba`.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        probabilities = self.predict_proba(X)
+        np.log(probabilities, out=probabilities)
+        return probabilities
+
+    def _check_targets(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any, Any]:
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse=["csr", "csc"],
+            multi_output=True,
+            dtype=(np.float64, np.float32),
+            reset=reset,
+        )
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        if not hasattr(self, "classes_") or not (self.warm_start or incremental):
+            self._label_binarizer = LabelBinarizer().fit(y)
+            self.classes_ = self._label_binarizer.classes_
+        else:
+            self._check_classes(y)
+        return X, y, self._label_binarizer.transform(y).astype(bool)
+
+    def _check_classes(self, y: Any) -> None:
+        """Raise ValueError if y is not of the classes that training began with."""
+        found = unique_labels(y)
+        if self.warm_start:
+            if set(found) != set(self.classes_):
+                raise ValueError(
+                    "warm_start can only be used where `y` has the same classes as in the previous "
+                    f"call to fit. Previously got {self.classes_}, `y` has {found}"
+                )
+        elif len(np.setdiff1d(found, self.classes_, assume_unique=True)):
+            raise ValueError(
+                f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. "
+                f"'y' has {found}."
+            )
+
+    def _check_held_out(self, X: Any, y: Any) -> tuple[Any, Any]:
+        X, y = validate_data(self, X, y, accept_sparse=["csr", "csc"], multi_output=True, reset=False)
+        unseen = np.setdiff1d(unique_labels(y), self.classes_)
+        if len(unseen):
+            raise ValueError(f"validation_data has classes {unseen} that y has not.")
+        return X, self._label_binarizer.transform(y).astype(bool)
+
+    def _weights(self, y: Any, Y: Any, sample_weight: Any, incremental: bool) -> Any:
+        if self.class_weight is None:
+            return sample_weight
+        if incremental and self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' needs all examples at once; for partial_fit give a dict, "
+                "such as sklearn.utils.class_weight.compute_class_weight makes."
+            )
+        if self._label_binarizer.y_type_.startswith("multilabel"):
+            factors = compute_sample_weight(self.class_weight, y)
+        else:
+            table = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
+            factors = table[np.searchsorted(self.classes_, y)]
+        return factors if sample_weight is None else factors * sample_weight
+
+    def _output(self) -> tuple[str, str | Cost, str | None]:
+        multiclass = self._label_binarizer.y_type_ == "multiclass"
+        out = "softmax" if multiclass else "logistic"
+        if self.cost is not None:
+            cost = COSTS.get(self.cost, self.cost)
+            canonical = getattr(cost, "canonical", None)
+            return canonical if canonical in ("softmax", "sigmoid") else out, self.cost, None
+        chosen = self._layer_activations(self.n_layers_ - 2, out)[1]
+        if chosen != ENGINE_NAMES.get(out, out):
+            return out, "softmax_cross_entropy" if chosen == "softmax" else "binary_cross_entropy", None
+        return out, "softmax_cross_entropy" if multiclass else "binary_cross_entropy", "log_loss"
+
+    def _score(self, X: Any, Y: Any, sample_weight: Any) -> float:
+        outputs = self._outputs(X)
+        if self._label_binarizer.y_type_ == "multiclass":
+            hits = outputs.argmax(axis=1) == Y.argmax(axis=1)
+        else:
+            hits = ((outputs > 0.5) == Y).all(axis=1)
+        return float(np.average(hits, weights=sample_weight))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags

@@ -1,0 +1,93 @@
+"""Training data as the engine takes them: examples as rows of memory, dense, in one dtype."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bpengine.backends import Array
+from bpengine.network import Network
+from bpengine.workspace import example_rows as rows_of_columns
+
+__all__ = ["Data", "Examples", "Host", "columns", "example_rows"]
+
+Host = np.ndarray[Any, Any]
+
+
+class Data(NamedTuple):
+    """Checked examples: X (N, n_1), targets (N, n_L), weights (N,) or None."""
+
+    X: Any
+    Y: Host
+    weights: Host | None
+
+    def take(self, chosen: Any) -> Data:
+        """The chosen examples."""
+        weights = None if self.weights is None else self.weights[chosen]
+        return Data(self.X[chosen], self.Y[chosen], weights)
+
+
+def columns(network: Network, X: Any) -> Array:
+    """Examples as rows, dense or sparse, as the columns that a network takes."""
+    dense = X.toarray() if hasattr(X, "toarray") else X
+    return network.backend.asarray(dense.astype(network.dtype, copy=False), network.dtype).mT
+
+
+def example_rows(
+    network: Network, X: Any, Y: Host, weights: Host | None, out: Array | None = None
+) -> Array:
+    """Examples as the rows of a workspace."""
+    X, Y = columns(network, X), columns(network, Y)
+    return rows_of_columns(
+        X, Y, network.sizes[-1], network.backend, network.dtype, out=out, weights=weights
+    )
+
+
+class Examples:
+    """Training data prepared once; sparse data are made dense batch by batch.
+
+    Parameters
+    ----------
+    network : Network
+    data : Data
+
+    Attributes
+    ----------
+    rows : array or None
+        All examples as rows of a workspace, where they are not sparse.
+    weights : array of shape (N,) or None
+        On the host.
+    """
+
+    def __init__(self, network: Network, data: Data) -> None:
+        self.network = network
+        self.rows: Array | None = None
+        self.weights = data.weights
+        self._data = data
+        if hasattr(data.X, "tocsr"):
+            self._data = data._replace(X=data.X.tocsr())
+        else:
+            self.rows = example_rows(network, *data)
+
+    def indices(self, order: Host) -> Any:
+        """Numbers of examples, where `load` wants them."""
+        return order if self.rows is None else self.network.backend.asarray(order, "int64")
+
+    def load(self, indices: Any, rows: Array) -> None:
+        """Write the examples of these numbers into the rows of a workspace."""
+        if self.rows is None:
+            example_rows(self.network, *self._data.take(indices), out=rows)
+        else:
+            self.network.backend.take(self.rows, indices, rows)
+
+    def targets(self, indices: Any, m: int) -> Array:
+        """Targets of the examples of these numbers, m a batch: shape (batches, n_L, m)."""
+        net = self.network
+        xp, n = net.backend.xp, net.sizes[-1]
+        if self.rows is None:
+            Y = columns(net, self._data.Y[indices]).mT
+        else:
+            end = self.rows.shape[1] - (self.weights is not None)
+            Y = xp.take(self.rows[:, end - n : end], indices, axis=0)
+        return xp.reshape(Y, (-1, m, n)).mT

@@ -1,0 +1,61 @@
+"""Losses as scikit-learn reports them, from what a network puts out."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from bpengine.activations import ACTIVATIONS
+from bpengine.backends import Array
+from bpengine.network import Network
+
+__all__ = ["Loss"]
+
+
+class Loss:
+    """The loss of every example; a network with another cost than scikit-learn's reports its own.
+
+    Parameters
+    ----------
+    network : Network
+    name : str or None
+        "log_loss", with probabilities kept ε off 0 and 1; "squared_error", the average over the
+        outputs; "poisson", the deviance. None is the network's cost as it is.
+    """
+
+    def __init__(self, network: Network, name: str | None) -> None:
+        self.network, self.name = network, name
+        ε = float(np.finfo(network.dtype).eps)
+        self._bounds = -math.log1p(-ε), -math.log(ε)
+
+    def __call__(self, x: Array, y: Array) -> Array:
+        """Losses of shape (…, m).
+
+        Parameters
+        ----------
+        x, y : arrays of shape (…, n_L, m)
+            What the cost is best taken from, weighted inputs or activations; and targets.
+        """
+        xp = self.network.backend.xp
+        if self.name == "log_loss":
+            if self.network.activations[-1] is ACTIVATIONS["softmax"]:
+                return self._bounded(self._costs(x, y))
+            # each output is a probability of its own
+            each = self._costs(x[..., None, :], y[..., None, :])
+            return xp.sum(self._bounded(each), axis=-2)
+        values = self._costs(x, y)
+        if self.name == "squared_error":
+            return values / self.network.sizes[-1]
+        if self.name == "poisson":
+            # the deviance has y log y - y besides, which is 0 log 0 = 0 for y = 0
+            return values + xp.sum(y * xp.log(xp.where(y > 0, y, xp.ones_like(y))) - y, axis=-2)
+        return values
+
+    def _costs(self, x: Array, y: Array) -> Array:
+        return self.network.cost.per_example(self.network.activations[-1], x, x, y)
+
+    def _bounded(self, values: Array) -> Array:
+        backend, dtype = self.network.backend, self.network.dtype
+        least, most = (backend.asarray(np.asarray(x), dtype) for x in self._bounds)
+        return backend.xp.minimum(backend.xp.maximum(values, least), most)

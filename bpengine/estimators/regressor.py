@@ -1,0 +1,199 @@
+"""MLPRegressor."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.base import RegressorMixin, _fit_context
+from sklearn.metrics import r2_score
+from sklearn.utils import column_or_1d
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from bpengine.costs import Cost
+from bpengine.estimators.base import BaseMLP
+
+__all__ = ["MLPRegressor"]
+
+
+class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
+    """Multilayer perceptron regressor, with the interface of scikit-learn's.
+
+    Parameters
+    ----------
+    loss : {'squared_error', 'poisson'}, default='squared_error'
+        Half the squared error; or half the Poisson deviance, for targets of 0 or more, with the
+        exponential of the last layer's weighted inputs as output.
+    hidden_layer_sizes : array-like of int, default=(100,)
+    activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter
+        As for `MLPClassifier`.
+    shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping
+        As for `MLPClassifier`; the score is R².
+    validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
+        As for `MLPClassifier`.
+    backend, device, dtype, dropout, activations, validation_data, callbacks, max_norm
+        As for `MLPClassifier`.
+    cost : str or Cost, default=None
+        In place of `loss`: 'huber', for one; see `bpengine.Network`.
+
+    Attributes
+    ----------
+    network_ : bpengine.Network
+        The network itself: examples as columns.
+    coefs_, intercepts_, loss_, best_loss_, loss_curve_, validation_scores_, best_validation_score_
+        As for `MLPClassifier`; the squared error in the losses is averaged over the outputs.
+    t_, n_iter_, n_layers_, n_outputs_, n_features_in_, feature_names_in_, out_activation_
+        As for `MLPClassifier`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_regression
+    >>> from bpengine.estimators import MLPRegressor
+    >>> X, y = make_regression(n_samples=200, n_features=20, random_state=1)
+    >>> model = MLPRegressor(solver="lbfgs", max_iter=500, tol=0.1, random_state=1)
+    >>> bool(model.fit(X[:150], y[:150]).score(X[150:], y[150:]) > 0.8)
+    True
+    """
+
+    _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
+        **BaseMLP._parameter_constraints,
+        "loss": [StrOptions({"squared_error", "poisson"})],
+    }
+
+    def __init__(
+        self,
+        loss: str = "squared_error",
+        hidden_layer_sizes: Any = (100,),
+        activation: str = "relu",
+        *,
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | Literal["auto"] = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool | int = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        backend: Any = None,
+        device: Any = None,
+        dtype: Any = None,
+        dropout: Any = 0.0,
+        activations: Any = None,
+        cost: str | Cost | None = None,
+        validation_data: Any = None,
+        callbacks: Any = None,
+        max_norm: float | None = None,
+    ) -> None:
+        self._set_parameters(locals())
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPRegressor:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        MLPRegressor
+            Itself.
+        """
+        self._fit(X, y, sample_weight, incremental=False)
+        return self
+
+    @available_if(lambda self: self._check_solver())  # type: ignore[untyped-decorator]
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPRegressor:
+        """Train for one epoch, from where training stands.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        MLPRegressor
+            Itself.
+        """
+        self._fit(X, y, sample_weight, incremental=True)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray[Any, Any]:
+        """The network's outputs.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        """
+        check_is_fitted(self)
+        outputs = self._outputs(self._checked(X))
+        return outputs.ravel() if self.n_outputs_ == 1 else outputs
+
+    def _check_targets(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any, Any]:
+        X, y = self._check_examples(X, y, reset)
+        return X, y, y
+
+    def _check_examples(self, X: Any, y: Any, reset: bool) -> tuple[Any, Any]:
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse=["csr", "csc"],
+            multi_output=True,
+            y_numeric=True,
+            dtype=(np.float64, np.float32),
+            reset=reset,
+        )
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        if self.loss == "poisson" and self.cost is None and y.min() < 0:
+            raise ValueError(f"loss='poisson' needs targets of 0 or more, got {y.min()}.")
+        return X, y
+
+    def _check_held_out(self, X: Any, y: Any) -> tuple[Any, Any]:
+        return self._check_examples(X, y, reset=False)
+
+    def _weights(self, y: Any, Y: Any, sample_weight: Any, incremental: bool) -> Any:
+        return sample_weight
+
+    def _output(self) -> tuple[str, str | Cost, str | None]:
+        if self.cost is not None:
+            return "identity", self.cost, None
+        if self.loss == "poisson":
+            return "exponential", "poisson", "poisson"
+        return "identity", "quadratic", "squared_error"
+
+    def _score(self, X: Any, Y: Any, sample_weight: Any) -> float:
+        outputs = self._outputs(X)
+        if not np.isfinite(outputs).all():
+            return float("nan")
+        return float(r2_score(Y, outputs, sample_weight=sample_weight))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
