@@ -3,7 +3,7 @@
 import nox
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-nox.options.sessions = ["tests", "lint", "types", "lowest", "perf"]
+nox.options.sessions = ["tests", "lint", "types", "lowest", "perf", "docs"]
 nox.options.error_on_missing_interpreters = True
 
 
@@ -15,7 +15,7 @@ def group(name: str) -> list[str]:
 def tests(session: nox.Session) -> None:
     """All tests, and the examples in README and docstrings."""
     session.install("-e", ".", *group("test"))
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-n", "auto", *session.posargs)
 
 
 @nox.session
@@ -38,7 +38,7 @@ def lowest(session: nox.Session) -> None:
     """The tests on the lowest supported versions of what bpengine needs."""
     lowest = [requirement.replace(">=", "==") for requirement in PROJECT["project"]["dependencies"]]
     session.install("-e", ".", *group("test"), *lowest)
-    session.run("pytest", "-q", *session.posargs)
+    session.run("pytest", "-n", "auto", "-q", *session.posargs)
 
 
 @nox.session
@@ -46,6 +46,21 @@ def perf(session: nox.Session) -> None:
     """Counts and time ratios of training steps against the stored ones: docs/performance-check.md."""
     session.install("-e", ".", "numpy")
     session.run("python", "benchmarks/perf.py", *(session.posargs or ["check"]))
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The guide, in docs/_build/html; any warning is an error."""
+    session.install("-e", ".", *group("docs"))
+    strict = ["-W", "--keep-going", "-n", "-E"]
+    session.run("sphinx-build", *strict, "docs", "docs/_build/html", *session.posargs)
+
+
+@nox.session
+def links(session: nox.Session) -> None:
+    """Optional, needs a network: the guide's links to other sites."""
+    session.install("-e", ".", *group("docs"))
+    session.run("sphinx-build", "-b", "linkcheck", "docs", "docs/_build/links", *session.posargs)
 
 
 @nox.session

@@ -22,6 +22,16 @@ ROOMS = [
     "cli",
     "doctor",
     "__init__",
+    "estimators.__init__",
+    "estimators.classifier",
+    "estimators.regressor",
+    "estimators.base",
+    "estimators.stochastic",
+    "estimators.full_batch",
+    "estimators.watching",
+    "estimators.steps",
+    "estimators.losses",
+    "estimators.data",
     "plots.__init__",
     "plots.motion",
     "plots.history",
@@ -32,6 +42,9 @@ ROOMS = [
     "plots.style",
     "plots.picture",
     "checking",
+    "curvature",
+    "second_derivatives",
+    "sensitivity",
     "book.__init__",
     "book.mnist_loader",
     "book.network",
@@ -43,6 +56,7 @@ ROOMS = [
     "network",
     "fitting",
     "lbfgs",
+    "private_training",
     "training",
     "moving",
     "monitoring",
@@ -53,6 +67,8 @@ ROOMS = [
     "history",
     "persistence",
     "exchange",
+    "private",
+    "gaussian",
     "per_example_plans",
     "plan",
     "per_example",
@@ -257,9 +273,22 @@ def test_equations_are_one_screen():
         assert equation in text
 
 
+def lines_of_code(module):
+    """Lines that are neither empty nor of a docstring: what there is to understand."""
+    said = set()
+    for node in ast.walk(TREES[module]):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            value = body[0].value
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                said.update(range(value.lineno, value.end_lineno + 1))
+    lines = FILES[module].read_text(encoding="utf-8").splitlines()
+    return sum(bool(line.strip()) for number, line in enumerate(lines, 1) if number not in said)
+
+
 @modules
 def test_rooms_are_short(module):
-    assert len(FILES[module].read_text(encoding="utf-8").splitlines()) <= 450
+    assert lines_of_code(module) <= 300
 
 
 @modules

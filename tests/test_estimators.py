@@ -206,6 +206,15 @@ def test_partial_fit_equal_to_scikit_learn_also_after_pickling(kind, solver):
     assert ours._optimizer.network is ours.network_
 
 
+def test_partial_fit_of_ever_new_sizes():
+    models = pair("numbers")
+    for model in models:
+        for size in range(20, 60, 3):
+            model.partial_fit(XR[:size], YR[:size, 0])
+    assert_alike(*models)
+    assert len(models[1]._optimizer._plans) == 8
+
+
 def test_partial_fit_goes_on_from_fit():
     models = pair("classes", solver="sgd")
     for model in models:

@@ -21,6 +21,7 @@ __all__ = ["HatAdam", "Steps"]
 
 KEPT_ELEMENTS = 2**18  # outputs of training steps kept until their losses are added up
 KEPT_STEPS = 8, 256  # at least and at most
+PLANS = 8  # of batches of different sizes that are kept at a time
 
 Loss = Callable[[Array, Array], Array]
 
@@ -120,6 +121,8 @@ class Steps:
         self.network.l2 = alpha / m
         key = m, weighted, bool(alpha)
         if key not in self._plans:
+            if len(self._plans) == PLANS:
+                del self._plans[next(iter(self._plans))]
             plan = Plan(self.network, m, self.optimizer, state=self.state, weighted=weighted)
             self._plans[key] = plan
         plan = self._plans[key]

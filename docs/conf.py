@@ -1,0 +1,109 @@
+"""How Sphinx builds the guide: `nox -s docs`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS))
+
+import figures  # noqa: E402
+
+import bpengine  # noqa: E402
+
+project = "bpengine"
+author = "The bpengine developers"
+project_copyright = author
+version = release = bpengine.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "numpydoc",
+    "mathematics",
+]
+exclude_patterns = ["_build"]
+root_doc = "index"
+nitpicky = True
+
+myst_enable_extensions = ["attrs_inline", "dollarmath", "substitution"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = "bpengine"
+html_static_path = ["_static"]
+html_css_files = ["guide.css"]
+html_show_sphinx = False
+html_copy_source = False
+html_math_renderer = "svg"
+copybutton_prompt_text = r">>> |\.\.\. "  # what is copied is the code, without prompts and outputs
+copybutton_prompt_is_regexp = True
+pygments_style = "friendly"
+pygments_dark_style = "monokai"
+
+# single backticks in docstrings are links where they name what has a place in the guide, else code
+default_role = "py:obj"
+nitpick_ignore_regex = [("py:obj", ".*")]
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+numpydoc_show_class_members = False
+
+
+def tables(page: str) -> dict[str, dict[str, str]]:
+    """The tables of a page by row and column; of each cell, its first number."""
+    found: dict[str, dict[str, str]] = {}
+    header: list[str] = []
+    for line in (DOCS / page).read_text(encoding="utf-8").splitlines():
+        if not line.startswith("|"):
+            header = []
+            continue
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        if not header:
+            header = cells
+        elif set(name) != {"-"} or not name:
+            numbers = (re.search(r"\d[\d.]*", cell) for cell in cells)
+            row = {rung: number[0] for rung, number in zip(header, numbers, strict=True) if number}
+            if row:
+                found[name.strip("*")] = row
+    return found
+
+
+def measured() -> dict[str, object]:
+    """What pages quote of the benchmarks."""
+    text = (DOCS / "benchmarks-core.md").read_text(encoding="utf-8")
+    differences = re.search(r"Finite differences ÷ backprop, (.*?): ([\d.]+)", text)
+    machine = re.search(r"Made by .*? on (.*?)[;.]? as many", text)
+    return {
+        "core": tables("benchmarks-core.md"),
+        "peers": tables("benchmarks-peers.md"),
+        "differences": round(float(differences[2])),
+        "machine": machine[1],
+    }
+
+
+myst_substitutions = measured()
+
+
+def rubrics(app, what, name, thing, options, lines):
+    """Let the headings in a module's docstring be rubrics, as numpydoc makes those of a class."""
+    if what == "module":
+        for i, line in enumerate(lines[1:]):
+            if line and set(line) == {"-"}:
+                lines[i : i + 2] = [f".. rubric:: {lines[i]}", ""]
+
+
+def trim(app, page, source):
+    """Drop the blank line that ends the last output of a block, for doctest's sake."""
+    source[0] = re.sub(r"\n\n```$", "\n```", source[0], flags=re.MULTILINE)
+
+
+def setup(app):
+    """Make the pictures before the pages are read."""
+    app.connect("builder-inited", lambda app: figures.make(DOCS))
+    app.connect("source-read", trim)
+    app.connect("autodoc-process-docstring", rubrics)

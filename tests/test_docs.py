@@ -1,0 +1,198 @@
+"""The guide: each page has its place, each picture its code, each name its entry, each link its end."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from bpengine import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
+
+pages = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(DOCS)) for page in PAGES])
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+figures = load("figures")
+
+
+def blocks(text, name):
+    """The contents of a page's directives of that name."""
+    return re.findall(rf"^```{{{name}}}(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_every_page_is_in_one_table_of_contents():
+    entries = [
+        (page.parent / f"{line}.md").resolve()
+        for page, text in TEXTS.items()
+        for block in blocks(text, "toctree")
+        for line in block.split("\n")[1:]
+        if line and not line.startswith(":")
+    ]
+    assert sorted(entries) == [page for page in PAGES if page != DOCS / "index.md"]
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, *sorted(ROOT.glob("*.md"))], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_links_within_the_project_have_an_end(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" not in target and "_build/" not in target:
+            path, _, anchor = target.partition("#")
+            end = (page.parent / path).resolve() if path else page
+            assert end.exists(), target
+            if anchor and end.suffix == ".md":
+                titles = re.findall(r"^#+ (.*)$", end.read_text(encoding="utf-8"), flags=re.MULTILINE)
+                assert anchor in [re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles]
+
+
+@pages
+def test_every_picture_is_made_by_the_code_of_its_page(page):
+    shown = figures.PICTURE.findall(TEXTS[page])
+    assert len(shown) == TEXTS[page].count("_build/")
+    for of, name, kind in shown:
+        assert of == page.stem
+        made = rf"^>>> {name} = " if kind != "gif" else rf'^\.\.\. +"{name}\.gif",$'
+        assert len(re.findall(made, TEXTS[page], flags=re.MULTILINE)) == 1
+    assert not shown or sum(page.stem == other.stem for other in PAGES) == 1
+
+
+def test_pictures_are_the_same_each_time(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "![](_build/figures/page/drawn.svg) ![](_build/figures/page/drawn.png)\n\n"
+        "```python\n"
+        ">>> from bpengine import plots\n"
+        '>>> drawn = plots.throughput({"loop": ([1, 16], [5e3, 5e3])})\n\n'
+        "```\n",
+        encoding="utf-8",
+    )
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        assert len(figures.pictures(page, folder)) == 2
+    for name in ("drawn.svg", "drawn.png"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("picture", "code", "message"),
+    [
+        ("page/drawn.svg", ">>> 1 + 1\n3", "Expected:\n    3\nGot:\n    2"),
+        ("page/drawn.svg", ">>> other = 1", "shows page/drawn.svg, which its code does not make"),
+        ("page/drawn.gif", ">>> drawn = 1", "shows page/drawn.gif, which its code does not make"),
+        ("else/drawn.svg", ">>> drawn = 1", "shows else/drawn.svg, which its code does not make"),
+    ],
+)
+def test_a_picture_that_is_not_made_is_an_error(tmp_path, picture, code, message):
+    page = tmp_path / "page.md"
+    page.write_text(f"![](_build/figures/{picture})\n\n{code}\n", encoding="utf-8")
+    with pytest.raises(RuntimeError, match=re.escape(message)):
+        figures.pictures(page, tmp_path / "figures")
+
+
+def test_the_chapter_of_the_equations_quotes_every_line_of_them():
+    lines = (ROOT / "bpengine" / "equations.py").read_text(encoding="utf-8").splitlines()
+    quoted = set()
+    for block in blocks(TEXTS[DOCS / "tutorial" / "four-equations.md"], "literalinclude"):
+        options = dict(re.findall(r"^:([\w-]+): *(.*)$", block, flags=re.MULTILINE))
+        start, end = (options[key].strip("'\"") for key in ("start-at", "end-at"))
+        first = next(i for i, line in enumerate(lines) if start in line)
+        last = next(i for i, line in enumerate(lines) if i >= first and end in line)
+        assert last - first <= 4
+        quoted.update(range(first, last + 1))
+    yielded = {i for i, line in enumerate(lines) if "yield " in line and "workspace.drop(" not in line}
+    assert yielded <= quoted
+    assert len(yielded) >= 8
+
+
+def documented():
+    """What the reference has an entry for, by its whole name."""
+    found = set()
+    for page, text in TEXTS.items():
+        if page.parent.name == "reference":
+            module = ""
+            for kind, name in re.findall(r"^\.\. (?:py:)?(\w+):: ([\w.]+)$", text, flags=re.MULTILINE):
+                if kind in ("currentmodule", "module", "automodule"):
+                    module = name
+                    found.add(name)
+                else:
+                    found.add(name if name.startswith("bpengine.") else f"{module}.{name}")
+    return found
+
+
+def home(module, name):
+    """Under which whole names something may stand in the reference."""
+    thing = getattr(module, name)
+    rooms = [
+        module.__name__,
+        "bpengine",
+        "bpengine.callbacks",
+        "bpengine.datasets",
+        "bpengine.book.network2",
+    ]
+    return {f"{room}.{name}" for room in rooms} | {getattr(thing, "__name__", "")}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "",
+        ".backends",
+        ".book",
+        ".callbacks",
+        ".checking",
+        ".datasets",
+        ".estimators",
+        ".plots",
+        ".ratios",
+        ".schedules",
+    ],
+)
+def test_the_reference_has_every_public_name(module):
+    module = importlib.import_module(f"bpengine{module}")
+    # a type's other name; what a plain function becomes; what finds a thing by its name
+    inner = {"Array", "Function", "resolve"}
+    assert not {name for name in module.__all__ if not home(module, name) & documented()} - inner
+
+
+def test_the_reference_has_every_option_of_the_command_line(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "digits", "--help"])
+    options = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out)) - {"--help"}
+    table = re.findall(
+        r"^\| `(--[a-z-]+)", TEXTS[DOCS / "reference" / "command-line.md"], flags=re.MULTILINE
+    )
+    assert sorted(options) == sorted(table)
+
+
+def test_what_is_quoted_of_the_benchmarks_is_there():
+    conf = runpy.run_path(str(DOCS / "conf.py"))
+    known = conf["myst_substitutions"]
+    text = TEXTS[DOCS / "benchmarks-core.md"]
+    row = next(line for line in text.splitlines() if line.startswith("| per-example loop"))
+    assert [cell.split()[0].strip("*") for cell in row.strip("| ").split(" | ")[1:-1]] == list(
+        known["core"]["per-example loop"].values()
+    )
+    assert f": {known['differences']}" in text and f" on {known['machine']};" in text
+    for page in PAGES:
+        for expression in re.findall(r"{{ (.*?) }}", TEXTS[page]):
+            table, *keys = re.fullmatch(r'(\w+)(?:\["(.*?)"\]\.(\w+))?', expression).groups()
+            value = known[table]
+            for key in filter(None, keys):
+                value = value[key]
+            assert isinstance(value, (str, int))
