@@ -85,7 +85,8 @@ def positive_integer(value: SupportsIndex, name: str) -> int:
 
 def positive_number(value: float, name: str, which: str = "above 0") -> float:
     """`value` as a finite float above 0."""
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__") or getattr(value, "ndim", 0):
+    shape: tuple[int, ...] = getattr(value, "shape", ())
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__") or shape:
         raise TypeError(f"{name} must be a number, got {value!r}.")
     checked = float(value)
     if not 0 < checked < float("inf"):
@@ -95,7 +96,8 @@ def positive_number(value: float, name: str, which: str = "above 0") -> float:
 
 def non_negative_number(value: float, name: str) -> float:
     """`value` as a finite float of at least 0."""
-    return 0.0 if _is_zero(value) else positive_number(value, name, "0 or more")
+    zero = isinstance(value, numbers.Number) and not value  # type: ignore[truthy-bool]
+    return 0.0 if zero else positive_number(value, name, "0 or more")
 
 
 def fraction(value: float, name: str) -> float:
@@ -104,10 +106,6 @@ def fraction(value: float, name: str) -> float:
     if checked >= 1:
         raise ValueError(f"{name} must be from 0 to below 1, got {checked}.")
     return checked
-
-
-def _is_zero(value: object) -> bool:
-    return isinstance(value, numbers.Number) and value == 0
 
 
 def examples(

@@ -32,30 +32,28 @@ def _blocks(k: Kernels, *vectors: Array) -> Iterator[tuple[Array, ...]]:
 
 def _momentum(k: Kernels, θ: Array, step: Array, v: Array, μ: Array, out: Array) -> list[Call]:
     # v ← μ v - step, θ ← θ + v
-    return [
-        call
-        for θ_, g, v_, _ in _blocks(k, θ, step, v)
-        for call in (
+    calls: list[Call] = []
+    for θ_, g, v_, _ in _blocks(k, θ, step, v):
+        calls += [
             (np.multiply, (v_, μ, v_)),
             (np.subtract, (v_, g, v_)),
             (np.add, (θ_, v_, θ_)),
-        )
-    ]
+        ]
+    return calls
 
 
 def _nesterov(k: Kernels, θ: Array, step: Array, v: Array, μ: Array, out: Array) -> list[Call]:
     # v ← μ v - step, θ ← θ + μ v - step
-    return [
-        call
-        for θ_, g, v_, s in _blocks(k, θ, step, v)
-        for call in (
+    calls: list[Call] = []
+    for θ_, g, v_, s in _blocks(k, θ, step, v):
+        calls += [
             (np.multiply, (v_, μ, v_)),
             (np.subtract, (v_, g, v_)),
             (np.multiply, (v_, μ, s)),
             (np.subtract, (s, g, s)),
             (np.add, (θ_, s, θ_)),
-        )
-    ]
+        ]
+    return calls
 
 
 def _adam(
@@ -95,31 +93,29 @@ def _adam(
 def _rmsprop(
     k: Kernels, θ: Array, g: Array, v: Array, ρ: Array, rest: Array, ε: Array, η: Array, out: Array
 ) -> list[Call]:
-    return [
-        call
-        for θ_, g_, v_, s in _blocks(k, θ, g, v)
-        for call in (
+    calls: list[Call] = []
+    for θ_, g_, v_, s in _blocks(k, θ, g, v):
+        calls += [
             (np.multiply, (g_, g_, s)),
             (np.multiply, (s, rest, s)),
             (np.multiply, (v_, ρ, v_)),
             (np.add, (v_, s, v_)),
             *_divided_step(θ_, g_, v_, ε, η, s),
-        )
-    ]
+        ]
+    return calls
 
 
 def _adagrad(
     k: Kernels, θ: Array, g: Array, squares: Array, ε: Array, η: Array, out: Array
 ) -> list[Call]:
-    return [
-        call
-        for θ_, g_, v_, s in _blocks(k, θ, g, squares)
-        for call in (
+    calls: list[Call] = []
+    for θ_, g_, v_, s in _blocks(k, θ, g, squares):
+        calls += [
             (np.multiply, (g_, g_, s)),
             (np.add, (v_, s, v_)),
             *_divided_step(θ_, g_, v_, ε, η, s),
-        )
-    ]
+        ]
+    return calls
 
 
 def _divided_step(θ: Array, m: Array, v: Array, ε: Array, α: Array, s: Array) -> list[Call]:
