@@ -96,7 +96,7 @@ def positive_number(value: float, name: str, which: str = "above 0") -> float:
 
 def non_negative_number(value: float, name: str) -> float:
     """`value` as a finite float of at least 0."""
-    zero = isinstance(value, numbers.Number) and not value  # type: ignore[truthy-bool]
+    zero = isinstance(value, numbers.Number) and not value
     return 0.0 if zero else positive_number(value, name, "0 or more")
 
 
