@@ -62,7 +62,18 @@ def _cupy() -> Lab:
         pytest.skip("no CUDA device")
 
 
-LABS = {"numpy": _numpy, "numpy-read-only": _read_only, "strict-device1": _strict, "cupy": _cupy}
+def _numba() -> Lab:
+    pytest.importorskip("numba", reason="Numba is not installed")
+    return Lab("numba", backends.get("numba"))
+
+
+LABS = {
+    "numpy": _numpy,
+    "numba": _numba,
+    "numpy-read-only": _read_only,
+    "strict-device1": _strict,
+    "cupy": _cupy,
+}
 
 
 @pytest.fixture(params=LABS)

@@ -86,6 +86,13 @@ ROOMS = [
     "datasets",
     "mnist",
     "backends.__init__",
+    "backends.numba",
+    "backends.numba_table",
+    "backends.numba_updates",
+    "backends.numba_products",
+    "backends.numba_kernels",
+    "backends.numba_math",
+    "backends.numba_llvm",
     "backends.numpy",
     "backends.numpy_per_example",
     "backends.numpy_updates",
@@ -307,6 +314,7 @@ def test_importing_loads_nothing_optional():
         "sklearn",
         "torch",
         "matplotlib",
+        "numba",
         "pytest",
     ]
     code = f"import sys, bpengine; print([name for name in {optional} if name in sys.modules])"

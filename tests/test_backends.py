@@ -28,6 +28,7 @@ import bpengine as bp
 from bpengine import backends
 from bpengine.backends import blas
 from bpengine.backends.numpy import KERNELS
+from bpengine.per_example import KINDS
 
 TINY = np.finfo("float32").smallest_subnormal
 EXTREMES = np.array(
@@ -155,6 +156,9 @@ def test_numpy_has_no_kernel_that_nothing_uses():
         net = deep("tanh", "quadratic").network(numpy, **REGULARIZED)
         plan = net.plan(4, dataclasses.replace(optimizer, **ALONGSIDE), weighted=True)
         used |= {op.name for op in plan.operations}
+    for kind in KINDS:
+        plan = net.plan(4, per_example=kind, max_norm=1.0 if kind == "clip" else None)
+        used |= {op.name for op in plan.operations}
     assert set(KERNELS) <= used
 
 
@@ -281,7 +285,7 @@ def test_a_named_backend_is_not_changed_by_the_first_array():
 
 def test_infer_gives_the_library_and_the_device_of_an_array(lab):
     found = backends.infer(lab.array(np.ones(3)))
-    assert type(found) is type(lab.backend)
+    assert isinstance(lab.backend, type(found))
     assert found.xp is lab.backend.xp and found.device == lab.backend.device
 
 

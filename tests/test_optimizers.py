@@ -604,7 +604,7 @@ def test_nesterov_needs_momentum():
         bp.SGD(0.1, nesterov=True)
 
 
-@pytest.mark.parametrize("what", ["adam", 0.1, bp.schedules.StepDecay(0.1), object()], ids=str)
+@pytest.mark.parametrize("what", ["adam", 0.1, bp.schedules.StepDecay(0.1), object()], ids=lambda what: type(what).__name__)
 def test_what_is_no_optimizer_is_refused(lab, what):
     net = bp.Network([2, 2], backend=lab.backend, rng=0)
     X = lab.array(np.ones((2, 4), "float32"))
@@ -624,6 +624,31 @@ def test_a_class_in_place_of_an_optimizer_is_named(lab, rule):
 def test_a_plan_takes_no_lbfgs(lab):
     with pytest.raises(TypeError, match=r"LBFGS takes all examples in every step: .*net\.fit"):
         bp.Network([2, 2], backend=lab.backend).plan(4, bp.LBFGS())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_learning_rate_of_a_plan_is_the_number_that_was_given(lab, dtype):
+    plan = bp.Network([2, 2], backend=lab.backend, dtype=dtype).plan(4, bp.Adam(0.1))
+    assert plan.learning_rate == 0.1
+    plan.learning_rate = 0.3
+    assert plan.learning_rate == 0.3
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (-0.1, ValueError, "learning_rate must be 0 or more and finite, got -0.1"),
+        (float("nan"), ValueError, "learning_rate must be 0 or more and finite, got nan"),
+        (float("inf"), ValueError, "learning_rate must be 0 or more and finite, got inf"),
+        ("0.1", TypeError, "learning_rate must be a number, got '0.1'"),
+        (1e39, ValueError, "learning_rate=1e[+]39 is beyond what float32 holds"),
+    ],
+)
+def test_a_plan_refuses_a_learning_rate_that_is_none(lab, value, error, message):
+    plan = bp.Network([2, 2], backend=lab.backend).plan(4, bp.SGD(0.1))
+    with pytest.raises(error, match=message):
+        plan.learning_rate = value
+    assert plan.learning_rate == 0.1
 
 
 @pytest.mark.parametrize("value", [1.0, 0.5])

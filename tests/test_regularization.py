@@ -13,6 +13,7 @@ from strategies import CHAINABLE, Case, assert_close, cases, chain, deep, exampl
 
 import bpengine as bp
 from bpengine import regularization
+from bpengine.validation import class_weights
 
 CLASSIFIERS = [
     Case([3, 5, 4, 3], ["tanh", "tanh", "softmax"], "softmax_cross_entropy", batch=6, seed=7),
@@ -693,6 +694,19 @@ def test_balanced_classes_count_as_scikit_learn_has_them(lab, case):
     # all classes have the same weight in all
     totals = np.bincount(labels, weights)
     np.testing.assert_allclose(totals, totals[0])
+
+
+@given(counts=st.lists(st.integers(0, 6), min_size=2, max_size=5))
+def test_balanced_weights_are_those_of_the_formula(counts):
+    assume(any(counts))
+    present = [count for count in counts if count]
+    expected = [sum(counts) / (len(present) * count) for count in present for _ in range(count)]
+    labels = np.repeat(np.arange(len(counts)), counts)
+    backend = bp.backends.get("numpy")
+    Y = np.eye(len(counts))[:, labels]
+    np.testing.assert_allclose(class_weights("balanced", Y, backend), expected, rtol=1e-14)
+    if len(counts) == 2:
+        np.testing.assert_allclose(class_weights("balanced", Y[1:], backend), expected, rtol=1e-14)
 
 
 def test_a_class_without_examples_is_no_class_to_balance(lab):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ costs = st.lists(st.floats(-10.0, 10.0), max_size=40)
         (WarmUp(lambda epoch: 1 + epoch, epochs=2), {1: 1, 3: 4}),
         (OnPlateau(0.5), {0: 0.5, 50: 0.5}),
     ],
-    ids=repr,
+    ids=lambda x: re.sub(r" at 0x\w+", "", repr(x)),
 )
 def test_rates_at_some_epochs(schedule, values):
     found = {epoch: schedule.rate(epoch) for epoch in values}

@@ -1,0 +1,343 @@
+"""The compiled backend: its functions, its kernels and products, and what it makes of a plan."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import cases, examples
+
+import bpengine as bp
+from bpengine import backends
+from bpengine.backends.base import Batches, Operation
+
+numba = pytest.importorskip("numba", reason="Numba is not installed")
+
+from bpengine.backends import numba_math, numba_table  # noqa: E402
+from bpengine.backends.numba import replay  # noqa: E402
+
+NETWORKS = {
+    "penalties": {"l1": 0.01, "l2": 0.02},
+    "dropout": {"dropout": [0.2, 0.5]},
+    "plain": {},
+}
+OPTIMIZERS = {
+    "descent": bp.SGD(0.1),
+    "clipped": bp.SGD(0.1, clip_norm=0.01, max_norm=1.0, averaging=0.9),
+    "decay": bp.SGD(0.1, weight_decay=0.1),
+    "momentum": bp.SGD(0.1, momentum=0.9),
+    "nesterov": bp.SGD(0.1, momentum=0.9, nesterov=True),
+    "adam": bp.Adam(0.01),
+    "adamw": bp.AdamW(0.01),
+    "rmsprop": bp.RMSprop(0.01),
+    "adagrad": bp.Adagrad(0.01),
+}
+dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """Loops over arrays, as a kernel has them, of each function."""
+
+    def loop(f):
+        @numba.njit(error_model="numpy")
+        def run(x, out):
+            for i in range(x.size):
+                out[i] = f(x[i])
+
+        return run
+
+    return {name: loop(getattr(numba_math, name)) for name in ("exp", "expm1", "log1p", "tanh")}
+
+
+def units(found, exact):
+    """Distance in units of the last place of the exact result, taken in its wider type."""
+    with np.errstate(over="ignore"):
+        rounded = exact.astype(found.dtype)
+    unit = np.spacing(np.abs(rounded)).astype(exact.dtype)
+    with np.errstate(invalid="ignore"):
+        distance = np.abs(found.astype(exact.dtype) - exact) / unit
+    same = (np.isnan(found) & np.isnan(exact)) | (found == rounded)
+    return np.where(same, 0.0, distance)
+
+
+def arguments(name, dtype):
+    rng = np.random.default_rng(0)
+    info = np.finfo(dtype)
+    extremes = [0, -0.0, np.inf, -np.inf, np.nan, info.max, -info.max, info.tiny, -info.tiny]
+    extremes += [info.smallest_subnormal, -info.smallest_subnormal, 1, -1, 104, -104, 746, -746]
+    if dtype == "float32":
+        every = np.arange(0, 2**32, 1021, dtype=np.uint32).view("float32")
+    else:
+        every = rng.integers(0, 2**64, 10**6, dtype=np.uint64).view("float64")
+    near = [rng.normal(0, width, 3 * 10**5) for width in (0.1, 1, 30, 300)]
+    x = np.concatenate([every, *near, extremes], dtype=dtype, casting="same_kind")
+    return x[~((x < 0) | (x > 1))] if name == "log1p" else x
+
+
+@dtypes
+@pytest.mark.parametrize("name", ["exp", "expm1", "log1p", "tanh"])
+def test_functions_are_right_to_2_units_in_the_last_place(compiled, name, dtype):
+    x = arguments(name, dtype)
+    out = np.empty_like(x)
+    compiled[name](x, out)
+    wider = {"float32": np.float64, "float64": np.longdouble}[dtype]
+    with np.errstate(all="ignore"):
+        exact = getattr(np, name)(x.astype(wider))
+    worst = units(out, exact)
+    assert worst.max() <= 2, (name, x[worst.argmax()], out[worst.argmax()], exact[worst.argmax()])
+
+
+@pytest.mark.skipif("BPENGINE_EXHAUSTIVE" not in os.environ, reason="takes minutes: nox -s exhaustive")
+@pytest.mark.parametrize("name", ["exp", "expm1", "log1p", "tanh"])
+def test_every_float32_there_is(compiled, name):
+    worst, part = 0.0, 2**24
+    for start in range(0, 2**32, part):
+        x = np.arange(start, start + part, dtype=np.uint32).view("float32")
+        x = x[~((x < 0) | (x > 1))] if name == "log1p" else x
+        out = np.empty_like(x)
+        compiled[name](x, out)
+        with np.errstate(all="ignore"):
+            worst = max(worst, units(out, getattr(np, name)(x.astype("float64"))).max(initial=0.0))
+    assert worst <= 2
+
+
+@dtypes
+@pytest.mark.parametrize("name", ["tanh", "log1p"])
+def test_zeros_keep_their_sign(compiled, name, dtype):
+    x = np.array([0.0, -0.0], dtype)
+    out = np.empty_like(x)
+    compiled[name](x, out)
+    np.testing.assert_array_equal(np.signbit(out), [False, True])
+
+
+def numba_network(dtype="float64", backend="numba", sizes=(5, 7, 3), **options):
+    return bp.Network(sizes, ["tanh", "sigmoid"], backend=backend, dtype=dtype, rng=0, **options)
+
+
+@dtypes
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+def test_every_kernel_of_a_step_is_its_expression(rule, network, dtype):
+    """Operation by operation, with what an optimizer remembers, and nothing of it in Python."""
+    net = numba_network(dtype, **NETWORKS[network])
+    plan = net.plan(6, OPTIMIZERS[rule], weighted=True)
+    rng = np.random.default_rng(0)
+    plan.load(rng.random((5, 6)), rng.random((3, 6)), rng.random(6) + 0.5)
+    plan.run(2)
+    for op in plan.operations:
+        program = net.backend.compile([op])
+        if op.name == "uniform":
+            program.run(1)
+            continue
+        assert [function for function, _ in program.calls] in ([replay], []), op.name
+        expected = op.expression(*(x.copy() for x in op.inputs))
+        program.run(1)
+        expected = expected if op.state else (expected,)
+        tolerance = 64 * np.finfo(dtype).eps
+        for found, wanted in zip((op.output, *op.state), expected, strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance, err_msg=op.name)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+def test_training_is_that_of_numpy(rule, network):
+    """The same masks, batches, averages: `fit` with all that a step can have."""
+    rng = np.random.default_rng(1)
+    X, Y, weights = rng.random((5, 47)), rng.random((3, 47)), rng.random(47) + 0.5
+    found = []
+    for backend in ("numpy", "numba"):
+        net = numba_network(backend=backend, **NETWORKS[network])
+        options = {"epochs": 3, "batch_size": 6, "optimizer": OPTIMIZERS[rule], "progress": False}
+        history = net.fit(X, Y, sample_weight=weights, **options)
+        found.append((net.vector, history.cost))
+    np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found[1][1], found[0][1], rtol=1e-9)
+
+
+def test_partial_fit_takes_new_arrays_each_time():
+    rng, vectors = np.random.default_rng(0), []
+    data = [(rng.random((5, 12)), rng.random((3, 12))) for _ in range(5)]
+    for backend in ("numpy", "numba"):
+        net = numba_network(backend=backend)
+        for X, Y in data:
+            net.partial_fit(X.copy(), Y.copy(), batch_size=4)
+        vectors.append(net.vector)
+    np.testing.assert_allclose(vectors[1], vectors[0], rtol=1e-10)
+
+
+@given(case=cases(max_layers=4))
+@examples(20)
+def test_steps_are_those_of_numpy(case):
+    X, Y = case.host_data()
+    vectors = []
+    for backend in ("numpy", "numba"):
+        net = bp.Network(
+            case.sizes, case.activations, case.cost, backend=backend, dtype="float64", rng=case.seed
+        )
+        plan = net.plan(X.shape[1], bp.SGD(0.01, momentum=0.5))
+        plan.load(X, Y)
+        plan.run(3)
+        vectors.append(net.vector)
+    np.testing.assert_allclose(vectors[1], vectors[0], rtol=1e-9, atol=1e-10)
+
+
+def matrix(rng, shape, transposed, spare, dtype):
+    """A matrix in memory as one of a plan may lie: within wider rows, or as a transpose."""
+    rows, columns = shape[::-1] if transposed else shape
+    made = rng.standard_normal((rows, columns + spare)).astype(dtype)[:, :columns]
+    return made.T if transposed else made
+
+
+@dtypes
+@given(
+    shape=st.tuples(*[st.integers(1, 70)] * 3),
+    transposed=st.tuples(st.booleans(), st.booleans()),
+    spare=st.integers(0, 2),
+    β=st.sampled_from([0.0, 1.0, 0.9]),
+)
+@examples(60)
+def test_products_of_any_shape_and_layout(dtype, shape, transposed, spare, β):
+    rng = np.random.default_rng(0)
+    m, n, k = shape
+    a = matrix(rng, (m, k), transposed[0], spare, dtype)
+    b = matrix(rng, (k, n), transposed[1], spare, dtype)
+    c = matrix(rng, (m, n), False, spare, dtype)
+    around = c.base.copy()
+    if β == 0:
+        c[...] = np.nan  # is not to be read
+    α, β_ = np.array(-0.5, dtype), np.array(β, dtype)
+    expected = -0.5 * (a @ b) + (β * c if β else 0)
+    op = Operation("add product", "", None, (a, b, c, α, β_), c)
+    backends.get("numba").compile([op]).run(1)
+    np.testing.assert_allclose(c, expected, rtol=0, atol=200 * np.finfo(dtype).eps * k**0.5)
+    np.testing.assert_array_equal(c.base[:, n:], around[:, n:])
+
+
+def test_a_stack_of_products_is_one_row_each():
+    rng = np.random.default_rng(0)
+    a, b, c = rng.random((4, 3, 5)), rng.random((5, 6)), np.empty((4, 3, 6))
+    program = backends.get("numba").compile([Operation("matmul", "", None, (a, b), c)])
+    program.run(1)
+    np.testing.assert_allclose(c, a @ b)
+    assert len(program.calls) == 1
+
+
+@pytest.mark.parametrize("library", [(0, 0), None], ids=["without", "with"])
+def test_large_products_with_and_without_the_library(monkeypatch, library):
+    if library is not None:
+        monkeypatch.setattr(numba_table.blas, "library", lambda dtype: library)
+    monkeypatch.setattr(numba_table, "OWN", 0)
+    rng = np.random.default_rng(0)
+    for a, b in [(rng.random((9, 8)), rng.random((8, 7))), (rng.random((8, 9)).T, rng.random((7, 8)).T)]:
+        c = np.empty((9, 7))
+        backends.get("numba").compile([Operation("matmul", "", None, (a, b), c)]).run(1)
+        np.testing.assert_allclose(c, a @ b)
+
+
+def test_a_function_of_ones_own_is_called_in_python_and_that_is_said_once(caplog):
+    rng = np.random.default_rng(0)
+    X, Y = rng.random((5, 12)), rng.random((3, 12))
+    own = bp.Activation("sine", np.sin, np.cos)
+    vectors = []
+    for backend in ("numpy", "numba", "numba"):
+        net = bp.Network([5, 4, 3], [own, "sigmoid"], backend=backend, dtype="float64", rng=0)
+        net.fit(X, Y, epochs=2, batch_size=4, progress=False)
+        vectors.append(net.vector)
+    np.testing.assert_allclose(vectors[1], vectors[0], rtol=1e-10)
+    said = [record.getMessage() for record in caplog.records if "own sine" in record.getMessage()]
+    assert sorted(text.partition(" has")[0] for text in said) == ["'own sine slope'", "'own sine'"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no way to send oneself Ctrl-C")
+def test_ctrl_c_between_steps_and_their_number_is_right():
+    """Compiled code gives way every few tenths of a second; what is counted are complete steps."""
+
+    def training():
+        net = numba_network(sizes=(300, 200, 3), dtype="float32")
+        return net, net.plan(50, bp.SGD(1e-3))
+
+    (net, plan), (again, repeated) = training(), training()
+    ws, rng = plan.workspace, np.random.default_rng(0)
+    rows = rng.random((100, ws.rows.shape[1]), "float32")
+    batches = [rng.integers(0, 100, 50)] * 100_000
+    kept = np.empty((3, 50), "float32")
+    given = Batches(None, batches, ws.rows, ws.a[-1], [kept] * len(batches), rows)
+    taken = [5]
+    first = net.vector.copy()
+
+    def interrupt():
+        while (net.vector == first).all():
+            time.sleep(0.01)
+        time.sleep(0.3)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        plan.program.run_batches(given, taken)
+    assert 5 < taken[0] < len(batches)
+    for batch in batches[: taken[0] - 5]:
+        repeated.workspace.rows[...] = rows[batch]
+        repeated.program.run(1)
+    np.testing.assert_allclose(net.vector, again.vector, rtol=1e-6)
+
+
+FRESH = """
+import numpy as np, bpengine as bp
+from bpengine.backends import numba, numba_table
+net = bp.Network([3, 4, 2], backend="numba", rng=0)
+numba.tell = lambda: None
+net.fit(np.ones((3, 8)), np.ones((2, 8)), epochs=2, batch_size=4, progress=False)
+print(numba_table._Compiling.kernels)
+"""
+
+
+def test_a_second_process_compiles_nothing(tmp_path):
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    compiled = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", FRESH],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=300,
+        )
+        compiled.append(int(done.stdout))
+    assert compiled[0] > 3 and compiled[1] == 0
+
+
+def test_long_compilation_is_told(monkeypatch, caplog):
+    monkeypatch.setattr(numba_table._Compiling, "seconds", 3.21)
+    monkeypatch.setattr(numba_table._Compiling, "kernels", 7)
+    with caplog.at_level(logging.WARNING, "bpengine"):
+        numba_table.tell()
+        numba_table.tell()
+    assert [record.getMessage() for record in caplog.records] == [
+        "bpengine compiled 7 kernels in 3.2 s; from now on they are read from disk"
+    ]
+
+
+def test_a_missing_numba_is_named_with_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(backends.BackendUnavailableError, match=r"pip install bpengine\[numba\]"):
+        bp.Network([2, 2], backend="numba")
+
+
+def test_the_name_and_pickles():
+    import pickle
+
+    net = numba_network()
+    again = pickle.loads(pickle.dumps(net))
+    assert again.backend.name == net.backend.name == "numba"
+    assert "numba" in str(net.plan(3))
