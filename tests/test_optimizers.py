@@ -270,6 +270,7 @@ def test_a_plan_starts_with_the_first_rate_of_its_schedule(lab, rule, schedule):
 @examples(20)
 def test_nesterovs_gradient_is_taken_one_velocity_ahead(lab, case, μ, η, steps):
     """v ← μ v - η ∇C(θ + μ v), θ ← θ + v: the network holds θ + μ v."""
+    assume("exponential" not in str(case.activations))  # with which steps may overflow
     net = case.network(lab)
     ahead = loop(case, net, lab)
     X, Y = case.host_data()
@@ -604,7 +605,11 @@ def test_nesterov_needs_momentum():
         bp.SGD(0.1, nesterov=True)
 
 
-@pytest.mark.parametrize("what", ["adam", 0.1, bp.schedules.StepDecay(0.1), object()], ids=lambda what: type(what).__name__)
+@pytest.mark.parametrize(
+    "what",
+    ["adam", 0.1, bp.schedules.StepDecay(0.1), object()],
+    ids=["name", "number", "schedule", "object"],
+)
 def test_what_is_no_optimizer_is_refused(lab, what):
     net = bp.Network([2, 2], backend=lab.backend, rng=0)
     X = lab.array(np.ones((2, 4), "float32"))
