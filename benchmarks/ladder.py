@@ -39,10 +39,10 @@ RUNGS = LADDER | {
 }
 
 
-def network(name: str) -> bp.Network:
+def network(name: str, backend: str = "numpy") -> bp.Network:
     """The network of a rung, with the same parameters at every call."""
     rung = RUNGS[name]
-    return bp.Network(rung.sizes, rung.activations, rung.cost, backend="numpy", rng=0)
+    return bp.Network(rung.sizes, rung.activations, rung.cost, backend=backend, rng=0)
 
 
 def examples(name: str, m: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -56,10 +56,10 @@ def examples(name: str, m: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     return X, bp.one_hot(rng.integers(outputs, size=m), outputs)
 
 
-def plan(name: str, m: int | None = None) -> bp.Plan:
+def plan(name: str, m: int | None = None, backend: str = "numpy") -> bp.Plan:
     """A rung's training step by bpengine, its batch loaded."""
     X, Y = examples(name, m)
-    made = network(name).plan(batch_size=X.shape[1], optimizer=bp.SGD(LEARNING_RATE))
+    made = network(name, backend).plan(batch_size=X.shape[1], optimizer=bp.SGD(LEARNING_RATE))
     made.load(X, Y)
     return made
 

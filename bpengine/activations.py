@@ -37,6 +37,8 @@ class Activation:
         enough, z need not be kept.
     range : tuple of float, optional
         The least and the greatest value that σ can take.
+    second_derivative : callable, optional
+        ``σ''``, of what `derivative` takes: for `Curvature` alone.
 
     Examples
     --------
@@ -53,6 +55,7 @@ class Activation:
     derivative: Callable[[Array], Array]
     of: Literal["z", "a"] = "z"
     range: tuple[float, float] = (-math.inf, math.inf)
+    second_derivative: Callable[[Array], Array] | None = None
 
     def slope(self, upstream: Array, x: Array) -> Array:
         """``upstream ⊙ σ'``, with x being z or a as `of` says."""

@@ -242,9 +242,11 @@ class JSONLinesLog(Callback):
         _keep_lines(self.path, training.epoch)
 
     def epoch(self, training: Training) -> None:
-        """Write a line."""
+        """Write a line; what is not finite, which JSON has no word for, as null."""
+        figures = {"epoch": training.epoch, **training.history.last()}
+        line = {name: value if math.isfinite(value) else None for name, value in figures.items()}
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"epoch": training.epoch, **training.history.last()}) + "\n")
+            file.write(json.dumps(line) + "\n")
 
 
 def _keep_lines(path: Path, count: int) -> str:

@@ -126,11 +126,10 @@ def numerical_gradient(
                 below, down = block.flat[entries], nudged.unnudged
             # differences first, example by example: they lose fewer digits than averages do
             derivative[entries] = ((up - down) * relative).mean(axis=-1) / (above - below)
-        derivative = derivative.reshape(block.shape)
-        w = block[:, :-1]
+        gradient, w = derivative.reshape(block.shape), block[:, :-1]
         result.cost += float(_penalty(network, w).sum())
-        derivative[:, :-1] += _penalty_derivative(network, w, epsilon, two_sided)
-        nudged.put(result, l, derivative)
+        gradient[:, :-1] += _penalty_derivative(network, w, epsilon, two_sided)
+        nudged.put(result, l, gradient)
     return result
 
 
@@ -146,7 +145,9 @@ def _penalty_derivative(
     nudge = np.minimum(epsilon, np.abs(w))
     above, below = w + nudge, w - nudge if two_sided else w
     difference = _penalty(network, above) - _penalty(network, below)
-    return np.divide(difference, above - below, out=np.zeros_like(w), where=above > below)
+    derivative = np.zeros(w.shape)
+    np.divide(difference, above - below, out=derivative, where=above > below)
+    return derivative
 
 
 def check_gradient(

@@ -18,15 +18,17 @@ __all__ = ["resume", "save"]
 
 def save(training: Training, path: str | os.PathLike[str]) -> None:
     """Write a checkpoint, a file that `load` reads the network from too."""
-    to_numpy = training.network.backend.to_numpy
+    backend = training.network.backend
     description, arrays = persistence.describe(training.network)
     for name, array in _arrays(training).items():
-        arrays[f"state_{name}"] = to_numpy(array)
+        arrays[f"state_{name}"] = backend.to_numpy(array)
     memories: list[tuple[str, dict[str, Any]]] = []
     for callback in training.callbacks:
         memory = dict(callback.memory())
         for name in [name for name, value in memory.items() if hasattr(value, "shape")]:
-            arrays[f"state_callback_{len(memories)}_{name}"] = to_numpy(memory.pop(name))
+            value = memory.pop(name)
+            host = backend.to_numpy(value) if backend.owns(value) else np.asarray(value)
+            arrays[f"state_callback_{len(memories)}_{name}"] = host
         memories.append((type(callback).__name__, memory))
     description["training"] = {
         "optimizer": type(training.optimizer).__name__,
@@ -62,9 +64,13 @@ def resume(training: Training, path: str | os.PathLike[str]) -> None:
     network = training.network
     try:
         found = description["training"]
-        own = type(training.optimizer).__name__
-        if found["optimizer"] != own:
-            raise ValueError(f"it is of a training with optimizer {found['optimizer']}, not {own}")
+        generator = type(network.rng.bit_generator)()
+        for what, own, its in (
+            ("optimizer", type(training.optimizer).__name__, found["optimizer"]),
+            ("random numbers from", type(generator).__name__, found["random"]["bit_generator"]),
+        ):
+            if its != own:
+                raise ValueError(f"it is of a training with {what} {its}, not {own}")
         state = {
             name: _fitting(name, array, arrays, training) for name, array in _arrays(training).items()
         }
@@ -72,7 +78,6 @@ def resume(training: Training, path: str | os.PathLike[str]) -> None:
         history = History.from_dict(found["history"])
         epoch, steps, taken = (int(found[name]) for name in ("epoch", "steps", "taken"))
         stopped = bool(found["stopped"])
-        generator = type(network.rng.bit_generator)()
         generator.state = found["random"]
         for callback, memory in zip(training.callbacks, memories, strict=True):
             callback.recall(memory)

@@ -47,6 +47,9 @@ class Cost:
         Whether integer labels may stand for the targets.
     within : tuple of float, optional
         The least and greatest output activation and target that the cost is defined for.
+    second_derivative : callable, optional
+        ``∂²C_x/∂a_j²`` from a and y, shape (…, n_L, m), of a cost that is a sum over outputs j: for
+        `Curvature` alone.
 
     Examples
     --------
@@ -69,6 +72,7 @@ class Cost:
     function_of_z: Callable[[Array, Array], Array] | None = None
     classification: bool = False
     within: tuple[float, float] = (-math.inf, math.inf)
+    second_derivative: Callable[[Array, Array], Array] | None = None
 
     def __post_init__(self) -> None:
         if self.canonical is not None:

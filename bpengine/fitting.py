@@ -16,6 +16,8 @@ from bpengine.backends import Array, Backend
 from bpengine.callbacks import Callback, Checkpoint, Function, Progress
 from bpengine.history import History
 from bpengine.optimizers import LBFGS, SGD, Optimizer, check_optimizer
+from bpengine.private import DPSGD
+from bpengine.private_training import PrivateTraining
 from bpengine.sources import Mapped, Resident, Source, Stream
 from bpengine.training import Training
 from bpengine.validation import class_weights, fraction, positive_integer, sample_weights
@@ -35,7 +37,7 @@ def fit(
     *,
     epochs: SupportsIndex,
     batch_size: SupportsIndex,
-    optimizer: Optimizer | LBFGS,
+    optimizer: Optimizer | LBFGS | DPSGD,
     validation: Pair | float | None,
     sample_weight: Array | None,
     class_weight: Mapping[int, float] | str | None,
@@ -51,7 +53,7 @@ def fit(
     listeners = _listeners(callbacks, progress)
     if isinstance(optimizer, LBFGS):
         lbfgs.check(network, monitor)
-    else:
+    elif not isinstance(optimizer, DPSGD):
         check_optimizer(optimizer)
     if monitor != "epoch" and monitor is not None:
         monitor = positive_integer(monitor, "monitor")  # type: ignore[arg-type]
@@ -75,14 +77,15 @@ def fit(
             held += () if share is None else (share,)
         whole = isinstance(optimizer, LBFGS)
         source = _source(network, X, Y, weights, columns, None if whole else m, shuffle)
-    training = Training(
-        network,
-        optimizer,
-        source,
-        epochs,
-        validation=_validation(network, held),
-        callbacks=listeners,
-        monitor=monitor,
+    options: dict[str, Any] = {
+        "validation": _validation(network, held),
+        "callbacks": listeners,
+        "monitor": monitor,
+    }
+    training = (
+        PrivateTraining(network, optimizer, source, epochs, **options)
+        if isinstance(optimizer, DPSGD)
+        else Training(network, optimizer, source, epochs, **options)
     )
     if resume is not None and Path(resume).exists():
         checkpoints.resume(training, resume)
@@ -166,7 +169,7 @@ def _listeners(callbacks: Any, progress: bool) -> list[Callback]:
     return sorted(found, key=lambda callback: isinstance(callback, Checkpoint))
 
 
-def _stream(network: Network, X: Any, epochs: int, optimizer: Optimizer | LBFGS) -> Stream:
+def _stream(network: Network, X: Any, epochs: int, optimizer: object) -> Stream:
     """An iterable of batches as a source."""
     if not isinstance(X, Iterable):
         raise TypeError(

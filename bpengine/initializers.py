@@ -13,14 +13,15 @@ distributions are not truncated, as in PyTorch (Keras cuts them at two standard 
 
 References
 ----------
-Y. LeCun, L. Bottou, G. Orr, K.-R. Müller, Efficient BackProp, 1998, section 4.6.
-X. Glorot, Y. Bengio, Understanding the difficulty of training deep feedforward neural networks,
-AISTATS 2010, equations 12 and 16.
-K. He, X. Zhang, S. Ren, J. Sun, Delving deep into rectifiers, ICCV 2015, arXiv:1502.01852, equation 10.
-A. Saxe, J. McClelland, S. Ganguli, Exact solutions to the nonlinear dynamics of learning in deep
-linear neural networks, ICLR 2014, arXiv:1312.6120.
-F. Mezzadri, How to generate random matrices from the classical compact groups, Notices of the AMS 54,
-2007, arXiv:math-ph/0609050.
+- Y. LeCun, L. Bottou, G. Orr, K.-R. Müller, Efficient BackProp, 1998, section 4.6.
+- X. Glorot, Y. Bengio, Understanding the difficulty of training deep feedforward neural networks,
+  AISTATS 2010, equations 12 and 16.
+- K. He, X. Zhang, S. Ren, J. Sun, Delving deep into rectifiers, ICCV 2015, arXiv:1502.01852,
+  equation 10.
+- A. Saxe, J. McClelland, S. Ganguli, Exact solutions to the nonlinear dynamics of learning in deep
+  linear neural networks, ICLR 2014, arXiv:1312.6120.
+- F. Mezzadri, How to generate random matrices from the classical compact groups, Notices of the AMS 54,
+  2007, arXiv:math-ph/0609050.
 """
 
 from __future__ import annotations

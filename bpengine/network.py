@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, SupportsIndex
+from typing import Any, Literal, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from bpengine import costs, fitting, persistence, validation
+from bpengine import costs, fitting, per_example_plans, persistence, private, validation
 from bpengine.activations import ActivationLike, per_layer
 from bpengine.backends import Array, Backend, get, infer
 from bpengine.callbacks import Callback
@@ -20,8 +20,10 @@ from bpengine.initializers import INITIALIZERS, initialize
 from bpengine.moving import moved
 from bpengine.optimizers import LBFGS, SGD, Optimizer
 from bpengine.parameters import Gradient, Parameters, Views
+from bpengine.per_example_plans import ExampleNorms
 from bpengine.plan import Plan
 from bpengine.prediction import evaluate, forward_chunks
+from bpengine.private import DPSGD
 from bpengine.regularization import Penalty, probabilities, smoothed
 from bpengine.training import Training
 
@@ -182,7 +184,23 @@ class Network:
             out[:, columns] = workspace.a[-1]
         return out
 
-    def backprop(self, X: Array, Y: Array, sample_weight: Array | None = None) -> Gradient:
+    @overload
+    def backprop(self, X: Array, Y: Array, sample_weight: Array | None = None) -> Gradient: ...
+    @overload
+    def backprop(self, X: Array, Y: Array, *, per_example: Literal["norms"]) -> ExampleNorms: ...
+    @overload
+    def backprop(
+        self, X: Array, Y: Array, *, per_example: str, max_norm: float | None = None
+    ) -> Gradient: ...
+    def backprop(
+        self,
+        X: Array,
+        Y: Array,
+        sample_weight: Array | None = None,
+        *,
+        per_example: str | None = None,
+        max_norm: float | None = None,
+    ) -> Gradient | ExampleNorms:
         """Gradient of the average cost over the columns of X, by one forward and one backward pass.
 
         Parameters
@@ -193,11 +211,17 @@ class Network:
             Targets; labels where the cost is a classification's.
         sample_weight : array of shape (m,), optional
             How much each example counts in the average, relative to the others.
+        per_example : {"norms", "gradients", "clip"}, optional
+            Norms of each example's gradient; all these gradients, ``.weights[l]`` of shape
+            (m, n_l, n_{l-1}); or their average, with those longer than `max_norm` scaled down to it.
+        max_norm : float, optional
+            For "clip".
 
         Returns
         -------
-        Gradient
-            ``.weights[l]``, ``.biases[l]``, ``.vector`` and ``.cost``.
+        Gradient or ExampleNorms
+            ``.weights[l]``, ``.biases[l]``, ``.vector`` and ``.cost``; with "norms" ``.total``,
+            ``.layers`` and ``.cost``.
 
         Raises
         ------
@@ -214,12 +238,20 @@ class Network:
         [(4, 3), (2, 4)]
         """
         X, Y = self.check_examples(X, Y)
+        if per_example is not None or max_norm is not None:
+            return per_example_plans.backprop(self, X, Y, per_example, max_norm, sample_weight)
         plan = Plan(self, X.shape[1], weighted=sample_weight is not None)
         plan.load(X, Y, sample_weight)
         return plan.run().gradient
 
     def plan(
-        self, batch_size: SupportsIndex, optimizer: Optimizer | None = None, *, weighted: bool = False
+        self,
+        batch_size: SupportsIndex,
+        optimizer: Optimizer | DPSGD | None = None,
+        *,
+        weighted: bool = False,
+        per_example: str | None = None,
+        max_norm: float | None = None,
     ) -> Plan:
         """Record a step for batches of `batch_size` examples; see `Plan`.
 
@@ -230,9 +262,11 @@ class Network:
             Without one, the plan is feedforward and gradient only.
         weighted : bool, optional
             Whether examples are to have weights.
+        per_example, max_norm : optional
+            As for `backprop`: the plan is a `PerExamplePlan`.
         """
         self._settle(self.backend)  # the plan's buffers are there
-        return Plan(self, batch_size, optimizer, weighted=weighted)
+        return private.plan(self, batch_size, optimizer, per_example, max_norm, weighted=weighted)
 
     def fit(
         self,
@@ -241,7 +275,7 @@ class Network:
         *,
         epochs: SupportsIndex = 30,
         batch_size: SupportsIndex = 32,
-        optimizer: Optimizer | LBFGS | None = None,
+        optimizer: Optimizer | LBFGS | DPSGD | None = None,
         validation: tuple[Array, ...] | float | None = None,
         sample_weight: Array | None = None,
         class_weight: Mapping[int, float] | str | None = None,
@@ -258,14 +292,15 @@ class Network:
         X : array of shape (n_1, N), or iterable of batches
             Training examples as columns. The transpose of a C-ordered (N, n_1) array is taken in
             fastest; such a memory map may be larger than memory. Or anything that can be iterated
-            over once an epoch and gives batches: (X, Y) or (X, Y, sample_weight).
+            over once an epoch and gives batches: (X, Y) or (X, Y, sample_weight), whose weights
+            count as they are and not relative to the batch's mean.
         Y : array of shape (n_L, N), or N integer labels
             Targets; labels where the cost is a classification's. None with an iterable.
         epochs : int, optional
             Passes over all examples.
         batch_size : int, optional
             Examples a step, at most N. The last step of an epoch takes what is left.
-        optimizer : Optimizer or LBFGS, optional
+        optimizer : Optimizer, LBFGS or DPSGD, optional
             SGD() where not given.
         validation : pair (X, Y), triple (X, Y, sample_weight) or float, optional
             Data to evaluate on after each epoch; or the share of the examples, chosen at random,
@@ -341,7 +376,8 @@ class Network:
         batch_size : int, optional
             Examples a step; with fewer examples than that, all of them.
         optimizer : Optimizer, optional
-            That of the call before, or SGD() at the first. Another one starts anew.
+            That of the call before, or SGD() at the first. Another one starts anew, as does a call
+            of `fit` in between.
         sample_weight, class_weight, shuffle
             As for `fit`.
 
@@ -430,6 +466,9 @@ class Network:
 
     def smoothed(self, Y: Array) -> Array:
         """Targets as training has them: with label smoothing."""
+        if not self.label_smoothing:
+            return Y
+        Y = self.backend.asarray(Y, self.dtype)
         return smoothed(Y, self.label_smoothing, exclusive=self.cost.canonical == "softmax")
 
     def _backend_for(self, X: Array) -> Backend:

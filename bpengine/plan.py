@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, SupportsIndex
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Self, SupportsIndex
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from bpengine.backends import Array, Operation
 from bpengine.optimizers import Optimizer, check_optimizer
 from bpengine.parameters import Gradient
 from bpengine.updates import State
-from bpengine.validation import positive_integer, sample_weights
+from bpengine.validation import non_negative_number, positive_integer, sample_weights
 from bpengine.workspace import Workspace, example_rows
 
 if TYPE_CHECKING:
@@ -105,19 +106,30 @@ class Plan:
         )
         self._gradient = Gradient(network.sizes, backend, dtype)
         self._strengths = backend.empty((2,), dtype)
+        backprop = equations.backprop(parameters, σ, network.cost, self.workspace, self._gradient)
         self.operations: list[Operation] = [
             *equations.feedforward(parameters, σ, self.workspace),
-            *equations.backprop(parameters, σ, network.cost, self.workspace, self._gradient),
-            *network.penalty.operations(parameters, self._gradient, self._strengths),
+            *self._backward(backprop),
         ]
         self._set_unit(1.0)
         self.state: State | None = None
         if optimizer is not None:
             self.state = State(optimizer, parameters) if state is None else state
-            self.operations += self.state.operations(self._gradient)
+            self.operations += self._update(self.state)
             self.learning_rate = schedules.resolve(optimizer.learning_rate).rate(0.0)
         self.program = backend.compile(self.operations)
         self._loaded = self._ran = False
+
+    def _backward(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
+        """What the step makes of the operations of `equations.backprop`."""
+        yield from backprop
+        yield from self.network.penalty.operations(
+            self.network.parameters, self._gradient, self._strengths
+        )
+
+    def _update(self, state: State) -> Iterator[Operation]:
+        """What the step makes of the gradient."""
+        return state.operations(self._gradient)
 
     @property
     def learning_rate(self) -> float:
@@ -127,14 +139,14 @@ class Plan:
         """
         if self.state is None:
             raise ValueError("this plan has no optimizer, and so no learning rate.")
-        return float(self.state.rate)
+        return self.state.learning_rate
 
     @learning_rate.setter
     def learning_rate(self, η: float) -> None:
         if self.state is None:
             raise ValueError("this plan has no optimizer, and so no learning rate.")
-        dtype = self.network.dtype
-        if not η / self.batch_size <= float(np.finfo(dtype).max):
+        η, dtype = non_negative_number(η, "learning_rate"), self.network.dtype
+        if η > float(np.finfo(dtype).max):
             raise ValueError(f"learning_rate={η} is beyond what {dtype} holds.")
         self._set_unit(self.state.set_learning_rate(η))
 
@@ -197,7 +209,7 @@ class Plan:
         example_rows(X, Y, net.sizes[-1], net.backend, net.dtype, out=rows, weights=weights)
         self._loaded, self._ran = True, False
 
-    def run(self, steps: SupportsIndex = 1) -> Plan:
+    def run(self, steps: SupportsIndex = 1) -> Self:
         """Run the step on the loaded batch, `steps` times; gives the plan itself.
 
         Raises
@@ -211,7 +223,7 @@ class Plan:
         self._ran = True
         return self
 
-    def run_loaded(self) -> Plan:
+    def run_loaded(self) -> Self:
         """Run a step on the batch that has been written into the workspace's rows."""
         self._loaded = True
         return self.run()

@@ -58,7 +58,7 @@ class Penalty:
 class Uniform:
     """Draws uniform random numbers on the host, so that a seed gives the same on every backend."""
 
-    def __init__(self, rng: np.random.Generator, shape: tuple[int, ...], backend: Backend, dtype: str):
+    def __init__(self, rng: np.random.Generator, shape: tuple[int, ...], backend: Backend, dtype: Any):
         self.rng, self.shape, self.backend, self.dtype = rng, shape, backend, dtype
 
     def __call__(self) -> Array:

@@ -151,7 +151,7 @@ class InverseScaling(Schedule):
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
         """η at an epoch."""
-        return self.initial / (1.0 + epoch) ** self.power
+        return self.initial / math.pow(1.0 + epoch, self.power)
 
 
 @dataclass(frozen=True)

@@ -154,12 +154,12 @@ class Training:
             # one after the other: the sum does not depend on where chunks end
             total = float(np.add.accumulate(np.append(total, costs))[-1])
             steps = len(chunk.batches)
-            examples += steps * chunk.size
+            examples += steps * chunk.size if chunk.total is None else chunk.total
             step += steps
             for callback in self.callbacks:
                 callback.steps(self, steps)
         self.steps, self.taken = step, self.taken + step
-        return total / examples
+        return total / max(examples, 1)
 
     def _kept(self, m: int) -> int:
         """Of how many steps on m examples the outputs are kept."""
@@ -180,12 +180,16 @@ class Training:
             if len(self._plans) == PLANS:
                 del self._plans[next(iter(self._plans))]
             net, m = self.network, chunk.size
-            assert isinstance(self.optimizer, Optimizer)
-            plan = Plan(net, m, self.optimizer, state=self.state, weighted=chunk.weighted)
+            plan = self._new_plan(chunk)
             most = self._kept(m)
             kept = net.backend.empty((most, net.sizes[-1], m), net.dtype)
             self._plans[key] = plan, [kept[i, ...] for i in range(most)], kept
         return self._plans[key]
+
+    def _new_plan(self, chunk: Chunk) -> Plan:
+        assert isinstance(self.optimizer, Optimizer)
+        net, m = self.network, chunk.size
+        return Plan(net, m, self.optimizer, state=self.state, weighted=chunk.weighted)
 
     def _rates(self, step: int, count: int) -> list[float] | None:
         """The learning rate of each step, where it is not always the same."""

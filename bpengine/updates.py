@@ -25,8 +25,8 @@ class State:
     ----------
     arrays : dict
         What moves with the steps, by name: what a checkpoint has to hold.
-    rate : array of shape ()
-        The learning rate η.
+    learning_rate : float
+        η, and as an array of shape () `rate`.
     """
 
     def __init__(self, optimizer: Optimizer, parameters: Parameters) -> None:
@@ -39,12 +39,14 @@ class State:
             self.arrays["averaged"] = scalar(0.0, θ)
         self.rate, self._bound, self._shrink = (scalar(0.0, θ) for _ in range(3))
         self._limits = limits(θ)
+        self.learning_rate = 0.0
 
     def set_learning_rate(self, η: float) -> float:
         """Use η from the next step on; gives what the gradient is to be multiplied by, η or 1."""
         optimizer = self.optimizer
         unit = η if optimizer.takes_step else 1.0
         least, most = self._limits
+        self.learning_rate = η
         self.rate[...] = min(η, most)
         # never 0, not even where η is: the gradient's norm may be that too, and 0 / 0 is no number
         self._bound[...] = min(max(unit * (optimizer.clip_norm or 0.0), least), most)

@@ -31,6 +31,11 @@ class Lab:
             return host
         return self.backend.xp.asarray(host, device=self.backend.device)
 
+    @property
+    def inferred(self) -> str:
+        """Name of the backend that a network without one takes for these arrays."""
+        return "numpy" if self.name == "numba" else self.backend.name
+
     def numpy(self, array: Any) -> np.ndarray:
         return self.backend.to_numpy(array)
 

@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 from array_api_compat import array_namespace
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies import examples
 from trainings import OPTIMIZERS, arrays, assert_same, blobs, data, fit, in_steps, network, vector
@@ -231,6 +231,15 @@ figures = st.lists(
     validated=st.booleans(),
     averaging=st.sampled_from([None, 0.9]),
     restore=st.booleans(),
+)
+@example(
+    monitor=None,
+    figures=[math.nan, 0.3, 0.2, 0.4, 0.4, 0.4],
+    patience=2,
+    min_change=0.0,
+    validated=False,
+    averaging=None,
+    restore=True,
 )
 @examples(60)
 def test_early_stopping(lab, monitor, figures, patience, min_change, validated, averaging, restore):

@@ -100,7 +100,7 @@ def test_training_is_the_loop_with_clipping_and_noise(momentum):
             drawn = []
             for block in other.parameters.blocks:
                 drawn.append(np.empty(block.size))
-                noise.fill(drawn[-1])
+                noise.fill(drawn[-1], 1.0)
             g = (sum_ + σ * bound * np.concatenate(drawn)) / batch
             velocity = momentum * velocity - η * g
             other.vector[...] += velocity
@@ -164,7 +164,7 @@ def drawn(dtype, count, size=BLOCK, seed=0):
     noise = Noise(np.random.default_rng(seed), bp.backends.get("numpy"), dtype)
     out = np.empty((count, size), dtype)
     for row in out:
-        noise.fill(row)
+        noise.fill(row, np.array(1, dtype))
     return out.astype("float64")
 
 
@@ -208,7 +208,7 @@ def test_the_ends_of_the_bits_give_finite_noise():
 
     for value in (0, 2**64 - 1, 2**63, 2**31):
         noise, out = Noise(Bits(value), bp.backends.get("numpy"), "float32"), np.empty(64, "float32")
-        noise.fill(out)
+        noise.fill(out, np.float32(1))
         assert np.isfinite(out).all()
         assert np.abs(out).max() < 6.8
 

@@ -564,6 +564,7 @@ def test_only_labels_are_smoothed(σ, cost):
 @given(case=cases(max_layers=3), data=st.data())
 @examples(25)
 def test_a_weight_of_2_is_the_example_twice_and_of_0_not_at_all(lab, case, data):
+    assume("exponential" not in str(case.activations))  # with which steps may overflow
     weights = data.draw(st.lists(st.integers(0, 3), min_size=case.batch, max_size=case.batch))
     assume(any(weights))
     dtype = data.draw(st.sampled_from(["int64", "float64"]))

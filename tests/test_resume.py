@@ -298,6 +298,39 @@ def test_a_resumed_training_ends_as_one_in_one_go(
         assert same.as_dict() == found.as_dict()
 
 
+@pytest.mark.parametrize("crash", [1, 2, 3])
+def test_a_schedule_goes_on_over_batches_of_unknown_number(lab, tmp_path, crash):
+    """Its fractions of an epoch are of as many steps as the epoch before had."""
+    path, rates = tmp_path / "run.npz", []
+
+    def run(*callbacks, resume=None):
+        stream = [tuple(lab.array(x[:, i : i + 4]) for x in data(12)) for i in (0, 4, 8)]
+
+        def rate(epoch):
+            rates.append(epoch)
+            return 0.1 / (1 + epoch)
+
+        net = network(lab)
+        del rates[:]
+        net.fit(
+            Anew(stream),
+            epochs=4,
+            optimizer=bp.SGD(rate),
+            callbacks=callbacks,
+            resume=resume,
+            progress=False,
+        )
+        return net, rates[2:]  # the first is asked for beforehand, and by the plan
+
+    expected, asked = run()
+    np.testing.assert_allclose(asked[:3] + asked[-3:], [0, 0, 0, 3, 3 + 1 / 3, 3 + 2 / 3])
+    with pytest.raises(ZeroDivisionError):
+        run(bp.Checkpoint(path), Crash(crash + 1), resume=path)
+    net, again = run(bp.Checkpoint(path), resume=path)
+    assert_same(lab, net, arrays(lab, expected))
+    assert again == asked[-len(again) :]
+
+
 def options(path, **more):
     return {"callbacks": [bp.Checkpoint(path)], "resume": path, **more}
 

@@ -53,6 +53,23 @@ def _cupy() -> Backend:
     return _library("cupy")
 
 
+def _numba() -> Backend:
+    if importlib.util.find_spec("numba") is None:
+        raise BackendUnavailableError(
+            "backend 'numba' needs Numba, which is not installed: pip install bpengine[numba], or use "
+            "backend='numpy'."
+        )
+    try:
+        module = importlib.import_module("bpengine.backends.numba")
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"backend 'numba': Numba is installed, but it can't be imported: {error}. Install the Numba "
+            "that goes with your Python and NumPy: pip install bpengine[numba]."
+        ) from error
+    made: Backend = module.NumbaBackend()
+    return made
+
+
 def _library(name: str) -> Backend:
     if importlib.util.find_spec(name) is None:
         raise BackendUnavailableError(
@@ -66,6 +83,7 @@ def _library(name: str) -> Backend:
 
 _factories: dict[str, Callable[[], Backend]] = {
     "numpy": NumPyBackend,
+    "numba": _numba,
     "cupy": _cupy,
     "torch": lambda: _library("torch"),
     "array_api_strict": lambda: _library("array_api_strict"),

@@ -18,7 +18,7 @@ import numpy as np
 from bpengine.backends.array_api import Call
 from bpengine.backends.base import Array, Operation
 
-__all__ = ["fold_descent"]
+__all__ = ["fold", "fold_descent", "library", "readable"]
 
 ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE = 101, 111, 112
 SYMBOLS = (  # as NumPy's wheels name it, as other builds do; the width of its integers
@@ -32,8 +32,8 @@ REALS: dict[str, tuple[str, Any]] = {
 }
 
 
-def fold_descent(operations: Sequence[Operation]) -> dict[int, list[Call]]:
-    """Calls by which the products of BP3 and BP4 add themselves to the parameters, or to a velocity.
+def fold(operations: Sequence[Operation]) -> dict[int, list[Operation]]:
+    """Operations by which the products of BP3 and BP4 add themselves to parameters, or to a velocity.
 
     θ ← θ - η ∇C, or v ← μ v - η ∇C and then θ ← θ + v, with l2 penalties and decay where there are any.
 
@@ -46,19 +46,20 @@ def fold_descent(operations: Sequence[Operation]) -> dict[int, list[Call]]:
     Returns
     -------
     dict
-        By index into `operations`, the calls that take the operation's place; empty where nothing
-        can be folded.
+        By index into `operations`, what takes the operation's place; empty where nothing can be
+        folded. "add product" is c ← β c + scale · a b, of a, b, c, scale and β; "reverse difference"
+        is y - a, "shrink" w ← w - factor · x, "add" θ ← θ + v.
     """
     at = next((i for i, op in enumerate(operations) if op.name in ("descend", "momentum")), None)
     if at is None:
         return {}
     step, rule = operations[:at], operations[at]
     parameters, gradient = rule.inputs[:2]
-    target, β = parameters, 1.0
-    calls_of_rule: list[Call] = []
+    target, β = parameters, np.ones((), parameters.dtype)
+    of_rule: list[Operation] = []
     if rule.name == "momentum":
-        target, β = rule.inputs[2], float(rule.inputs[3])
-        calls_of_rule = [(np.add, (parameters, target, parameters))]
+        target, β = rule.inputs[2:]
+        of_rule = [Operation("add", rule.equation, np.add, (parameters, target), parameters)]
     products = {i: op for i, op in enumerate(step) if _within(op.output, gradient)}
     shrinking = {i: products.pop(i) for i in list(products) if products[i].name == "l2"}
     shrinking |= {i: op for i, op in enumerate(step) if op.name == "decay" and target is parameters}
@@ -68,36 +69,57 @@ def fold_descent(operations: Sequence[Operation]) -> dict[int, list[Call]]:
         return {}
     if sum(op.output.size for op in products.values()) != gradient.size:
         return {}
-    scale, calls = _lift_scale(step)
+    scale, folded = _lift_scale(step)
     for i, op in products.items():
         block, home = (_same_place(op.output, gradient, x) for x in (target, parameters))
-        call = _gemm(*op.inputs, block, scale, β)
         later = (other for j, other in enumerate(step) if j > i and j not in shrinking)
-        if call is None or any(np.may_share_memory(x, block) for other in later for x in other.inputs):
+        if not all(map(readable, op.inputs)) or any(
+            np.may_share_memory(x, block) for other in later for x in other.inputs
+        ):
             return {}
-        calls[i] = [call]
+        inputs = *op.inputs, block, scale, β
+        folded[i] = [Operation("add product", op.equation, _add_product, inputs, block)]
         for j, other in shrinking.items():
             if _within(other.inputs[-2], home):
                 # of w as it is before the step: a product that writes into w comes after
-                w, factor = other.inputs[-2:]
-                first = calls[i] if target is parameters else calls.setdefault(j, [])
-                first[:0] = _shrink(other.name, w, factor, block[:, : w.shape[1]])
-                calls.setdefault(j, [])
-    return {**calls, at: calls_of_rule}
+                first = folded[i] if target is parameters else folded.setdefault(j, [])
+                first[:0] = [_shrinking(other, block)]
+                folded.setdefault(j, [])
+    return {**folded, at: of_rule}
 
 
-def _shrink(name: str, w: Array, factor: Array, target: Array) -> list[Call]:
-    """Calls of w ← factor · w for "decay", of target ← target - factor · w for "l2"."""
-    if name == "decay":
-        return [(np.multiply, (w, factor, w))]
-    part = np.empty(w.shape, w.dtype)
-    return [(np.multiply, (w, factor, part)), (np.subtract, (target, part, target))]
+def fold_descent(operations: Sequence[Operation]) -> dict[int, list[Call]]:
+    """`fold` as calls, by way of C for the products; empty where there is no such way."""
+    if any(_library(str(op.output.dtype))[0] is None for op in operations[-1:]):
+        return {}
+    return {i: [call for op in ops for call in _calls(op)] for i, ops in fold(operations).items()}
 
 
-def _lift_scale(step: Sequence[Operation]) -> tuple[Array | None, dict[int, list[Call]]]:
+def _calls(op: Operation) -> list[Call]:
+    if op.name == "add product":
+        return [_gemm(*op.inputs)]
+    if op.name == "shrink":
+        target, w, factor = op.inputs
+        part = np.empty(w.shape, w.dtype)
+        return [(np.multiply, (w, factor, part)), (np.subtract, (target, part, target))]
+    function = {"decay": np.multiply, "add": np.add, "reverse difference": np.subtract}[op.name]
+    return [(function, (*op.inputs, op.output))]
+
+
+def _shrinking(op: Operation, block: Array) -> Operation:
+    """The "decay" itself; the "shrink" of `block` that stands for an "l2"."""
+    if op.name == "decay":
+        return op
+    w, factor = op.inputs[-2:]
+    target = block[:, : w.shape[1]]
+    return Operation("shrink", op.equation, _shrink, (target, w, factor), target)
+
+
+def _lift_scale(step: Sequence[Operation]) -> tuple[Array, dict[int, list[Operation]]]:
     """Take the scale out of the output error, where everything after it is linear in it.
 
     The error is then y - a: its sign turned, so that the scale itself is what the products need.
+    Otherwise what they need is -1.
     """
     linear = ("matmul", "dropout", "l2", "decay")
     for i, op in enumerate(step):
@@ -106,34 +128,46 @@ def _lift_scale(step: Sequence[Operation]) -> tuple[Array | None, dict[int, list
             rest = (x.name for x in step[i + 1 :])
             if scale.ndim or any(x not in linear and not x.endswith(" slope") for x in rest):
                 break
-            return scale, {i: [(np.subtract, (y, a, op.output))]}
-    return None, {}
+            return scale, {
+                i: [Operation("reverse difference", op.equation, np.subtract, (y, a), op.output)]
+            }
+    return np.full((), -1, step[-1].output.dtype), {}
 
 
-def _gemm(a: Array, b: Array, c: Array, scale: Array | None, β: float) -> Call | None:
-    """The call of c ← β c + scale · a b, or of c ← β c - a b where there is no scale."""
+def _add_product(a: Array, b: Array, c: Array, scale: Array, β: Array) -> Array:
+    return β * c + scale * (a @ b)
+
+
+def _shrink(target: Array, w: Array, factor: Array) -> Array:
+    return target - factor * w
+
+
+def _gemm(a: Array, b: Array, c: Array, scale: Array, β: Array) -> Call:
+    """The call of c ← β c + scale · a b; `scale` is read anew each time."""
     name = str(c.dtype)
     function, integer = _library(name)
-    layouts = [_layout(x) for x in (a, b, c)]
-    if function is None or None in layouts or layouts[2][0] != NO_TRANSPOSE:  # type: ignore[index]
-        return None
     real = REALS[name][1]
-    alpha = real(-1.0) if scale is None else real.from_buffer(scale)
-    (transpose_a, lda), (transpose_b, ldb), (_, ldc) = layouts  # type: ignore[misc]
+    (transpose_a, lda), (transpose_b, ldb), (_, ldc) = map(_layout, (a, b, c))  # type: ignore[misc]
     (m, k), n = a.shape, b.shape[1]
     operands = (
         *map(ctypes.c_int, (ROW_MAJOR, transpose_a, transpose_b)),
         *map(integer, (m, n, k)),
-        alpha,
+        real.from_buffer(scale),
         a.ctypes.data_as(ctypes.c_void_p),
         integer(lda),
         b.ctypes.data_as(ctypes.c_void_p),
         integer(ldb),
-        real(β),
+        real(float(β)),
         c.ctypes.data_as(ctypes.c_void_p),
         integer(ldc),
     )
+    assert function is not None
     return function, operands
+
+
+def readable(x: Array) -> bool:
+    """Whether BLAS can read `x` as it lies in memory, as a matrix or its transpose."""
+    return _layout(x) is not None
 
 
 def _layout(x: Array) -> tuple[int, int] | None:
@@ -146,6 +180,15 @@ def _layout(x: Array) -> tuple[int, int] | None:
     if rows == 1 and columns >= x.shape[0]:
         return TRANSPOSE, columns
     return None
+
+
+def library(dtype: str) -> tuple[int, int]:
+    """Address of NumPy's gemm for a dtype and the bits of its integers; (0, 0) where there is none."""
+    function, integer = _library(dtype)
+    if function is None:
+        return 0, 0
+    address: Any = ctypes.cast(function, ctypes.c_void_p).value  # type: ignore[arg-type]
+    return address, 8 * ctypes.sizeof(integer)
 
 
 @functools.cache

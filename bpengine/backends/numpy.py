@@ -18,6 +18,7 @@ import numpy as np
 from bpengine.backends.array_api import ArrayAPIBackend, Call, Replay, fallback
 from bpengine.backends.base import Array, Batches, Operation
 from bpengine.backends.blas import fold_descent
+from bpengine.backends.numpy_per_example import PER_EXAMPLE, gaussian_noise
 from bpengine.backends.numpy_updates import UPDATES
 
 __all__ = ["NumPyBackend"]
@@ -112,6 +113,8 @@ class Kernels:
         if op.name == "uniform":
             # NumPy's generators write into an array: random(size, dtype, out)
             return [(op.expression.rng.random, (None, op.output.dtype, op.output))]  # type: ignore[attr-defined]
+        if op.name == "gaussian noise":
+            return gaussian_noise(self, op.expression.fill, *op.inputs)  # type: ignore[attr-defined]
         kernel = KERNELS.get(op.name)
         if kernel is None:
             return [fallback(op)]
@@ -388,5 +391,6 @@ KERNELS: dict[str, Callable[..., list[Call]]] = {
     "huber slope": _huber_slope,
     "poisson slope": _poisson_slope,
     "binary_cross_entropy slope": _binary_cross_entropy_slope,
+    **PER_EXAMPLE,
     **UPDATES,
 }

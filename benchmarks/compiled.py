@@ -1,0 +1,183 @@
+"""The compiled backend's table: `python benchmarks/compiled.py` writes docs/benchmarks-numba.md.
+
+Every figure is a ratio of times taken in turn in this process: time of the contender ÷ time of
+bpengine with ``backend="numba"``, median over pairs with a 95 % bootstrap interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Callable
+from typing import Any
+
+# before NumPy, so that OpenBLAS takes the core that bpengine asks it for
+import bpengine as bp  # isort: skip
+
+import contenders
+import numpy as np
+from ladder import LADDER, LEARNING_RATE, examples, plain_parameters, plan
+from report import DOCS, PAIRS, SKIPPED, STEPS, processor
+
+from bpengine.ratios import Ratio, measure
+from bpengine.reference.per_example import PerExampleNetwork
+
+CONTENDERS = {
+    "JAX scan": contenders.jax_scan,
+    "bpengine, NumPy": contenders.engine,
+    "per-example loop": contenders.per_example_loop,
+    "products alone, by NumPy": contenders.products_alone,
+}
+GOALS = {"tiny": 1.8, "nielsen": 1.8, "small": 1.1, "medium": 1.0, "large": 1.03}
+EXAMPLES, BATCH = 8000, 10
+
+
+def step_ratio(name: str, rung: str) -> Ratio:
+    """Time of a contender's step ÷ time of ours."""
+    theirs = 1 if name == "per-example loop" else STEPS[rung]
+    ours = plan(rung, backend="numba")
+    found = measure(
+        CONTENDERS[name](rung, theirs), lambda: ours.run(STEPS[rung]), pairs=PAIRS[rung], rng=0
+    )
+    return scaled(found, STEPS[rung] / theirs)
+
+
+def scaled(found: Ratio, factor: float) -> Ratio:
+    """A ratio of times for different numbers of steps, as one for the same number."""
+    low, high = found.low * factor, found.high * factor
+    return Ratio(found.median * factor, low, high, found.pairs, found.ours, found.reference)
+
+
+def epochs() -> dict[str, Ratio]:
+    """An epoch on 8,000 digits in random order, 784-30-10 in batches of 10, against ours by `fit`."""
+    return {
+        "JAX: scan over a shuffled epoch, gather included": measure(
+            _jax_epoch(), _epoch(), pairs=21, rng=0
+        ),
+        "bpengine, NumPy": measure(_epoch("numpy"), _epoch(), pairs=21, rng=0),
+        "per-example loop": scaled(measure(_loop(), _epoch(), pairs=11, rng=0), EXAMPLES / 500),
+    }
+
+
+def _epoch(backend: str = "numba") -> Callable[[], object]:
+    """Epochs of one `fit`: shuffling, gathering, steps, costs."""
+    X, Y = examples("nielsen", EXAMPLES)
+    net = bp.Network(LADDER["nielsen"].sizes, backend=backend, rng=0)
+    source = bp.sources.Resident(net, X, Y, None, BATCH, True)
+    training = bp.training.Training(net, bp.SGD(LEARNING_RATE), source, epochs=10**9)
+    training.pass_over_examples()
+    return training.pass_over_examples
+
+
+def _loop() -> Callable[[], object]:
+    """The per-example loop on 500 examples; an epoch takes 16 times as long."""
+    X, Y = examples("nielsen", 500)
+    weights, biases = plain_parameters("nielsen")
+    loop = PerExampleNetwork(weights, biases, ["sigmoid"] * 2, "quadratic")
+
+    def run() -> None:
+        order = np.random.default_rng(0).permutation(500)
+        for start in range(0, 500, BATCH):
+            chosen = order[start : start + BATCH]
+            loop.update_mini_batch(X[:, chosen], Y[:, chosen], LEARNING_RATE)
+
+    return run
+
+
+def _jax_epoch() -> Callable[[], object]:
+    import jax
+    import jax.numpy as jnp
+
+    X, Y = (jnp.asarray(np.ascontiguousarray(x.T)) for x in examples("nielsen", EXAMPLES))
+    weights, biases = plain_parameters("nielsen")
+    state = [(jnp.array(w), jnp.array(b)) for w, b in zip(weights, biases, strict=True)]
+
+    def cost(state: Any, x: Any, y: Any) -> Any:
+        a = x.T
+        for w, b in state:
+            a = jax.nn.sigmoid(w @ a + b)
+        return 0.5 * jnp.sum((a - y.T) ** 2) / x.shape[0]
+
+    def step(state: Any, chosen: Any) -> Any:
+        value, gradient = jax.value_and_grad(cost)(state, X[chosen], Y[chosen])
+        return jax.tree.map(lambda p, g: p - LEARNING_RATE * g, state, gradient), value
+
+    @jax.jit
+    def epoch(state: Any, key: Any) -> Any:
+        order = jax.random.permutation(key, EXAMPLES).reshape(-1, BATCH)
+        return jax.lax.scan(step, state, order)
+
+    key, box = jax.random.PRNGKey(0), [state]
+
+    def run() -> None:
+        box[0], _ = jax.block_until_ready(epoch(box[0], key))
+
+    run()
+    return run
+
+
+def shown(ratio: Ratio, goal: float | None = None) -> str:
+    """A cell of a table."""
+    digits = 0 if ratio.median >= 20 else 2
+    cell = f"**{ratio.median:.{digits}f}** {ratio.low:.{digits}f}–{ratio.high:.{digits}f}"
+    return cell + (f" (goal {goal:g})" if goal else "")
+
+
+def main() -> None:
+    """Measure, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rungs", nargs="+", default=list(LADDER), choices=list(LADDER))
+    parser.add_argument("--print", action="store_true", help="print the page, don't write it")
+    options = parser.parse_args()
+    rows, times = [], {}
+    for name in CONTENDERS:
+        cells = []
+        for rung in options.rungs:
+            if (name, rung) in SKIPPED:
+                cells.append("–")
+                continue
+            found = step_ratio(name, rung)
+            times[rung] = min(times.get(rung, np.inf), found.reference / STEPS[rung])
+            cells.append(shown(found, GOALS[rung] if name == "JAX scan" else None))
+            print(f"{rung:8} {name:24} {found}", file=sys.stderr, flush=True)
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    rows.append("| *ours, µs a step* | " + " | ".join(f"*{times[r]:.4g}*" for r in options.rungs) + " |")
+    of_epochs = epochs()
+    goals = dict(zip(of_epochs, (1.8, None, 15), strict=True))
+    packages = ("numpy", "numba", "jax")
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
+    text = "\n".join(
+        [
+            "# Benchmarks: compiled plans",
+            "",
+            f"Made by `python benchmarks/compiled.py` (`nox -s bench-numba`) on {processor()}, "
+            f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}. Each figure is "
+            'the time of the contender divided by the time of bpengine with `backend="numba"`, both '
+            "taken in turn in one process: median and 95 % interval. Above 1 bpengine is faster.",
+            "",
+            "A step of plain SGD on a resident batch, update included: float32, sigmoid, quadratic "
+            "cost.",
+            "",
+            "| × time of our step | " + " | ".join(options.rungs) + " |",
+            "|---" * (len(options.rungs) + 1) + "|",
+            *rows,
+            "",
+            f"An epoch of training on {EXAMPLES:,} examples of 784 in random order, 784-30-10 in "
+            f"batches of {BATCH}: shuffling, gathering, steps, costs.",
+            "",
+            "| | × time of our epoch |",
+            "|---|---|",
+            *(f"| {name} | {shown(ratio, goals[name])} |" for name, ratio in of_epochs.items()),
+            "",
+        ]
+    )
+    print(text)
+    if not options.print:
+        (DOCS / "benchmarks-numba.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Per-example gradients against plain steps and against peers: `python benchmarks/per_example.py`.
+
+Ratios of times taken in turn in one process, medians with 95 % intervals: float32, sigmoid, quadratic
+cost, the batch resident. Peers that are not installed are left out.
+
+    python benchmarks/per_example.py --pairs 41 --threads 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Callable
+from typing import Any
+
+RUNGS = "small", "medium"
+BOUND, NOISE = 1.0, 1.0
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("rungs", nargs="*", default=list(RUNGS))
+parser.add_argument("--pairs", type=int, default=41)
+parser.add_argument("--threads", type=int, help="of BLAS and of the peers; else as many as cores")
+options = parser.parse_args() if __name__ == "__main__" else parser.parse_args([])
+if options.threads is not None:  # before NumPy loads
+    for what in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM"):
+        os.environ[f"{what}_THREADS"] = str(options.threads)
+    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=" + str(options.threads > 1).lower()
+
+import bpengine as bp  # noqa: E402, I001  before NumPy
+
+import numpy as np  # noqa: E402
+from ladder import LEARNING_RATE, examples, network, plain_parameters  # noqa: E402
+
+from bpengine.private import DPSGD  # noqa: E402
+from bpengine.ratios import Ratio, measure  # noqa: E402
+
+Call = Callable[[], object]
+
+
+def plan(name: str, *arguments: Any, **keywords: Any) -> Call:
+    """A loaded plan's run."""
+    X, Y = examples(name)
+    made = network(name).plan(X.shape[1], *arguments, **keywords)
+    made.load(X, Y)
+    return made.run
+
+
+def norms(name: str) -> Call:
+    return plan(name, per_example="norms")
+
+
+def gradient(name: str) -> Call:
+    return plan(name)
+
+
+def step(name: str) -> Call:
+    return plan(name, bp.SGD(LEARNING_RATE))
+
+
+def clipped_step(name: str) -> Call:
+    return plan(name, bp.SGD(LEARNING_RATE), per_example="clip", max_norm=BOUND)
+
+
+def private_step(name: str) -> Call:
+    return plan(name, DPSGD(LEARNING_RATE, NOISE, BOUND))
+
+
+def jax_gradients(name: str) -> Call:
+    """jit of vmap of grad: the gradients themselves."""
+    return jax_norms(name, kept=True)
+
+
+def jax_norms(name: str, kept: bool = False) -> Call:
+    """jit of vmap of grad, and the norms of what it gives, which XLA can make as it goes."""
+    import jax
+    import jax.numpy as jnp
+
+    X, Y = (jnp.asarray(x.T) for x in examples(name))
+    parameters = [
+        (jnp.array(w), jnp.array(b[:, 0])) for w, b in zip(*plain_parameters(name), strict=True)
+    ]
+
+    def cost(parameters: Any, x: Any, y: Any) -> Any:
+        for w, b in parameters:
+            x = jax.nn.sigmoid(w @ x + b)
+        return 0.5 * jnp.sum((x - y) ** 2)
+
+    @jax.jit
+    def run(parameters: Any) -> Any:
+        each = jax.vmap(jax.grad(cost), (None, 0, 0))(parameters, X, Y)
+        squares = [jnp.sum(g.reshape(g.shape[0], -1) ** 2, axis=1) for g in jax.tree.leaves(each)]
+        return jnp.sqrt(sum(squares))
+
+    check(name, np.asarray(run(parameters)))
+    if kept:
+        run = jax.jit(lambda parameters: jax.vmap(jax.grad(cost), (None, 0, 0))(parameters, X, Y))
+    return lambda: jax.block_until_ready(run(parameters))
+
+
+def torch_norms(name: str) -> Call:
+    """torch.func: vmap of grad, and the norms of what it gives."""
+    import torch
+    from torch.func import grad, vmap
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    X, Y = (torch.from_numpy(np.ascontiguousarray(x.T)) for x in examples(name))
+    pairs = zip(*plain_parameters(name), strict=True)
+    parameters = [torch.from_numpy(p) for w, b in pairs for p in (w, b[:, 0].copy())]
+
+    def cost(parameters: Any, x: Any, y: Any) -> Any:
+        for w, b in zip(parameters[::2], parameters[1::2], strict=True):
+            x = torch.sigmoid(w @ x + b)
+        return 0.5 * ((x - y) ** 2).sum()
+
+    each = vmap(grad(cost), (None, 0, 0))
+
+    def run() -> Any:
+        with torch.no_grad():
+            return torch.sqrt(sum((g.flatten(1) ** 2).sum(1) for g in each(parameters, X, Y)))
+
+    check(name, run().numpy())
+    return run
+
+
+def opacus_step(name: str) -> Call:
+    """A private step by Opacus with ghost clipping, noise included."""
+    import torch
+    from opacus import PrivacyEngine
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    X, Y = (torch.from_numpy(np.ascontiguousarray(x.T)) for x in examples(name))
+    layers: list[Any] = []
+    for w, b in zip(*plain_parameters(name), strict=True):
+        layer = torch.nn.Linear(w.shape[1], w.shape[0])
+        layer.weight.data, layer.bias.data = torch.from_numpy(w), torch.from_numpy(b[:, 0].copy())
+        layers += [layer, torch.nn.Sigmoid()]
+    model = torch.nn.Sequential(*layers)
+
+    class Quadratic(torch.nn.Module):
+        reduction = "mean"
+
+        def forward(self, a: Any, y: Any) -> Any:
+            each = 0.5 * ((a - y) ** 2).sum(1)
+            return each if self.reduction == "none" else each.mean()
+
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), batch_size=len(X))
+    model, optimizer, criterion, _ = PrivacyEngine().make_private(
+        module=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=LEARNING_RATE),
+        data_loader=data,
+        criterion=Quadratic(),
+        noise_multiplier=NOISE,
+        max_grad_norm=BOUND,
+        poisson_sampling=False,
+        grad_sample_mode="ghost",
+    )
+
+    def run() -> None:
+        optimizer.zero_grad()
+        criterion(model(X), Y).backward()
+        optimizer.step()
+
+    return run
+
+
+def check(name: str, theirs: np.ndarray) -> None:
+    """Stop if a peer computes something else."""
+    ours = network(name).backprop(*examples(name), per_example="norms").total
+    np.testing.assert_allclose(theirs, ours, rtol=1e-4)
+
+
+ROWS: list[tuple[str, Callable[[str], Call], Callable[[str], Call], str]] = [
+    ("norms ÷ plain gradient", norms, gradient, "≤ 1.15"),
+    ("clipped step ÷ plain step", clipped_step, step, ""),
+    ("private step, noise drawn in it ÷ plain step", private_step, step, "≤ 1.4"),
+    ("JAX, jit of vmap(grad), gradients kept ÷ norms", jax_gradients, norms, "≥ 50"),
+    ("JAX, jit of vmap(grad) and norms ÷ norms", jax_norms, norms, ""),
+    ("torch.func, vmap(grad) and norms ÷ norms", torch_norms, norms, "≥ 50"),
+    ("Opacus, ghost clipping ÷ private step", opacus_step, private_step, "≥ 3"),
+]
+
+
+def cell(ratio: Ratio) -> str:
+    digits = 2 if ratio.median < 10 else 0
+    return f"**{ratio.median:.{digits}f}** {ratio.low:.{digits}f}–{ratio.high:.{digits}f}"
+
+
+def main() -> None:
+    """Print the table."""
+    threads = options.threads or os.cpu_count()
+    print(f"Python {platform.python_version()}, numpy {np.__version__}, {threads} threads\n")
+    print("| ratio of times | goal | " + " | ".join(options.rungs) + " |")
+    print("|---|---|" + "---|" * len(options.rungs))
+    for label, ours, reference, goal in ROWS:
+        cells = []
+        for name in options.rungs:
+            try:
+                slow = ours not in (norms, clipped_step, private_step)
+                pairs = max(5, options.pairs // 4) if slow else options.pairs
+                cells.append(cell(measure(ours(name), reference(name), pairs=pairs, rng=0)))
+            except ImportError as error:
+                print(f"not timed: {error}", file=sys.stderr)
+                cells.append("–")
+        print(f"| {label} | {goal} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

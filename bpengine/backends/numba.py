@@ -1,0 +1,170 @@
+"""Numba: NumPy's arrays, and plans replayed by compiled code without the interpreter.
+
+A plan becomes a table: a row of plain numbers for each line, with the address of a compiled kernel and
+those of its operands. Replaying it is a loop that calls the kernels one after the other. What has no
+kernel, such as a user's own activation, is called in Python between tables.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numba
+import numpy as np
+
+from bpengine.backends import blas
+from bpengine.backends.array_api import Call, Replay
+from bpengine.backends.base import Array, Batches, Operation
+from bpengine.backends.numba_llvm import call
+from bpengine.backends.numba_table import Maker, Row, tell
+from bpengine.backends.numpy import Kernels, NumPyBackend, QuietReplay
+
+__all__ = ["NumbaBackend"]
+
+SECONDS = 0.1  # that compiled code runs at a time: then Python looks for Ctrl-C
+
+
+class NumbaBackend(NumPyBackend):
+    """NumPy arrays, and compiled kernels that work on them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = "numba"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NumbaBackend, ()
+
+    def compile(self, operations: Iterable[Operation]) -> CompiledReplay:
+        """Make operations ready to be replayed: rows of tables, and calls where there is no kernel."""
+        operations = list(operations)
+        maker, kernels = Maker(), Kernels()
+        folded = blas.fold(operations)
+        lines: list[Row | Call] = []
+        for i, op in enumerate(operations):
+            for line in folded.get(i, [op]):
+                rows = maker.rows(line)
+                if rows is None:
+                    _say_once(line.name)
+                lines += kernels.calls(line) if rows is None else rows
+        tell()
+        return CompiledReplay(lines, maker, operations)
+
+
+@functools.cache
+def _say_once(name: str) -> None:
+    if name != "uniform":  # random numbers are NumPy's, so that they are the same on every backend
+        logging.getLogger("bpengine").warning(
+            "%r has no compiled kernel: NumPy carries it out, at the price of Python calls in each step",
+            name,
+        )
+
+
+class CompiledReplay(QuietReplay):
+    """A program as tables, with calls between them where there are any.
+
+    Parameters
+    ----------
+    lines : sequence of rows and calls
+        In order.
+    maker : Maker
+        What made them.
+    keep : object
+        What has to stay because rows hold addresses alone.
+    """
+
+    def __init__(self, lines: Sequence[Row | Call], maker: Maker, keep: object) -> None:
+        self._lines, self._maker = lines, maker
+        self._gathering: _Gathering | None = None
+        super().__init__(_parts(lines, maker), keep)
+
+    def run(self, steps: int) -> None:
+        """Run the step `steps` times."""
+        if steps == 1 and len(self.calls) == 1:
+            function, operands = self.calls[0]
+            function(*operands)
+        else:
+            self._context.run(_replay, self.calls, steps)
+
+    def run_batches(self, batches: Batches, taken: list[int]) -> None:
+        """A step on each of some batches, which compiled code gathers where it can."""
+        if not batches.batches:
+            return
+        if self._gathering is None or not self._gathering.serves(batches):
+            self._gathering = _Gathering(batches, self._lines, self._maker)
+        gathering = self._gathering
+        if not gathering.calls:
+            super().run_batches(batches, taken)
+            return
+        gathering.start(batches)
+        before = taken[0]
+        try:
+            self._context.run(_replay, gathering.calls, len(batches.batches))
+        finally:
+            taken[0] = before + int(gathering.count[0])
+
+
+class _Gathering:
+    """A program that loads its batches and keeps its outputs itself; without calls where it can't."""
+
+    def __init__(self, batches: Batches, lines: Sequence[Row | Call], maker: Maker) -> None:
+        self.count = np.zeros(1, np.int64)
+        self.calls: list[Call] = []
+        self._batches = batches  # rows hold addresses alone: the arrays must stay
+        load, keep = maker.gather(batches), maker.keep(batches, self.count)
+        if load is not None and keep is not None and batches.batches[0].dtype == np.int64:
+            self.calls = _parts([load, *lines, keep], maker)
+
+    def serves(self, other: Batches) -> bool:
+        """Whether other batches come from the same array, and go to the same."""
+        names = "examples", "rows", "output", "slots"
+        return all(getattr(self._batches, name) is getattr(other, name) for name in names)
+
+    def start(self, batches: Batches) -> None:
+        """Begin with the first of some batches and with the first slot."""
+        self._numbers = np.concatenate(batches.batches)
+        self.calls[0][1][0][0, 2] = self._numbers.ctypes.data
+        self.calls[-1][1][0][-1, 3] = batches.slots[0].ctypes.data
+        self.count[0] = 0
+
+
+def _parts(lines: Sequence[Row | Call], maker: Maker) -> list[Call]:
+    """Rows that follow each other as the replay of a table; calls as they are."""
+    parts: list[Call] = []
+    rows: list[Row] = []
+    for line in [*lines, None]:
+        if isinstance(line, list):
+            rows.append(line)
+            continue
+        if rows:
+            parts.append((replay, (maker.table(rows), 1)))
+            rows = []
+        if line is not None:
+            parts.append(line)
+    return parts
+
+
+def _replay(calls: Sequence[Call], steps: int) -> None:
+    if len(calls) != 1 or steps == 1:
+        Replay(calls).run(steps)
+        return
+    (_, (table, _)), left, most = calls[0], steps, 1
+    while left:
+        count = min(most, left)
+        start = time.perf_counter()
+        replay(table, count)
+        seconds = time.perf_counter() - start
+        left -= count
+        most = max(1, min(8 * most, int(count * SECONDS / max(seconds, 1e-9))))
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def replay(table: Array, steps: int) -> None:
+    """Call the kernels of a table in order, `steps` times."""
+    first = table.ctypes.data
+    for _ in range(steps):
+        for i in range(table.shape[0]):
+            call(table[i, 0], first + i * 8 * table.shape[1])

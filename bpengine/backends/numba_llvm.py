@@ -1,0 +1,146 @@
+"""What Numba's language lacks, in LLVM's: numbers of a kernel's type, memory and calls by address."""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+__all__ = ["call", "gemm", "pointer", "real", "scaled", "series", "two_to", "widest"]
+
+I32, I64 = ir.IntType(32), ir.IntType(64)
+# of float32 and float64: bits of the fraction, bias of the exponent
+FORMATS = {types.float32: (ir.IntType(32), 23, 127), types.float64: (ir.IntType(64), 52, 1023)}
+
+
+@intrinsic
+def real(typing, value, like):
+    """``value``, a number of any type, as one of the type of `like`."""
+
+    def generate(context, builder, signature, arguments):
+        return context.cast(builder, arguments[0], value, like)
+
+    return like(value, like), generate
+
+
+def series(single, double):
+    """A polynomial c₀ + c₁ x + c₂ x² + …, with coefficients for float32 and for float64."""
+
+    @intrinsic
+    def polynomial(typing, x):
+        def generate(context, builder, signature, arguments):
+            of_type = context.get_value_type(x)
+            *rest, total = (ir.Constant(of_type, c) for c in (single, double)[x == types.float64])
+            for c in reversed(rest):
+                product = builder.fmul(total, arguments[0], flags=("contract",))
+                total = builder.fadd(product, c, flags=("contract",))
+            return total
+
+        return x(x), generate
+
+    return polynomial
+
+
+@intrinsic
+def two_to(typing, shifted):
+    """2ⁿ for a normal result, where n stands in the last bits of ``shifted = n + 1.5 · 2ᵖ``."""
+
+    def generate(context, builder, signature, arguments):
+        return _two_to(builder, shifted, _whole(builder, shifted, arguments[0]))
+
+    return shifted(shifted), generate
+
+
+@intrinsic
+def scaled(typing, x, shifted):
+    """``x · 2ⁿ`` with n as in `two_to`, right where it overflows and where it is subnormal too."""
+
+    def generate(context, builder, signature, arguments):
+        n = _whole(builder, x, arguments[1])
+        half = builder.ashr(n, n.type(1))
+        for part in (half, builder.sub(n, half)):
+            arguments = [builder.fmul(arguments[0], _two_to(builder, x, part))]
+        return arguments[0]
+
+    return x(x, x), generate
+
+
+def _whole(builder, of_type, shifted):
+    integer, fraction, _ = FORMATS[of_type]
+    bits = builder.bitcast(shifted, integer)
+    # 1.5 · 2^fraction: its exponent, and the first bit of its fraction
+    zero = ((FORMATS[of_type][2] + fraction) << fraction) + (1 << (fraction - 1))
+    return builder.sub(bits, integer(zero))
+
+
+def _two_to(builder, of_type, n):
+    integer, fraction, bias = FORMATS[of_type]
+    bits = builder.shl(builder.add(n, integer(bias)), integer(fraction))
+    return builder.bitcast(bits, ir.FloatType() if fraction == 23 else ir.DoubleType())
+
+
+@intrinsic
+def pointer(typing, address, like):
+    """The memory at an address, as a pointer of the type of `like`."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(like))
+
+    return like(types.int64, like), generate
+
+
+@intrinsic
+def widest(typing):
+    """Let loops of this function use the widest vectors that there are, not those of half the width."""
+
+    def generate(context, builder, signature, arguments):
+        # llvmlite passes on what it does not know, but refuses to be asked to
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def call(typing, kernel, row):
+    """Call the kernel at an address with the address of its row of the table."""
+
+    def generate(context, builder, signature, arguments):
+        opaque = ir.PointerType(ir.IntType(8))
+        function = ir.FunctionType(ir.VoidType(), [opaque, opaque])
+        entry = builder.inttoptr(arguments[0], function.as_pointer())
+        builder.call(entry, [builder.inttoptr(arguments[1], opaque), ir.Constant(opaque, None)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def gemm(typing, function, bits, a_code, b_code, m, n, k, α, a, lda, b, ldb, β, c, ldc):
+    """Call a cblas gemm at an address, row-major, with integers of so many bits."""
+    order = 101
+    number = types.int64
+    signature = types.void(*[number] * 7, α, *[number] * 4, α, number, number)
+
+    def generate(context, builder, signature, arguments):
+        function, bits, *values = arguments
+        value = context.get_value_type(α)
+        opaque = ir.PointerType(ir.IntType(8))
+        with builder.if_else(builder.icmp_signed("==", bits, I64(64))) as branches:
+            for integer, branch in zip((I64, I32), branches, strict=True):
+                kinds = [I32, I32, *[integer] * 3, value, opaque, integer, opaque, integer]
+                kinds += [value, opaque, integer]
+                with branch:
+                    operands = [I32(order)]
+                    for kind, x in zip(kinds, values, strict=True):
+                        if kind is opaque:
+                            x = builder.inttoptr(x, opaque)
+                        elif kind is I32:
+                            x = builder.trunc(x, I32)
+                        operands.append(x)
+                    kind = ir.FunctionType(ir.VoidType(), [I32, *kinds])
+                    builder.call(builder.inttoptr(function, kind.as_pointer()), operands)
+        return context.get_dummy_value()
+
+    return signature, generate

@@ -1,0 +1,259 @@
+"""Operations as rows of a table of numbers, each with the address of the kernel that carries it out."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+
+from bpengine.backends import blas
+from bpengine.backends.base import Array, Batches, Operation
+from bpengine.backends.numba_kernels import ELEMENTWISE, KERNELS, WORDS
+from bpengine.backends.numba_products import LANES
+from bpengine.backends.numba_updates import UPDATES
+
+__all__ = ["Maker", "Row"]
+
+OWN = 2**21  # multiplications: products of up to so many are done here, not by the library
+SHORT = 2**15  # and dot products of less than a vector's length up to so many
+KERNEL_OF = {  # where it is not the operation's own name
+    "descend": "subtract",
+    "clip": "scale",
+    "decay": "scale",
+    "weigh": "scale",
+    "dropout": "multiply",
+    "reverse difference": "subtract",
+    "linear": "copy",
+    "linear slope": "copy",
+    "exponential slope": "multiply",
+}
+REALS = {"float32": types.float32, "float64": types.float64}
+
+Row = list[int]
+
+
+class Maker:
+    """Makes the rows of operations, and keeps what their addresses lead to."""
+
+    def __init__(self) -> None:
+        self.kept: list[Any] = []
+        self._constants: dict[Any, Array] = {}
+
+    def rows(self, op: Operation) -> list[Row] | None:
+        """The rows that carry out `op`; None where there is no kernel for it."""
+        arrays = *op.inputs, op.output, *op.state
+        dtype = str(op.output.dtype)
+        if dtype not in REALS or any(str(x.dtype) != dtype for x in arrays):
+            return None
+        self.kept.append(arrays)
+        if op.name in ("matmul", "add product"):
+            return self._products(op)
+        if op.name == "max norm":
+            return self._max_norm(op)
+        if op.name in ("softmax", "softmax slope"):
+            return self._softmax(op)
+        if op.name in UPDATES:
+            return self._update(op)
+        name = KERNEL_OF.get(op.name, op.name)
+        return self._elementwise(name, op) if name in ELEMENTWISE else None
+
+    def _elementwise(self, name: str, op: Operation) -> list[Row] | None:
+        operands = ELEMENTWISE[name]
+        inputs = dict(zip(operands, op.inputs, strict=False))
+        if name == "copy" and _same(op.inputs[0], op.output):
+            return []
+        shape = op.output.shape
+        one = self._constant(1.0, op.output.dtype)
+        parts = [op.output, inputs["x"], inputs.get("y", inputs["x"]), inputs.get("s", one)]
+        views = [np.broadcast_to(x, shape) for x in parts]
+        rows = []
+        for shape, steps in _planes(views):
+            row = [self._kernel(name, op), *shape]
+            for address, (outer, inner) in steps:
+                row += [address, outer, inner // op.output.itemsize]
+            rows.append(row)
+        return rows
+
+    def _products(self, op: Operation) -> list[Row] | None:
+        a, b, c = op.inputs[0], op.inputs[1], op.output
+        if c.ndim < 2:
+            return None
+        zero, one = (self._constant(x, c.dtype) for x in (0.0, 1.0))
+        α, β = op.inputs[3:] if op.name == "add product" else (one, zero)
+        rows = [
+            self._product(op, _member(a, i), _member(b, i), c[i], α, β)
+            for i in np.ndindex(*c.shape[:-2])
+        ]
+        return None if None in rows else rows  # type: ignore[return-value]
+
+    def _product(self, op: Operation, a: Array, b: Array, c: Array, α: Array, β: Array) -> Row | None:
+        (m, k), n, size = a.shape, b.shape[1], c.itemsize
+        function, bits = blas.library(str(c.dtype))
+        lanes = LANES * 4 // size
+        if c.strides[1] != size and n > 1:
+            return None
+        small = m * n * k <= OWN or not function
+        if small and (b.strides[1] == size or n == 1):
+            name = "rows product"
+        elif small and _contiguous(a) and _contiguous(b.T) and (2 * k > lanes or m * n * k < SHORT):
+            name = "dots product"
+        elif function and all(map(blas.readable, (a, b, c))):
+            name = "library product"
+        else:
+            return None
+        addresses = [_address(x) for x in (a, b, c, α, β)]
+        shape = [m, n, k, addresses[0], *a.strides, addresses[1], *b.strides, addresses[2], c.strides[0]]
+        return [self._kernel(name, op), *shape, *addresses[3:], function, bits]
+
+    def _max_norm(self, op: Operation) -> list[Row] | None:
+        w, bound = op.inputs
+        if w.ndim != 2 or not _contiguous(w) or not _same(w, op.output):
+            return None
+        return [[self._kernel("max norm", op), *w.shape, _address(w), w.strides[0], _address(bound)]]
+
+    def _softmax(self, op: Operation) -> list[Row] | None:
+        arrays = *op.inputs, op.output
+        if not all(x.flags.c_contiguous for x in arrays):
+            return None
+        n, m = op.output.shape[-2:]
+        scratch = np.empty(m, op.output.dtype)
+        self.kept.append(scratch)
+        return [
+            [self._kernel(op.name, op), n, m, *(_address(x[i]) for x in arrays), _address(scratch)]
+            for i in np.ndindex(*op.output.shape[:-2])
+        ]
+
+    def _update(self, op: Operation) -> list[Row] | None:
+        if len(op.inputs) != UPDATES[op.name] or not all(x.flags.c_contiguous for x in op.inputs):
+            return None
+        row = [self._kernel(op.name, op), op.inputs[0].size, *map(_address, op.inputs)]
+        return [[*row, _address(op.output)] if op.name == "clip factor" else row]
+
+    def gather(self, batches: Batches) -> Row | None:
+        """The row that loads the next batch; the address of its numbers, word 2, is still to be set."""
+        source, target = batches.examples, batches.rows
+        if source is None or not (_contiguous(source) and _contiguous(target)):
+            return None
+        if source.dtype != target.dtype or source.shape[1] != target.shape[1]:
+            return None
+        places = _address(source), source.strides[0], _address(target), target.strides[0]
+        kernel = address("gather", str(target.dtype))
+        return [kernel, target.shape[0], 0, target.shape[1], *places]
+
+    def keep(self, batches: Batches, count: Array) -> Row | None:
+        """The row that keeps a step's output and counts it; word 3, where to, is still to be set."""
+        output, slots = batches.output, batches.slots
+        places = [_address(slot) for slot in slots]
+        step = places[1] - places[0] if len(places) > 1 else 0
+        even = all(place == places[0] + i * step for i, place in enumerate(places))
+        if not even or not all(
+            x.flags.c_contiguous and x.dtype == output.dtype for x in (output, *slots)
+        ):
+            return None
+        kernel = address("keep", str(output.dtype))
+        return [kernel, output.size, _address(output), places[0], step, _address(count)]
+
+    def _constant(self, value: float, dtype: Any) -> Array:
+        key = value, dtype
+        if key not in self._constants:
+            self._constants[key] = np.array(value, dtype)
+        return self._constants[key]
+
+    def _kernel(self, name: str, op: Operation) -> int:
+        return address(name, str(op.output.dtype))
+
+    def table(self, rows: Sequence[Row]) -> Array:
+        """Rows as an array, filled up with zeros."""
+        return np.array([row + [0] * (WORDS - len(row)) for row in rows], np.int64)
+
+
+class _Compiling:
+    """Adds up the seconds that compilation takes, and says so where they are many."""
+
+    seconds, kernels = 0.0, 0
+
+
+@functools.cache
+def compiled(name: str, dtype: str) -> Any:
+    """A kernel as machine code: compiled now, or read from Numba's cache on disk."""
+    pointer = types.CPointer
+    signature = types.void(pointer(types.int64), pointer(REALS[dtype]))
+    start = time.perf_counter()
+    kernel = numba.cfunc(signature, cache=True, error_model="numpy")(KERNELS[name])
+    if not kernel.cache_hits:
+        _Compiling.seconds += time.perf_counter() - start
+        _Compiling.kernels += 1
+    return kernel
+
+
+def address(name: str, dtype: str) -> int:
+    """Where the machine code of a kernel is."""
+    return int(compiled(name, dtype).address)
+
+
+def tell() -> None:
+    """Say that compilation took a while, if it did since this was called last."""
+    if _Compiling.seconds > 1:
+        logging.getLogger("bpengine").warning(
+            "bpengine compiled %d kernels in %.1f s; from now on they are read from disk",
+            _Compiling.kernels,
+            _Compiling.seconds,
+        )
+    _Compiling.seconds, _Compiling.kernels = 0.0, 0
+
+
+def _planes(views: Sequence[Array]) -> Iterator[tuple[tuple[int, int], list[tuple[int, Any]]]]:
+    """Arrays of one shape as one plane or several: rows and columns; addresses and strides in bytes."""
+    shape = list(views[0].shape)
+    strides = [list(x.strides) for x in views]
+    # an axis goes into the one before it where all arrays allow that
+    axis = len(shape) - 1
+    while axis > 0:
+        if shape[axis - 1] == 1 or all(s[axis - 1] == shape[axis] * s[axis] for s in strides):
+            shape[axis - 1] *= shape[axis]
+            for s in strides:
+                s[axis - 1] = s[axis]
+        elif shape[axis] == 1:
+            pass
+        else:
+            axis -= 1
+            continue
+        del shape[axis]
+        for s in strides:
+            del s[axis]
+        axis -= 1
+    while len(shape) < 2:
+        shape.insert(0, 1)
+        for s in strides:
+            s.insert(0, 0)
+    *outer, rows, columns = shape
+    for index in np.ndindex(*outer):
+        offsets = [sum(i * step for i, step in zip(index, s, strict=False)) for s in strides]
+        yield (
+            (rows, columns),
+            [(_address(x) + o, s[-2:]) for x, o, s in zip(views, offsets, strides, strict=True)],
+        )
+
+
+def _member(x: Array, index: tuple[int, ...]) -> Array:
+    """The matrix of a stack that goes with a member of what the stack is broadcast to."""
+    own = index[len(index) - (x.ndim - 2) :]
+    return x[tuple(0 if n == 1 else i for i, n in zip(own, x.shape, strict=False))]
+
+
+def _contiguous(x: Array) -> bool:
+    return bool(x.strides[-1] == x.itemsize or x.shape[-1] == 1)
+
+
+def _address(x: Array) -> int:
+    return int(x.__array_interface__["data"][0])
+
+
+def _same(x: Array, y: Array) -> bool:
+    return bool(x.__array_interface__ == y.__array_interface__)

@@ -1,0 +1,223 @@
+"""Compiled kernels of whole lines: optimizers, each in one pass, softmax, gathering.
+
+What the words of a row say is beside each; word 0 is the kernel's own address.
+"""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
+from __future__ import annotations
+
+import math
+
+from numba import carray, njit
+
+from bpengine.backends.numba_kernels import WORDS, helper, kernel, number, view
+from bpengine.backends.numba_llvm import pointer, real, widest
+from bpengine.backends.numba_math import exp
+
+__all__ = ["UPDATES"]
+
+UPDATES = {
+    "momentum": 4,
+    "nesterov": 4,
+    "adam": 8,
+    "rmsprop": 7,
+    "adagrad": 5,
+    "average": 4,
+    "clip factor": 2,
+}
+"""How many inputs an operation has: words 2, 3, … of its row. Word 1 is the length of the vectors."""
+
+
+@kernel("momentum")
+def momentum(row, like):  # θ, step, v, μ
+    widest()
+    r = carray(row, WORDS)
+    n, μ = r[1], number(r[5], like)
+    θ, step, v = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
+    for i in range(n):
+        v[i] = μ * v[i] - step[i]
+        θ[i] += v[i]
+
+
+@kernel("nesterov")
+def nesterov(row, like):  # θ, step, v, μ
+    widest()
+    r = carray(row, WORDS)
+    n, μ = r[1], number(r[5], like)
+    θ, step, v = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
+    for i in range(n):
+        v[i] = μ * v[i] - step[i]
+        θ[i] += μ * v[i] - step[i]
+
+
+@kernel("adam")
+def adam(row, like):  # θ, g, Σ g, Σ g², the sums' weights, β, ε, η
+    widest()
+    r = carray(row, WORDS)
+    n, ε, η = r[1], number(r[8], like), number(r[9], like)
+    θ, g, gradients, squares = (
+        view(r[2], n, like),
+        view(r[3], n, like),
+        view(r[4], n, like),
+        view(r[5], n, like),
+    )
+    weights, β = view(r[6], 2, like), view(r[7], 2, like)
+    weights[0] = β[0] * weights[0] + real(1, ε)
+    weights[1] = β[1] * weights[1] + real(1, ε)
+    # η m̂ / (√v̂ + ε) = α G / (√S + ε') for sums G, S of weights W, α = η √W₂ / W₁, ε' = ε √W₂
+    root = math.sqrt(weights[1])
+    α, ε = η * root / weights[0], ε * root
+    β1, β2 = β[0], β[1]
+    for i in range(n):
+        gradients[i] = β1 * gradients[i] + g[i]
+        squares[i] = β2 * squares[i] + g[i] * g[i]
+        θ[i] -= α * gradients[i] / (math.sqrt(squares[i]) + ε)
+
+
+@kernel("rmsprop")
+def rmsprop(row, like):  # θ, g, v, ρ, 1 - ρ, ε, η
+    widest()
+    r = carray(row, WORDS)
+    n, ρ, rest = r[1], number(r[5], like), number(r[6], like)
+    ε, η = number(r[7], like), number(r[8], like)
+    θ, g, v = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
+    for i in range(n):
+        v[i] = ρ * v[i] + rest * (g[i] * g[i])
+        θ[i] -= η * g[i] / (math.sqrt(v[i]) + ε)
+
+
+@kernel("adagrad")
+def adagrad(row, like):  # θ, g, s, ε, η
+    widest()
+    r = carray(row, WORDS)
+    n, ε, η = r[1], number(r[5], like), number(r[6], like)
+    θ, g, s = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
+    for i in range(n):
+        s[i] += g[i] * g[i]
+        θ[i] -= η * g[i] / (math.sqrt(s[i]) + ε)
+
+
+@kernel("average")
+def average(row, like):  # θ̄, θ, count, least
+    widest()
+    r = carray(row, WORDS)
+    n, count, least = r[1], view(r[4], 1, like), number(r[5], like)
+    mean, θ = view(r[2], n, like), view(r[3], n, like)
+    count[0] += real(1, least)
+    share = real(1, least) / count[0]
+    share = least if share < least else share
+    for i in range(n):
+        mean[i] += share * (θ[i] - mean[i])
+
+
+@njit(fastmath={"contract", "reassoc"}, error_model="numpy")
+def squares(x):
+    """Σ x², in any order: in vectors, and rounded less than one by one."""
+    total = x[0] * x[0]
+    for i in range(1, x.size):
+        total += x[i] * x[i]
+    return total
+
+
+@kernel("clip factor")
+def clip_factor(row, like):  # g, bound, factor
+    widest()
+    r = carray(row, WORDS)
+    bound, factor = number(r[3], like), view(r[4], 1, like)
+    norm = math.sqrt(squares(view(r[2], r[1], like)))
+    factor[0] = bound / (bound if norm < bound else norm)
+
+
+@kernel("max norm")
+def max_norm(row, like):  # rows, columns, w, its stride in bytes, bound
+    widest()
+    r = carray(row, WORDS)
+    bound = number(r[5], like)
+    for i in range(r[1]):
+        w = view(r[3] + i * r[4], r[2], like)
+        norm = math.sqrt(squares(w))
+        factor = bound / (bound if norm < bound else norm)
+        for j in range(r[2]):
+            w[j] *= factor
+
+
+@kernel("softmax")
+def softmax(row, like):  # rows, columns, z, a, scratch of a row
+    widest()
+    r = carray(row, WORDS)
+    rows, m = r[1], r[2]
+    a, scratch = view(r[4], rows * m, like), view(r[5], m, like)
+    if r[3] != r[4]:
+        z = view(r[3], rows * m, like)
+        for i in range(rows * m):
+            a[i] = z[i]
+    for j in range(m):
+        scratch[j] = a[j]
+    for i in range(m, rows * m, m):
+        for j in range(m):
+            x, top = a[i + j], scratch[j]
+            scratch[j] = x if not x <= top else top  # NaN too
+    for i in range(0, rows * m, m):
+        for j in range(m):
+            # the largest exponent is 0
+            a[i + j] = exp(a[i + j] - scratch[j])
+    _sum_rows(a, scratch)
+    for i in range(0, rows * m, m):
+        for j in range(m):
+            a[i + j] /= scratch[j]
+
+
+@helper
+def _sum_rows(a, total):
+    m = total.size
+    for j in range(m):
+        total[j] = a[j]
+    for i in range(m, a.size, m):
+        for j in range(m):
+            total[j] += a[i + j]
+
+
+@kernel("softmax slope")
+def softmax_slope(row, like):  # rows, columns, g, a, δ, scratch of a row
+    widest()
+    r = carray(row, WORDS)
+    rows, m = r[1], r[2]
+    a, δ, total = view(r[4], rows * m, like), view(r[5], rows * m, like), view(r[6], m, like)
+    if r[3] != r[5]:
+        g = view(r[3], rows * m, like)
+        for i in range(rows * m):
+            δ[i] = g[i]
+    # a ⊙ (g - Σ_j a_j g_j)
+    for j in range(m):
+        total[j] = δ[j] * a[j]
+    for i in range(m, rows * m, m):
+        for j in range(m):
+            total[j] += δ[i + j] * a[i + j]
+    for i in range(0, rows * m, m):
+        for j in range(m):
+            δ[i + j] = (δ[i + j] - total[j]) * a[i + j]
+
+
+@kernel("gather")
+def gather(row, like):  # examples, their numbers, length, from, its stride, to, its stride
+    r = carray(row, WORDS)
+    count, length = r[1], r[3]
+    numbers = carray(pointer(r[2], row), count)
+    for i in range(count):
+        source, target = (
+            view(r[4] + numbers[i] * r[5], length, like),
+            view(r[6] + i * r[7], length, like),
+        )
+        for j in range(length):
+            target[j] = source[j]
+    r[2] += 8 * count  # the next step's
+
+
+@kernel("keep")
+def keep(row, like):  # length, from, to, its stride, where steps are counted
+    r = carray(row, WORDS)
+    source, target = view(r[2], r[1], like), view(r[3], r[1], like)
+    for j in range(r[1]):
+        target[j] = source[j]
+    r[3] += r[4]
+    carray(pointer(r[5], row), 1)[0] += 1

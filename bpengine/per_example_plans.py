@@ -1,0 +1,253 @@
+"""Per-example gradients of a network: recorded as a plan, in one go, or in chunks of bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, SupportsIndex
+
+from bpengine import per_example
+from bpengine.backends import Array, Operation
+from bpengine.optimizers import Optimizer
+from bpengine.parameters import Gradient
+from bpengine.per_example import KINDS, Clipping
+from bpengine.plan import Plan
+from bpengine.updates import State
+from bpengine.validation import choose, positive_integer, positive_number
+
+if TYPE_CHECKING:
+    from bpengine.network import Network
+
+__all__ = ["ExampleNorms", "PerExamplePlan", "backprop", "chunks", "given", "per_example_gradients"]
+
+CHUNK_ELEMENTS = 2**22  # of all activations that are held at a time
+
+
+@dataclass(frozen=True)
+class ExampleNorms:
+    """Norms of the gradients of ``C_x``, one for each example x.
+
+    Attributes
+    ----------
+    total : array of shape (m,)
+        Norm over all weights and biases.
+    layers : array of shape (L, m)
+        Norm over the weights and biases of one layer after the input.
+    cost : float
+        The average cost, as of `Gradient`.
+    """
+
+    total: Array
+    layers: Array
+    cost: float
+
+
+class PerExamplePlan(Plan):
+    """What single examples give to a gradient, recorded for one batch size.
+
+    Made by `Network.plan` with ``per_example=``.
+
+    Parameters
+    ----------
+    network : Network
+    batch_size : int
+    kind : {"norms", "gradients", "clip"}
+    max_norm : float, optional
+        With "clip": the greatest norm that an example's gradient keeps.
+    optimizer, state, weighted
+        As for `Plan`; an optimizer, with "clip", moves along the average of clipped gradients.
+
+    Notes
+    -----
+    Penalties on the weights are the same whatever the examples are. They are not part of the gradient
+    of ``C_x``; an average of clipped gradients has theirs added, unclipped.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bpengine as bp
+    >>> net = bp.Network([784, 30, 10], rng=0)
+    >>> plan = net.plan(batch_size=10, per_example="norms")
+    >>> plan.counts["matmul"], net.plan(batch_size=10).counts["matmul"]
+    (3, 5)
+    >>> plan.load(np.ones((784, 10)), np.zeros((10, 10)))
+    >>> plan.run().norms.total.shape
+    (10,)
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        batch_size: SupportsIndex,
+        kind: str,
+        max_norm: float | None = None,
+        optimizer: Optimizer | None = None,
+        *,
+        state: State | None = None,
+        weighted: bool = False,
+    ) -> None:
+        self.kind = choose(kind, {kind: kind for kind in KINDS}, "per_example")
+        self.max_norm = checked_bound(self.kind, max_norm)
+        if optimizer is not None and kind != "clip":
+            raise ValueError(
+                f"per_example={kind!r} makes no gradient to move along: leave the optimizer out."
+            )
+        super().__init__(network, batch_size, optimizer, state=state, weighted=weighted)
+
+    def _backward(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
+        net, ws, m = self.network, self.workspace, self.batch_size
+        self._clipping = Clipping(len(ws.delta), m, net.backend, net.dtype, self.max_norm)
+        if self.kind == "clip":
+            yield from super()._backward(self._clipped(backprop))
+            return
+        yield from per_example.errors(backprop)
+        if self.kind == "norms":
+            yield from per_example.norms(ws, self._clipping)
+        else:
+            self._each = Gradient(net.sizes, net.backend, net.dtype, stack=(m,))
+            yield from per_example.gradients(ws, self._each)
+
+    def _clipped(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
+        return per_example.clipped(backprop, self.workspace, self._clipping)
+
+    def _set_unit(self, unit: float) -> None:
+        super()._set_unit(unit)
+        # errors are those of C_x; what scales an average comes in with the clipping
+        self._clipping.scale[...] = unit / self.batch_size
+        self.workspace.scale[...] = 1.0
+
+    @property
+    def norms(self) -> ExampleNorms:
+        """Norms of the loaded batch's examples, before clipping; buffers that the next step rewrites.
+
+        Raises
+        ------
+        ValueError
+            For "gradients", which takes no norms, or if no step has run on the loaded batch.
+        """
+        if self.kind == "gradients":
+            raise ValueError("this plan takes gradients; make one with per_example='norms'.")
+        return ExampleNorms(self._clipping.total, self._clipping.layers, self.cost)
+
+    @property
+    def gradient(self) -> Gradient:
+        """Average of clipped gradients; or all gradients, with a leading axis for the examples.
+
+        Raises
+        ------
+        ValueError
+            For "norms", which forms no gradient, and as for `Plan`.
+        """
+        if self.kind == "norms":
+            raise ValueError("this plan takes norms and forms no gradient: see plan.norms.")
+        if self.kind == "clip":
+            return super().gradient
+        self._each.cost = self.cost
+        return self._each
+
+
+def checked_bound(kind: str, max_norm: float | None) -> float | None:
+    """The bound that "clip" needs and the others do not take."""
+    if (kind == "clip") == (max_norm is None):
+        wanted = "needs a bound: give max_norm=" if max_norm is None else "takes no max_norm"
+        raise ValueError(f"per_example={kind!r} {wanted}.")
+    return None if max_norm is None else positive_number(max_norm, "max_norm")
+
+
+def given(kind: str | None) -> str:
+    """The kind, where a bound has been given."""
+    if kind is None:
+        raise ValueError("max_norm is a bound for per_example='clip'; give that too.")
+    return kind
+
+
+def backprop(
+    network: Network,
+    X: Array,
+    Y: Array,
+    kind: str | None,
+    max_norm: float | None,
+    sample_weight: Array | None = None,
+) -> Gradient | ExampleNorms:
+    """What `Network.backprop` gives with ``per_example=``; X and Y are checked."""
+    if sample_weight is not None:
+        raise ValueError(
+            "sample_weight weighs examples in the average gradient; per-example gradients are of C_x, "
+            "without weights. Leave it out, or multiply what comes back by the weights."
+        )
+    kind, m = given(kind), int(X.shape[1])
+    if kind != "norms":
+        plan = PerExamplePlan(network, m, kind, max_norm)
+        plan.load(X, Y)
+        return plan.run().gradient
+    backend = network.backend
+    total = backend.empty((m,), network.dtype)
+    layers = backend.empty((len(network.sizes) - 1, m), network.dtype)
+    cost = 0.0
+    for columns, plan in chunks(network, X, Y, "norms", CHUNK_ELEMENTS // sum(network.sizes), max_norm):
+        found = plan.run().norms
+        total[columns], layers[:, columns] = found.total, found.layers
+        cost += found.cost * found.total.shape[0] / m
+    return ExampleNorms(total, layers, cost)
+
+
+def per_example_gradients(
+    network: Network, X: Array, Y: Array, *, chunk: SupportsIndex | None = None
+) -> Iterator[tuple[slice, Gradient]]:
+    """Gradients of ``C_x`` of many examples, in chunks of bounded memory.
+
+    Parameters
+    ----------
+    network : Network
+    X : array of shape (n_1, m)
+    Y : array of shape (n_L, m), or m integer labels
+        As for `Network.backprop`.
+    chunk : int, optional
+        Examples at a time; where not given, as many as make 4 million entries of gradients.
+
+    Yields
+    ------
+    columns : slice
+        Which examples.
+    gradient : Gradient
+        ``.weights[l]`` of shape (examples, n_l, n_{l-1}) and ``.biases[l]`` of shape
+        (examples, n_l, 1); their buffers are those of the next chunk, too.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bpengine as bp
+    >>> from bpengine.per_example_plans import per_example_gradients
+    >>> net = bp.Network([3, 4, 2], rng=0)
+    >>> X, Y = np.ones((3, 5)), np.zeros((2, 5))
+    >>> for columns, gradient in per_example_gradients(net, X, Y, chunk=2):
+    ...     print(columns, gradient.weights[0].shape)
+    slice(0, 2, None) (2, 4, 3)
+    slice(2, 4, None) (2, 4, 3)
+    slice(4, 5, None) (1, 4, 3)
+    """
+    X, Y = network.check_examples(X, Y)
+    parameters = int(network.vector.shape[0])
+    most = CHUNK_ELEMENTS // parameters if chunk is None else positive_integer(chunk, "chunk")
+    return ((columns, plan.run().gradient) for columns, plan in chunks(network, X, Y, "gradients", most))
+
+
+def chunks(
+    network: Network, X: Array, Y: Array, kind: str, most: int, max_norm: float | None = None
+) -> Iterator[tuple[slice, PerExamplePlan]]:
+    """Plans that hold `most` examples or fewer, loaded; the same one where the size is."""
+    m = int(X.shape[1])
+    chunk = max(1, min(m, most))
+    plan = PerExamplePlan(network, chunk, kind, max_norm)
+    for start in range(0, m, chunk):
+        columns = slice(start, min(m, start + chunk))
+        count = columns.stop - columns.start
+        if count != plan.batch_size:
+            plan = PerExamplePlan(network, count, kind, max_norm)
+        plan.load(X[:, columns], Y[:, columns])
+        yield columns, plan
