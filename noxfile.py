@@ -83,3 +83,24 @@ def peers(session: nox.Session) -> None:
     """Optional: PyTorch tensors as a backend, and gradients against PyTorch's."""
     session.install("-e", ".", *group("test"), *group("peers"))
     session.run("pytest", "tests/peers", "-q", *session.posargs)
+
+
+@nox.session(name="bench-numba")
+def bench_numba(session: nox.Session) -> None:
+    """Optional: compiled plans against NumPy's and JAX: docs/benchmarks-numba.md."""
+    session.install("-e", ".[numba]", *group("bench"), "jax>=0.4.30")
+    session.run("python", "benchmarks/compiled.py", *session.posargs)
+
+
+@nox.session
+def exhaustive(session: nox.Session) -> None:
+    """Optional: the compiled exp, expm1, log1p and tanh on every float32."""
+    session.install("-e", ".", *group("test"))
+    session.run(
+        "pytest",
+        "tests/test_numba.py",
+        "-k",
+        "every_float32",
+        *session.posargs,
+        env={"BPENGINE_EXHAUSTIVE": "1"},
+    )

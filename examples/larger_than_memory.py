@@ -1,11 +1,14 @@
 """Train for one epoch on a memory map, in a process that may have less memory than the map is long.
 
 python examples/larger_than_memory.py --gib 20 --limit 2 --folder /tmp
+
+It needs Linux, whose limit on data and whose /proc it uses.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import tempfile
 import time
@@ -17,27 +20,40 @@ import bpengine as bp
 
 GIB = 2**30
 WINDOW = 2**16  # neighbours among which examples are shuffled
+BLOCK = 2**12  # examples written at a time
+
+
+def memory(name: str) -> int:
+    """Bytes of memory that the process has now (RssAnon) or has had at most (VmHWM).
+
+    RssAnon is its own; VmHWM counts pages of files too, which the system drops when it needs room.
+    """
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {name}; this example needs Linux.")
 
 
 class Memory(bp.Callback):
-    """Watches what memory the process has of its own, beside the pages of files."""
+    """Watches what memory the process has of its own."""
 
     def start(self, training: bp.Training) -> None:
         self.most = 0
 
     def steps(self, training: bp.Training, count: int) -> None:
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("RssAnon:"):
-                self.most = max(self.most, int(line.split()[1]) * 1024)
+        self.most = max(self.most, memory("RssAnon"))
 
 
 def write(path: Path, examples: int, pixels: np.ndarray) -> None:
     """The digits again and again, each time with noise of their own, an example a row."""
     rng = np.random.default_rng(0)
     with open(path, "wb") as file:
-        for start in range(0, examples, WINDOW):
-            rows = pixels[np.arange(start, min(start + WINDOW, examples)) % len(pixels)]
+        for start in range(0, examples, BLOCK):
+            rows = pixels[np.arange(start, min(start + BLOCK, examples)) % len(pixels)]
             (rows + rng.random((len(rows), 1), "float32") / 10).tofile(file)
+        file.flush()
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # training reads the disk
 
 
 def main() -> None:
@@ -57,9 +73,13 @@ def main() -> None:
         path = Path(folder) / "examples.float32"
         write(path, examples, pixels)
         rows = np.memmap(path, "float32", "r", shape=(examples, pixels.shape[1]))
+        try:
+            fits = np.empty(rows.shape, "float32") is not None
+        except MemoryError:
+            fits = False
         y = labels[np.arange(examples) % len(labels)]
         net = bp.Network([1024, 30, 10], cost="binary_cross_entropy", backend="numpy", rng=0)
-        memory = Memory()
+        watch = Memory()
         start = time.perf_counter()
         net.fit(
             rows.T,
@@ -68,14 +88,19 @@ def main() -> None:
             batch_size=256,
             optimizer=bp.SGD(0.5),
             shuffle=WINDOW,
-            callbacks=[memory],
+            callbacks=[watch],
             progress=False,
         )
         seconds = time.perf_counter() - start
         accuracy = net.evaluate(rows[:10_000].T, y[:10_000])["accuracy"]
-    print(f"map {examples:,} examples, {path.name}: {examples * pixels.shape[1] * 4 / GIB:.1f} GiB")
-    print(f"limit {options.limit:.1f} GiB; most memory of the process's own {memory.most / GIB:.2f} GiB")
-    print(f"one epoch in {seconds:.0f} s; accuracy on the first 10,000: {accuracy:.3f}")
+    print(f"map: {examples:,} examples, {examples * pixels.shape[1] * 4 / GIB:.2f} GiB")
+    print(
+        f"limit: {options.limit:.2f} GiB, in which an array of that length "
+        f"{'has room' if fits else 'has no room'}"
+    )
+    print(f"most memory of the process's own (RssAnon): {watch.most / GIB:.2f} GiB")
+    print(f"most with the pages of the map (VmHWM): {memory('VmHWM') / GIB:.2f} GiB")
+    print(f"one epoch: {seconds:.0f} s; accuracy on the first 10,000: {accuracy:.3f}")
 
 
 if __name__ == "__main__":

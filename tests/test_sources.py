@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
+import re
+import subprocess
+import sys
 import tracemalloc
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -627,3 +632,25 @@ def test_class_weights_multiply_the_weights_of_the_examples(lab):
     fit(lab, nets[0], X, labels, sample_weight=weights, class_weight={0: 0.5, 1: 3})
     fit(lab, nets[1], X, labels, sample_weight=weights * np.where(labels, 3, 0.5))
     lab.assert_close(nets[0].vector, vector(lab, nets[1]), 1e-12)
+
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "larger_than_memory.py"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited and told as Linux does it")
+def test_a_map_is_trained_on_in_less_memory_than_it_is_long(tmp_path):
+    """The limit is the system's, on all memory that the process has of its own."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLE, "--gib", "0.3", "--limit", "0.25", "--folder", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONUTF8": "1"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "in which an array of that length has no room" in done.stdout
+    own = float(re.search(r"RssAnon\): (\S+) GiB", done.stdout)[1])
+    assert 0 < own < 0.2
+    assert float(re.search(r"accuracy on the first 10,000: (\S+)", done.stdout)[1]) > 0.9
+    assert not list(tmp_path.iterdir())
