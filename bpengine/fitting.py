@@ -258,10 +258,18 @@ def _validation(network: Network, validation: Any) -> Pair | None:
     if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
         raise TypeError(
             "validation must be a pair (X, Y) of examples and targets, a triple (X, Y, sample_weight), "
-            f"or a share of the examples such as 0.1; got {validation!r:.60}."
+            f"or a share of the examples such as 0.1; got {_short(validation)}."
         )
     X, Y, *weights = validation
     X, Y = network.check_examples(X, Y, ("validation X", "validation Y"), read=not Mapped.is_meant(X))
     for each in weights:
         sample_weights(each, int(X.shape[1]), network.backend)
     return X, Y, *weights
+
+
+def _short(value: object) -> str:
+    """What something is, in a few words."""
+    length = f" of {len(value)}" if isinstance(value, (tuple, list)) else ""
+    return (
+        f"{value!r:.60}" if isinstance(value, (int, float, str)) else f"{type(value).__name__}{length}"
+    )

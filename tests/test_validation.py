@@ -320,6 +320,8 @@ Y_CASES = {
 @pytest.mark.parametrize("case", Y_CASES)
 def test_targets_that_do_not_fit(lab, door, case):
     make_net, make, kind, parts = Y_CASES[case]
+    if (case, door) == ("nothing", "fit"):
+        parts = ["Y is missing", "iterable of batches"]
     net = make_net(lab)
     if door == "validation" and net.sizes[-1] == 1:
         good = lab.array(np.zeros((1, M)))
@@ -356,13 +358,19 @@ def test_a_message_on_validation_data_does_not_point_at_the_training_data(lab):
 
 @pytest.mark.parametrize(
     "pair",
-    [lambda X, Y: X, lambda X, Y: (X,), lambda X, Y: (X, Y, Y), lambda X, Y: {"X": X, "Y": Y}],
-    ids=["an array", "one", "three", "a dict"],
+    [lambda X, Y: X, lambda X, Y: (X,), lambda X, Y: (X, Y, Y, Y), lambda X, Y: {"X": X, "Y": Y}],
+    ids=["an array", "one", "four", "a dict"],
 )
 def test_validation_data_is_a_pair(lab, pair):
     net, X, Y = regressor(lab), lab.array(inputs()), lab.array(outputs())
     with refused(TypeError, "validation must be a pair (X, Y)", net=net):
         fit(lab, net, X, Y, validation=pair(X, Y))
+
+
+def test_the_third_of_validation_data_is_a_weight_for_each_example(lab):
+    net, X, Y = regressor(lab), lab.array(inputs()), lab.array(outputs())
+    with refused(ValueError, "sample_weight has shape (2, 5); expected (5,)", net=net):
+        fit(lab, net, X, Y, validation=(X, Y, Y))
 
 
 @pytest.mark.parametrize(
