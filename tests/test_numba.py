@@ -254,8 +254,9 @@ def test_a_function_of_ones_own_is_called_in_python_and_that_is_said_once(caplog
         net.fit(X, Y, epochs=2, batch_size=4, progress=False)
         vectors.append(net.vector)
     np.testing.assert_allclose(vectors[1], vectors[0], rtol=1e-10)
-    said = [record.getMessage() for record in caplog.records if "own sine said once" in record.getMessage()]
-    assert sorted(text.partition(" has")[0] for text in said) == ["'own sine said once slope'", "'own sine said once'"]
+    messages = (record.getMessage() for record in caplog.records)
+    said = [text.partition(" has")[0] for text in messages if "own sine said once" in text]
+    assert sorted(said) == ["'own sine said once slope'", "'own sine said once'"]
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no way to send oneself Ctrl-C")
