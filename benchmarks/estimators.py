@@ -152,9 +152,10 @@ def main() -> None:
     versions = ", ".join(
         f"{package} {importlib.metadata.version(package)}" for package in ("numpy", "scikit-learn")
     )
+    threads = os.environ.get("OPENBLAS_NUM_THREADS", "as many as cores")
     made = (
         f"Made by `python benchmarks/estimators.py` on {processor()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, {versions}; as many threads as cores. Each figure is the "
+        f"Python {platform.python_version()}, {versions}; BLAS threads: {threads}. Each figure is the "
         "time of scikit-learn's `MLPClassifier.fit` divided by the time of ours: above 1, ours is "
         f"faster. Same data, parameters and epochs, {options.pairs} pairs of fits taken in turn in one "
         "process; median and 95 % interval."
