@@ -11,16 +11,24 @@ from bpengine.backends import BackendUnavailableError
 from bpengine.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, JSONLinesLog
 from bpengine.checking import GradientCheck, check_gradient, numerical_gradient
 from bpengine.costs import Cost
+from bpengine.curvature import Curvature
 from bpengine.datasets import one_hot
 from bpengine.history import History, Statistics
 from bpengine.loading import load
+from bpengine.members import Ensemble
 from bpengine.network import Network
 from bpengine.optimizers import LBFGS, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from bpengine.parameters import Gradient
+from bpengine.per_example_plans import ExampleNorms, PerExamplePlan, per_example_gradients
 from bpengine.plan import Plan
+from bpengine.private import DPSGD
+from bpengine.private_training import privacy_spent
+from bpengine.sensitivity import input_gradients, jacobians
+from bpengine.stacking import stack
 from bpengine.training import NonFiniteCostError, Training
 
 __all__ = [
+    "DPSGD",
     "LBFGS",
     "SGD",
     "Activation",
@@ -32,7 +40,10 @@ __all__ = [
     "Callback",
     "Checkpoint",
     "Cost",
+    "Curvature",
     "EarlyStopping",
+    "Ensemble",
+    "ExampleNorms",
     "Gradient",
     "GradientCheck",
     "History",
@@ -40,6 +51,7 @@ __all__ = [
     "Network",
     "NonFiniteCostError",
     "Optimizer",
+    "PerExamplePlan",
     "Plan",
     "RMSprop",
     "Statistics",
@@ -48,9 +60,14 @@ __all__ = [
     "callbacks",
     "check_gradient",
     "datasets",
+    "input_gradients",
+    "jacobians",
     "load",
     "numerical_gradient",
     "one_hot",
+    "per_example_gradients",
+    "privacy_spent",
     "schedules",
+    "stack",
 ]
 __version__ = "0.1.0"

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bpengine import checkpoints
 from bpengine.backends import Array
 from bpengine.validation import choose, non_negative_number, positive_integer
@@ -34,7 +36,8 @@ class Callback:
     """What is told how training goes; derive from it and write the methods of interest.
 
     Each is given the `Training`: its ``network``, ``history``, ``optimizer``, ``epochs``, the number
-    of complete epochs ``epoch``, and ``stop()``, which ends the training after this epoch.
+    of complete epochs ``epoch``, and ``stop()``, which ends the training after this epoch; where the
+    network is a stack, also ``freeze(numbers)``, which ends that of some of its networks.
 
     Examples
     --------
@@ -79,6 +82,8 @@ class Function(Callback):
 class EarlyStopping(Callback):
     """End training when the cost has stopped falling, and restore the best parameters.
 
+    Of a stack each network for itself.
+
     Parameters
     ----------
     patience : int, optional
@@ -113,7 +118,9 @@ class EarlyStopping(Callback):
         names = ("validation_cost", "validation_accuracy", "cost")
         self.monitor = None if monitor is None else choose(monitor, {n: n for n in names}, "monitor")
         self.restore = restore
-        self._best, self._best_epoch, self._waited = -math.inf, 0, 0
+        self._best: Any = -math.inf
+        self._best_epoch: Any = 0
+        self._waited: Any = 0
         self._parameters: Array | None = None
 
     def start(self, training: Training) -> None:
@@ -131,6 +138,9 @@ class EarlyStopping(Callback):
                 + (" with classes as targets." if self.monitor == "validation_accuracy" else ".")
             )
         figure = figures[-1] if self.monitor == "validation_accuracy" else -figures[-1]
+        if training.network.stack:
+            self._epoch_of_stack(training, np.where(np.isnan(figure), -math.inf, figure))
+            return
         figure = -math.inf if math.isnan(figure) else figure
         if figure > self._best + self.min_change or self._parameters is None:
             self._best, self._best_epoch, self._waited = figure, training.epoch, 0
@@ -141,6 +151,23 @@ class EarlyStopping(Callback):
         if self._waited >= self.patience:
             training.stop()
 
+    def _epoch_of_stack(self, training: Any, figures: np.ndarray[Any, Any]) -> None:
+        network = training.network
+        if self._parameters is None:
+            shape, xp = network.stack, network.backend.xp
+            self._best = np.full(shape, -math.inf)
+            self._best_epoch, self._waited = np.ones(shape, int), np.zeros(shape, int)
+            self._parameters = xp.asarray(network.vector, copy=True)
+        better = figures > self._best + self.min_change
+        self._best = np.where(better, figures, self._best)
+        self._best_epoch = np.where(better, training.epoch, self._best_epoch)
+        self._waited = np.where(better, 0, self._waited + 1)
+        best = network.parameters.split(self._parameters)
+        for p in np.flatnonzero(better).tolist():
+            for kept, block in zip(best, network.parameters.blocks, strict=True):
+                kept[p, ...] = block[p, ...]
+        training.freeze(self._waited >= self.patience)
+
     def end(self, training: Training) -> None:
         """Restore the best parameters."""
         if self.restore and self._parameters is not None:
@@ -149,14 +176,22 @@ class EarlyStopping(Callback):
 
     def memory(self) -> dict[str, Any]:
         """The best so far."""
-        found = {"best": self._best, "best_epoch": self._best_epoch, "waited": self._waited}
+        numbers = {"best": self._best, "best_epoch": self._best_epoch, "waited": self._waited}
+        found: dict[str, Any] = {name: np.asarray(x).tolist() for name, x in numbers.items()}
         return found if self._parameters is None else {**found, "parameters": self._parameters}
 
     def recall(self, memory: dict[str, Any]) -> None:
         """Take up the best so far."""
         found = {"best": -math.inf, "best_epoch": 0, "waited": 0, **memory}
-        self._best, self._parameters = float(found["best"]), memory.get("parameters")
-        self._best_epoch, self._waited = int(found["best_epoch"]), int(found["waited"])
+        each = [_one_or_each(found[name]) for name in ("best", "best_epoch", "waited")]
+        self._best, self._best_epoch, self._waited = each
+        self._parameters = memory.get("parameters")
+
+
+def _one_or_each(value: Any) -> Any:
+    """A number, or NumPy's array of those of a stack."""
+    host = np.asarray(value)
+    return host if host.ndim else host.item()
 
 
 class Checkpoint(Callback):
@@ -216,7 +251,7 @@ class CSVLog(Callback):
 
     def epoch(self, training: Training) -> None:
         """Write a line, and before the first the names."""
-        figures = {"epoch": training.epoch, **training.history.last()}
+        figures = {"epoch": training.epoch, **_in_columns(training.history.last())}
         with open(self.path, "a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             if not self._names:
@@ -244,9 +279,26 @@ class JSONLinesLog(Callback):
     def epoch(self, training: Training) -> None:
         """Write a line; what is not finite, which JSON has no word for, as null."""
         figures = {"epoch": training.epoch, **training.history.last()}
-        line = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+        line = {name: _in_json(value) for name, value in figures.items()}
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def _in_columns(figures: dict[str, Any]) -> dict[str, float]:
+    """Figures by name; those of a stack's networks as cost[0], cost[1], …."""
+    columns: dict[str, float] = {}
+    for name, value in figures.items():
+        if np.ndim(value):
+            columns |= {f"{name}[{p}]": figure for p, figure in enumerate(value)}
+        else:
+            columns[name] = value
+    return columns
+
+
+def _in_json(value: Any) -> Any:
+    if np.ndim(value):
+        return [_in_json(figure) for figure in value.tolist()]
+    return value if math.isfinite(value) else None
 
 
 def _keep_lines(path: Path, count: int) -> str:
@@ -256,6 +308,13 @@ def _keep_lines(path: Path, count: int) -> str:
         kept = list(itertools.islice(file, count))
         file.truncate(sum(map(len, kept)))
     return kept[0].decode() if kept else ""
+
+
+def _shown(value: Any, digits: str) -> str:
+    """A figure; of a stack the least and the greatest."""
+    if np.ndim(value):
+        return f"{np.nanmin(value):{digits}} to {np.nanmax(value):{digits}}"
+    return f"{value:{digits}}"
 
 
 class Progress(Callback):
@@ -283,7 +342,7 @@ class Progress(Callback):
         shown = {"cost": "cost", "validation_cost": "validation cost", "validation_accuracy": "accuracy"}
         figures = training.history.last()
         parts = [
-            f"{text} {figures[name]:{'.4f' if text == 'accuracy' else '.4g'}}"
+            f"{text} {_shown(figures[name], '.4f' if text == 'accuracy' else '.4g')}"
             for name, text in shown.items()
             if name in figures
         ]

@@ -10,6 +10,7 @@ import numpy as np
 
 from bpengine import equations
 from bpengine.backends import Array
+from bpengine.members import one_network
 from bpengine.network import Network
 from bpengine.parameters import Gradient, Parameters
 from bpengine.validation import positive_number, sample_weights
@@ -110,6 +111,7 @@ def numerical_gradient(
         If an argument does not fit.
     """
     epsilon = positive_number(epsilon, "epsilon")
+    one_network(network, "numerical_gradient")
     X, Y = network.check_examples(X, Y)
     relative = sample_weights(sample_weight, int(X.shape[1]), network.backend)
     nudged = _NudgedNetworks(network, X, Y)

@@ -40,6 +40,7 @@ def save(training: Training, path: str | os.PathLike[str]) -> None:
         "random": training.network.rng.bit_generator.state,
         "callbacks": memories,
     }
+    description["training"] |= training.memory()
     persistence.write(path, description, arrays)
 
 
@@ -47,8 +48,8 @@ def _arrays(training: Training) -> dict[str, Any]:
     """All arrays by name that a training has besides its network's."""
     arrays = {} if training.state is None else dict(training.state.arrays)
     if "average" in arrays:
-        network = training.network
-        arrays["stepping"] = network.vector if training.stepping is None else training.stepping
+        own = training.trained.vector
+        arrays["stepping"] = own if training.stepping is None else training.stepping
     return arrays
 
 
@@ -71,6 +72,7 @@ def resume(training: Training, path: str | os.PathLike[str]) -> None:
         ):
             if its != own:
                 raise ValueError(f"it is of a training with {what} {its}, not {own}")
+        training.recall(found)
         state = {
             name: _fitting(name, array, arrays, training) for name, array in _arrays(training).items()
         }
@@ -91,6 +93,7 @@ def resume(training: Training, path: str | os.PathLike[str]) -> None:
     for name, array in state.items():
         assert training.state is not None
         training.state.arrays[name][...] = array
+    training.go_on()
     training.history, training.epoch, training.stopped = history, epoch, stopped
     training.steps, training.taken = steps, taken
 

@@ -145,7 +145,7 @@ class Cost:
             )
 
     def check_targets(self, y: Array, name: str) -> None:
-        """Raise ValueError if targets of shape (n_L, m) are not what this cost is defined for."""
+        """Raise ValueError if targets of shape (…, n_L, m) are not what this cost is defined for."""
         xp = array_namespace(y)
         low, high = self.within
         if bool(xp.any((y < low) | (y > high))):
@@ -154,13 +154,13 @@ class Cost:
                 f"{self.name!r} takes targets from {low} to {high}."
             )
         if self.name == "softmax_cross_entropy":
-            sums = xp.sum(y, axis=0)
+            sums = xp.reshape(xp.sum(y, axis=-2), (-1,))
             wrong = xp.abs(sums - 1) > 1e-3
             if bool(xp.any(wrong)):
-                column = int(xp.argmax(xp.astype(wrong, xp.int32)))
+                i = int(xp.argmax(xp.astype(wrong, xp.int32)))
                 raise ValueError(
-                    f"{name}[:, {column}] sums to {float(sums[column])}; the targets of each example "
-                    "must sum to 1, as one-hot columns do."
+                    f"{name}[:, {i % y.shape[-1]}] sums to {float(sums[i])}; the targets of each "
+                    "example must sum to 1, as one-hot columns do."
                 )
 
 

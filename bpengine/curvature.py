@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bpengine.backends import Array
+from bpengine.members import one_network
 from bpengine.parameters import Gradient, Parameters
 from bpengine.plan import Plan
 from bpengine.second_derivatives import bend, cost_curvature
@@ -58,11 +59,10 @@ class Curvature:
     --------
     >>> import numpy as np
     >>> import bpengine as bp
-    >>> from bpengine.curvature import Curvature
     >>> net = bp.Network([3, 4, 2], dtype="float64", rng=0)
     >>> X, Y = np.ones((3, 5)), np.zeros((2, 5))
     >>> v = 1e-5 * np.ones_like(net.vector)
-    >>> product = Curvature(net, X, Y).hessian_vector(v)
+    >>> product = bp.Curvature(net, X, Y).hessian_vector(v)
     >>> before = net.backprop(X, Y).vector.copy()
     >>> net.vector[...] += v
     >>> bool(np.allclose(net.backprop(X, Y).vector - before, product, rtol=1e-3, atol=1e-9))
@@ -70,6 +70,7 @@ class Curvature:
     """
 
     def __init__(self, network: Network, X: Array, Y: Array, sample_weight: Array | None = None) -> None:
+        one_network(network, "Curvature")
         X, Y = network.check_examples(X, Y)
         plan = Plan(network, X.shape[1], weighted=sample_weight is not None)
         plan.load(X, Y, sample_weight)

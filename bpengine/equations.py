@@ -2,12 +2,14 @@
 
 The layers after the input are counted from 0 here: `W[l]` is ``[w b]`` of layer l, `a[l]`, `z[l]` and
 `δ[l]` are (n_l, m), and `x[l]` is what layer l is applied to: ``[a; 1]`` of the layer before it. Every
-line is one operation on whole batches; leading axes, if there are any, are a stack of networks.
+line is one operation on whole batches; a leading axis, if there is one, is a stack of networks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+
+from array_api_compat import array_namespace
 
 from bpengine.activations import Activation
 from bpengine.backends import Array, Operation
@@ -56,7 +58,10 @@ def backprop(
 
 
 def product(equation: str, a: Array, b: Array, out: Array) -> Operation:
-    """The matrix product a b, over the last two axes."""
+    """The matrix product a b, over the last two axes; one of all rows where a whole stack shares b."""
+    if a.ndim > b.ndim:
+        reshape = array_namespace(a).reshape
+        a, out = (reshape(x, (-1, x.shape[-1]), copy=False) for x in (a, out))
     return Operation("matmul", equation, _matmul, (a, b), out)
 
 

@@ -15,12 +15,16 @@ from bpengine import checkpoints, lbfgs
 from bpengine.backends import Array, Backend
 from bpengine.callbacks import Callback, Checkpoint, Function, Progress
 from bpengine.history import History
+from bpengine.members import one_network
 from bpengine.optimizers import LBFGS, SGD, Optimizer, check_optimizer
 from bpengine.private import DPSGD
 from bpengine.private_training import PrivateTraining
 from bpengine.sources import Mapped, Resident, Source, Stream
+from bpengine.stack_sources import Each
+from bpengine.stack_training import StackTraining
 from bpengine.training import Training
-from bpengine.validation import class_weights, fraction, positive_integer, sample_weights
+from bpengine.validation import choose, class_weights, fraction, positive_integer, sample_weights
+from bpengine.workspace import own_parts
 
 if TYPE_CHECKING:
     from bpengine.network import Network
@@ -41,7 +45,7 @@ def fit(
     validation: Pair | float | None,
     sample_weight: Array | None,
     class_weight: Mapping[int, float] | str | None,
-    shuffle: bool | int,
+    shuffle: bool | int | str,
     callbacks: Sequence[Callback | Callable[[Training], None]],
     monitor: int | str | None,
     resume: str | os.PathLike[str] | None,
@@ -51,6 +55,8 @@ def fit(
     epochs = positive_integer(epochs, "epochs")
     m = positive_integer(batch_size, "batch_size")
     listeners = _listeners(callbacks, progress)
+    if isinstance(optimizer, (LBFGS, DPSGD)):
+        one_network(network, type(optimizer).__name__)
     if isinstance(optimizer, LBFGS):
         lbfgs.check(network, monitor)
     elif not isinstance(optimizer, DPSGD):
@@ -71,7 +77,7 @@ def fit(
         columns = None
         held = validation
         if isinstance(validation, numbers.Real):
-            columns, rest = _split(network, int(X.shape[1]), validation)
+            columns, rest = _split(network, int(X.shape[-1]), validation)
             share = _share(network.backend, weights, rest)
             held = tuple(_taken(network.backend, x, rest) for x in (X, Y))
             held += () if share is None else (share,)
@@ -82,10 +88,11 @@ def fit(
         "callbacks": listeners,
         "monitor": monitor,
     }
+    kind = StackTraining if network.stack else Training
     training = (
         PrivateTraining(network, optimizer, source, epochs, **options)
         if isinstance(optimizer, DPSGD)
-        else Training(network, optimizer, source, epochs, **options)
+        else kind(network, optimizer, source, epochs, **options)
     )
     if resume is not None and Path(resume).exists():
         checkpoints.resume(training, resume)
@@ -126,27 +133,25 @@ def partial_fit(
     optimizer: Optimizer | None,
     sample_weight: Array | None,
     class_weight: Mapping[int, float] | str | None,
-    shuffle: bool | int,
-) -> float:
+    shuffle: bool | int | str,
+) -> Any:
     """One pass over some examples; see `Network.partial_fit`."""
     m = positive_integer(batch_size, "batch_size")
     if optimizer is not None:
         check_optimizer(optimizer)
     X, Y, weights = _examples(network, X, Y, sample_weight, class_weight)
-    source = _source(network, X, Y, weights, None, min(m, int(X.shape[1])), shuffle)
+    source = _source(network, X, Y, weights, None, min(m, int(X.shape[-1])), shuffle)
     training = network.partial
     if training is None or optimizer not in (None, training.optimizer):
-        training = network.partial = Training(network, optimizer or SGD(), source)
+        kind = StackTraining if network.stack else Training
+        training = network.partial = kind(network, optimizer or SGD(), source)
     training.source = source
     with np.errstate(all="ignore"):
         try:
             cost = training.pass_over_examples()
         finally:
             training.show_average()
-    cost += network.penalty.value(network.parameters)
-    training.history.cost.append(cost)
-    training.epoch += 1
-    return cost
+    return training.complete(cost)
 
 
 def _listeners(callbacks: Any, progress: bool) -> list[Callback]:
@@ -196,9 +201,10 @@ def _examples(
     each = class_weights(class_weight, Y, network.backend)
     if sample_weight is None and each is None:
         return X, Y, None
-    weights = sample_weights(sample_weight, int(X.shape[1]), network.backend)
+    m, stack = int(X.shape[-1]), network.stack
+    weights = sample_weights(sample_weight, m, network.backend, stack=stack)
     if each is not None:
-        weights = sample_weights(weights * each, int(X.shape[1]), network.backend)
+        weights = sample_weights(weights * each, m, network.backend, stack=stack)
     return X, Y, weights
 
 
@@ -209,12 +215,16 @@ def _source(
     weights: Array | None,
     columns: np.ndarray[Any, Any] | None,
     batch_size: int | None,
-    shuffle: bool | int,
+    shuffle: bool | int | str,
 ) -> Source:
     """The examples of these columns as a source; without a batch size, of all of them at once."""
-    if not isinstance(shuffle, bool):
+    if isinstance(shuffle, str):
+        choose(shuffle, {"each": None}, "shuffle")
+        if not network.stack:
+            raise ValueError("shuffle='each' is for a stack of networks; this is one network.")
+    elif not isinstance(shuffle, bool):
         shuffle = positive_integer(shuffle, "shuffle")
-    N = int(X.shape[1]) if columns is None else len(columns)
+    N = int(X.shape[-1]) if columns is None else len(columns)
     m = batch_size or N
     if m > N:
         raise ValueError(
@@ -222,10 +232,18 @@ def _source(
         )
     if columns is not None:
         Y, weights = _taken(network.backend, Y, columns), _share(network.backend, weights, columns)
+    own = own_parts(X, Y, weights)
     if Mapped.is_meant(X):
+        if own or isinstance(shuffle, str):
+            raise ValueError(
+                "a memory map this large is read batch by batch, for all networks of the stack alike: "
+                "give X, Y and sample_weight without an axis for the networks, and no shuffle='each'."
+            )
         return Mapped(network, X, Y, weights, m, shuffle, columns)
     if columns is not None:
         X = _taken(network.backend, X, columns)
+    if isinstance(shuffle, str) or "inputs" in own:
+        return Each(network, X, Y, weights, m, shuffle)
     return Resident(network, X, Y, weights, m, shuffle)
 
 
@@ -243,13 +261,16 @@ def _split(network: Network, N: int, share: Any) -> tuple[np.ndarray[Any, Any], 
 def _taken(backend: Backend, x: Array, columns: np.ndarray[Any, Any]) -> Array:
     """Some columns of x, in memory."""
     if isinstance(x, np.ndarray):
-        return x[:, columns]  # np.take would first copy all of a memory map
-    return backend.xp.take(x, backend.asarray(columns, "int64"), axis=1)
+        return x[..., columns]  # np.take would first copy all of a memory map
+    return backend.xp.take(x, backend.asarray(columns, "int64"), axis=-1)
 
 
 def _share(backend: Backend, weights: Array | None, columns: np.ndarray[Any, Any]) -> Array | None:
     """The weights of some examples, relative to their own mean."""
-    return None if weights is None else sample_weights(weights[columns], len(columns), backend)
+    if weights is None:
+        return None
+    some = weights[..., columns]
+    return sample_weights(some, len(columns), backend, stack=some.shape[:-1])
 
 
 def _validation(network: Network, validation: Any) -> Pair | None:
@@ -263,7 +284,7 @@ def _validation(network: Network, validation: Any) -> Pair | None:
     X, Y, *weights = validation
     X, Y = network.check_examples(X, Y, ("validation X", "validation Y"), read=not Mapped.is_meant(X))
     for each in weights:
-        sample_weights(each, int(X.shape[1]), network.backend)
+        sample_weights(each, int(X.shape[-1]), network.backend, stack=network.stack)
     return X, Y, *weights
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 __all__ = ["History", "Statistics"]
 
 
@@ -14,7 +16,8 @@ __all__ = ["History", "Statistics"]
 class Statistics:
     """One step's figures, layer by layer after the input, before its update.
 
-    They are those of the step's batch without dropout.
+    They are those of the step's batch without dropout. For a stack each is an array of shape (P,), with
+    NaN for networks that have stopped.
 
     Attributes
     ----------
@@ -46,6 +49,9 @@ class Statistics:
 class History:
     """What `fit` saw, one entry an epoch.
 
+    For a stack of P networks entries are arrays of shape (P,), and `best_epoch` is one; a network that
+    has stopped keeps its last figures.
+
     Attributes
     ----------
     cost : list of float
@@ -68,18 +74,18 @@ class History:
         Whether Ctrl-C ended the training.
     """
 
-    cost: list[float] = field(default_factory=list)
-    validation_cost: list[float] = field(default_factory=list)
-    validation_accuracy: list[float] = field(default_factory=list)
-    learning_rate: list[float] = field(default_factory=list)
+    cost: list[Any] = field(default_factory=list)
+    validation_cost: list[Any] = field(default_factory=list)
+    validation_accuracy: list[Any] = field(default_factory=list)
+    learning_rate: list[Any] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     epsilon: list[float] = field(default_factory=list)
     monitored: list[Statistics] = field(default_factory=list)
-    best_epoch: int | None = None
+    best_epoch: Any = None
     interrupted: bool = False
 
     @property
-    def watched(self) -> list[float]:
+    def watched(self) -> list[Any]:
         """The costs that schedules and early stopping watch: the validation's, where there are any."""
         return self.validation_cost or self.cost
 
@@ -93,7 +99,7 @@ class History:
         ):
             del entries[len(self.cost) :]
 
-    def last(self) -> dict[str, float]:
+    def last(self) -> dict[str, Any]:
         """The last epoch's figures by name."""
         return {
             name: entries[-1]
@@ -116,13 +122,24 @@ class History:
         """
         history = cls()
         for name in ("cost", "validation_cost", "validation_accuracy", "learning_rate", "seconds"):
-            getattr(history, name).extend(float(x) for x in values[name])
+            getattr(history, name).extend(map(_figure, values[name]))
         history.epsilon.extend(float(x) for x in values.get("epsilon", ()))
         for entry in values["monitored"]:
-            named: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in dict(entry).items()
-            }
+            named: dict[str, Any] = {k: _entry(k, v) for k, v in dict(entry).items()}
             history.monitored.append(Statistics(**named))
         if values["best_epoch"] is not None:
-            history.best_epoch = int(values["best_epoch"])
+            epoch = values["best_epoch"]
+            history.best_epoch = np.array(epoch, int) if isinstance(epoch, list) else int(epoch)
         return history
+
+
+def _figure(value: Any) -> Any:
+    """A number, or as an array those of each network of a stack."""
+    return np.array(value, "float64") if isinstance(value, list) else float(value)
+
+
+def _entry(name: str, value: Any) -> Any:
+    """A field of `Statistics`."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    return _figure(value) if name == "cost" else tuple(map(_figure, value))

@@ -27,12 +27,12 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from bpengine.backends import Backend
 from bpengine.parameters import Parameters
 
 __all__ = ["INITIALIZERS", "initialize"]
@@ -100,10 +100,21 @@ INITIALIZERS: dict[str, Draw] = {
 
 
 def initialize(
-    parameters: Parameters, draw: Draw, rng: np.random.Generator, backend: Backend, dtype: str
+    parameters: Parameters,
+    draw: Draw,
+    rngs: Sequence[np.random.Generator],
+    scale: float | np.ndarray[Any, Any],
+    dtype: str,
 ) -> None:
-    """Fill `parameters`, layer by layer, from the input on."""
-    for weights, biases in zip(parameters.weights, parameters.biases, strict=True):
-        w, b = draw(rng, *weights.shape[-2:])
-        weights[...] = backend.asarray(w, dtype)
-        biases[...] = backend.asarray(b, dtype)
+    """Fill `parameters`, network by network, layer by layer from the input on.
+
+    `rngs` holds a generator for each network; what they draw is multiplied by `scale`, which may be
+    one number for each network.
+    """
+    as_array = partial(parameters.backend.asarray, dtype=dtype)
+    for p, (rng, factor) in enumerate(np.broadcast(np.array(rngs), scale)):
+        for weights, biases in zip(parameters.weights, parameters.biases, strict=True):
+            w, b = draw(rng, *weights.shape[-2:])
+            of_network: Any = (p, ...) if parameters.stack else ...
+            weights[of_network] = as_array(factor * w)
+            biases[of_network] = as_array(factor * b)

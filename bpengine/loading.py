@@ -62,7 +62,8 @@ def load(
     description, arrays = persistence.read(path)
     try:
         sizes, dtype = validation.layer_sizes(description["sizes"]), description["dtype"]
-        persistence.check_shapes(arrays, sizes, dtype)
+        P = description.get("stack")
+        persistence.check_shapes(arrays, sizes, dtype, () if P is None else (P,))
         for argument, value in (("activations", activations), ("cost", cost)):
             if value is None and argument not in description:
                 raise ValueError(f"it names no {argument}: pass {argument}= to load")
@@ -73,7 +74,7 @@ def load(
             persistence.check_names([description["cost"]], COSTS, "cost")
             cost = description["cost"]
         options = {key: description[key] for key in persistence.OPTIONS if key in description}
-        net = Network(sizes, activations, cost, backend, dtype, **options)
+        net = Network(sizes, activations, cost, backend, dtype, stack=P, **options)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{os.fspath(path)} can't be made a network: {persistence.in_short(error)}."

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bpengine.activations import Activation, PerNeuron
-from bpengine.backends import Array
+from bpengine.backends import Array, Backend
 from bpengine.history import Statistics
 from bpengine.plan import Plan
 from bpengine.sources import Chunk
@@ -24,14 +24,13 @@ class Monitor:
 
     Parameters
     ----------
-    network : Network
     every : int or "epoch"
         Every so many steps, from the first on; or the first step of each epoch.
     """
 
-    def __init__(self, network: Network, every: int | str) -> None:
-        self.network, self.every = network, every
-        self._key: tuple[int, bool] | None = None
+    def __init__(self, every: int | str) -> None:
+        self.every = every
+        self._key: tuple[Network, int, bool] | None = None
 
     def wait(self, taken: int, step: int) -> float:
         """How many steps there are before the next that is looked at.
@@ -47,11 +46,12 @@ class Monitor:
             return -(taken + step) % self.every
         return math.inf if step else 0
 
-    def look(self, chunk: Chunk, epoch: int, step: int) -> Statistics:
+    def look(self, network: Network, chunk: Chunk, epoch: int, step: int) -> Statistics:
         """Figures of a chunk's first step, which is about to be taken."""
-        key = chunk.size, chunk.weighted
+        key = network, chunk.size, chunk.weighted
         if self._key != key:
-            self._key, self._plan = key, Plan(self.network, chunk.size, weighted=chunk.weighted)
+            plan = Plan(network, chunk.size, weighted=chunk.weighted, own=chunk.own)
+            self._key, self._plan = key, plan
         plan = self._plan
         chunk.load(chunk.batches[0], plan.workspace.rows)
         return statistics(plan.run_loaded(), epoch, step)
@@ -74,26 +74,32 @@ def statistics(plan: Plan, epoch: int, step: int) -> Statistics:
         epoch=epoch,
         step=step,
         cost=gradient.cost,
-        gradient_norms=tuple(_norm(xp, block) for block in gradient.blocks),
-        weight_norms=tuple(_norm(xp, w) for w in network.weights),
+        gradient_norms=tuple(_norm(network.backend, block) for block in gradient.blocks),
+        weight_norms=tuple(_norm(network.backend, w) for w in network.weights),
         saturated=tuple(
-            _saturated(xp, σ, a) for σ, a in zip(network.activations, activations, strict=True)
+            _saturated(network.backend, σ, a)
+            for σ, a in zip(network.activations, activations, strict=True)
         ),
-        mean_activations=tuple(float(xp.mean(xp.abs(a))) for a in activations),
+        mean_activations=tuple(
+            network.backend.figure(xp.mean(xp.abs(a), axis=(-2, -1))) for a in activations
+        ),
     )
 
 
-def _norm(xp: Array, x: Array) -> float:
+def _norm(backend: Backend, x: Array) -> Any:
+    xp = backend.xp
     x = xp.astype(x, xp.float64)
-    return math.sqrt(float(xp.sum(x * x)))
+    return backend.figure(xp.sqrt(xp.sum(x * x, axis=(-2, -1))))
 
 
-def _saturated(xp: Array, σ: Activation, a: Array) -> float:
+def _saturated(backend: Backend, σ: Activation, a: Array) -> Any:
     if isinstance(σ, PerNeuron):
-        shares = (_saturated(xp, member, a[j : j + 1, :]) for j, member in enumerate(σ.members))
+        rows = (a[..., j : j + 1, :] for j in range(len(σ.members)))
+        shares = (_saturated(backend, member, row) for member, row in zip(σ.members, rows, strict=True))
         return sum(shares) / len(σ.members)
+    xp = backend.xp
     low, high = σ.range
     # of a range that is open at one end, such as relu's, the margin is that of a unit
     margin = MARGIN * (high - low if math.isfinite(high - low) else 1.0)
     at_end = (a < low + margin) | (a > high - margin)
-    return float(xp.mean(xp.astype(at_end, a.dtype)))
+    return backend.figure(xp.mean(xp.astype(at_end, a.dtype), axis=(-2, -1)))

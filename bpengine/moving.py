@@ -24,11 +24,12 @@ def moved(network: Network, backend: str | Backend | None, dtype: DTypeLike) -> 
         backend,
         dtype,
         dropout=network.dropout,
-        l1=network.l1,
-        l2=network.l2,
+        l1=network.l1,  # type: ignore[arg-type]
+        l2=network.l2,  # type: ignore[arg-type]
         label_smoothing=network.label_smoothing,
+        stack=network.stack[0] if network.stack else None,
     )
-    net.rng = copy.deepcopy(network.rng)
+    net.rng, net.own_rngs = copy.deepcopy((network.rng, network.own_rngs))
     for kind in ("weights", "biases"):
         for old, new in zip(getattr(network, kind), getattr(net, kind), strict=True):
             new[...] = net.backend.asarray(network.backend.to_numpy(old), net.dtype)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from bpengine import costs, fitting, per_example_plans, persistence, private, validation
+from bpengine import costs, fitting, members, per_example_plans, persistence, private, validation
 from bpengine.activations import ActivationLike, per_layer
 from bpengine.backends import Array, Backend, get, infer
 from bpengine.callbacks import Callback
 from bpengine.costs import Cost
 from bpengine.history import History
 from bpengine.initializers import INITIALIZERS, initialize
+from bpengine.members import Ensemble
 from bpengine.moving import moved
 from bpengine.optimizers import LBFGS, SGD, Optimizer
 from bpengine.parameters import Gradient, Parameters, Views
@@ -26,6 +27,8 @@ from bpengine.prediction import evaluate, forward_chunks
 from bpengine.private import DPSGD
 from bpengine.regularization import Penalty, probabilities, smoothed
 from bpengine.training import Training
+from bpengine.updates import check_count
+from bpengine.workspace import own_parts
 
 __all__ = ["Network"]
 
@@ -53,7 +56,8 @@ class Network:
         glorot_normal, he_uniform, he_normal, lecun_uniform, lecun_normal, orthogonal; see
         `bpengine.initializers`.
     rng : int or numpy.random.Generator, optional
-        Seed for the initial parameters, the shuffling and dropout: the same on every backend.
+        Seed for the initial parameters, the shuffling and dropout: the same on every backend. For a
+        stack also a list of P: its network i then starts as the network of seed ``rng[i]`` does.
     dropout : float or list of float, optional
         Share of the hidden activations that a training step leaves out at random; in a list, that
         of each layer before the output, input first.
@@ -62,6 +66,12 @@ class Network:
         examples; of weights, not of biases.
     label_smoothing : float, optional
         ε by which training targets are moved towards indifference: (1 - ε) y + ε/n.
+    initial_scale : float, optional
+        What the initial parameters are multiplied by.
+    stack : int, optional
+        P independent networks, trained together by the same equations: all arrays then have a
+        leading axis of P, `len` is P, and ``nets[i]`` is a `Network` that shares the stack's memory.
+        `l1`, `l2`, `initial_scale` and the entries of a list of `dropout` may then be P numbers.
 
     Attributes
     ----------
@@ -73,6 +83,10 @@ class Network:
     dropout : tuple of float
         Of each layer before the output.
     l1, l2, label_smoothing : float
+    stack : tuple of int
+        (P,) for a stack, else ().
+    history : History or None
+        What the last call of `fit` saw.
     parameters : Parameters
         All weights and biases; `weights`, `biases` and `vector` are its views.
     rng : numpy.random.Generator
@@ -106,21 +120,27 @@ class Network:
         backend: str | Backend | None = None,
         dtype: DTypeLike = "float32",
         initializer: str = "scaled_gaussian",
-        rng: int | np.random.Generator | None = None,
+        rng: int | np.random.Generator | Sequence[Any] | None = None,
         *,
-        dropout: float | Sequence[float] = 0.0,
-        l1: float = 0.0,
-        l2: float = 0.0,
+        dropout: float | Sequence[Any] = 0.0,
+        l1: float | Sequence[float] = 0.0,
+        l2: float | Sequence[float] = 0.0,
         label_smoothing: float = 0.0,
+        initial_scale: float | Sequence[float] = 1.0,
+        stack: SupportsIndex | None = None,
     ) -> None:
         self.sizes = validation.layer_sizes(sizes)
+        self.stack: tuple[int, ...] = (
+            () if stack is None else (validation.positive_integer(stack, "stack"),)
+        )
         self.activations = per_layer(activations, self.sizes)
         self.cost = costs.resolve(cost)
         self.cost.check(self.activations[-1], self.sizes[-1])
         self.dtype = validation.dtype_name(dtype)
-        self.dropout = probabilities(dropout, self.sizes)
-        self.l1 = validation.non_negative_number(l1, "l1")
-        self.l2 = validation.non_negative_number(l2, "l2")
+        self.dropout = probabilities(dropout, self.sizes, self.stack)
+        self.l1 = self._per_network(l1, validation.non_negative_number, "l1")
+        self.l2 = self._per_network(l2, validation.non_negative_number, "l2")
+        scale = self._per_network(initial_scale, validation.positive_number, "initial_scale")
         self.label_smoothing = validation.fraction(label_smoothing, "label_smoothing")
         if self.label_smoothing and not self.cost.classification:
             raise ValueError(
@@ -128,19 +148,89 @@ class Network:
                 f"this network's is {self.cost.name!r}."
             )
         draw = validation.choose(initializer, INITIALIZERS, "initializer")
-        try:
-            self.rng = np.random.default_rng(rng)
-        except (TypeError, ValueError) as error:
-            raise type(error)(
-                f"rng must be None, a whole number of 0 or more, or a numpy.random.Generator, "
-                f"got {rng!r}."
-            ) from None
+        self.rng, self.own_rngs = members.generators(rng, self.stack)
         self._settled = backend is not None
         self.backend = get("numpy" if backend is None else backend)
-        self.parameters = Parameters(self.sizes, self.backend, self.dtype)
+        self.parameters = Parameters(self.sizes, self.backend, self.dtype, self.stack)
         self.forward_programs = threading.local()
         self.partial: Training | None = None
-        initialize(self.parameters, draw, self.rng, self.backend, self.dtype)
+        self.history: History | None = None
+        initialize(self.parameters, draw, self.rngs, scale, self.dtype)
+
+    def _per_network(
+        self, value: Any, check: Callable[[Any, str], float], name: str
+    ) -> float | np.ndarray[Any, Any]:
+        checked = validation.each(value, check, name)
+        check_count(checked, self.stack, name)
+        return np.array(checked) if isinstance(checked, tuple) else checked
+
+    def __len__(self) -> int:
+        """Networks in the stack."""
+        if not self.stack:
+            raise TypeError("this is one network, not a stack: it has no len() and no nets[i].")
+        return self.stack[0]
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __getitem__(self, i: SupportsIndex) -> Network:
+        """Network i of the stack, which shares its memory.
+
+        It can do all that a network can but take a plan with an optimizer, which needs its parameters
+        in one piece; `fit` trains a copy and writes it back.
+        """
+        return members.member(self, range(len(self))[i])
+
+    def __iter__(self) -> Iterator[Network]:
+        return (self[i] for i in range(len(self)))
+
+    def best(self, metric: str | Sequence[float] | Callable[[Network], float] | None = None) -> Network:
+        """The network of a stack that is best by some metric.
+
+        Parameters
+        ----------
+        metric : {"validation_cost", "validation_accuracy", "cost"}, callable or sequence, optional
+            A figure of the last `fit`; by default the validation's cost, or without validation the
+            training's. Or a function of a network, or a score for each: of these the greatest is best.
+
+        Returns
+        -------
+        Network
+            As ``nets[i]``.
+
+        Examples
+        --------
+        >>> import bpengine as bp
+        >>> X, labels = bp.datasets.circles(200, rng=0)
+        >>> nets = bp.Network([2, 8, 2], cost="binary_cross_entropy", stack=5, rng=0)
+        >>> history = nets.fit(X, labels, epochs=3, progress=False)
+        >>> nets.best().evaluate(X, labels)["cost"] == min(nets.evaluate(X, labels)["cost"])
+        True
+        """
+        return members.best(self, metric)
+
+    def ensemble(self, X: Array) -> Ensemble:
+        """Mean and spread of the outputs of a stack's networks.
+
+        Parameters
+        ----------
+        X : array of shape (n_1, m), or (P, n_1, m)
+
+        Returns
+        -------
+        Ensemble
+            ``.mean`` and ``.spread``, the standard deviation, both of shape (n_L, m).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import bpengine as bp
+        >>> nets = bp.Network([3, 4, 2], stack=10, rng=0)
+        >>> mean, spread = nets.ensemble(np.ones((3, 5)))
+        >>> mean.shape, spread.shape
+        ((2, 5), (2, 5))
+        """
+        return members.ensemble(self, X)
 
     @property
     def weights(self) -> Views:
@@ -157,6 +247,11 @@ class Network:
         """All parameters as one flat vector, of which weights and biases are views."""
         return self.parameters.vector
 
+    @property
+    def rngs(self) -> list[np.random.Generator]:
+        """What draws parameters and dropout: a generator for each network of a stack, else `rng`."""
+        return self.own_rngs if self.stack else [self.rng]
+
     def feedforward(self, X: Array) -> Array:
         """Output activations for every column of X.
 
@@ -165,11 +260,11 @@ class Network:
         Parameters
         ----------
         X : array of shape (n_1, m)
-            Examples as columns, floating point.
+            Examples as columns, floating point. For a stack of P networks also (P, n_1, m).
 
         Returns
         -------
-        array of shape (n_L, m)
+        array of shape (n_L, m), of a stack (P, n_L, m)
 
         Raises
         ------
@@ -177,11 +272,11 @@ class Network:
             If X does not fit the network.
         """
         backend = self._backend_for(X)
-        X = validation.examples(X, self.sizes[0], backend, self.dtype)
+        X = validation.examples(X, self.sizes[0], backend, self.dtype, stack=self.stack)
         self._settle(backend)
-        out = self.backend.empty((self.sizes[-1], X.shape[1]), self.dtype)
+        out = self.backend.empty((*self.stack, self.sizes[-1], X.shape[-1]), self.dtype)
         for columns, workspace in forward_chunks(self, X):
-            out[:, columns] = workspace.a[-1]
+            out[..., columns] = workspace.a[-1]
         return out
 
     @overload
@@ -240,7 +335,8 @@ class Network:
         X, Y = self.check_examples(X, Y)
         if per_example is not None or max_norm is not None:
             return per_example_plans.backprop(self, X, Y, per_example, max_norm, sample_weight)
-        plan = Plan(self, X.shape[1], weighted=sample_weight is not None)
+        own = own_parts(X, Y, sample_weight) if self.stack else ()
+        plan = Plan(self, X.shape[-1], weighted=sample_weight is not None, own=own)
         plan.load(X, Y, sample_weight)
         return plan.run().gradient
 
@@ -252,6 +348,7 @@ class Network:
         weighted: bool = False,
         per_example: str | None = None,
         max_norm: float | None = None,
+        own: Collection[str] = (),
     ) -> Plan:
         """Record a step for batches of `batch_size` examples; see `Plan`.
 
@@ -264,9 +361,12 @@ class Network:
             Whether examples are to have weights.
         per_example, max_norm : optional
             As for `backprop`: the plan is a `PerExamplePlan`.
+        own : collection of {"inputs", "targets", "weights"}, optional
+            What each network of a stack is to have for itself.
         """
         self._settle(self.backend)  # the plan's buffers are there
-        return private.plan(self, batch_size, optimizer, per_example, max_norm, weighted=weighted)
+        options: Any = {"weighted": weighted, "own": own}
+        return private.plan(self, batch_size, optimizer, per_example, max_norm, **options)
 
     def fit(
         self,
@@ -279,7 +379,7 @@ class Network:
         validation: tuple[Array, ...] | float | None = None,
         sample_weight: Array | None = None,
         class_weight: Mapping[int, float] | str | None = None,
-        shuffle: bool | int = True,
+        shuffle: bool | int | str = True,
         callbacks: Sequence[Callback | Callable[[Training], None]] = (),
         monitor: int | str | None = None,
         resume: str | os.PathLike[str] | None = None,
@@ -295,7 +395,8 @@ class Network:
             over once an epoch and gives batches: (X, Y) or (X, Y, sample_weight), whose weights
             count as they are and not relative to the batch's mean.
         Y : array of shape (n_L, N), or N integer labels
-            Targets; labels where the cost is a classification's. None with an iterable.
+            Targets; labels where the cost is a classification's. None with an iterable. In a stack of
+            P networks X, Y and `sample_weight` may have a leading axis of P, with those of each.
         epochs : int, optional
             Passes over all examples.
         batch_size : int, optional
@@ -313,7 +414,8 @@ class Network:
         shuffle : bool or int, optional
             Whether to take examples in a new random order in each epoch. A whole number shuffles
             within windows of that many neighbours, and the windows: what reads a memory map in
-            pieces.
+            pieces. In a stack "each" gives every network an order of its own, which is that of the
+            network trained alone.
         callbacks : sequence, optional
             Objects as in `bpengine.callbacks`, or functions that are given the `Training` after each
             epoch.
@@ -329,32 +431,35 @@ class Network:
         Returns
         -------
         History
-            Costs per epoch. Ctrl-C ends the training and gives the epochs that were complete; the
-            network keeps all steps taken.
+            Costs per epoch, of a stack as arrays of shape (P,). Ctrl-C ends the training and gives the
+            epochs that were complete; the network keeps all steps taken.
 
         Raises
         ------
         ValueError, TypeError
             If an argument does not fit.
         NonFiniteCostError
-            If the cost turns NaN or infinite; the network keeps the last finite parameters.
+            If the cost turns NaN or infinite; the network keeps the last finite parameters. In a stack
+            such a network stops with a warning, and the error comes when all have.
         """
-        return fitting.fit(
-            self,
-            X,
-            Y,
-            epochs=epochs,
-            batch_size=batch_size,
-            optimizer=SGD() if optimizer is None else optimizer,
-            validation=validation,
-            sample_weight=sample_weight,
-            class_weight=class_weight,
-            shuffle=shuffle,
-            callbacks=callbacks,
-            monitor=monitor,
-            resume=resume,
-            progress=progress,
-        )
+        with members.in_one_piece(self) as network:
+            self.history = fitting.fit(
+                network,
+                X,
+                Y,
+                epochs=epochs,
+                batch_size=batch_size,
+                optimizer=SGD() if optimizer is None else optimizer,
+                validation=validation,
+                sample_weight=sample_weight,
+                class_weight=class_weight,
+                shuffle=shuffle,
+                callbacks=callbacks,
+                monitor=monitor,
+                resume=resume,
+                progress=progress,
+            )
+        return self.history
 
     def partial_fit(
         self,
@@ -365,8 +470,8 @@ class Network:
         optimizer: Optimizer | None = None,
         sample_weight: Array | None = None,
         class_weight: Mapping[int, float] | str | None = None,
-        shuffle: bool | int = True,
-    ) -> float:
+        shuffle: bool | int | str = True,
+    ) -> Any:
         """Train by one pass over some examples; what the optimizer remembers is kept between calls.
 
         Parameters
@@ -384,7 +489,7 @@ class Network:
         Returns
         -------
         float
-            Average cost of the examples, as the steps met them.
+            Average cost of the examples, as the steps met them; of a stack an array of shape (P,).
 
         Raises
         ------
@@ -402,7 +507,7 @@ class Network:
             shuffle=shuffle,
         )
 
-    def evaluate(self, X: Array, Y: Array, sample_weight: Array | None = None) -> dict[str, float]:
+    def evaluate(self, X: Array, Y: Array, sample_weight: Array | None = None) -> dict[str, Any]:
         """Average cost and, where the targets are classes, accuracy.
 
         Parameters
@@ -417,7 +522,7 @@ class Network:
         dict
             ``"cost"``, penalties included, and ``"accuracy"`` if Y holds labels or columns of zeros
             with a single 1: the share of columns whose greatest output (with one output: whether it
-            is ½ or more) is the right one.
+            is ½ or more) is the right one. Floats, or for a stack arrays of shape (P,).
 
         Raises
         ------
@@ -436,15 +541,17 @@ class Network:
         X is not looked through for what is not finite.
         """
         backend = self._backend_for(X)
-        X = validation.examples(X, self.sizes[0], backend, self.dtype, names[0], read=read)
+        stack = self.stack
+        X = validation.examples(X, self.sizes[0], backend, self.dtype, names[0], read=read, stack=stack)
         Y = validation.targets(
             Y,
             self.sizes[-1],
-            X.shape[1],
+            X.shape[-1],
             backend,
             self.dtype,
             labels=self.cost.classification,
             names=names,
+            stack=stack,
         )
         self.cost.check_targets(Y, names[1])
         self._settle(backend)
@@ -503,7 +610,7 @@ class Network:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vector = state.pop("vector")
         vars(self).update(state)
-        self.parameters = Parameters(self.sizes, self.backend, self.dtype)
+        self.parameters = Parameters(self.sizes, self.backend, self.dtype, self.stack)
         self.forward_programs = threading.local()
         self.vector[...] = self.backend.asarray(vector, self.dtype)
 
@@ -511,5 +618,7 @@ class Network:
         names = [σ.name for σ in self.activations]
         return (
             f"Network({list(self.sizes)}, activations={names}, cost={self.cost.name!r}, "
-            f"backend={self.backend.name!r}, dtype={self.dtype!r})"
+            f"backend={self.backend.name!r}, dtype={self.dtype!r}"
+            + "".join(f", stack={P})" for P in self.stack or ())
+            + ("" if self.stack else ")")
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from array_api_compat import array_namespace, device
 from bpengine import schedules
 from bpengine.backends import Array, Operation
 from bpengine.schedules import Schedule
-from bpengine.validation import fraction, non_negative_number, positive_integer, positive_number
+from bpengine.validation import each, fraction, non_negative_number, positive_integer, positive_number
 
 __all__ = [
     "LBFGS",
@@ -25,7 +25,7 @@ __all__ = [
     "check_optimizer",
 ]
 
-Rate = float | Schedule | Callable[[float], float]
+Rate = float | Sequence[float] | Schedule | Callable[[float], float]
 Memory = dict[str, Array]
 
 
@@ -38,11 +38,12 @@ class Optimizer(ABC):
     Parameters
     ----------
     learning_rate : float, Schedule or function of the epochs passed
-        The step's length η.
+        The step's length η. For a stack of P networks also P numbers, one for each.
     clip_norm : float, optional
         Greatest norm of the gradient as one vector; a longer one is scaled down to it.
     weight_decay : float, optional
-        λ of decoupled decay: each step multiplies the weights, not the biases, by 1 - η λ.
+        λ of decoupled decay: each step multiplies the weights, not the biases, by 1 - η λ. For a
+        stack of P networks also P numbers.
     max_norm : float, optional
         Greatest norm of the weights into one neuron; longer ones are scaled down to it.
     averaging : float, optional
@@ -54,7 +55,7 @@ class Optimizer(ABC):
     learning_rate: Rate = 0.1
     _: KW_ONLY
     clip_norm: float | None = None
-    weight_decay: float = 0.0
+    weight_decay: float | Sequence[float] = 0.0
     max_norm: float | None = None
     averaging: float | None = None
 
@@ -62,11 +63,14 @@ class Optimizer(ABC):
     """Whether `update` is given η ∇C for the gradient, not ∇C."""
 
     def __post_init__(self) -> None:
-        schedules.resolve(self.learning_rate)
+        rate = schedules.resolve(self.learning_rate)
+        if isinstance(rate, schedules.Constant):
+            object.__setattr__(self, "learning_rate", rate.value)
+        decay = each(self.weight_decay, non_negative_number, "weight_decay")
+        object.__setattr__(self, "weight_decay", decay)
         for name in ("clip_norm", "max_norm"):
             if getattr(self, name) is not None:
                 positive_number(getattr(self, name), name)
-        non_negative_number(self.weight_decay, "weight_decay")
         if self.averaging is not None:
             fraction(self.averaging, "averaging")
 
@@ -94,7 +98,7 @@ class Optimizer(ABC):
             The flat vectors θ, which is moved, and ∇C, or η ∇C if the class `takes_step`.
         memory : dict
             What `memory` gave, moved on by the steps so far.
-        rate : array of shape ()
+        rate : array of shape (), or of that of the parameters
             The learning rate η, which may differ from step to step.
         """
 
@@ -218,7 +222,7 @@ class Adam(Optimizer):
         state = memory["gradients"], memory["squares"], memory["weights"]
         betas = array_of([self.beta_1, self.beta_2], parameters)
         inputs = parameters, gradient, *state, betas, scalar(self.epsilon, parameters), rate
-        yield Operation("adam", "update", _adam, inputs, parameters, state)
+        yield Operation(f"adam{_each(rate)}", "update", _adam, inputs, parameters, state)
 
 
 @dataclass(frozen=True, repr=False)
@@ -246,7 +250,7 @@ class AdamW(Adam):
     """
 
     _: KW_ONLY
-    weight_decay: float = 0.01
+    weight_decay: float | Sequence[float] = 0.01
 
 
 @dataclass(frozen=True, repr=False)
@@ -293,7 +297,7 @@ class RMSprop(Optimizer):
         constants = (scalar(x, parameters) for x in (self.decay, 1 - self.decay, self.epsilon))
         v = memory["square"]
         inputs = parameters, gradient, v, *constants, rate
-        yield Operation("rmsprop", "update", _rmsprop, inputs, parameters, (v,))
+        yield Operation(f"rmsprop{_each(rate)}", "update", _rmsprop, inputs, parameters, (v,))
 
 
 @dataclass(frozen=True, repr=False)
@@ -335,7 +339,7 @@ class Adagrad(Optimizer):
         """Operations of a step."""
         s = memory["squares"]
         inputs = parameters, gradient, s, scalar(self.epsilon, parameters), rate
-        yield Operation("adagrad", "update", _adagrad, inputs, parameters, (s,))
+        yield Operation(f"adagrad{_each(rate)}", "update", _adagrad, inputs, parameters, (s,))
 
 
 @dataclass(frozen=True)
@@ -382,6 +386,11 @@ def check_optimizer(optimizer: object) -> None:
             raise TypeError("LBFGS takes all examples in every step: give it to net.fit.")
         what = optimizer.__name__ if isinstance(optimizer, type) else repr(optimizer)
         raise TypeError(f"optimizer must be one such as bp.SGD(0.5) or bp.Adam(); got {what}.")
+
+
+def _each(rate: Array) -> str:
+    """What is said of a rule whose rate is a vector, with η for each parameter."""
+    return " each" if rate.ndim else ""
 
 
 def zeros_like(array: Array) -> Array:

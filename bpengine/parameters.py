@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
 
 from bpengine.backends import Array, Backend
 
-__all__ = ["Gradient", "Parameters", "Views", "padded"]
+__all__ = ["Gradient", "Member", "Parameters", "Views", "padded"]
 
 
 class Views(tuple[Array, ...]):
@@ -38,6 +41,9 @@ class Parameters:
 
     Attributes
     ----------
+    backend : Backend
+    dtype : str
+    stack : tuple of int
     vector : array of shape (size,)
         All parameters, padding included; zeros to begin with.
     blocks : Views of arrays of shape (…, n_l, K_l)
@@ -49,22 +55,53 @@ class Parameters:
     def __init__(
         self, sizes: Sequence[int], backend: Backend, dtype: str, stack: tuple[int, ...] = ()
     ) -> None:
-        xp = backend.xp
-        self.sizes = tuple(sizes)
+        self.sizes, self.backend, self.dtype, self.stack = tuple(sizes), backend, dtype, stack
         widths = [padded(n + 1, backend, dtype) for n in self.sizes[:-1]]
-        shapes = [(*stack, n, width) for n, width in zip(self.sizes[1:], widths, strict=True)]
-        ends = [0]
-        for shape in shapes:
-            ends.append(ends[-1] + math.prod(shape))
-        self.vector = backend.empty((ends[-1],), dtype)
+        self._shapes = [(*stack, n, width) for n, width in zip(self.sizes[1:], widths, strict=True)]
+        self.vector = backend.empty((sum(map(math.prod, self._shapes)),), dtype)
         self.vector[...] = 0.0
-        self.blocks = Views(
-            xp.reshape(self.vector[start:stop], shape, copy=False)
-            for (start, stop), shape in zip(pairwise(ends), shapes, strict=True)
-        )
+        self._name(self.split(self.vector))
+
+    def split(self, vector: Array) -> list[Array]:
+        """The blocks of any vector that is laid out as the parameters are: views of it."""
+        ends = accumulate(map(math.prod, self._shapes), initial=0)
+        return [
+            self.backend.xp.reshape(vector[start:stop], shape, copy=False)
+            for (start, stop), shape in zip(pairwise(ends), self._shapes, strict=True)
+        ]
+
+    def _name(self, blocks: Sequence[Array]) -> None:
         fan_in = self.sizes[:-1]
-        self.weights = Views(block[..., :n] for block, n in zip(self.blocks, fan_in, strict=True))
-        self.biases = Views(block[..., n : n + 1] for block, n in zip(self.blocks, fan_in, strict=True))
+        self.blocks = Views(blocks)
+        self.weights = Views(block[..., :n] for block, n in zip(blocks, fan_in, strict=True))
+        self.biases = Views(block[..., n : n + 1] for block, n in zip(blocks, fan_in, strict=True))
+
+
+class Member(Parameters):
+    """The parameters of one network of a stack: views of the stack's.
+
+    They lie apart from each other, layer by layer: `vector` is a copy of them, not to be written to.
+
+    Parameters
+    ----------
+    parameters : Parameters
+        The stack's.
+    i : int
+    """
+
+    def __init__(self, parameters: Parameters, i: int) -> None:
+        self.sizes, self.backend, self.stack = parameters.sizes, parameters.backend, ()
+        self.dtype = parameters.dtype
+        self._name([block[i, ...] for block in parameters.blocks])
+
+    @property
+    def vector(self) -> Array:
+        """A copy of all parameters, padding included."""
+        xp = self.backend.xp
+        vector = xp.concat([xp.reshape(block, (-1,)) for block in self.blocks])
+        if isinstance(vector, np.ndarray):
+            vector.flags.writeable = False
+        return vector
 
 
 class Gradient(Parameters):
@@ -74,11 +111,11 @@ class Gradient(Parameters):
     ----------
     vector, blocks, weights, biases
         As in `Parameters`: ``weights[l]`` is ∂C/∂w of layer l, ``biases[l]`` is ∂C/∂b.
-    cost : float
-        The average cost C at which the gradient was taken.
+    cost : float, or NumPy array of shape (P,)
+        The average cost C at which the gradient was taken, of each network of a stack.
     """
 
-    cost: float
+    cost: Any
 
 
 def padded(width: int, backend: Backend, dtype: str) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, SupportsIndex
 
 from bpengine import per_example
 from bpengine.backends import Array, Operation
+from bpengine.members import one_network
 from bpengine.optimizers import Optimizer
 from bpengine.parameters import Gradient
 from bpengine.per_example import KINDS, Clipping
@@ -86,6 +87,7 @@ class PerExamplePlan(Plan):
         state: State | None = None,
         weighted: bool = False,
     ) -> None:
+        one_network(network, "per_example")
         self.kind = choose(kind, {kind: kind for kind in KINDS}, "per_example")
         self.max_norm = checked_bound(self.kind, max_norm)
         if optimizer is not None and kind != "clip":
@@ -222,15 +224,15 @@ def per_example_gradients(
     --------
     >>> import numpy as np
     >>> import bpengine as bp
-    >>> from bpengine.per_example_plans import per_example_gradients
     >>> net = bp.Network([3, 4, 2], rng=0)
     >>> X, Y = np.ones((3, 5)), np.zeros((2, 5))
-    >>> for columns, gradient in per_example_gradients(net, X, Y, chunk=2):
+    >>> for columns, gradient in bp.per_example_gradients(net, X, Y, chunk=2):
     ...     print(columns, gradient.weights[0].shape)
     slice(0, 2, None) (2, 4, 3)
     slice(2, 4, None) (2, 4, 3)
     slice(4, 5, None) (1, 4, 3)
     """
+    one_network(network, "per_example_gradients")
     X, Y = network.check_examples(X, Y)
     parameters = int(network.vector.shape[0])
     most = CHUNK_ELEMENTS // parameters if chunk is None else positive_integer(chunk, "chunk")

@@ -10,7 +10,7 @@ import os
 import secrets
 import stat
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 def describe(network: Network) -> tuple[dict[str, Any], Arrays]:
     """What `write` needs of a network: its description, ready for JSON, and its arrays.
 
-    The arrays are ``weights_l`` (n_{l+1}, n_l) and ``biases_l`` (n_{l+1}, 1), counted from 0; on
+    The arrays are ``weights_l`` (…, n_{l+1}, n_l) and ``biases_l`` (…, n_{l+1}, 1), counted from 0; on
     NumPy they are views of the network's own.
     """
     description: dict[str, Any] = {
@@ -58,6 +58,7 @@ def describe(network: Network) -> tuple[dict[str, Any], Arrays]:
         "l1": network.l1,
         "l2": network.l2,
         "label_smoothing": network.label_smoothing,
+        **({"stack": network.stack[0]} if network.stack else {}),
     }
     arrays = {
         f"{kind}_{l}": network.backend.to_numpy(array)
@@ -77,12 +78,11 @@ def restore(network: Network, description: Mapping[str, Any], arrays: Mapping[st
         is then left as it was.
     """
     own, _ = describe(network)
-    for key in ("sizes", "activations", "cost", "dtype"):
-        if description.get(key) != own[key]:
-            raise ValueError(
-                f"the file's network has {key} {description.get(key)!r:.100}, this one {own[key]!r:.100}"
-            )
-    check_shapes(arrays, network.sizes, network.dtype)
+    for key in ("sizes", "activations", "cost", "dtype", "stack"):
+        if description.get(key) != own.get(key):
+            its, ours = description.get(key), own.get(key)
+            raise ValueError(f"the file's network has {key} {its!r:.100}, this one {ours!r:.100}")
+    check_shapes(arrays, network.sizes, network.dtype, network.stack)
     fill(network, arrays)
 
 
@@ -247,17 +247,31 @@ def _check(description: Mapping[str, Any]) -> None:
             raise TypeError(f"its activations are no names: {σ!r}")
     for key in OPTIONS:
         value = description.get(key, 0.0)
-        numbers = value if key == "dropout" and isinstance(value, list) else [value]
-        if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
-            raise TypeError(f"its {key} is no number: {value!r}")
+        if not all(type(number) in (int, float) and math.isfinite(number) for number in _entries(value)):
+            raise TypeError(f"its {key} is no number: {value!r:.100}")
+    P = description.get("stack", 1)
+    if type(P) is not int or P < 1:
+        raise TypeError(f"its stack is no number of networks: {P!r:.100}")
     if not isinstance(description.get("training", {}), dict):
         raise TypeError("its training is no object of JSON")
 
 
-def check_shapes(arrays: Mapping[str, Any], sizes: Sequence[int], dtype: str) -> None:
+def _entries(value: Any) -> Iterator[Any]:
+    """A value, or the entries of lists of them, one for each layer or network."""
+    if isinstance(value, list):
+        for entry in value:
+            yield from _entries(entry)
+    else:
+        yield value
+
+
+def check_shapes(
+    arrays: Mapping[str, Any], sizes: Sequence[int], dtype: str, stack: tuple[int, ...] = ()
+) -> None:
     """Raise ValueError if a network's parameters are not all there, in `dtype`."""
     for l, (fan_in, n) in enumerate(pairwise(sizes)):
-        for name, expected in ((f"weights_{l}", (n, fan_in)), (f"biases_{l}", (n, 1))):
+        shapes = {f"weights_{l}": (*stack, n, fan_in), f"biases_{l}": (*stack, n, 1)}
+        for name, expected in shapes.items():
             if name not in arrays:
                 raise ValueError(f"it has no {name}")
             shape, found = arrays[name].shape, str(arrays[name].dtype)

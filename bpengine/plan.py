@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Self, SupportsIndex
+from collections.abc import Collection, Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from bpengine import equations, schedules
 from bpengine.backends import Array, Operation
 from bpengine.optimizers import Optimizer, check_optimizer
 from bpengine.parameters import Gradient
-from bpengine.updates import State
-from bpengine.validation import non_negative_number, positive_integer, sample_weights
-from bpengine.workspace import Workspace, example_rows
+from bpengine.updates import State, in_blocks
+from bpengine.validation import choose, each, non_negative_number, positive_integer, sample_weights
+from bpengine.workspace import OWN, Workspace, example_rows
 
 if TYPE_CHECKING:
     from bpengine.network import Network
@@ -39,6 +41,8 @@ class Plan:
         What the optimizer remembers, where plans share it; a new one where not given.
     weighted : bool, optional
         Whether examples have weights.
+    own : collection of {"inputs", "targets", "weights"}, optional
+        What each network of a stack has for itself; the rest they share.
 
     Attributes
     ----------
@@ -81,6 +85,7 @@ class Plan:
         *,
         state: State | None = None,
         weighted: bool = False,
+        own: Collection[str] = (),
     ) -> None:
         m = positive_integer(batch_size, "batch_size")
         if optimizer is not None:
@@ -88,33 +93,41 @@ class Plan:
         self.network = network
         self.optimizer = optimizer
         self.batch_size = m
+        self.own = _checked_own(own, network.stack)
         parameters, σ, backend, dtype = (
             network.parameters,
             network.activations,
             network.backend,
             network.dtype,
         )
+        self.state: State | None = None
+        if optimizer is not None:
+            self.state = State(optimizer, parameters) if state is None else state
+        scales = self.state is not None and self.state.unit_is_each
         self.workspace = Workspace(
             network.sizes,
             σ,
             m,
             backend,
             dtype,
+            stack=network.stack,
+            own=self.own,
             weighted=weighted,
             dropout=network.dropout if optimizer is not None else (),
-            rng=network.rng,
+            rngs=network.rngs,
+            scales=scales,
         )
-        self._gradient = Gradient(network.sizes, backend, dtype)
-        self._strengths = backend.empty((2,), dtype)
+        self._gradient = Gradient(network.sizes, backend, dtype, network.stack)
+        per_network = scales or any(map(np.ndim, (network.l1, network.l2)))
+        shape = (2, *network.stack, 1, 1) if per_network else (2,)
+        self._strengths = backend.empty(shape, dtype)
         backprop = equations.backprop(parameters, σ, network.cost, self.workspace, self._gradient)
         self.operations: list[Operation] = [
             *equations.feedforward(parameters, σ, self.workspace),
             *self._backward(backprop),
         ]
         self._set_unit(1.0)
-        self.state: State | None = None
-        if optimizer is not None:
-            self.state = State(optimizer, parameters) if state is None else state
+        if optimizer is not None and self.state is not None:
             self.operations += self._update(self.state)
             self.learning_rate = schedules.resolve(optimizer.learning_rate).rate(0.0)
         self.program = backend.compile(self.operations)
@@ -132,30 +145,36 @@ class Plan:
         return state.operations(self._gradient)
 
     @property
-    def learning_rate(self) -> float:
+    def learning_rate(self) -> Any:
         """The step η; set it to use another from the next step on.
 
-        A plan of an optimizer with a schedule starts with the schedule's first.
+        A plan of an optimizer with a schedule starts with the schedule's first. A stack's plan whose
+        optimizer has a rate for each network takes as many.
         """
         if self.state is None:
             raise ValueError("this plan has no optimizer, and so no learning rate.")
         return self.state.learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, η: float) -> None:
+    def learning_rate(self, η: Any) -> None:
         if self.state is None:
             raise ValueError("this plan has no optimizer, and so no learning rate.")
-        η, dtype = non_negative_number(η, "learning_rate"), self.network.dtype
-        if η > float(np.finfo(dtype).max):
+        checked, dtype = each(η, non_negative_number, "learning_rate"), self.network.dtype
+        η = checked if isinstance(checked, float) else np.array(checked)
+        if np.shape(η) != np.shape(self.state.learning_rate):
+            count = np.size(self.state.learning_rate)
+            raise ValueError(f"learning_rate has {np.size(η)} values; this plan takes {count}.")
+        if np.max(η) > float(np.finfo(dtype).max):
             raise ValueError(f"learning_rate={η} is beyond what {dtype} holds.")
         self._set_unit(self.state.set_learning_rate(η))
 
-    def _set_unit(self, unit: float) -> None:
+    def _set_unit(self, unit: Any) -> None:
         """What the gradient is multiplied by: 1, or η for rules that take a step as it is."""
         network = self.network
-        self.workspace.scale[...] = unit / self.batch_size
-        self._strengths[0] = unit * network.penalty.l1
-        self._strengths[1] = unit * network.penalty.l2
+        as_array = partial(network.backend.asarray, dtype=network.dtype)
+        self.workspace.scale[...] = as_array(in_blocks(np.divide(unit, self.batch_size)))
+        for i, strength in enumerate((network.l1, network.l2)):
+            self._strengths[i, ...] = as_array(in_blocks(np.multiply(unit, strength)))
 
     @property
     def counts(self) -> Counter[str]:
@@ -182,6 +201,7 @@ class Plan:
             As for `Network.fit`.
         sample_weight : array of shape (m,), optional
             For a plan that is `weighted`: how much each example counts, relative to their mean.
+            X, Y and these have a leading axis of P where each network of a stack has its `own`.
 
         Raises
         ------
@@ -190,10 +210,10 @@ class Plan:
         """
         net = self.network
         X, Y = net.check_examples(X, Y)
-        if X.shape[1] != self.batch_size:
+        if X.shape[-1] != self.batch_size:
             raise ValueError(
-                f"X has {X.shape[1]} examples; this plan is for batches of {self.batch_size}. "
-                f"Make one with net.plan(batch_size={X.shape[1]})."
+                f"X has {X.shape[-1]} examples; this plan is for batches of {self.batch_size}. "
+                f"Make one with net.plan(batch_size={X.shape[-1]})."
             )
         if sample_weight is not None and self.workspace.weights is None:
             raise ValueError(
@@ -202,12 +222,29 @@ class Plan:
             )
         weights = None
         if self.workspace.weights is not None:
-            weights = sample_weights(sample_weight, self.batch_size, net.backend)
+            weights = sample_weights(sample_weight, self.batch_size, net.backend, stack=net.stack)
+        X, Y, weights = self._shaped(X, Y, weights)
         if self.optimizer is not None:
             Y = net.smoothed(Y)
         rows = self.workspace.rows
         example_rows(X, Y, net.sizes[-1], net.backend, net.dtype, out=rows, weights=weights)
         self._loaded, self._ran = True, False
+
+    def _shaped(self, X: Array, Y: Array, weights: Any) -> tuple[Array, Array, Any]:
+        """Examples with a leading axis where each network has its own, and nowhere else."""
+        found, stack = [], self.network.stack
+        for part, x, axes in zip(OWN, (X, Y, weights), (2, 2, 1), strict=True):
+            if x is not None and part in self.own and x.ndim == axes:
+                xp = array_namespace(x)
+                x = xp.broadcast_to(x, (*stack, *x.shape))
+            elif x is not None and x.ndim > axes and not {part, "inputs"} & set(self.own):
+                raise ValueError(
+                    f"the {part} are those of {stack[0]} networks, one set each; this plan is for "
+                    f"{part} that all share. Make one with net.plan(batch_size={self.batch_size}, …, "
+                    f"own=[{part!r}])."
+                )
+            found.append(x)
+        return found[0], found[1], found[2]
 
     def run(self, steps: SupportsIndex = 1) -> Self:
         """Run the step on the loaded batch, `steps` times; gives the plan itself.
@@ -229,8 +266,10 @@ class Plan:
         return self.run()
 
     @property
-    def cost(self) -> float:
+    def cost(self) -> Any:
         """Average cost of the loaded batch at the last step, before its update.
+
+        A float, or for a stack a NumPy array with that of each network.
 
         A penalty on the weights is that of the weights as they are now.
 
@@ -247,8 +286,8 @@ class Plan:
         xp = net.backend.xp
         values = xp.astype(values, xp.float64)
         if ws.weights is not None:
-            values = values * xp.astype(ws.weights[0, :], xp.float64)
-        return float(xp.mean(values)) + net.penalty.value(net.parameters)
+            values = values * xp.astype(ws.weights[..., 0, :], xp.float64)
+        return net.backend.figure(xp.mean(values, axis=-1)) + net.penalty.value(net.parameters)
 
     @property
     def gradient(self) -> Gradient:
@@ -273,7 +312,7 @@ class Plan:
     def __str__(self) -> str:
         net = self.network
         what = "gradient" if self.optimizer is None else f"training step, {self.optimizer}"
-        sizes = "-".join(map(str, net.sizes))
+        sizes = "-".join(map(str, net.sizes)) + "".join(f", stack of {P}" for P in net.stack)
         title = f"{what}: {sizes}, batch {self.batch_size}, {net.dtype}, {net.backend.name}"
         lines = [("", "equation", "operation", "shapes", "FLOPs", "bytes")]
         for i, op in enumerate(self.operations, 1):
@@ -288,6 +327,13 @@ class Plan:
             right = [cell.rjust(width) for cell, width in zip(line[4:], widths[4:], strict=True)]
             text.append("  ".join([line[0].rjust(widths[0]), *left, *right]))
         return "\n".join(text)
+
+
+def _checked_own(own: Collection[str], stack: tuple[int, ...]) -> tuple[str, ...]:
+    names = [choose(name, {part: part for part in OWN}, "own") for name in own]
+    if names and not stack:
+        raise ValueError(f"own={list(own)} is for stacks; this is one network.")
+    return tuple(names)
 
 
 def _shape(x: Array) -> str:

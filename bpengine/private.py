@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import TYPE_CHECKING, SupportsIndex
 
@@ -70,10 +70,9 @@ class DPSGD:
     --------
     >>> import numpy as np
     >>> import bpengine as bp
-    >>> from bpengine.private import DPSGD
     >>> X, labels = bp.datasets.circles(500, rng=0)
     >>> net = bp.Network([2, 16, 2], cost="binary_cross_entropy", rng=0)
-    >>> private = DPSGD(2.0, noise_multiplier=1.0, max_norm=1.0, delta=None)
+    >>> private = bp.DPSGD(2.0, noise_multiplier=1.0, max_norm=1.0, delta=None)
     >>> history = net.fit(X, labels, epochs=20, batch_size=50, optimizer=private, progress=False)
     >>> history.cost[-1] < history.cost[0]
     True
@@ -194,6 +193,7 @@ def plan(
     max_norm: float | None,
     *,
     weighted: bool,
+    own: Collection[str] = (),
 ) -> Plan:
     """The plan that `Network.plan` gives."""
     if isinstance(optimizer, DPSGD):
@@ -201,5 +201,5 @@ def plan(
             raise ValueError("DPSGD has its own max_norm: leave out per_example and max_norm.")
         return PrivatePlan(network, batch_size, optimizer, weighted=weighted)
     if kind is None and max_norm is None:
-        return Plan(network, batch_size, optimizer, weighted=weighted)
+        return Plan(network, batch_size, optimizer, weighted=weighted, own=own)
     return PerExamplePlan(network, batch_size, given(kind), max_norm, optimizer, weighted=weighted)

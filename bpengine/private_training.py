@@ -43,6 +43,7 @@ class Poisson(Resident):
     def __init__(self, source: Resident, dtype: str, rng: np.random.Generator) -> None:
         Indexed.__init__(self, source.examples, source.batch_size, True)
         self.backend, self.outputs, self.weighted = source.backend, source.outputs, True
+        self.stack, self.own = source.stack, source.own
         self.rng, self.rate = rng, source.batch_size / source.examples
         N, width = source.rows.shape
         self.rows = self.backend.empty((N + 1, width + 1), dtype)
@@ -223,8 +224,7 @@ def privacy_spent(spent: Sequence[Spent], delta: float) -> float:
 
     Examples
     --------
-    >>> from bpengine.private_training import privacy_spent
-    >>> round(privacy_spent([(0.01, 1.1, 1000)], delta=1e-5), 2)  # doctest: +SKIP
+    >>> round(bp.privacy_spent([(0.01, 1.1, 1000)], delta=1e-5), 2)  # doctest: +SKIP
     1.73
     """
     accounting, rdp = _accountant()

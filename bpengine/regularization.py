@@ -10,7 +10,10 @@ from array_api_compat import array_namespace
 
 from bpengine.backends import Array, Backend, Operation
 from bpengine.parameters import Parameters
-from bpengine.validation import fraction
+from bpengine.updates import check_count, in_blocks
+from bpengine.validation import each, fraction
+
+PerNetwork = float | np.ndarray[Any, Any]
 
 __all__ = ["Dropout", "Penalty", "Uniform", "probabilities", "smoothed"]
 
@@ -20,25 +23,26 @@ class Penalty:
 
     Parameters
     ----------
-    l1, l2 : float
-        λ₁ and λ₂.
+    l1, l2 : float, or arrays of shape (P,)
+        λ₁ and λ₂, of all networks or of each.
     """
 
-    def __init__(self, l1: float, l2: float) -> None:
+    def __init__(self, l1: PerNetwork, l2: PerNetwork) -> None:
         self.l1, self.l2 = l1, l2
 
-    def __bool__(self) -> bool:
-        return bool(self.l1 or self.l2)
-
-    def value(self, parameters: Parameters) -> float:
-        """The penalty of a network's weights, added up in float64."""
-        total = 0.0
-        for w in parameters.weights if self else ():
+    def value(self, parameters: Parameters) -> Any:
+        """The penalty of a network's weights, or of each network's, added up in float64."""
+        total: Any = 0.0
+        backend = parameters.backend
+        for w in parameters.weights:
             xp = array_namespace(w)
-            if self.l2:
-                total += self.l2 / 2 * float(xp.sum(w * w, dtype=xp.float64))
-            if self.l1:
-                total += self.l1 * float(xp.sum(xp.abs(w), dtype=xp.float64))
+            if np.any(self.l2):
+                squares = xp.sum(w * w, axis=(-2, -1), dtype=xp.float64)
+                total = total + self.l2 / 2 * backend.figure(squares)
+            if np.any(self.l1):
+                total = total + self.l1 * backend.figure(
+                    xp.sum(xp.abs(w), axis=(-2, -1), dtype=xp.float64)
+                )
         return total
 
     def operations(
@@ -46,24 +50,51 @@ class Penalty:
     ) -> Iterator[Operation]:
         """Add the penalty's gradient, λ₂ w + λ₁ sign w, times a unit.
 
-        `strengths` is an array of shape (2,): λ₁ and λ₂ times the unit.
+        `strengths` is an array of shape (2,) or (2, P, 1, 1): λ₁ and λ₂ times the unit.
         """
         for w, g in zip(parameters.weights, gradient.weights, strict=True):
-            if self.l2:
+            if np.any(self.l2):
                 yield Operation("l2", "penalty", _l2, (g, w, strengths[1, ...]), g)
-            if self.l1:
+            if np.any(self.l1):
                 yield Operation("l1", "penalty", _l1, (g, w, strengths[0, ...]), g)
 
 
 class Uniform:
-    """Draws uniform random numbers on the host, so that a seed gives the same on every backend."""
+    """Draws uniform random numbers on the host, so that a seed gives the same on every backend.
 
-    def __init__(self, rng: np.random.Generator, shape: tuple[int, ...], backend: Backend, dtype: Any):
-        self.rng, self.shape, self.backend, self.dtype = rng, shape, backend, dtype
+    Parameters
+    ----------
+    rngs : sequence of numpy.random.Generator or None
+        One for each network; None, which has no dropout here, gives zeros.
+    shape : tuple of int
+    backend : Backend
+    dtype : str
+    """
+
+    def __init__(
+        self,
+        rngs: Sequence[np.random.Generator | None],
+        shape: tuple[int, ...],
+        backend: Backend,
+        dtype: Any,
+    ) -> None:
+        self.rngs, self.shape, self.backend, self.dtype = rngs, shape, backend, dtype
+
+    def calls(self, out: np.ndarray[Any, Any]) -> list[tuple[Any, tuple[Any, ...]]]:
+        """The (function, operands) that write numbers from 0 to below 1 into an array of NumPy's."""
+        parts = zip(self.rngs, out if len(self.rngs) > 1 else out[None], strict=True)
+        # NumPy's generators write into an array: random(size, dtype, out)
+        return [
+            (part.fill, (0.0,)) if rng is None else (rng.random, (None, out.dtype, part))
+            for rng, part in parts
+        ]
 
     def __call__(self) -> Array:
         """Numbers from 0 to below 1."""
-        return self.backend.asarray(self.rng.random(self.shape, self.dtype), self.dtype)
+        out = np.empty(self.shape, self.dtype)
+        for function, operands in self.calls(out):
+            function(*operands)
+        return self.backend.asarray(out, self.dtype)
 
 
 class Dropout:
@@ -73,11 +104,13 @@ class Dropout:
 
     Parameters
     ----------
-    probabilities : sequence of float
-        For each layer before the output, input first: the share that is left out.
+    probabilities : sequence of float or of P floats
+        For each layer before the output, input first: the share that is left out, of all networks
+        or of each.
     shapes : sequence of tuple
         The shapes of those layers' activations.
-    rng : numpy.random.Generator
+    rngs : sequence of numpy.random.Generator
+        What draws, one for each network.
     backend : Backend
     dtype : str
 
@@ -88,18 +121,18 @@ class Dropout:
 
     def __init__(
         self,
-        probabilities: Sequence[float],
+        probabilities: Sequence[float | tuple[float, ...]],
         shapes: Sequence[tuple[int, ...]],
-        rng: np.random.Generator,
+        rngs: Sequence[np.random.Generator],
         backend: Backend,
         dtype: str,
     ) -> None:
         self._masks: dict[int, tuple[Array, Array, Any]] = {}
         for l, (p, shape) in enumerate(zip(probabilities, shapes, strict=False)):
-            if p:
-                keep = backend.empty((), dtype)
-                keep[...] = 1 - p
-                draw = Uniform(rng, shape, backend, dtype)
+            if np.any(p):
+                keep = backend.asarray(1 - in_blocks(p), dtype)
+                draws = [rng if share else None for rng, share in np.broadcast(np.array(rngs), p)]
+                draw = Uniform(draws, shape, backend, dtype)
                 self._masks[l] = backend.empty(shape, dtype), keep, draw
 
     def __contains__(self, l: int) -> bool:
@@ -119,8 +152,13 @@ class Dropout:
             yield Operation("dropout", "dropout", _multiply, (delta, self._masks[l][0]), delta)
 
 
-def probabilities(dropout: float | Sequence[float], sizes: Sequence[int]) -> tuple[float, ...]:
-    """Shares left out of each layer before the output; a single one is that of the hidden layers."""
+def probabilities(
+    dropout: float | Sequence[Any], sizes: Sequence[int], stack: tuple[int, ...] = ()
+) -> tuple[float | tuple[float, ...], ...]:
+    """Shares left out of each layer before the output; a single one is that of the hidden layers.
+
+    In a stack each may be one for all networks or as many as there are networks.
+    """
     hidden = len(sizes) - 2
     if isinstance(dropout, Sequence) and not isinstance(dropout, str):
         if len(dropout) != hidden + 1:
@@ -128,8 +166,11 @@ def probabilities(dropout: float | Sequence[float], sizes: Sequence[int]) -> tup
                 f"dropout has {len(dropout)} entries; a network of sizes {list(sizes)} takes "
                 f"{hidden + 1}, one for each layer before the output, input first."
             )
-        return tuple(fraction(p, f"dropout[{l}]") for l, p in enumerate(dropout))
-    return (0.0, *(fraction(dropout, "dropout") for _ in range(hidden)))
+        shares = tuple(each(p, fraction, f"dropout[{l}]") for l, p in enumerate(dropout))
+        for l, share in enumerate(shares):
+            check_count(share, stack, f"dropout[{l}]")
+        return shares
+    return (0.0, *(fraction(dropout, "dropout") for _ in range(hidden)))  # type: ignore[arg-type]
 
 
 def smoothed(Y: Array, smoothing: float, exclusive: bool) -> Array:

@@ -6,8 +6,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from bpengine.validation import fraction, non_negative_number, positive_integer, positive_number
+import numpy as np
+
+from bpengine.validation import each, fraction, non_negative_number, positive_integer, positive_number
 
 __all__ = ["Cosine", "InverseScaling", "OnPlateau", "Schedule", "StepDecay", "WarmUp", "resolve"]
 
@@ -35,13 +38,13 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The same learning rate always: what a plain number stands for."""
+    """The same learning rate always: what a number, or one for each network, stands for."""
 
-    value: float
+    value: float | tuple[float, ...]
 
-    def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
+    def rate(self, epoch: float, costs: Sequence[float] = ()) -> Any:
         """η."""
-        return self.value
+        return np.array(self.value) if isinstance(self.value, tuple) else self.value
 
 
 @dataclass(frozen=True)
@@ -239,4 +242,4 @@ def resolve(rate: object, name: str = "learning_rate") -> Schedule:
         return rate
     if callable(rate):
         return Function(rate)
-    return Constant(positive_number(rate, name))  # type: ignore[arg-type]
+    return Constant(each(rate, positive_number, name))

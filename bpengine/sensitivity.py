@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bpengine.backends import Array
+from bpengine.members import one_network
 from bpengine.per_example_plans import CHUNK_ELEMENTS, chunks
 from bpengine.prediction import forward_chunks
 
@@ -40,11 +41,11 @@ def input_gradients(network: Network, X: Array, Y: Array) -> Array:
     --------
     >>> import numpy as np
     >>> import bpengine as bp
-    >>> from bpengine.sensitivity import input_gradients
     >>> net = bp.Network([3, 4, 2], rng=0)
-    >>> input_gradients(net, np.ones((3, 5)), np.zeros((2, 5))).shape
+    >>> bp.input_gradients(net, np.ones((3, 5)), np.zeros((2, 5))).shape
     (3, 5)
     """
+    one_network(network, "input_gradients")
     X, Y = network.check_examples(X, Y)
     out = network.backend.empty(tuple(X.shape), network.dtype)
     most = CHUNK_ELEMENTS // sum(network.sizes)
@@ -80,11 +81,11 @@ def jacobians(network: Network, X: Array) -> Array:
     --------
     >>> import numpy as np
     >>> import bpengine as bp
-    >>> from bpengine.sensitivity import jacobians
     >>> net = bp.Network([3, 4, 2], rng=0)
-    >>> jacobians(net, np.ones((3, 5))).shape
+    >>> bp.jacobians(net, np.ones((3, 5))).shape
     (2, 3, 5)
     """
+    one_network(network, "jacobians")
     net = network
     net.feedforward(X)  # which checks X, and settles where the network lives
     X = net.backend.asarray(X, net.dtype)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,12 +15,12 @@ import numpy as np
 from bpengine.backends import Array
 from bpengine.parameters import padded
 from bpengine.validation import sample_weights
-from bpengine.workspace import example_rows
+from bpengine.workspace import example_rows, in_stack, own_parts
 
 if TYPE_CHECKING:
     from bpengine.network import Network
 
-__all__ = ["Chunk", "Indexed", "Mapped", "Resident", "Source", "Stream"]
+__all__ = ["Chunk", "Indexed", "Mapped", "Resident", "Source", "Stream", "Tail"]
 
 MAPPED_BYTES = 2**28  # a memory map above this is read as it is needed
 STREAM_ELEMENTS = 2**22  # inputs of streamed batches that are held at a time
@@ -41,11 +43,14 @@ class Chunk:
     load : callable
         ``load(batch, rows)`` writes a batch into the rows of a workspace.
     outcomes : callable
-        Gives the targets (steps, n_L, size) and the weights (steps, size), or None, of all batches.
+        Gives the targets (steps, n_L, size) and the weights (steps, size), or None, of all batches. In
+        a stack there is an axis for the networks after that for the steps, of 1 where they share.
     examples : array, optional
         Where `load` is a gather: the array whose rows a batch numbers.
     total : int, optional
         How many examples there are in all, where some of a step's are fillings of weight 0.
+    own : tuple of str
+        What each network of a stack has for itself.
     """
 
     size: int
@@ -55,6 +60,7 @@ class Chunk:
     outcomes: Callable[[], tuple[Array, Array | None]]
     examples: Array | None = None
     total: int | None = None
+    own: tuple[str, ...] = ()
 
 
 class Source:
@@ -73,6 +79,10 @@ class Source:
         """An epoch; a chunk is of ``most(step, size)`` steps or fewer, from that step on."""
         raise NotImplementedError
 
+    def of(self, numbers: np.ndarray[Any, Any]) -> Source:
+        """The same examples for some networks of a stack."""
+        return self
+
 
 class Indexed(Source):
     """Examples that can be taken by their numbers."""
@@ -90,10 +100,10 @@ class Indexed(Source):
         full = self.examples // m
         while step < full:
             steps = min(most(step, m), full - step)
-            yield self.chunk(order[step * m : (step + steps) * m], m)
+            yield self.chunk(order[..., step * m : (step + steps) * m], m)
             step += steps
         if self.examples % m:
-            yield self.chunk(order[full * m :], self.examples % m)
+            yield self.chunk(order[..., full * m :], self.examples % m)
 
     def in_order(self, most: int) -> list[Chunk]:
         """All examples as they are, in chunks of one step on `most` examples or fewer."""
@@ -134,11 +144,30 @@ class Resident(Indexed):
         shuffle: bool | int,
     ) -> None:
         super().__init__(int(X.shape[1]), batch_size, shuffle)
-        self.backend, self.outputs = network.backend, network.sizes[-1]
+        self.backend, self.outputs, self.stack = network.backend, network.sizes[-1], network.stack
         self.weighted = weights is not None
+        self.own = own_parts(X, Y, weights) if self.stack else ()
         self.rows = example_rows(
             X, network.smoothed(Y), self.outputs, network.backend, network.dtype, weights=weights
         )
+
+    def of(self, numbers: np.ndarray[Any, Any]) -> Resident:
+        """The same examples for some networks of the stack, in the order that is drawn for all."""
+        if not self.own:
+            return self
+        some = copy.copy(self)
+        some.stack = (len(numbers),)
+        P, n = self.stack[0], self.outputs
+        weights = self.weighted * (P if "weights" in self.own else 1)
+        start = self.rows.shape[1] - weights - n * (P if "targets" in self.own else 1)
+        parts = [np.arange(start)]
+        targets = np.arange(start, self.rows.shape[1] - weights)
+        parts.append(targets.reshape(-1, n)[numbers].ravel() if "targets" in self.own else targets)
+        last = np.arange(self.rows.shape[1] - weights, self.rows.shape[1])
+        parts.append(last[numbers] if "weights" in self.own else last)
+        columns = self.backend.asarray(np.concatenate(parts), "int64")
+        some.rows = self.backend.xp.take(self.rows, columns, axis=1)
+        return some
 
     def _placed(self, numbers: np.ndarray[Any, Any]) -> Array:
         return self.backend.asarray(numbers, "int64")
@@ -148,13 +177,13 @@ class Resident(Indexed):
         batches = [indices[i : i + m] for i in range(0, indices.shape[0], m)]
         load = partial(self.backend.take, self.rows)
         outcomes = partial(self._outcomes, indices, m)
-        return Chunk(m, self.weighted, batches, load, outcomes, self.rows)
+        return Chunk(m, self.weighted, batches, load, outcomes, self.rows, own=self.own)
 
     def _outcomes(self, indices: Array, m: int) -> tuple[Array, Array | None]:
         xp = self.backend.xp
-        start = self.rows.shape[1] - self.outputs - self.weighted
-        tail = xp.take(self.rows[:, start:], indices, axis=0)
-        return _outcomes(xp.reshape(tail, (-1, m, tail.shape[1])), self.outputs, self.weighted)
+        tail = Tail(self.outputs, self.weighted, self.stack, self.own)
+        rows = xp.take(self.rows[:, self.rows.shape[1] - tail.width :], indices, axis=0)
+        return tail.outcomes(xp.reshape(rows, (-1, m, rows.shape[1])))
 
 
 class Mapped(Indexed):
@@ -215,9 +244,12 @@ class Mapped(Indexed):
 
     def _outcomes(self, indices: Array, m: int) -> tuple[Array, Array | None]:
         network = self.network
-        y = self.y[indices].reshape(-1, m, network.sizes[-1]).swapaxes(1, 2)
+        shared = (1,) * len(network.stack)
+        y = self.y[indices].reshape(-1, *shared, m, network.sizes[-1]).swapaxes(-1, -2)
         as_array = partial(network.backend.asarray, dtype=network.dtype)
-        weights = None if self.weights is None else as_array(self.weights[indices].reshape(-1, m))
+        weights = None
+        if self.weights is not None:
+            weights = as_array(self.weights[indices].reshape(-1, *shared, m))
         return as_array(network.smoothed(y)), weights
 
 
@@ -256,6 +288,11 @@ class Stream(Source):
         net = self.network
         names = f"batch {number}: X", f"batch {number}: Y"
         X, Y = net.check_examples(batch[0], batch[1], names)
+        if own_parts(X, Y, None):
+            raise ValueError(
+                f"batch {number} of X has examples for each network; those of a stack share the "
+                "batches of an iterable. Give X and Y as arrays for that."
+            )
         weights = None
         if len(batch) == 3:
             name = f"batch {number}: sample_weight"
@@ -266,17 +303,39 @@ class Stream(Source):
         m, width = held[0].shape
         net = self.network
         weighted = width > padded(net.sizes[0] + 1, net.backend, net.dtype) + net.sizes[-1]
-        xp = net.backend.xp
-        return Chunk(
-            m, weighted, held, _copy, lambda: _outcomes(xp.stack(held), net.sizes[-1], weighted)
-        )
+        xp, tail = net.backend.xp, Tail(net.sizes[-1], weighted, net.stack)
+        return Chunk(m, weighted, held, _copy, lambda: tail.outcomes(xp.stack(held)))
 
 
 def _copy(batch: Array, rows: Array) -> None:
     rows[...] = batch
 
 
-def _outcomes(rows: Array, outputs: int, weighted: bool) -> tuple[Array, Array | None]:
-    """Targets and weights out of rows (steps, m, …)."""
-    end = rows.shape[-1] - weighted
-    return rows[..., end - outputs : end].mT, rows[..., end] if weighted else None
+class Tail:
+    """Where targets and weights are at the end of rows of examples.
+
+    Parameters
+    ----------
+    outputs : int
+    weighted : bool
+    stack : tuple of int
+    own : sequence of str
+        Whose targets and weights there are as many of as networks.
+    """
+
+    def __init__(
+        self, outputs: int, weighted: bool, stack: tuple[int, ...], own: Sequence[str] = ()
+    ) -> None:
+        self._targets, self._weights = (
+            stack and (stack if part in own else (1,)) for part in ("targets", "weights")
+        )
+        self._outputs = outputs * math.prod(self._targets)
+        self._weighted = weighted * math.prod(self._weights)
+        self.width = self._outputs + self._weighted
+
+    def outcomes(self, rows: Array) -> tuple[Array, Array | None]:
+        """Targets and weights out of rows (steps, m, …), as `Chunk.outcomes` gives them."""
+        end = rows.shape[-1] - self._weighted
+        y = in_stack(rows[..., end - self._outputs : end], self._targets)
+        weights = in_stack(rows[..., end:], self._weights)[..., 0, :] if self._weighted else None
+        return y, weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from bpengine import schedules
 from bpengine.backends import Array, Batches
 from bpengine.callbacks import Callback
-from bpengine.history import History
+from bpengine.history import History, Statistics
 from bpengine.monitoring import Monitor
 from bpengine.optimizers import LBFGS, Optimizer
 from bpengine.plan import Plan
@@ -23,7 +23,7 @@ from bpengine.updates import State
 if TYPE_CHECKING:
     from bpengine.network import Network
 
-__all__ = ["NonFiniteCostError", "Training", "beginning"]
+__all__ = ["NonFiniteCostError", "Training", "beginning", "finite"]
 
 KEPT_ELEMENTS = 2**18  # outputs of training steps kept until their costs are added up
 KEPT_STEPS = 8, 256  # at least and at most
@@ -59,6 +59,8 @@ class Training:
     optimizer : Optimizer or LBFGS
     source : Source
         Where the examples come from.
+    trained : Network
+        What steps are taken on: `network`, but for a stack of which some networks have stopped.
     history : History
     epochs, epoch : int
         How many epochs there are to be, and how many are complete.
@@ -78,6 +80,7 @@ class Training:
         monitor: int | str | None = None,
     ) -> None:
         self.network, self.optimizer, self.source, self.epochs = network, optimizer, source, epochs
+        self.trained = network
         self.validation, self.callbacks = validation, callbacks
         self.history = History()
         self.epoch = self.steps = self.taken = 0
@@ -88,7 +91,7 @@ class Training:
             self.schedule = schedules.resolve(optimizer.learning_rate)
             self.rate = self.schedule.rate(0.0)
         self.stepping: Array | None = None  # parameters that steps go on from; None: the network's
-        self._monitor = None if monitor is None else Monitor(network, monitor)
+        self._monitor = None if monitor is None else Monitor(monitor)
         self._plans: dict[tuple[int, bool], tuple[Plan, list[Array], Array]] = {}
 
     def stop(self) -> None:
@@ -99,6 +102,16 @@ class Training:
     def is_last(self) -> bool:
         """Whether no epoch follows."""
         return self.stopped or self.epoch >= self.epochs
+
+    def memory(self) -> dict[str, Any]:
+        """What a checkpoint is to hold besides what every training has."""
+        return {}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Take up what `memory` gave, the network left as it is."""
+
+    def go_on(self) -> None:
+        """Start where a checkpoint has left off, now that the network's parameters are its."""
 
     def run(self) -> None:
         """Epochs until the last one or until something stops them."""
@@ -114,57 +127,75 @@ class Training:
         if self.state is not None:
             history.learning_rate.append(self.rate)
         self.show_average()
-        cost += self.network.penalty.value(self.network.parameters)
+        cost += self.trained.penalty.value(self.trained.parameters)
         if self.validation is not None:
-            result = evaluate(self.network, *self.validation)
-            history.validation_cost.append(result["cost"])
+            result = evaluate(self.trained, *self.validation)
+            history.validation_cost.append(self._of_all(result["cost"], "validation_cost"))
             if "accuracy" in result:
-                history.validation_accuracy.append(result["accuracy"])
-        history.cost.append(cost)  # the last: an epoch that has a cost is complete
+                accuracy = self._of_all(result["accuracy"], "validation_accuracy")
+                history.validation_accuracy.append(accuracy)
+        history.cost.append(self._of_all(cost, "cost"))  # the last: an epoch that has it is complete
         self.epoch += 1
         for callback in self.callbacks:
             callback.epoch(self)
+
+    def complete(self, cost: Any) -> Any:
+        """Count an epoch of `partial_fit`; gives its cost with the penalty."""
+        cost = self._of_all(cost + self.trained.penalty.value(self.trained.parameters), "cost")
+        self.history.cost.append(cost)
+        self.epoch += 1
+        return cost
+
+    def _of_all(self, figure: Any, name: str) -> Any:
+        """A figure of `trained` as the history has it, under `name`."""
+        return figure
 
     def show_average(self) -> None:
         """Where parameters are averaged, let the network have the average until steps go on."""
         if self.state is not None and "average" in self.state.arrays:
             if self.stepping is None:
-                self.stepping = self.network.backend.xp.asarray(self.network.vector, copy=True)
-            self.network.vector[...] = self.state.arrays["average"]
+                self.stepping = self.trained.backend.xp.asarray(self.trained.vector, copy=True)
+            self.trained.vector[...] = self.state.arrays["average"]
 
     def _hide_average(self) -> None:
         if self.stepping is None or self.state is None:
             return
-        vector, arrays = self.network.vector, self.state.arrays
-        if bool(self.network.backend.xp.all(vector == arrays["average"])):
+        vector, arrays = self.trained.vector, self.state.arrays
+        if bool(self.trained.backend.xp.all(vector == arrays["average"])):
             vector[...] = self.stepping
         else:  # someone has set parameters meanwhile: these are the first of a new average
             arrays["average"][...] = vector
             arrays["averaged"][...] = 0.0
         self.stepping = None
 
-    def pass_over_examples(self) -> float:
+    def pass_over_examples(self) -> Any:
         """Steps over all examples; gives their average cost, without penalties."""
         self._hide_average()
-        total, examples, step = 0.0, 0, 0
+        total, examples, step = np.zeros(self.trained.stack), 0, 0
         for chunk in self.source.chunks(self.network.rng, self._most):
             if self._monitor is not None and not self._monitor.wait(self.taken, step):
-                self.history.monitored.append(self._monitor.look(chunk, self.epoch + 1, step + 1))
+                self.history.monitored.append(self._look(self._monitor, chunk, step))
             costs = self._run(chunk, step)
             # one after the other: the sum does not depend on where chunks end
-            total = float(np.add.accumulate(np.append(total, costs))[-1])
+            total = np.add.accumulate(np.concatenate([total[None], costs]))[-1]
             steps = len(chunk.batches)
             examples += steps * chunk.size if chunk.total is None else chunk.total
             step += steps
             for callback in self.callbacks:
                 callback.steps(self, steps)
         self.steps, self.taken = step, self.taken + step
-        return total / max(examples, 1)
+        average = total / max(examples, 1)
+        return average if average.ndim else float(average)
+
+    def _look(self, monitor: Monitor, chunk: Chunk, step: int) -> Statistics:
+        """The statistics of a chunk's first step."""
+        return monitor.look(self.trained, chunk, self.epoch + 1, step + 1)
 
     def _kept(self, m: int) -> int:
         """Of how many steps on m examples the outputs are kept."""
         least, most = KEPT_STEPS
-        return min(most, max(least, KEPT_ELEMENTS // (self.network.sizes[-1] * m)))
+        elements = math.prod(self.trained.stack) * self.trained.sizes[-1] * m
+        return min(most, max(least, KEPT_ELEMENTS // elements))
 
     def _most(self, step: int, m: int) -> int:
         """How many steps on m examples may be taken before the costs are looked at."""
@@ -179,17 +210,17 @@ class Training:
         if key not in self._plans:
             if len(self._plans) == PLANS:
                 del self._plans[next(iter(self._plans))]
-            net, m = self.network, chunk.size
+            net, m = self.trained, chunk.size
             plan = self._new_plan(chunk)
             most = self._kept(m)
-            kept = net.backend.empty((most, net.sizes[-1], m), net.dtype)
+            kept = net.backend.empty((most, *net.stack, net.sizes[-1], m), net.dtype)
             self._plans[key] = plan, [kept[i, ...] for i in range(most)], kept
         return self._plans[key]
 
     def _new_plan(self, chunk: Chunk) -> Plan:
         assert isinstance(self.optimizer, Optimizer)
-        net, m = self.network, chunk.size
-        return Plan(net, m, self.optimizer, state=self.state, weighted=chunk.weighted)
+        options: Any = {"state": self.state, "weighted": chunk.weighted, "own": chunk.own}
+        return Plan(self.trained, chunk.size, self.optimizer, **options)
 
     def _rates(self, step: int, count: int) -> list[float] | None:
         """The learning rate of each step, where it is not always the same."""
@@ -206,7 +237,7 @@ class Training:
         What the cost is taken from is kept of every step, so that all costs are added up in one go.
         """
         plan, slots, kept = self._plan(chunk)
-        net, ws = self.network, plan.workspace
+        net, ws = self.trained, plan.workspace
         xp, σ = net.backend.xp, net.activations[-1]
         output = ws.z[-1] if net.cost.is_of_z(σ) else ws.a[-1]
         rates = self._rates(step, len(chunk.batches))
@@ -229,17 +260,22 @@ class Training:
             if weights is not None:
                 values = values * xp.astype(weights, xp.float64)
             costs = net.backend.to_numpy(xp.sum(values, axis=-1))
-            if not (np.isfinite(costs).all() and _finite(xp, net.vector)):
+            if not self._is_finite(costs):
                 self._find_non_finite(plan, chunk, rates, start, step)
         except KeyboardInterrupt:
             # the interrupt may have come in the middle of a step: take those again that were complete
             self._restore(start)
             for i, batch in enumerate(chunk.batches[: taken[0]]):
                 self._step(plan, chunk, batch, rates, i)
-            if not _finite(xp, net.vector):
+            if not self._is_finite():
                 self._restore(start)
             raise
         return costs
+
+    def _is_finite(self, costs: np.ndarray[Any, Any] | None = None) -> bool:
+        """Whether the parameters are, and the costs of steps."""
+        found = costs is None or bool(np.isfinite(costs).all())
+        return found and finite(self.trained.backend.xp, self.trained.vector)
 
     def _step(
         self, plan: Plan, chunk: Chunk, batch: Any, rates: list[float] | None, number: int
@@ -251,19 +287,20 @@ class Training:
 
     def _snapshot(self) -> tuple[dict[str, Array], Any]:
         """All that a step changes: parameters, what the optimizer remembers, random state."""
-        xp, net = self.network.backend.xp, self.network
+        xp, net = self.trained.backend.xp, self.trained
         assert self.state is not None
         arrays = {"": net.vector, **self.state.arrays}
-        state = net.rng.bit_generator.state if any(net.dropout) else None
-        return {name: xp.asarray(array, copy=True) for name, array in arrays.items()}, state
+        dropout = any(map(np.any, net.dropout))
+        states = [rng.bit_generator.state for rng in net.rngs] if dropout else None
+        return {name: xp.asarray(array, copy=True) for name, array in arrays.items()}, states
 
     def _restore(self, snapshot: tuple[dict[str, Array], Any]) -> None:
         arrays, random = snapshot
         assert self.state is not None
-        for name, array in {"": self.network.vector, **self.state.arrays}.items():
+        for name, array in {"": self.trained.vector, **self.state.arrays}.items():
             array[...] = arrays[name]
-        if random is not None:
-            self.network.rng.bit_generator.state = random
+        for rng, state in zip(self.trained.rngs, random or (), strict=False):
+            rng.bit_generator.state = state
 
     def _find_non_finite(
         self, plan: Plan, chunk: Chunk, rates: list[float] | None, start: Any, step: int
@@ -273,29 +310,30 @@ class Training:
         for i, batch in enumerate(chunk.batches):
             before = self._snapshot()
             self._step(plan, chunk, batch, rates, i)
-            layer = beginning(plan, self.network.parameters.blocks)
+            layer = beginning(plan, self.trained.parameters.blocks)
             if layer is not None:
                 self._restore(before)
                 raise NonFiniteCostError(self.epoch + 1, step + i + 1, layer)
 
 
-def beginning(plan: Plan, results: Sequence[Array]) -> int | None:
+def beginning(plan: Plan, results: Sequence[Array], p: int | None = None) -> int | None:
     """The layer where a step's first non-finite numbers are; None where all are finite.
 
     `results` are what the step has made, a block for each layer after the input: parameters or
-    gradients.
+    gradients. With a number `p`, those of network p of a stack are looked at.
     """
     net, ws = plan.network, plan.workspace
-    xp = net.backend.xp
-    forward = [_finite(xp, z) for z in ws.z]
-    backward = [_finite(xp, block) for block in results]
+    xp, at = net.backend.xp, ... if p is None else (p, ...)
+    forward = [finite(xp, z[at]) for z in ws.z]
+    backward = [finite(xp, block[at]) for block in results]
     if not all(forward):
         return forward.index(False) + 2
     if not all(backward):
         return len(backward) + 1 - backward[::-1].index(False)
     values = net.cost.per_example(net.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
-    return None if _finite(xp, values) else len(forward) + 1
+    return None if finite(xp, values[at]) else len(forward) + 1
 
 
-def _finite(xp: Any, array: Array) -> bool:
+def finite(xp: Any, array: Array) -> bool:
+    """Whether there is no NaN and no infinity."""
     return bool(xp.all(xp.isfinite(array)))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from itertools import repeat
+from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace
 
+from bpengine import schedules
 from bpengine.backends import Array, Operation
-from bpengine.optimizers import Optimizer, limits, scalar
-from bpengine.parameters import Parameters
+from bpengine.optimizers import Optimizer, limits, scalar, zeros_like
+from bpengine.parameters import Member, Parameters
 
-__all__ = ["State"]
+__all__ = ["State", "check_count", "in_blocks"]
 
 
 class State:
@@ -25,42 +30,72 @@ class State:
     ----------
     arrays : dict
         What moves with the steps, by name: what a checkpoint has to hold.
-    learning_rate : float
-        η, and as an array of shape () `rate`.
+    learning_rate : float, or NumPy array of shape (P,)
+        η, of all networks of a stack or of each; and as an array `rate`: of shape (), or of that of
+        the flat vector.
     """
 
     def __init__(self, optimizer: Optimizer, parameters: Parameters) -> None:
-        θ = parameters.vector
+        if isinstance(parameters, Member):
+            raise ValueError(
+                "a network of a stack takes no plan with an optimizer, as its parameters are not in one "
+                "piece: use nets[i].fit, or copy.deepcopy(nets[i]), a network by itself."
+            )
+        θ, stack = parameters.vector, parameters.stack
+        rate = np.asarray(schedules.resolve(optimizer.learning_rate).rate(0.0))
+        for name, value in (("learning_rate", rate), ("weight_decay", optimizer.weight_decay)):
+            check_count(value, stack, name)
         self.optimizer = optimizer
         self.parameters = parameters
         self.arrays = dict(optimizer.memory(θ))
         if optimizer.averaging is not None:
             self.arrays["average"] = array_namespace(θ).asarray(θ, copy=True)
             self.arrays["averaged"] = scalar(0.0, θ)
-        self.rate, self._bound, self._shrink = (scalar(0.0, θ) for _ in range(3))
+        # the rate of each network is that of each of its parameters, for rules that work on the vector
+        self._rates = bool(rate.ndim)
+        self.rate = zeros_like(θ) if rate.ndim and not optimizer.takes_step else scalar(0.0, θ)
+        each = (*stack, 1, 1) if self._rates or isinstance(optimizer.weight_decay, tuple) else ()
+        self._bound, self._shrink = (parameters.backend.empty(each, parameters.dtype) for _ in range(2))
         self._limits = limits(θ)
-        self.learning_rate = 0.0
+        self.learning_rate: Any = rate * 0.0
 
-    def set_learning_rate(self, η: float) -> float:
-        """Use η from the next step on; gives what the gradient is to be multiplied by, η or 1."""
-        optimizer = self.optimizer
+    @property
+    def unit_is_each(self) -> bool:
+        """Whether the gradient is to be multiplied by another number for each network of a stack."""
+        return self._rates and self.optimizer.takes_step
+
+    def set_learning_rate(self, η: Any) -> Any:
+        """Use η from the next step on; gives what the gradient is to be multiplied by, η or 1.
+
+        Parameters
+        ----------
+        η : float, or array of shape (P,) where the optimizer has as many
+        """
+        optimizer, parameters = self.optimizer, self.parameters
+        as_array = partial(parameters.backend.asarray, dtype=parameters.dtype)
         unit = η if optimizer.takes_step else 1.0
         least, most = self._limits
         self.learning_rate = η
-        self.rate[...] = min(η, most)
+        if self.rate.ndim:
+            for block, of_network in zip(
+                parameters.split(self.rate), repeat(in_blocks(η)), strict=False
+            ):
+                block[...] = as_array(np.minimum(of_network, most))
+        else:
+            self.rate[...] = float(np.minimum(np.max(η), most))
         # never 0, not even where η is: the gradient's norm may be that too, and 0 / 0 is no number
-        self._bound[...] = min(max(unit * (optimizer.clip_norm or 0.0), least), most)
-        self._shrink[...] = max(1.0 - η * optimizer.weight_decay, -most)
+        bound = np.clip(np.multiply(unit, optimizer.clip_norm or 0.0), least, most)
+        shrink = np.maximum(1.0 - np.multiply(η, optimizer.weight_decay), -most)
+        self._bound[...] = as_array(in_blocks(bound))
+        self._shrink[...] = as_array(in_blocks(shrink))
         return unit
 
     def operations(self, gradient: Parameters) -> Iterator[Operation]:
         """Operations of an update, after those that write the gradient."""
         optimizer, θ, g = self.optimizer, self.parameters.vector, gradient.vector
         if optimizer.clip_norm is not None:
-            factor = scalar(1.0, θ)
-            yield Operation("clip factor", "update", _clip_factor, (g, self._bound), factor)
-            yield Operation("clip", "update", _multiply, (g, factor), g)
-        if optimizer.weight_decay:
+            yield from self._clip(gradient)
+        if np.any(optimizer.weight_decay):
             for w in self.parameters.weights:
                 yield Operation("decay", "update", _multiply, (w, self._shrink), w)
         yield from optimizer.update(θ, g, self.arrays, self.rate)
@@ -73,11 +108,47 @@ class State:
             inputs = average, θ, count, scalar(1 - optimizer.averaging, θ)
             yield Operation("average", "update", _average, inputs, average, (count,))
 
+    def _clip(self, gradient: Parameters) -> Iterator[Operation]:
+        g, stack = gradient.vector, gradient.stack
+        if not stack:
+            factor = scalar(1.0, g)
+            yield Operation("clip factor", "update", _clip_factor, (g, self._bound), factor)
+            yield Operation("clip", "update", _multiply, (g, factor), g)
+            return
+        factor = gradient.backend.empty((*stack, 1, 1), gradient.dtype)
+        inputs = *gradient.blocks, self._bound
+        yield Operation("clip factors", "update", _clip_factors, inputs, factor)
+        for block in gradient.blocks:
+            yield Operation("clip", "update", _multiply, (block, factor), block)
+
+
+def in_blocks(values: Any) -> np.ndarray[Any, Any]:
+    """A number for each network as an array that goes with its blocks: (P, 1, 1); a single one as ()."""
+    found = np.asarray(values)
+    return np.reshape(found, (*found.shape, *((1, 1) * found.ndim)))
+
+
+def check_count(values: Any, stack: tuple[int, ...], name: str) -> None:
+    """Raise ValueError if there are neither one value nor one for each network of a stack."""
+    count = np.shape(values)
+    if count and count != stack:
+        has = f"a stack of {stack[0]} networks" if stack else "one network"
+        raise ValueError(
+            f"{name} has {count[0]} values; this is {has}. Give one number, or in a stack one for each."
+        )
+
 
 def _clip_factor(g: Array, bound: Array) -> Array:
     xp = array_namespace(g)
     norm = xp.sqrt(xp.sum(g * g))
     return bound / xp.maximum(norm, bound)
+
+
+def _clip_factors(*operands: Array) -> Array:
+    *blocks, bound = operands
+    xp = array_namespace(bound)
+    squares = sum(xp.sum(g * g, axis=(-2, -1), keepdims=True) for g in blocks)
+    return bound / xp.maximum(xp.sqrt(squares), bound)
 
 
 def _multiply(x: Array, factor: Array) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import numbers
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsIndex, TypeVar
 
 import array_api_compat
@@ -18,6 +18,7 @@ from bpengine.datasets import one_hot
 __all__ = [
     "choose",
     "class_weights",
+    "each",
     "examples",
     "fraction",
     "layer_sizes",
@@ -94,6 +95,15 @@ def positive_number(value: float, name: str, which: str = "above 0") -> float:
     return checked
 
 
+def each(value: Any, check: Callable[[Any, str], float], name: str) -> float | tuple[float, ...]:
+    """`value` checked; where it is a sequence, such as of one number for each network, each entry."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(check(entry, f"{name}[{i}]") for i, entry in enumerate(value))
+    if len(getattr(value, "shape", ())) == 1:
+        return each(np.asarray(value).tolist(), check, name)
+    return check(value, name)
+
+
 def non_negative_number(value: float, name: str) -> float:
     """`value` as a finite float of at least 0."""
     zero = isinstance(value, numbers.Number) and not value
@@ -109,22 +119,36 @@ def fraction(value: float, name: str) -> float:
 
 
 def examples(
-    X: Array, rows: int, backend: Backend, dtype: str, name: str = "X", *, read: bool = True
+    X: Array,
+    rows: int,
+    backend: Backend,
+    dtype: str,
+    name: str = "X",
+    *,
+    read: bool = True,
+    stack: tuple[int, ...] = (),
 ) -> Array:
     """`X` as a floating array (rows, m), m ≥ 1, finite in `dtype`, that `backend` can take in.
 
-    Without `read`, as for a memory map, its values are not looked at.
+    With a `stack` (P,) it may be (P, rows, m) too: other inputs for each network. Without `read`, as
+    for a memory map, its values are not looked at.
     """
     X = _array(X, backend, name)
     expected = f"this network takes {rows} rows, one column an example"
+    if stack:
+        P = stack[0]
+        expected = (
+            f"this stack takes ({rows}, m), one column an example, or ({P}, {rows}, m), with inputs of "
+            "each network's own"
+        )
     if X.ndim == 1:
         shape = "one example" if X.shape[0] == rows else "no batch"
         hint = "" if X.shape[0] % rows else f" Give it two axes: {name}.reshape({rows}, -1)."
         raise ValueError(f"{name} has shape {tuple(X.shape)}: {shape}; {expected}.{hint}")
-    if X.ndim != 2 or X.shape[0] != rows:
+    if X.ndim < 2 or tuple(X.shape[:-1]) not in {(rows,), (*stack, rows)}:
         hint = f" Did you mean {name}.T?" if X.ndim == 2 and X.shape[1] == rows else ""
         raise ValueError(f"{name} has shape {tuple(X.shape)}; {expected}.{hint}")
-    if X.shape[1] == 0:
+    if X.shape[-1] == 0:
         raise ValueError(f"{name} has shape {tuple(X.shape)}: an empty batch; give 1 example or more.")
     _floating(X, name)
     if read:
@@ -141,13 +165,22 @@ def targets(
     *,
     labels: bool,
     names: tuple[str, str] = ("X", "Y"),
+    stack: tuple[int, ...] = (),
 ) -> Array:
     """`Y` as a floating array (outputs, m); with `labels` allowed, m whole numbers become one-hot.
 
-    One output takes labels 0 and 1 as they are; more outputs take labels 0 … outputs - 1.
+    One output takes labels 0 and 1 as they are; more outputs take labels 0 … outputs - 1. With a
+    `stack` (P,) there may be such an array, or m labels, for each network.
     """
     X_name, name = names
     Y = _array(Y, backend, name)
+    each_has_labels = stack and Y.ndim == 2 and tuple(Y.shape) == (*stack, m) and _is_integer(Y)
+    if each_has_labels or (stack and Y.ndim == 3 and tuple(Y.shape) == (*stack, outputs, m)):
+        checked = [
+            targets(Y[p, ...], outputs, m, backend, dtype, labels=labels, names=(X_name, f"{name}[{p}]"))
+            for p in range(stack[0])
+        ]
+        return array_api_compat.array_namespace(*checked).stack(checked)
     if Y.ndim == 1:
         if Y.shape[0] != m:
             raise ValueError(f"{name} has {Y.shape[0]} labels and {X_name} has {m} examples.")
@@ -178,6 +211,8 @@ def targets(
     if Y.ndim != 2 or tuple(Y.shape) != (outputs, m):
         transposed = Y.ndim == 2 and tuple(Y.shape) == (m, outputs)
         hint = f" Did you mean {name}.T?" if transposed else ""
+        if stack:
+            hint += f" Targets of each network's own have shape ({stack[0]}, {outputs}, {m})."
         raise ValueError(
             f"{name} has shape {tuple(Y.shape)}; expected ({outputs}, {m}): one row an output, "
             f"one column an example of {X_name}.{hint}"
@@ -194,10 +229,12 @@ def sample_weights(
     name: str = "sample_weight",
     *,
     relative: bool = True,
+    stack: tuple[int, ...] = (),
 ) -> np.ndarray[Any, Any]:
     """Weights of m examples on the host, relative to their mean; ones where there are none.
 
-    Without `relative`, they are as given, and may all be 0.
+    Without `relative`, they are as given, and may all be 0. With a `stack` (P,) there may be m for each
+    network.
     """
     if weights is None:
         return np.ones(m)
@@ -206,9 +243,16 @@ def sample_weights(
         host = np.asarray(weights, "float64")
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be numbers, one an example, got {weights!r}.") from None
+    if stack and host.shape == (*stack, m):
+        options: Any = {"relative": relative}
+        each_weights = [
+            sample_weights(w, m, backend, f"{name}[{p}]", **options) for p, w in enumerate(host)
+        ]
+        return np.stack(each_weights)
     if host.shape != (m,):
         raise ValueError(
-            f"{name} has shape {host.shape}; expected ({m},), a weight for each example of X."
+            f"{name} has shape {host.shape}; expected ({m},), a weight for each example of X"
+            + (f", or ({stack[0]}, {m}), as many for each network." if stack else ".")
         )
     bad = np.flatnonzero(~(host >= 0) | np.isinf(host))
     if bad.size:
@@ -227,6 +271,9 @@ def class_weights(
     """A weight for each example, from those of its class; `Y` holds targets of shape (n_L, m)."""
     if class_weight is None:
         return None
+    if Y.ndim > 2:
+        found = [class_weights(class_weight, Y[p, ...], backend) for p in range(Y.shape[0])]
+        return np.stack([weights for weights in found if weights is not None])
     host = backend.to_numpy(Y) if backend.owns(Y) else Y
     labels = host.argmax(axis=0) if len(host) > 1 else (host[0] >= 0.5).astype(int)
     classes = max(len(host), 2)
@@ -295,7 +342,8 @@ def _finite(x: Array, name: str, dtype: str) -> None:
         good = xp.abs(x) <= float(np.finfo(dtype).max)
         what = "beyond what float32 holds; scale them, or make the network with dtype='float64'"
     if not bool(xp.all(good)):
-        column = int(xp.argmax(xp.astype(xp.any(~good, axis=0), xp.int32)))
+        bad = xp.any(~good, axis=tuple(range(x.ndim - 1)))
+        column = int(xp.argmax(xp.astype(bad, xp.int32)))
         count = int(xp.sum(xp.astype(~good, xp.int64)))
         raise ValueError(
             f"{name} holds {count} value{'s' * (count > 1)} that {'are' if count > 1 else 'is'}, "

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from bpengine.activations import Activation
 from bpengine.backends import Array, Backend, Operation
 from bpengine.parameters import padded
 from bpengine.regularization import Dropout
 
-__all__ = ["Workspace", "example_rows"]
+__all__ = ["OWN", "Workspace", "example_rows", "in_stack", "own_parts"]
+
+OWN = "inputs", "targets", "weights"  # what each network of a stack may have for itself
 
 
 class Workspace:
@@ -20,6 +24,10 @@ class Workspace:
     An example is one row of memory, ``[x | 1 | 0 | y]``, with its weight as a last entry where
     examples have weights: a shuffled mini-batch is a gather of whole rows. Seen from the equations,
     `extended[0]` and `targets` are its transposes, with examples as columns.
+
+    The networks of a stack share the examples. Targets or weights that each has for itself follow each
+    other in the row; where each has inputs of its own it has rows of its own, those of the first
+    network first.
 
     Parameters
     ----------
@@ -34,29 +42,34 @@ class Workspace:
     errors : bool, optional
         Whether to make the buffers of the backward pass too.
     stack : tuple of int, optional
-        Leading axes: one network for each index of them. All share the examples.
+        (P,) for a stack of P networks.
+    own : collection of {"inputs", "targets", "weights"}, optional
+        What each network of a stack has for itself.
     weighted : bool, optional
         Whether each example has a weight.
-    dropout : sequence of float, optional
+    dropout : sequence of float or of P floats, optional
         For each layer before the output, the share of activations that a step leaves out.
-    rng : numpy.random.Generator, optional
-        What draws them.
+    rngs : sequence of numpy.random.Generator, optional
+        What draws them, one for each network.
+    scales : bool, optional
+        Whether each network of a stack has a `scale` for itself.
 
     Attributes
     ----------
     rows : array of shape (m, K_1 + n_L), or one more where examples have weights
-        The batch: inputs, 1, padding, targets, weight.
+        The batch: inputs, 1, padding, targets, weight. With inputs for each of P networks (P m, …).
     extended : list of arrays of shape (…, K_l, m)
-        ``[a; 1; 0]`` of every layer but the last: what ``[w b 0]`` of the next is applied to.
+        ``[a; 1; 0]`` of every layer but the last: what ``[w b 0]`` of the next is applied to. The
+        first has no leading axis where the networks share their inputs.
     z, a : lists of arrays of shape (…, n_l, m)
         Weighted inputs and activations of the layers after the input; where the slope of a hidden
         layer follows from a, its z shares a's memory.
     delta : list of arrays of shape (…, n_l, m)
         Errors of the layers after the input.
-    targets : array of shape (n_L, m)
-    scale : array of shape ()
+    targets : array of shape (n_L, m), or (P, n_L, m)
+    scale : array of shape (), or (P, 1, 1)
         What the output error is multiplied by: 1/m for the gradient of the average cost.
-    example_scale : array of shape () or (1, m)
+    example_scale : array of the shape of scale, or (1, m) or (P, 1, m)
         `scale`, or where examples have weights, `scale` times the weight of each.
     dropout : Dropout
     """
@@ -71,25 +84,26 @@ class Workspace:
         *,
         errors: bool = True,
         stack: tuple[int, ...] = (),
+        own: Collection[str] = (),
         weighted: bool = False,
-        dropout: Sequence[float] = (),
-        rng: np.random.Generator | None = None,
+        dropout: Sequence[float | tuple[float, ...]] = (),
+        rngs: Sequence[np.random.Generator] = (),
+        scales: bool = False,
     ) -> None:
         m = batch_size
         width = padded(sizes[0] + 1, backend, dtype)
-        end = width + sizes[-1]
-        self.rows = backend.empty((m, end + weighted), dtype)
-        self.inputs: Array = self.rows[:, : sizes[0]]
-        self.extended: list[Array] = [self.rows[:, :width].mT]
-        self.targets: Array = self.rows[:, width:end].mT
-        self.weights: Array | None = self.rows[:, end:].mT if weighted else None
-        shapes = [(m, sizes[0]), *((*stack, n, m) for n in sizes[1:-1])]
-        self.dropout = Dropout(dropout, shapes, rng or np.random.default_rng(), backend, dtype)
+        x, y, weights = self._make_rows(sizes[-1], m, width, backend, dtype, stack, own, weighted)
+        self.inputs: Array = x[..., : sizes[0]]
+        self.extended: list[Array] = [x.mT]
+        self.targets: Array = y
+        self.weights: Array | None = weights
+        shapes = [(*stack, m, sizes[0]), *((*stack, n, m) for n in sizes[1:-1])]
+        self.dropout = Dropout(dropout, shapes, rngs, backend, dtype)
         if 0 in self.dropout:
             # what is left of the inputs is another array: a batch stays as it was loaded
-            left = backend.empty((m, width), dtype)
-            left[:, sizes[0] :] = 0.0
-            left[:, sizes[0]] = 1.0
+            left = backend.empty((*stack, m, width), dtype)
+            left[..., sizes[0] :] = 0.0
+            left[..., sizes[0]] = 1.0
             self.extended[0] = left.mT
         self.z: list[Array] = []
         self.a: list[Array] = []
@@ -101,7 +115,8 @@ class Workspace:
             # what is left of a after dropout is another array: the slope is taken from a itself
             whole = extended[..., :n, :]
             self.a.append(backend.empty(whole.shape, dtype) if l in self.dropout else whole)
-            keeps_z = σ.of == "z"
+            # where one product gives z of all networks, z has no other rows between theirs
+            keeps_z = σ.of == "z" or (l == 1 and self.extended[0].ndim <= len(stack) + 1)
             self.z.append(backend.empty((*stack, n, m), dtype) if keeps_z else self.a[-1])
         # the cost of an output is exact from z alone, so the last layer keeps its z
         self.z.append(backend.empty((*stack, sizes[-1], m), dtype))
@@ -109,9 +124,37 @@ class Workspace:
         self.delta: list[Array] = (
             [backend.empty((*stack, n, m), dtype) for n in sizes[1:]] if errors else []
         )
-        self.scale = backend.empty((), dtype)
+        self.scale = backend.empty((*stack, 1, 1) if scales else (), dtype)
         self.scale[...] = 1 / m
-        self.example_scale = backend.empty((1, m), dtype) if weighted else self.scale
+        self.example_scale = self.scale
+        if weights is not None:
+            each = self.scale.ndim or weights.ndim > 2
+            self.example_scale = backend.empty((*stack, 1, m) if each else (1, m), dtype)
+
+    def _make_rows(
+        self,
+        outputs: int,
+        m: int,
+        width: int,
+        backend: Backend,
+        dtype: str,
+        stack: tuple[int, ...],
+        own: Collection[str],
+        weighted: bool,
+    ) -> tuple[Array, Array, Array | None]:
+        """The rows; gives their parts ``[x | 1 | 0]``, targets and weights, these two as columns."""
+        if "inputs" in own:
+            end = width + outputs
+            self.rows = backend.empty((*stack, m, end + weighted), dtype)
+            x, y, weights = self.rows[..., :width], self.rows[..., width:end], self.rows[..., end:]
+            self.rows = backend.xp.reshape(self.rows, (-1, end + weighted), copy=False)
+            return x, y.mT, weights.mT if weighted else None
+        y_stack = stack if "targets" in own else ()
+        weights_stack = stack if "weights" in own else ()
+        end = width + outputs * math.prod(y_stack)
+        self.rows = backend.empty((m, end + weighted * math.prod(weights_stack)), dtype)
+        y = in_stack(self.rows[:, width:end], y_stack)
+        return self.rows[:, :width], y, in_stack(self.rows[:, end:], weights_stack) if weighted else None
 
     def weigh(self) -> Iterator[Operation]:
         """Where examples have weights: the scale of each."""
@@ -124,12 +167,27 @@ class Workspace:
         if l in self.dropout:
             a = self.a[l - 1] if l else self.inputs
             x = self.extended[l]
-            kept = x[..., : a.shape[-2], :] if l else x.mT[:, : a.shape[-1]]
+            kept = x[..., : a.shape[-2], :] if l else x.mT[..., : a.shape[-1]]
             yield from self.dropout.draw(l, a, kept)
 
 
 def _weigh(weights: Array, scale: Array) -> Array:
     return weights * scale
+
+
+def own_parts(X: Array, Y: Array, weights: Array | None) -> tuple[str, ...]:
+    """What each network of a stack has for itself, told from the axes."""
+    axes = X.ndim > 2, Y.ndim > 2, len(getattr(weights, "shape", ())) > 1
+    return tuple(name for name, own in zip(OWN, axes, strict=True) if own)
+
+
+def in_stack(rows: Array, stack: tuple[int, ...]) -> Array:
+    """Rows (…, m, P n) as columns (…, P, n, m), or with no stack (…, m, n) as (…, n, m)."""
+    if not stack:
+        return rows.mT
+    shape = *rows.shape[:-1], *stack, rows.shape[-1] // math.prod(stack)
+    xp = array_namespace(rows)
+    return xp.moveaxis(xp.reshape(rows, shape), -3, -1)
 
 
 def example_rows(
@@ -144,18 +202,37 @@ def example_rows(
     """Examples as the rows ``[x | 1 | 0 | y]`` that a `Workspace` takes: shape (m, K_1 + n_L).
 
     Without Y the part of the targets keeps any value. `X` has shape (n_1, m), `Y` (n_L, m);
-    `weights` of shape (m,) make a last entry in each row.
+    `weights` of shape (m,) make a last entry in each row. `Y` of shape (P, n_L, m) and `weights` of
+    shape (P, m) put those of P networks behind each other; with `X` of shape (P, n_1, m) all that
+    has a leading axis goes into rows of each network's own.
     """
+    if X.ndim == 3:
+        P, n, m = X.shape
+        width = padded(n + 1, backend, dtype) + outputs + (weights is not None)
+        rows = backend.empty((P * m, width), dtype) if out is None else out
+        for p in range(P):
+            y = Y[p, ...] if Y is not None and Y.ndim == 3 else Y
+            w = weights[p, ...] if weights is not None and weights.ndim == 2 else weights
+            part = rows[p * m : (p + 1) * m, :]
+            example_rows(X[p, ...], y, outputs, backend, dtype, out=part, weights=w)
+        return rows
     n, m = X.shape
     width = padded(n + 1, backend, dtype)
-    end = width + outputs
-    shape = m, end + (weights is not None)
-    rows = backend.empty(shape, dtype) if out is None else out
-    rows[:, :n] = backend.asarray(X, dtype).mT
-    rows[:, n:width] = 0.0
-    rows[:, n] = 1.0
-    if Y is not None:
-        rows[:, width:end] = backend.asarray(Y, dtype).mT
-    if weights is not None:
-        rows[:, end] = backend.asarray(weights, dtype)
-    return rows
+    y = None if Y is None else _behind(backend.asarray(Y, dtype), m)
+    weight = None if weights is None else _behind(backend.asarray(weights, dtype), m)
+    end = width + (outputs if y is None else y.shape[0])
+    if out is None:
+        out = backend.empty((m, end + (0 if weight is None else weight.shape[0])), dtype)
+    out[:, :n] = backend.asarray(X, dtype).mT
+    out[:, n:width] = 0.0
+    out[:, n] = 1.0
+    if y is not None:
+        out[:, width:end] = y.mT
+    if weight is not None:
+        out[:, end:] = weight.mT
+    return out
+
+
+def _behind(x: Array, m: int) -> Array:
+    """Matrices (…, m) behind each other."""
+    return x if x.ndim == 2 else array_namespace(x).reshape(x, (-1, m))

@@ -158,6 +158,11 @@ class Backend(ABC):
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
         """`x` as a NumPy array on the host."""
 
+    def figure(self, x: Array) -> Any:
+        """`x` on the host in float64: a float, or where it has axes an array of NumPy's."""
+        host = np.asarray(self.to_numpy(x), "float64")
+        return host if host.ndim else float(host)
+
     @abstractmethod
     def synchronize(self) -> None:
         """Wait until all work handed to the device is done."""

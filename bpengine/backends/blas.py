@@ -41,7 +41,8 @@ def fold(operations: Sequence[Operation]) -> dict[int, list[Operation]]:
     ----------
     operations : sequence of Operation
         A step. Nothing is folded unless it has a "descend" or a "momentum", all of the gradient comes
-        from plain products and l2 penalties, and what a product adds itself to is not read again.
+        from plain products and l2 penalties, and what a product adds itself to is not read again. Of a
+        stack it is the first layer's product, where the networks share their inputs.
 
     Returns
     -------
@@ -61,6 +62,8 @@ def fold(operations: Sequence[Operation]) -> dict[int, list[Operation]]:
         target, β = rule.inputs[2:]
         of_rule = [Operation("add", rule.equation, np.add, (parameters, target), parameters)]
     products = {i: op for i, op in enumerate(step) if _within(op.output, gradient)}
+    if any(op.name == "matmul" and op.output.ndim > 2 for op in products.values()):
+        return _fold_first(step, products, rule)
     shrinking = {i: products.pop(i) for i in list(products) if products[i].name == "l2"}
     shrinking |= {i: op for i, op in enumerate(step) if op.name == "decay" and target is parameters}
     if len({op.name for op in shrinking.values()}) > 1:
@@ -88,6 +91,28 @@ def fold(operations: Sequence[Operation]) -> dict[int, list[Operation]]:
     return {**folded, at: of_rule}
 
 
+def _fold_first(
+    step: Sequence[Operation], products: dict[int, Operation], rule: Operation
+) -> dict[int, list[Operation]]:
+    """`fold` for a stack: its first layer, which has most of the parameters, in one product."""
+    parameters, gradient = rule.inputs[:2]
+    i, first = list(products.items())[-1]
+    if rule.name != "descend" or any(op.name != "matmul" for op in products.values()):
+        return {}
+    if first.output.ndim != 2 or not all(map(readable, first.inputs)):
+        return {}
+    block, n = _same_place(first.output, gradient, parameters), first.output.size
+    if any(np.may_share_memory(x, block) for op in step[i + 1 :] for x in op.inputs):
+        return {}
+    minus_one, one = np.full((), -1, block.dtype), np.ones((), block.dtype)
+    inputs = *first.inputs, block, minus_one, one
+    rest = parameters[n:], gradient[n:]
+    return {
+        i: [Operation("add product", first.equation, _add_product, inputs, block)],
+        len(step): [Operation(rule.name, rule.equation, rule.expression, rest, rest[0])],
+    }
+
+
 def fold_descent(operations: Sequence[Operation]) -> dict[int, list[Call]]:
     """`fold` as calls, by way of C for the products; empty where there is no such way."""
     if any(_library(str(op.output.dtype))[0] is None for op in operations[-1:]):
@@ -102,7 +127,12 @@ def _calls(op: Operation) -> list[Call]:
         target, w, factor = op.inputs
         part = np.empty(w.shape, w.dtype)
         return [(np.multiply, (w, factor, part)), (np.subtract, (target, part, target))]
-    function = {"decay": np.multiply, "add": np.add, "reverse difference": np.subtract}[op.name]
+    function = {
+        "add": np.add,
+        "decay": np.multiply,
+        "descend": np.subtract,
+        "reverse difference": np.subtract,
+    }[op.name]
     return [(function, (*op.inputs, op.output))]
 
 

@@ -111,8 +111,7 @@ class Kernels:
     def calls(self, op: Operation) -> list[Call]:
         """The calls that carry out `op`."""
         if op.name == "uniform":
-            # NumPy's generators write into an array: random(size, dtype, out)
-            return [(op.expression.rng.random, (None, op.output.dtype, op.output))]  # type: ignore[attr-defined]
+            return op.expression.calls(op.output)  # type: ignore[attr-defined, no-any-return]
         if op.name == "gaussian noise":
             return gaussian_noise(self, op.expression.fill, *op.inputs)  # type: ignore[attr-defined]
         kernel = KERNELS.get(op.name)
@@ -122,6 +121,8 @@ class Kernels:
 
 
 def _matmul(k: Kernels, a: Array, b: Array, out: Array) -> list[Call]:
+    if a.shape[-1] == 1 and a.ndim > 2:  # outer products, which BLAS has no call for over a stack
+        return [(np.multiply, (a, b, out))]
     return [(np.matmul, (a, b, out))]
 
 

@@ -78,14 +78,16 @@ def _adam(
         (np.multiply, (η, root, α)),
         (np.divide, (α, weights[0, ...], α)),
     ]
-    for θ_, g_, G, S, s in _blocks(k, θ, g, gradients, squares):
+    if η.ndim:  # one for each parameter: what is left of α is √W₂ / W₁
+        calls[4] = np.copyto, (α, root)
+    for θ_, g_, G, S, *rates, s in _blocks(k, θ, g, gradients, squares, *_vectors(η)):
         calls += [
             (np.multiply, (G, betas[0, ...], G)),
             (np.add, (G, g_, G)),
             (np.multiply, (g_, g_, s)),
             (np.multiply, (S, betas[1, ...], S)),
             (np.add, (S, s, S)),
-            *_divided_step(θ_, G, S, ε_, α, s),
+            *_divided_step(θ_, G, S, ε_, [α, *rates], s),
         ]
     return calls
 
@@ -94,13 +96,13 @@ def _rmsprop(
     k: Kernels, θ: Array, g: Array, v: Array, ρ: Array, rest: Array, ε: Array, η: Array, out: Array
 ) -> list[Call]:
     calls: list[Call] = []
-    for θ_, g_, v_, s in _blocks(k, θ, g, v):
+    for θ_, g_, v_, *rates, s in _blocks(k, θ, g, v, *_vectors(η)):
         calls += [
             (np.multiply, (g_, g_, s)),
             (np.multiply, (s, rest, s)),
             (np.multiply, (v_, ρ, v_)),
             (np.add, (v_, s, v_)),
-            *_divided_step(θ_, g_, v_, ε, η, s),
+            *_divided_step(θ_, g_, v_, ε, rates or [η], s),
         ]
     return calls
 
@@ -109,22 +111,27 @@ def _adagrad(
     k: Kernels, θ: Array, g: Array, squares: Array, ε: Array, η: Array, out: Array
 ) -> list[Call]:
     calls: list[Call] = []
-    for θ_, g_, v_, s in _blocks(k, θ, g, squares):
+    for θ_, g_, v_, *rates, s in _blocks(k, θ, g, squares, *_vectors(η)):
         calls += [
             (np.multiply, (g_, g_, s)),
             (np.add, (v_, s, v_)),
-            *_divided_step(θ_, g_, v_, ε, η, s),
+            *_divided_step(θ_, g_, v_, ε, rates or [η], s),
         ]
     return calls
 
 
-def _divided_step(θ: Array, m: Array, v: Array, ε: Array, α: Array, s: Array) -> list[Call]:
-    # θ ← θ - α m / (√v + ε)
+def _vectors(η: Array) -> list[Array]:
+    """η where there is one for each parameter."""
+    return [η] if η.ndim else []
+
+
+def _divided_step(θ: Array, m: Array, v: Array, ε: Array, factors: list[Array], s: Array) -> list[Call]:
+    # θ ← θ - α m / (√v + ε), where α is the product of the factors
     return [
         (np.sqrt, (v, s)),
         (np.add, (s, ε, s)),
         (np.divide, (m, s, s)),
-        (np.multiply, (s, α, s)),
+        *((np.multiply, (s, α, s)) for α in factors),
         (np.subtract, (θ, s, θ)),
     ]
 
@@ -150,6 +157,22 @@ def _clip_factor(k: Kernels, g: Array, bound: Array, out: Array) -> list[Call]:
     # bound / max(‖g‖, bound)
     return [
         (np.dot, (g, g, out)),
+        (np.sqrt, (out, out)),
+        (partial(np.maximum, out=out), (out, bound)),
+        (np.divide, (bound, out, out)),
+    ]
+
+
+def _clip_factors(k: Kernels, *operands: Array) -> list[Call]:
+    # bound / max(‖g‖, bound), for each network of a stack
+    *blocks, bound, out = operands
+    total, part = out[:, 0, 0], k.scratch(out[:, 0, 0])
+    calls: list[Call] = [(out.fill, (0.0,))]
+    for block in blocks:
+        g = block.reshape(len(block), -1)
+        calls += [(np.vecdot, (g, g, part)), (np.add, (total, part, total))]
+    return [
+        *calls,
         (np.sqrt, (out, out)),
         (partial(np.maximum, out=out), (out, bound)),
         (np.divide, (bound, out, out)),
@@ -190,10 +213,14 @@ UPDATES: dict[str, Any] = {
     "momentum": _momentum,
     "nesterov": _nesterov,
     "adam": _adam,
+    "adam each": _adam,
     "rmsprop": _rmsprop,
+    "rmsprop each": _rmsprop,
     "adagrad": _adagrad,
+    "adagrad each": _adagrad,
     "average": _average,
     "clip factor": _clip_factor,
+    "clip factors": _clip_factors,
     "clip": _multiply,
     "decay": _multiply,
     "max norm": _max_norm,

@@ -112,7 +112,7 @@ class _Objective:
     def loss(self, loss: Loss) -> float:
         """The average loss, and the penalty."""
         net = self.network
-        total = net.penalty.value(net.parameters)
+        total: float = net.penalty.value(net.parameters)
         for share, plan in self._run():
             ws, xp = plan.workspace, net.backend.xp
             x = ws.z[-1] if net.cost.is_of_z(net.activations[-1]) else ws.a[-1]
