@@ -23,7 +23,7 @@ from bpengine.sources import Mapped, Resident, Source, Stream
 from bpengine.stack_sources import Each
 from bpengine.stack_training import StackTraining
 from bpengine.training import Training
-from bpengine.validation import choose, class_weights, fraction, positive_integer, sample_weights
+from bpengine.validation import class_weights, fraction, positive_integer, sample_weights
 from bpengine.workspace import own_parts
 
 if TYPE_CHECKING:
@@ -218,12 +218,11 @@ def _source(
     shuffle: bool | int | str,
 ) -> Source:
     """The examples of these columns as a source; without a batch size, of all of them at once."""
-    if isinstance(shuffle, str):
-        choose(shuffle, {"each": None}, "shuffle")
+    if shuffle == "each":
         if not network.stack:
             raise ValueError("shuffle='each' is for a stack of networks; this is one network.")
     elif not isinstance(shuffle, bool):
-        shuffle = positive_integer(shuffle, "shuffle")
+        shuffle = positive_integer(shuffle, "shuffle")  # type: ignore[arg-type]
     N = int(X.shape[-1]) if columns is None else len(columns)
     m = batch_size or N
     if m > N:

@@ -488,7 +488,7 @@ def refusals(lab):
         (lambda: bp.Curvature(nets, X, labels), r"use nets\[i\]"),
         (lambda: nets.fit(X, labels, optimizer=bp.LBFGS()), "LBFGS is for one network"),
         (lambda: nets.fit(X, labels, optimizer=bp.DPSGD(1.0, 1.0, 1.0)), "DPSGD is for one network"),
-        (lambda: nets.fit(X, labels, batch_size=4, shuffle="all"), "unknown shuffle 'all'"),
+        (lambda: nets.fit(X, labels, batch_size=4, shuffle="all"), "shuffle must be a whole number"),
         (lambda: single(lab, 0).fit(X, labels, batch_size=4, shuffle="each"), "is for a stack"),
     ]
 

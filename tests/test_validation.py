@@ -425,7 +425,7 @@ def test_an_optimizer_that_is_none(lab, door, optimizer):
         (None, TypeError, "None"),
         ("fast", TypeError, "'fast'"),
         ("0.5", TypeError, "'0.5'"),
-        ([0.5], TypeError, "[0.5]"),
+        ({}, TypeError, "{}"),
     ],
 )
 def test_learning_rates(value, kind, part):
