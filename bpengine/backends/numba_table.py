@@ -48,12 +48,16 @@ class Maker:
     def rows(self, op: Operation) -> list[Row] | None:
         """The rows that carry out `op`; None where there is no kernel for it."""
         arrays = *op.inputs, op.output, *op.state
+        if op.name == "add squares":
+            return self._add_squares(op)
         dtype = str(op.output.dtype)
         if dtype not in REALS or any(str(x.dtype) != dtype for x in arrays):
             return None
         self.kept.append(arrays)
         if op.name in ("matmul", "add product"):
             return self._products(op)
+        if op.name == "share":
+            return self._share(op)
         if op.name == "max norm":
             return self._max_norm(op)
         if op.name in ("softmax", "softmax slope"):
@@ -117,6 +121,18 @@ class Maker:
             return None
         return [[self._kernel("max norm", op), *w.shape, _address(w), w.strides[0], _address(bound)]]
 
+    def _add_squares(self, op: Operation) -> list[Row] | None:
+        _, w, factor = op.inputs
+        if w.ndim != 2 or not _contiguous(w) or str(op.output.dtype) != "float64":
+            return None
+        places = _address(w), w.strides[0], _address(factor), _address(op.output)
+        return [[address("add squares", str(w.dtype)), *w.shape, *places]]
+
+    def _share(self, op: Operation) -> list[Row] | None:
+        (weights,) = op.inputs
+        places = _address(weights), weights.strides[-1], _address(op.output)
+        return [[self._kernel("share", op), weights.shape[-1], *places]]
+
     def _softmax(self, op: Operation) -> list[Row] | None:
         arrays = *op.inputs, op.output
         if not all(x.flags.c_contiguous for x in arrays):
@@ -132,8 +148,8 @@ class Maker:
     def _update(self, op: Operation) -> list[Row] | None:
         if len(op.inputs) != UPDATES[op.name] or not all(x.flags.c_contiguous for x in op.inputs):
             return None
-        row = [self._kernel(op.name, op), op.inputs[0].size, *map(_address, op.inputs)]
-        return [[*row, _address(op.output)] if op.name == "clip factor" else row]
+        places = map(_address, (*op.inputs, op.output))
+        return [[self._kernel(op.name, op), op.inputs[0].size, *places]]
 
     def gather(self, batches: Batches) -> Row | None:
         """The row that loads the next batch; the address of its numbers, word 2, is still to be set."""

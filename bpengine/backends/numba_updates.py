@@ -11,12 +11,13 @@ import math
 from numba import carray, njit
 
 from bpengine.backends.numba_kernels import WORDS, helper, kernel, number, view
-from bpengine.backends.numba_llvm import pointer, real, widest
+from bpengine.backends.numba_llvm import doubles, pointer, real, widest
 from bpengine.backends.numba_math import exp
 
 __all__ = ["UPDATES"]
 
 UPDATES = {
+    "epsilon": 4,
     "momentum": 4,
     "nesterov": 4,
     "adam": 8,
@@ -25,7 +26,8 @@ UPDATES = {
     "average": 4,
     "clip factor": 2,
 }
-"""How many inputs an operation has: words 2, 3, … of its row. Word 1 is the length of the vectors."""
+"""How many inputs an operation has: words 2, 3, … of its row, and then the output. Word 1 is the length
+of the first."""
 
 
 @kernel("momentum")
@@ -72,6 +74,14 @@ def adam(row, like):  # θ, g, Σ g, Σ g², the sums' weights, β, ε, η
         gradients[i] = β1 * gradients[i] + g[i]
         squares[i] = β2 * squares[i] + g[i] * g[i]
         θ[i] -= α * gradients[i] / (math.sqrt(squares[i]) + ε)
+
+
+@kernel("epsilon")
+def epsilon(row, like):  # 1 - βᵗ, β, 1 - β, ε, and ε / √(1 - βᵗ)
+    r = carray(row, WORDS)
+    correction, out = view(r[2], 1, like), view(r[6], 1, like)
+    correction[0] = number(r[3], like) * correction[0] + number(r[4], like)
+    out[0] = number(r[5], like) / math.sqrt(correction[0])
 
 
 @kernel("rmsprop")
@@ -126,6 +136,25 @@ def clip_factor(row, like):  # g, bound, factor
     bound, factor = number(r[3], like), view(r[4], 1, like)
     norm = math.sqrt(squares(view(r[2], r[1], like)))
     factor[0] = bound / (bound if norm < bound else norm)
+
+
+@kernel("add squares")
+def add_squares(row, like):  # rows, columns, w, its stride in bytes, factor, total in float64
+    widest()
+    r = carray(row, WORDS)
+    total = 0.0
+    for i in range(r[1]):
+        total += squares(view(r[3] + i * r[4], r[2], like))
+    carray(doubles(r[6]), 1)[0] += number(r[5], like) * total
+
+
+@kernel("share")
+def share(row, like):  # m, weights, their stride in bytes, and m / Σ weights
+    r = carray(row, WORDS)
+    total = 0.0
+    for i in range(r[1]):
+        total += number(r[2] + i * r[3], like)
+    view(r[4], 1, like)[0] = r[1] / total
 
 
 @kernel("max norm")
