@@ -15,13 +15,11 @@ from numba import types
 from bpengine.backends import blas
 from bpengine.backends.base import Array, Batches, Operation
 from bpengine.backends.numba_kernels import ELEMENTWISE, KERNELS, WORDS
-from bpengine.backends.numba_products import LANES
+from bpengine.backends.numba_products import OWN, SHORT
 from bpengine.backends.numba_updates import UPDATES
 
 __all__ = ["Maker", "Row"]
 
-OWN = 2**21  # multiplications: products of up to so many are done here, not by the library
-SHORT = 2**15  # and dot products of less than a vector's length up to so many
 KERNEL_OF = {  # where it is not the operation's own name
     "descend": "subtract",
     "clip": "scale",
@@ -33,7 +31,8 @@ KERNEL_OF = {  # where it is not the operation's own name
     "linear slope": "copy",
     "exponential slope": "multiply",
 }
-REALS = {"float32": types.float32, "float64": types.float64}
+FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
+REALS = {FLOAT32: types.float32, FLOAT64: types.float64}
 
 Row = list[int]
 
@@ -50,8 +49,8 @@ class Maker:
         arrays = *op.inputs, op.output, *op.state
         if op.name == "add squares":
             return self._add_squares(op)
-        dtype = str(op.output.dtype)
-        if dtype not in REALS or any(str(x.dtype) != dtype for x in arrays):
+        dtype = op.output.dtype
+        if dtype not in REALS or any(x.dtype != dtype for x in arrays):
             return None
         self.kept.append(arrays)
         if op.name in ("matmul", "add product"):
@@ -99,13 +98,14 @@ class Maker:
     def _product(self, op: Operation, a: Array, b: Array, c: Array, α: Array, β: Array) -> Row | None:
         (m, k), n, size = a.shape, b.shape[1], c.itemsize
         function, bits = blas.library(str(c.dtype))
-        lanes = LANES * 4 // size
         if c.strides[1] != size and n > 1:
             return None
         small = m * n * k <= OWN or not function
         if small and (b.strides[1] == size or n == 1):
             name = "rows product"
-        elif small and _contiguous(a) and _contiguous(b.T) and (2 * k > lanes or m * n * k < SHORT):
+        elif _contiguous(a) and _contiguous(b.T) and (
+            not function or m * n * k < SHORT or (small and k >= 3 * (m + n))
+        ):
             name = "dots product"
         elif function and all(map(blas.readable, (a, b, c))):
             name = "library product"
@@ -123,10 +123,10 @@ class Maker:
 
     def _add_squares(self, op: Operation) -> list[Row] | None:
         _, w, factor = op.inputs
-        if w.ndim != 2 or not _contiguous(w) or str(op.output.dtype) != "float64":
+        if w.ndim != 2 or not _contiguous(w) or op.output.dtype != FLOAT64:
             return None
         places = _address(w), w.strides[0], _address(factor), _address(op.output)
-        return [[address("add squares", str(w.dtype)), *w.shape, *places]]
+        return [[address("add squares", w.dtype), *w.shape, *places]]
 
     def _share(self, op: Operation) -> list[Row] | None:
         (weights,) = op.inputs
@@ -159,7 +159,7 @@ class Maker:
         if source.dtype != target.dtype or source.shape[1] != target.shape[1]:
             return None
         places = _address(source), source.strides[0], _address(target), target.strides[0]
-        kernel = address("gather", str(target.dtype))
+        kernel = address("gather", target.dtype)
         return [kernel, target.shape[0], 0, target.shape[1], *places]
 
     def keep(self, batches: Batches, count: Array) -> Row | None:
@@ -172,7 +172,7 @@ class Maker:
             x.flags.c_contiguous and x.dtype == output.dtype for x in (output, *slots)
         ):
             return None
-        kernel = address("keep", str(output.dtype))
+        kernel = address("keep", output.dtype)
         return [kernel, output.size, _address(output), places[0], step, _address(count)]
 
     def _constant(self, value: float, dtype: Any) -> Array:
@@ -182,7 +182,7 @@ class Maker:
         return self._constants[key]
 
     def _kernel(self, name: str, op: Operation) -> int:
-        return address(name, str(op.output.dtype))
+        return address(name, op.output.dtype)
 
     def table(self, rows: Sequence[Row]) -> Array:
         """Rows as an array, filled up with zeros."""
@@ -196,7 +196,7 @@ class _Compiling:
 
 
 @functools.cache
-def compiled(name: str, dtype: str) -> Any:
+def compiled(name: str, dtype: np.dtype[Any]) -> Any:
     """A kernel as machine code: compiled now, or read from Numba's cache on disk."""
     pointer = types.CPointer
     signature = types.void(pointer(types.int64), pointer(REALS[dtype]))
@@ -208,7 +208,7 @@ def compiled(name: str, dtype: str) -> Any:
     return kernel
 
 
-def address(name: str, dtype: str) -> int:
+def address(name: str, dtype: np.dtype[Any]) -> int:
     """Where the machine code of a kernel is."""
     return int(compiled(name, dtype).address)
 
