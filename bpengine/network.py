@@ -135,7 +135,7 @@ class Network:
                 f"rng must be None, a whole number of 0 or more, or a numpy.random.Generator, "
                 f"got {rng!r}."
             ) from None
-        self._settled = backend is not None
+        self.named = self._settled = backend is not None
         self.backend = get("numpy" if backend is None else backend)
         self.parameters = Parameters(self.sizes, self.backend, self.dtype)
         self.forward_programs = threading.local()
@@ -457,7 +457,9 @@ class Network:
         ----------
         dtype : float32 or float64
         """
-        return moved(self, self.backend if self._settled else None, dtype)
+        net = moved(self, self.backend if self._settled else None, dtype)
+        net.named = self.named
+        return net
 
     @property
     def penalty(self) -> Penalty:

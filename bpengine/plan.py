@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self, SupportsIndex
 import numpy as np
 
 from bpengine import equations, schedules
-from bpengine.backends import Array, Operation
+from bpengine.backends import Array, Backend, Operation
 from bpengine.optimizers import Optimizer, check_optimizer
 from bpengine.parameters import Gradient
 from bpengine.updates import State
@@ -39,6 +39,8 @@ class Plan:
         What the optimizer remembers, where plans share it; a new one where not given.
     weighted : bool, optional
         Whether examples have weights.
+    replayer : Backend, optional
+        Who replays the step, on the arrays of the network's backend; that one where not given.
 
     Attributes
     ----------
@@ -81,6 +83,7 @@ class Plan:
         *,
         state: State | None = None,
         weighted: bool = False,
+        replayer: Backend | None = None,
     ) -> None:
         m = positive_integer(batch_size, "batch_size")
         if optimizer is not None:
@@ -117,7 +120,7 @@ class Plan:
             self.state = State(optimizer, parameters) if state is None else state
             self.operations += self._update(self.state)
             self.learning_rate = schedules.resolve(optimizer.learning_rate).rate(0.0)
-        self.program = backend.compile(self.operations)
+        self.program = (replayer or backend).compile(self.operations)
         self._loaded = self._ran = False
 
     def _backward(self, backprop: Iterable[Operation]) -> Iterator[Operation]:

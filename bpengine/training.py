@@ -11,6 +11,7 @@ import numpy as np
 
 from bpengine import schedules
 from bpengine.backends import Array, Batches
+from bpengine.backends.choice import for_training
 from bpengine.callbacks import Callback
 from bpengine.history import History
 from bpengine.monitoring import Monitor
@@ -90,6 +91,15 @@ class Training:
         self.stepping: Array | None = None  # parameters that steps go on from; None: the network's
         self._monitor = None if monitor is None else Monitor(network, monitor)
         self._plans: dict[tuple[int, bool], tuple[Plan, list[Array], Array]] = {}
+        self._replayer = network.backend
+        if not network.named and source.batch_size and source.steps and self.state is not None:
+            self._replayer = for_training(
+                network.backend,
+                network.sizes,
+                source.batch_size,
+                source.steps * epochs,
+                remembers=bool(self.state.arrays),
+            )
 
     def stop(self) -> None:
         """End the training after this epoch."""
@@ -189,7 +199,8 @@ class Training:
     def _new_plan(self, chunk: Chunk) -> Plan:
         assert isinstance(self.optimizer, Optimizer)
         net, m = self.network, chunk.size
-        return Plan(net, m, self.optimizer, state=self.state, weighted=chunk.weighted)
+        options: dict[str, Any] = {"state": self.state, "weighted": chunk.weighted}
+        return Plan(net, m, self.optimizer, **options, replayer=self._replayer)
 
     def _rates(self, step: int, count: int) -> list[float] | None:
         """The learning rate of each step, where it is not always the same."""

@@ -85,6 +85,7 @@ ROOMS = [
     "validation",
     "datasets",
     "mnist",
+    "backends.choice",
     "backends.__init__",
     "backends.numba",
     "backends.numba_table",

@@ -22,7 +22,7 @@ from bpengine.backends.base import Batches, Operation
 
 numba = pytest.importorskip("numba", reason="Numba is not installed")
 
-from bpengine.backends import numba_math, numba_table  # noqa: E402
+from bpengine.backends import choice, numba_math, numba_table  # noqa: E402
 from bpengine.backends.numba import replay  # noqa: E402
 
 NETWORKS = {
@@ -342,3 +342,53 @@ def test_the_name_and_pickles():
     again = pickle.loads(pickle.dumps(net))
     assert again.backend.name == net.backend.name == "numba"
     assert "numba" in str(net.plan(3))
+
+
+def test_the_rule_takes_long_trainings_of_small_networks(monkeypatch):
+    backend = backends.get("numpy")
+    long, short = 200_000, 1_000
+
+    def taken(*arguments):
+        return choice.for_training(backend, *arguments).name
+
+    assert taken((784, 30, 10), 10, long, False) == "numba"
+    assert taken((784, 30, 10), 10, short, False) == "numpy"
+    assert taken((784, 100, 10), 32, 20 * short, False) == "numpy"
+    assert taken((784, 100, 10), 32, 20 * short, True) == "numba"  # Adam
+    assert taken((2048,) * 5, 1024, long, True) == "numpy"
+    monkeypatch.setitem(sys.modules, "bpengine.backends.numba", None)  # there, and broken
+    assert taken((784, 30, 10), 10, long, False) == "numpy"
+    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
+    assert taken((784, 30, 10), 10, long, False) == "numpy"
+
+
+@pytest.mark.parametrize(("named", "expected"), [(None, "numba"), ("numpy", "numpy")])
+def test_a_training_without_a_named_backend_follows_the_rule(monkeypatch, named, expected):
+    """The network stays NumPy's: its name, its arrays, its pickles."""
+    monkeypatch.setattr(choice, "START", 0.0)
+    rng, seen = np.random.default_rng(0), []
+    net = bp.Network([5, 4, 3], backend=named, rng=0)
+    X, Y = rng.random((5, 12)), rng.random((3, 12))
+    original = numba_network().backend.compile
+    monkeypatch.setattr(
+        "bpengine.backends.numba.NumbaBackend.compile",
+        lambda self, operations: seen.append("numba") or original(operations),
+    )
+    net.fit(X, Y, epochs=2, batch_size=4, progress=False)
+    assert bool(seen) == (expected == "numba")
+    assert net.backend.name == "numpy"
+    assert net.astype("float64").named == net.named == (named is not None)
+
+
+def test_an_estimator_without_a_named_backend_follows_the_rule(monkeypatch):
+    neural_network = pytest.importorskip("bpengine.estimators")
+    monkeypatch.setattr(choice, "START", 0.0)
+    rng, coefs = np.random.default_rng(0), []
+    X, y = rng.random((40, 5)), np.arange(40) % 3
+    for backend in (None, "numba", "numpy"):
+        model = neural_network.MLPClassifier((4,), max_iter=12, tol=0, backend=backend, random_state=0)
+        with pytest.warns(Warning, match="converged"):
+            coefs.append(model.fit(X, y).coefs_[0])
+        assert model.network_.backend.name == (backend or "numpy")
+    np.testing.assert_array_equal(coefs[0], coefs[1])
+    np.testing.assert_allclose(coefs[0], coefs[2], rtol=1e-9)

@@ -118,18 +118,21 @@ class Steps:
     ----------
     learning_rate : float
         η; set it to use another from the next epoch on.
+    replayer : Backend
+        Who replays the plans of steps.
     """
 
     def __init__(self, network: Network, optimizer: Optimizer, learning_rate: float, loss: Loss) -> None:
         self.network, self.optimizer, self.loss = network, optimizer, loss
         self.learning_rate = learning_rate
         self.state = State(optimizer, network.parameters)
+        self.replayer = network.backend
         self._plans: dict[tuple[int, bool, bool], tuple[LossPlan, Array, list[Array]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         to_numpy = self.network.backend.to_numpy
         arrays = {name: to_numpy(array) for name, array in self.state.arrays.items()}
-        return {**vars(self), "_plans": {}, "state": arrays}
+        return {**vars(self), "_plans": {}, "state": arrays, "replayer": self.network.backend}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         arrays = state.pop("state")
@@ -169,7 +172,8 @@ class Steps:
         if key not in self._plans:
             if len(self._plans) == PLANS:
                 del self._plans[next(iter(self._plans))]
-            plan = LossPlan(net, m, self.optimizer, state=self.state, weighted=weighted)
+            options: dict[str, Any] = {"state": self.state, "weighted": weighted}
+            plan = LossPlan(net, m, self.optimizer, **options, replayer=self.replayer)
             least, most = KEPT_STEPS
             steps = min(most, max(least, KEPT_ELEMENTS // (net.sizes[-1] * m)))
             kept = net.backend.empty((steps, net.sizes[-1], m), net.dtype)
