@@ -93,13 +93,8 @@ class Training:
         self._plans: dict[tuple[int, bool], tuple[Plan, list[Array], Array]] = {}
         self._replayer = network.backend
         if not network.named and source.batch_size and source.steps and self.state is not None:
-            self._replayer = for_training(
-                network.backend,
-                network.sizes,
-                source.batch_size,
-                source.steps * epochs,
-                remembers=bool(self.state.arrays),
-            )
+            steps, remembers = source.steps * epochs, bool(self.state.arrays)
+            self._replayer = for_training(network, source.batch_size, steps, remembers)
 
     def stop(self) -> None:
         """End the training after this epoch."""

@@ -89,6 +89,7 @@ ROOMS = [
     "backends.__init__",
     "backends.numba",
     "backends.numba_table",
+    "backends.numba_own",
     "backends.numba_updates",
     "backends.numba_products",
     "backends.numba_kernels",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from bpengine.backends import Backend, BackendUnavailableError, get
+
+if TYPE_CHECKING:
+    from bpengine.network import Network
 
 __all__ = ["for_training", "rule"]
 
@@ -16,25 +19,25 @@ START = 2.0  # seconds that a training has to save: so long may importing Numba 
 LARGEST = 2**28  # multiplications a step: in larger ones products take nearly all the time on both
 
 
-def for_training(
-    backend: Backend, sizes: Sequence[int], batch_size: int, steps: int, remembers: bool
-) -> Backend:
-    """`backend` itself or, where that is NumPy's and compiled plans save time, Numba's.
+def for_training(network: Network, batch_size: int, steps: int, remembers: bool) -> Backend:
+    """The network's backend or, where that is NumPy's and compiled plans save time, Numba's.
 
     It is a function of what is to be trained and of what is installed alone: a training that is
     repeated or resumed is given the same.
 
     Parameters
     ----------
-    backend : Backend
-        The network's.
-    sizes : sequence of int
+    network : Network
+        One with an activation or a cost of the user's own stays where it is: their compilation may
+        take longer than it saves.
     batch_size, steps : int
         Examples a step, and steps of the whole training.
     remembers : bool
         Whether the optimizer has more to update than the parameters.
     """
-    if backend.name != "numpy" or importlib.util.find_spec("numba") is None:
+    backend, sizes = network.backend, network.sizes
+    own = any(x.operation.startswith("own ") for x in (*network.activations, network.cost))
+    if own or backend.name != "numpy" or importlib.util.find_spec("numba") is None:
         return backend
     weights = sum(n * m for n, m in pairwise(sizes))
     saved = SAVED * (len(sizes) - 1) + SAVED_EACH * weights * remembers

@@ -6,6 +6,7 @@ import functools
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numba
@@ -15,6 +16,7 @@ from numba import types
 from bpengine.backends import blas
 from bpengine.backends.base import Array, Batches, Operation
 from bpengine.backends.numba_kernels import ELEMENTWISE, KERNELS, WORDS
+from bpengine.backends.numba_own import computes, own_kernel
 from bpengine.backends.numba_products import OWN, SHORT
 from bpengine.backends.numba_updates import UPDATES
 
@@ -63,21 +65,43 @@ class Maker:
             return self._softmax(op)
         if op.name in UPDATES:
             return self._update(op)
+        if op.name.startswith("own "):
+            return self._own(op)
         name = KERNEL_OF.get(op.name, op.name)
-        return self._elementwise(name, op) if name in ELEMENTWISE else None
-
-    def _elementwise(self, name: str, op: Operation) -> list[Row] | None:
-        operands = ELEMENTWISE[name]
-        inputs = dict(zip(operands, op.inputs, strict=False))
+        if name not in ELEMENTWISE:
+            return None
         if name == "copy" and _same(op.inputs[0], op.output):
             return []
+        return self._elementwise(self._kernel(name, op), ELEMENTWISE[name], op)
+
+    def _own(self, op: Operation) -> list[Row] | None:
+        found = own_kernel(op)
+        if found is None:
+            return None
+        kernel, operands = found
+        self.kept.append(kernel)
+        # compiled code may not be what Python computes: it is tried on numbers of any value
+        rng = np.random.default_rng(0)
+        inputs = [rng.uniform(0.1, 0.9, x.shape).astype(x.dtype) for x in op.inputs]
+        trial = replace(op, inputs=tuple(inputs), output=np.empty_like(op.output))
+        try:
+            expected = op.expression(*inputs)
+        except Exception:  # which comes again, where the plan calls it
+            return None
+        rows = self._elementwise(kernel.address, operands, trial)
+        if len(rows) != 1 or not computes(kernel, rows[0], trial.output, expected):
+            return None
+        return self._elementwise(kernel.address, operands, op)
+
+    def _elementwise(self, kernel: int, operands: str, op: Operation) -> list[Row]:
+        inputs = dict(zip(operands, op.inputs, strict=False))
         shape = op.output.shape
         one = self._constant(1.0, op.output.dtype)
         parts = [op.output, inputs["x"], inputs.get("y", inputs["x"]), inputs.get("s", one)]
         views = [np.broadcast_to(x, shape) for x in parts]
         rows = []
         for shape, steps in _planes(views):
-            row = [self._kernel(name, op), *shape]
+            row = [kernel, *shape]
             for address, (outer, inner) in steps:
                 row += [address, outer, inner // op.output.itemsize]
             rows.append(row)
@@ -103,8 +127,10 @@ class Maker:
         small = m * n * k <= OWN or not function
         if small and (b.strides[1] == size or n == 1):
             name = "rows product"
-        elif _contiguous(a) and _contiguous(b.T) and (
-            not function or m * n * k < SHORT or (small and k >= 3 * (m + n))
+        elif (
+            _contiguous(a)
+            and _contiguous(b.T)
+            and (not function or m * n * k < SHORT or (small and k >= 3 * (m + n)))
         ):
             name = "dots product"
         elif function and all(map(blas.readable, (a, b, c))):

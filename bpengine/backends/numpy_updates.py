@@ -156,9 +156,7 @@ def _clip_factor(k: Kernels, g: Array, bound: Array, out: Array) -> list[Call]:
     ]
 
 
-def _epsilon(
-    k: Kernels, correction: Array, β: Array, rest: Array, ε: Array, out: Array
-) -> list[Call]:
+def _epsilon(k: Kernels, correction: Array, β: Array, rest: Array, ε: Array, out: Array) -> list[Call]:
     # ε / √c for c = 1 - βᵗ, which moves on
     return [
         (np.multiply, (correction, β, correction)),

@@ -42,8 +42,8 @@ def train(estimator: BaseMLP, data: Data, task: Task | None) -> None:
     examples = Examples(est.network_, data)
     count = -(-len(order) // batch_size)
     if est.backend is None and not incremental:
-        net, most, remembers = est.network_, count * est.max_iter, bool(steps.state.arrays)
-        steps.replayer = for_training(net.backend, net.sizes, batch_size, most, remembers)
+        most, remembers = count * est.max_iter, bool(steps.state.arrays)
+        steps.replayer = for_training(est.network_, batch_size, most, remembers)
     with Watch(est, steps.optimizer, steps.state, count, held_out, silent=incremental) as watch:
         try:
             est.n_iter_ = 0
