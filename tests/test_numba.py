@@ -22,8 +22,12 @@ from bpengine.backends.base import Batches, Operation
 
 numba = pytest.importorskip("numba", reason="Numba is not installed")
 
+from bpengine import equations  # noqa: E402
 from bpengine.backends import choice, numba_math, numba_table  # noqa: E402
 from bpengine.backends.numba import replay  # noqa: E402
+from bpengine.parameters import Parameters  # noqa: E402
+from bpengine.updates import State  # noqa: E402
+from bpengine.workspace import Workspace  # noqa: E402
 
 NETWORKS = {
     "penalties": {"l1": 0.01, "l2": 0.02},
@@ -223,13 +227,47 @@ def test_products_of_any_shape_and_layout(dtype, shape, transposed, spare, β):
     np.testing.assert_array_equal(c.base[:, n:], around[:, n:])
 
 
-def test_a_stack_of_products_is_one_row_each():
+@pytest.mark.parametrize(
+    ("of_a", "of_b", "rows"), [((4, 3, 5), (5, 6), 1), ((4, 3, 5), (4, 5, 6), 4), ((3, 5), (4, 5, 6), 4)]
+)
+def test_stacks_of_products(of_a, of_b, rows):
     rng = np.random.default_rng(0)
-    a, b, c = rng.random((4, 3, 5)), rng.random((5, 6)), np.empty((4, 3, 6))
+    a, b, c = rng.random(of_a), rng.random(of_b), np.empty((4, 3, 6))
     program = backends.get("numba").compile([Operation("matmul", "", None, (a, b), c)])
     program.run(1)
     np.testing.assert_allclose(c, a @ b)
-    assert len(program.calls) == 1
+    [(function, (table, _))] = program.calls
+    assert function is replay and len(table) == rows
+
+
+@pytest.mark.parametrize("output", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+def test_a_step_of_a_stack_is_compiled_as_a_whole(rule, output):
+    """Members see the same batch; all lines have leading axes."""
+    sizes, m, stack = (5, 7, 3), 6, (2, 3)
+    σ = [bp.activations.resolve(name) for name in ("tanh", output)]
+    cost = bp.costs.COSTS["softmax_cross_entropy" if output == "softmax" else "quadratic"]
+    vectors = []
+    for name in ("numpy", "numba"):
+        backend, rng = backends.get(name), np.random.default_rng(0)
+        parameters, gradient = (Parameters(sizes, backend, "float64", stack) for _ in range(2))
+        parameters.vector[...] = rng.standard_normal(parameters.vector.shape)
+        workspace = Workspace(sizes, σ, m, backend, "float64", stack=stack)
+        workspace.rows[...] = rng.random(workspace.rows.shape)
+        workspace.rows[:, 5] = 1.0
+        state = State(OPTIMIZERS[rule], parameters)
+        state.set_learning_rate(0.1)
+        program = backend.compile(
+            [
+                *equations.feedforward(parameters, σ, workspace),
+                *equations.backprop(parameters, σ, cost, workspace, gradient),
+                *state.operations(gradient),
+            ]
+        )
+        program.run(3)
+        vectors.append(parameters.vector)
+    assert [function for function, _ in program.calls] == [replay]
+    np.testing.assert_allclose(vectors[1], vectors[0], rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("library", [(0, 0), None], ids=["without", "with"])

@@ -36,7 +36,8 @@ def for_training(network: Network, batch_size: int, steps: int, remembers: bool)
         Whether the optimizer has more to update than the parameters.
     """
     backend, sizes = network.backend, network.sizes
-    own = any(x.operation.startswith("own ") for x in (*network.activations, network.cost))
+    names = [*(σ.operation for σ in network.activations), network.cost.operation]
+    own = any(name.startswith("own ") for name in names)
     if own or backend.name != "numpy" or importlib.util.find_spec("numba") is None:
         return backend
     weights = sum(n * m for n, m in pairwise(sizes))

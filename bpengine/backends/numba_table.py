@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -113,6 +114,10 @@ class Maker:
             return None
         zero, one = (self._constant(x, c.dtype) for x in (0.0, 1.0))
         α, β = op.inputs[3:] if op.name == "add product" else (one, zero)
+        # a stack of networks that share their input: one product for all
+        whole_a, whole_c = _one_matrix(a), _one_matrix(c)
+        if b.ndim == 2 and whole_a is not None and whole_c is not None:
+            a, c = whole_a, whole_c
         rows = [
             self._product(op, _member(a, i), _member(b, i), c[i], α, β)
             for i in np.ndindex(*c.shape[:-2])
@@ -142,14 +147,16 @@ class Maker:
         return [self._kernel(name, op), *shape, *addresses[3:], function, bits]
 
     def _max_norm(self, op: Operation) -> list[Row] | None:
-        w, bound = op.inputs
-        if w.ndim != 2 or not _contiguous(w) or not _same(w, op.output):
+        same, (w, bound) = _same(op.inputs[0], op.output), op.inputs
+        w = _one_matrix(w)
+        if w is None or not same or not _contiguous(w):
             return None
         return [[self._kernel("max norm", op), *w.shape, _address(w), w.strides[0], _address(bound)]]
 
     def _add_squares(self, op: Operation) -> list[Row] | None:
         _, w, factor = op.inputs
-        if w.ndim != 2 or not _contiguous(w) or op.output.dtype != FLOAT64:
+        w = _one_matrix(w)
+        if w is None or not _contiguous(w) or op.output.dtype != FLOAT64:
             return None
         places = _address(w), w.strides[0], _address(factor), _address(op.output)
         return [[address("add squares", w.dtype), *w.shape, *places]]
@@ -281,6 +288,15 @@ def _planes(views: Sequence[Array]) -> Iterator[tuple[tuple[int, int], list[tupl
             (rows, columns),
             [(_address(x) + o, s[-2:]) for x, o, s in zip(views, offsets, strides, strict=True)],
         )
+
+
+def _one_matrix(x: Array) -> Array | None:
+    """A stack of matrices as one with all their rows; None where these are not evenly spaced."""
+    outer = range(x.ndim - 2)
+    if x.ndim < 2 or any(x.strides[i] != x.shape[i + 1] * x.strides[i + 1] for i in outer):
+        return None
+    rows = math.prod(x.shape[:-1])
+    return np.lib.stride_tricks.as_strided(x, (rows, x.shape[-1]), x.strides[-2:])
 
 
 def _member(x: Array, index: tuple[int, ...]) -> Array:
