@@ -45,7 +45,7 @@ def lowest(session: nox.Session) -> None:
 @nox.session
 def perf(session: nox.Session) -> None:
     """Counts and time ratios of training steps against the stored ones: docs/performance-check.md."""
-    session.install("-e", ".", "numpy")
+    session.install("-e", ".[numba]")
     session.run("python", "benchmarks/perf.py", *(session.posargs or ["check"]))
 
 

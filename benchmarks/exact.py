@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -20,6 +21,8 @@ PRODUCTS = {"matmul", "dot", "inner", "einsum", "tensordot", "vdot", "vecdot", "
 ROW = 4 * BATCHES[-1]
 
 NETWORKS = ("tiny", "nielsen", "small", "medium", "softmax")
+# the same steps by compiled code, where Numba is installed
+COMPILED = tuple(f"numba {name}" for name in NETWORKS) if importlib.util.find_spec("numba") else ()
 COUNTED = CALLS, PRODUCTS_NUMPY, PRODUCTS_GEMM, WITHOUT_OUTPUT, UNSEEN = (
     "calls",
     "products by NumPy",
@@ -114,6 +117,9 @@ def peak_bytes(plan: bp.Plan) -> int:
 
 def counts(name: str) -> dict[str, list[int]]:
     """What one training step of a rung of the ladder does, for each of the batch sizes in turn."""
+    backend, _, rung = name.rpartition(" ")
+    if backend:
+        return _compiled_counts(rung, backend)
     plans = [ladder.plan(name, m) for m in BATCHES]
     replays = [replay(plan.program.calls) for plan in plans]
     return {
@@ -123,12 +129,26 @@ def counts(name: str) -> dict[str, list[int]]:
     }
 
 
+def _compiled_counts(rung: str, backend: str) -> dict[str, list[int]]:
+    """What a step is where tables of kernels are replayed: one table, and nothing in Python."""
+    plans = [ladder.plan(rung, m, backend) for m in BATCHES]
+    calls = [plan.program.calls for plan in plans]
+    tables = [[table for _, (table, _) in made if isinstance(table, np.ndarray)] for made in calls]
+    return {
+        "products in the plan": [plan.counts["matmul"] for plan in plans],
+        CALLS: [len(made) for made in calls],
+        "tables": [len(made) for made in tables],
+        "rows of tables": [sum(map(len, made)) for made in tables],
+        "peak bytes of the largest": [peak_bytes(plans[-1])],
+    }
+
+
 def broken_rules(name: str, found: dict[str, list[int]]) -> list[str]:
     """What must hold whatever is stored: outputs given, nothing unseen, no batch size unlike another."""
     broken = [
         f"{name}: {what}: {found[what]}, must be 0"
         for what in (WITHOUT_OUTPUT, UNSEEN)
-        if any(found[what])
+        if any(found.get(what, ()))
     ]
     broken += [
         f"{name}: {what}: {values}, must be equal for batches of {BATCHES}"

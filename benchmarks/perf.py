@@ -41,12 +41,16 @@ def check(path: Path, measure: timed.Measure = timed.measure_fresh) -> tuple[int
     if baseline.get("schema") != SCHEMA:
         found = baseline.get("schema")
         return 1, [f"FAIL: {path} has schema {found}, this check reads {SCHEMA}. Refresh it."]
-    counts = {name: exact.counts(name) for name in exact.NETWORKS}
+    skipped = [] if exact.COMPILED else _without_numba(baseline)
+    counts = _counts()
     wrong = [fault for name, found in counts.items() for fault in exact.broken_rules(name, found)]
     wrong += exact.differences(baseline["counts"], counts)
     if baseline["yardstick"] != yardstick():
         wrong.append("frozen.py: was edited; no stored ratio means anything now. Put it back.")
-    lines = [f"exact, for batches of {exact.BATCHES}:", *exact.table(counts)]
+    lines = [f"exact, for batches of {exact.BATCHES}:"]
+    lines += [line for part in _alike(counts) for line in exact.table(part)]
+    if skipped:
+        lines.append(f"SKIPPED, for Numba is not installed: {', '.join(skipped)}")
 
     stored = {name: ratio["median"] for name, ratio in baseline["ratios"].items()}
     wrong += [f"{name}: measured, but not stored" for name in timed.CASES if name not in stored]
@@ -63,6 +67,27 @@ def check(path: Path, measure: timed.Measure = timed.measure_fresh) -> tuple[int
     return int(bool(wrong)), [*lines, *_verdict(wrong, result.off)]
 
 
+def _counts() -> dict[str, dict[str, list[int]]]:
+    return {name: exact.counts(name) for name in (*exact.NETWORKS, *exact.COMPILED)}
+
+
+def _alike(counts: dict[str, dict[str, list[int]]]) -> list[dict[str, dict[str, list[int]]]]:
+    """The counts of NumPy's steps and those of compiled ones, which are counts of other things."""
+    compiled = {name: found for name, found in counts.items() if name in exact.COMPILED}
+    others = {name: found for name, found in counts.items() if name not in compiled}
+    return [part for part in (others, compiled) if part]
+
+
+def _without_numba(baseline: dict[str, Any]) -> list[str]:
+    """Take what needs Numba out of a baseline; gives the names."""
+    parts = baseline["counts"], baseline["ratios"]
+    names = [name for part in parts for name in part if name.startswith("numba ")]
+    for part in parts:
+        for name in names:
+            part.pop(name, None)
+    return list(dict.fromkeys(names))
+
+
 def _verdict(wrong: Sequence[str], off: Sequence[str]) -> list[str]:
     if wrong:
         names = dict.fromkeys(fault.partition(":")[0] for fault in wrong)
@@ -77,7 +102,7 @@ def _verdict(wrong: Sequence[str], off: Sequence[str]) -> list[str]:
 
 def refresh(path: Path, measure: timed.Measure = timed.measure_fresh) -> tuple[int, list[str]]:
     """Measure anew and write the baseline; the exit status, and the lines to print."""
-    counts = {name: exact.counts(name) for name in exact.NETWORKS}
+    counts = _counts()
     broken = [fault for name, found in counts.items() for fault in exact.broken_rules(name, found)]
     if broken:
         return 1, [*broken, f"FAIL: {path} is left as it is: no baseline may hold these"]

@@ -20,6 +20,7 @@ from pathlib import Path
 # before NumPy, so that OpenBLAS takes the core that bpengine asks it for
 import bpengine as bp  # isort: skip
 
+import exact
 import frozen
 import ladder
 import numpy as np
@@ -51,15 +52,15 @@ def control(rung: str) -> Pair:
     return step, step
 
 
-def step(rung: str) -> Pair:
+def step(rung: str, backend: str = "numpy") -> Pair:
     """A training step."""
-    return ladder.plan(rung).run, ladder.frozen_step(rung)
+    return ladder.plan(rung, backend=backend).run, ladder.frozen_step(rung)
 
 
-def epoch() -> Pair:
+def epoch(backend: str = "numpy") -> Pair:
     """A whole call of `fit`: data taken in, shuffled, gathered, trained on, costs added up."""
     X, Y = ladder.examples("nielsen", EXAMPLES)
-    fit, (weights, biases) = ladder.network("nielsen").fit, ladder.plain_parameters("nielsen")
+    fit, (weights, biases) = ladder.network("nielsen", backend).fit, ladder.plain_parameters("nielsen")
     rng, η = np.random.default_rng(0), ladder.LEARNING_RATE
     options = {"epochs": 1, "batch_size": BATCH, "optimizer": bp.SGD(η), "progress": False}
     return (
@@ -82,6 +83,9 @@ CASES: dict[str, Callable[[], Pair]] = {
     "epoch": epoch,
     "predict": predict,
 }
+if exact.COMPILED:
+    CASES |= {f"numba {rung}": partial(step, rung, "numba") for rung in ("tiny", "nielsen", "softmax")}
+    CASES["numba epoch"] = partial(epoch, "numba")
 
 
 def measure_here(

@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         add("--epochs", type=int, default=task.epochs, metavar="N", help="passes over the examples")
         add("--batch-size", type=int, default=10, metavar="M", help="examples a step")
         add("--learning-rate", type=float, default=0.5, metavar="ETA", help="step of SGD")
-        add("--backend", default="numpy", metavar="NAME", help="whose arrays to compute on")
+        add("--backend", metavar="NAME", help="whose arrays to compute on; not given: NumPy's")
         add("--dtype", default="float32", choices=["float32", "float64"], help="of all numbers")
         add("--seed", type=int, default=0, help="for the first parameters and the shuffling")
         add("--save", metavar="FILE", help="write the trained network to this .npz file")

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from bpengine import backends, blas_core
+from bpengine.backends import choice
 
 __all__ = ["Measurement", "Setting", "advise", "main", "measure", "rates", "report", "settings"]
 
@@ -92,6 +93,8 @@ def report() -> Iterator[str]:
         yield f"(not alone: {busy})"
     yield ""
     usable = {name: _backend(name) for name in backends.names()}
+    if usable.get("numba") == "usable":
+        usable["numba"] = f"usable; {choice.rule()}"
     yield from _aligned("backends", list(usable.items()))
     yield from _aligned("extras", _extras())
     yield ""

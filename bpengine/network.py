@@ -149,7 +149,7 @@ class Network:
             )
         draw = validation.choose(initializer, INITIALIZERS, "initializer")
         self.rng, self.own_rngs = members.generators(rng, self.stack)
-        self._settled = backend is not None
+        self.named = self._settled = backend is not None
         self.backend = get("numpy" if backend is None else backend)
         self.parameters = Parameters(self.sizes, self.backend, self.dtype, self.stack)
         self.forward_programs = threading.local()
@@ -564,7 +564,9 @@ class Network:
         ----------
         dtype : float32 or float64
         """
-        return moved(self, self.backend if self._settled else None, dtype)
+        net = moved(self, self.backend if self._settled else None, dtype)
+        net.named = self.named
+        return net
 
     @property
     def penalty(self) -> Penalty:

@@ -11,7 +11,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from bpengine import equations, schedules
-from bpengine.backends import Array, Operation
+from bpengine.backends import Array, Backend, Operation
 from bpengine.optimizers import Optimizer, check_optimizer
 from bpengine.parameters import Gradient
 from bpengine.updates import State, in_blocks
@@ -43,6 +43,8 @@ class Plan:
         Whether examples have weights.
     own : collection of {"inputs", "targets", "weights"}, optional
         What each network of a stack has for itself; the rest they share.
+    replayer : Backend, optional
+        Who replays the step, on the arrays of the network's backend; that one where not given.
 
     Attributes
     ----------
@@ -86,6 +88,7 @@ class Plan:
         state: State | None = None,
         weighted: bool = False,
         own: Collection[str] = (),
+        replayer: Backend | None = None,
     ) -> None:
         m = positive_integer(batch_size, "batch_size")
         if optimizer is not None:
@@ -130,7 +133,7 @@ class Plan:
         if optimizer is not None and self.state is not None:
             self.operations += self._update(self.state)
             self.learning_rate = schedules.resolve(optimizer.learning_rate).rate(0.0)
-        self.program = backend.compile(self.operations)
+        self.program = (replayer or backend).compile(self.operations)
         self._loaded = self._ran = False
 
     def _backward(self, backprop: Iterable[Operation]) -> Iterator[Operation]:

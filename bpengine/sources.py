@@ -68,12 +68,13 @@ class Source:
 
     Attributes
     ----------
-    examples, steps : int or None
-        Of an epoch, where that is known beforehand.
+    examples, steps, batch_size : int or None
+        Of an epoch, and examples a step, where that is known beforehand.
     """
 
     examples: int | None
     steps: int | None
+    batch_size: int | None = None
 
     def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
         """An epoch; a chunk is of ``most(step, size)`` steps or fewer, from that step on."""
@@ -89,7 +90,7 @@ class Indexed(Source):
 
     def __init__(self, examples: int, batch_size: int, shuffle: bool | int) -> None:
         self.examples: int = examples
-        self.batch_size = batch_size
+        self.batch_size: int = batch_size
         self.shuffle = shuffle
         self.steps: int = -(-examples // batch_size)
 

@@ -133,11 +133,6 @@ class StackTraining(Training):
         self.source = self.source.of(positions)
         self._plans.clear()
 
-    def _new_plan(self, chunk: Chunk) -> Plan:
-        options: Any = {"state": self.state, "weighted": chunk.weighted, "own": chunk.own}
-        assert self.state is not None
-        return Plan(self.trained, chunk.size, self.state.optimizer, **options)
-
     def show_average(self) -> None:
         """Let the stack have the parameters that training has come to, or their average."""
         super().show_average()

@@ -11,6 +11,7 @@ import numpy as np
 
 from bpengine import schedules
 from bpengine.backends import Array, Batches
+from bpengine.backends.choice import for_training
 from bpengine.callbacks import Callback
 from bpengine.history import History, Statistics
 from bpengine.monitoring import Monitor
@@ -93,6 +94,10 @@ class Training:
         self.stepping: Array | None = None  # parameters that steps go on from; None: the network's
         self._monitor = None if monitor is None else Monitor(monitor)
         self._plans: dict[tuple[int, bool], tuple[Plan, list[Array], Array]] = {}
+        self._replayer = network.backend
+        if not network.named and source.batch_size and source.steps and self.state is not None:
+            steps, remembers = source.steps * epochs, bool(self.state.arrays)
+            self._replayer = for_training(network, source.batch_size, steps, remembers)
 
     def stop(self) -> None:
         """End the training after this epoch."""
@@ -219,8 +224,10 @@ class Training:
 
     def _new_plan(self, chunk: Chunk) -> Plan:
         assert isinstance(self.optimizer, Optimizer)
+        assert self.state is not None
         options: Any = {"state": self.state, "weighted": chunk.weighted, "own": chunk.own}
-        return Plan(self.trained, chunk.size, self.optimizer, **options)
+        optimizer = self.state.optimizer
+        return Plan(self.trained, chunk.size, optimizer, **options, replayer=self._replayer)
 
     def _rates(self, step: int, count: int) -> list[float] | None:
         """The learning rate of each step, where it is not always the same."""

@@ -22,8 +22,12 @@ from bpengine.backends.base import Batches, Operation
 
 numba = pytest.importorskip("numba", reason="Numba is not installed")
 
-from bpengine.backends import numba_math, numba_table  # noqa: E402
+from bpengine import equations  # noqa: E402
+from bpengine.backends import choice, numba_math, numba_table  # noqa: E402
 from bpengine.backends.numba import replay  # noqa: E402
+from bpengine.parameters import Parameters  # noqa: E402
+from bpengine.updates import State  # noqa: E402
+from bpengine.workspace import Workspace  # noqa: E402
 
 NETWORKS = {
     "penalties": {"l1": 0.01, "l2": 0.02},
@@ -223,13 +227,47 @@ def test_products_of_any_shape_and_layout(dtype, shape, transposed, spare, β):
     np.testing.assert_array_equal(c.base[:, n:], around[:, n:])
 
 
-def test_a_stack_of_products_is_one_row_each():
+@pytest.mark.parametrize(
+    ("of_a", "of_b", "rows"), [((4, 3, 5), (5, 6), 1), ((4, 3, 5), (4, 5, 6), 4), ((3, 5), (4, 5, 6), 4)]
+)
+def test_stacks_of_products(of_a, of_b, rows):
     rng = np.random.default_rng(0)
-    a, b, c = rng.random((4, 3, 5)), rng.random((5, 6)), np.empty((4, 3, 6))
+    a, b, c = rng.random(of_a), rng.random(of_b), np.empty((4, 3, 6))
     program = backends.get("numba").compile([Operation("matmul", "", None, (a, b), c)])
     program.run(1)
     np.testing.assert_allclose(c, a @ b)
-    assert len(program.calls) == 1
+    [(function, (table, _))] = program.calls
+    assert function is replay and len(table) == rows
+
+
+@pytest.mark.parametrize("output", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+def test_a_step_of_a_stack_is_compiled_as_a_whole(rule, output):
+    """Members see the same batch; all lines have leading axes."""
+    sizes, m, stack = (5, 7, 3), 6, (2, 3)
+    σ = [bp.activations.resolve(name) for name in ("tanh", output)]
+    cost = bp.costs.COSTS["softmax_cross_entropy" if output == "softmax" else "quadratic"]
+    vectors = []
+    for name in ("numpy", "numba"):
+        backend, rng = backends.get(name), np.random.default_rng(0)
+        parameters, gradient = (Parameters(sizes, backend, "float64", stack) for _ in range(2))
+        parameters.vector[...] = rng.standard_normal(parameters.vector.shape)
+        workspace = Workspace(sizes, σ, m, backend, "float64", stack=stack)
+        workspace.rows[...] = rng.random(workspace.rows.shape)
+        workspace.rows[:, 5] = 1.0
+        state = State(OPTIMIZERS[rule], parameters)
+        state.set_learning_rate(0.1)
+        program = backend.compile(
+            [
+                *equations.feedforward(parameters, σ, workspace),
+                *equations.backprop(parameters, σ, cost, workspace, gradient),
+                *state.operations(gradient),
+            ]
+        )
+        program.run(3)
+        vectors.append(parameters.vector)
+    assert [function for function, _ in program.calls] == [replay]
+    np.testing.assert_allclose(vectors[1], vectors[0], rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("library", [(0, 0), None], ids=["without", "with"])
@@ -244,10 +282,45 @@ def test_large_products_with_and_without_the_library(monkeypatch, library):
         np.testing.assert_allclose(c, a @ b)
 
 
-def test_a_function_of_ones_own_is_called_in_python_and_that_is_said_once(caplog):
+def squared(a, y):
+    return np.sum((a - y) ** 2, axis=-2)
+
+
+OWN = {
+    "a ufunc": ({"function": np.sin, "derivative": np.cos}, "quadratic"),
+    "formulas": ({"function": lambda z: z**3, "derivative": lambda z: 3 * z * z}, "quadratic"),
+    "of a": ({"function": np.exp, "derivative": lambda a: a, "of": "a"}, "quadratic"),
+    "a cost": ({"function": np.tanh, "derivative": lambda z: 1 - np.tanh(z) ** 2}, "own"),
+}
+
+
+@dtypes
+@pytest.mark.parametrize("which", OWN)
+def test_functions_of_ones_own_are_compiled(which, dtype):
+    functions, cost = OWN[which]
+    rng = np.random.default_rng(0)
+    X, Y, weights = rng.random((5, 12)), rng.random((3, 12)), rng.random(12) + 0.5
+    own = bp.Activation("own one", **functions)
+    if cost == "own":
+        cost = bp.Cost("own cost", squared, lambda a, y: 2 * (a - y))
+    vectors = []
+    for backend in ("numpy", "numba"):
+        net = bp.Network([5, 4, 3], [own, "sigmoid"], cost, backend=backend, dtype=dtype, rng=0)
+        net.fit(X, Y, epochs=3, batch_size=4, sample_weight=weights, progress=False)
+        vectors.append(net.vector)
+        plan = net.plan(4, bp.SGD(0.1))
+    assert [function for function, _ in plan.program.calls] == [replay]
+    np.testing.assert_allclose(vectors[1], vectors[0], rtol=1e3 * np.finfo(dtype).eps)
+
+
+def test_what_numba_can_not_compile_is_called_in_python_and_that_is_said_once(caplog):
     rng = np.random.default_rng(0)
     X, Y = rng.random((5, 12)), rng.random((3, 12))
-    own = bp.Activation("sine said once", np.sin, np.cos)
+
+    def sine(z):
+        return getattr(np, "sin".strip())(z)  # no compiler knows what that is
+
+    own = bp.Activation("sine said once", sine, np.cos)
     vectors = []
     for backend in ("numpy", "numba", "numba"):
         net = bp.Network([5, 4, 3], [own, "sigmoid"], backend=backend, dtype="float64", rng=0)
@@ -255,8 +328,25 @@ def test_a_function_of_ones_own_is_called_in_python_and_that_is_said_once(caplog
         vectors.append(net.vector)
     np.testing.assert_allclose(vectors[1], vectors[0], rtol=1e-10)
     messages = (record.getMessage() for record in caplog.records)
-    said = [text.partition(" has")[0] for text in messages if "own sine said once" in text]
-    assert sorted(said) == ["'own sine said once slope'", "'own sine said once'"]
+    said = [text.partition(" has")[0] for text in messages if "own sine said once' has" in text]
+    assert said == ["'own sine said once'"]
+
+
+def test_what_numba_computes_differently_is_called_in_python():
+    """A function of whole columns that single numbers would go through, too: the trial finds it."""
+    own = bp.Activation("by size", lambda z: z * np.size(z), lambda z: z * 0 + 1)
+    net = bp.Network([2, 2], [own], "quadratic", backend="numba", rng=0)
+    plan = net.plan(3, bp.SGD(0.1))
+    assert any(call is not replay for call, _ in plan.program.calls)
+
+
+@pytest.mark.parametrize("shape", [(3,), ()])
+def test_a_function_of_ones_own_of_the_wrong_shape_is_an_error_as_on_numpy(shape):
+    own = bp.Activation("of another shape", lambda z: np.zeros(shape), np.cos)
+    for backend in ("numpy", "numba"):
+        net = bp.Network([2, 4, 1], [own, "sigmoid"], backend=backend, rng=0)
+        with pytest.raises(ValueError, match="expected"):
+            net.feedforward(np.ones((2, 5)))
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no way to send oneself Ctrl-C")
@@ -342,3 +432,54 @@ def test_the_name_and_pickles():
     again = pickle.loads(pickle.dumps(net))
     assert again.backend.name == net.backend.name == "numba"
     assert "numba" in str(net.plan(3))
+
+
+def test_the_rule_takes_long_trainings_of_small_networks(monkeypatch):
+    long, short = 200_000, 1_000
+
+    def taken(sizes, *arguments, activations="sigmoid"):
+        return choice.for_training(bp.Network(sizes, activations), *arguments).name
+
+    assert taken((784, 30, 10), 10, long, False) == "numba"
+    assert taken((784, 30, 10), 10, short, False) == "numpy"
+    assert taken((784, 100, 10), 32, 20 * short, False) == "numpy"
+    assert taken((784, 100, 10), 32, 20 * short, True) == "numba"  # Adam
+    assert taken((2048,) * 5, 1024, long, True) == "numpy"
+    own = bp.Activation("of one's own", np.sin, np.cos)
+    assert taken((784, 30, 10), 10, long, False, activations=own) == "numpy"
+    monkeypatch.setitem(sys.modules, "bpengine.backends.numba", None)  # there, and broken
+    assert taken((784, 30, 10), 10, long, False) == "numpy"
+    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
+    assert taken((784, 30, 10), 10, long, False) == "numpy"
+
+
+@pytest.mark.parametrize(("named", "expected"), [(None, "numba"), ("numpy", "numpy")])
+def test_a_training_without_a_named_backend_follows_the_rule(monkeypatch, named, expected):
+    """The network stays NumPy's: its name, its arrays, its pickles."""
+    monkeypatch.setattr(choice, "START", 0.0)
+    rng, seen = np.random.default_rng(0), []
+    net = bp.Network([5, 4, 3], backend=named, rng=0)
+    X, Y = rng.random((5, 12)), rng.random((3, 12))
+    original = numba_network().backend.compile
+    monkeypatch.setattr(
+        "bpengine.backends.numba.NumbaBackend.compile",
+        lambda self, operations: seen.append("numba") or original(operations),
+    )
+    net.fit(X, Y, epochs=2, batch_size=4, progress=False)
+    assert bool(seen) == (expected == "numba")
+    assert net.backend.name == "numpy"
+    assert net.astype("float64").named == net.named == (named is not None)
+
+
+def test_an_estimator_without_a_named_backend_follows_the_rule(monkeypatch):
+    neural_network = pytest.importorskip("bpengine.estimators")
+    monkeypatch.setattr(choice, "START", 0.0)
+    rng, coefs = np.random.default_rng(0), []
+    X, y = rng.random((40, 5)), np.arange(40) % 3
+    for backend in (None, "numba", "numpy"):
+        model = neural_network.MLPClassifier((4,), max_iter=12, tol=0, backend=backend, random_state=0)
+        with pytest.warns(Warning, match="converged"):
+            coefs.append(model.fit(X, y).coefs_[0])
+        assert model.network_.backend.name == (backend or "numpy")
+    np.testing.assert_array_equal(coefs[0], coefs[1])
+    np.testing.assert_allclose(coefs[0], coefs[2], rtol=1e-9)

@@ -37,7 +37,7 @@ frozen, ladder, exact, timed, study, perf = map(
 )
 
 
-ALL_NETWORKS = exact.NETWORKS
+ALL_NETWORKS, ALL_COMPILED = exact.NETWORKS, exact.COMPILED
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,6 +45,7 @@ def two_networks():
     """Damage shows in two networks as well as in five, and sooner."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact, "NETWORKS", ("tiny", "nielsen"))
+        patch.setattr(exact, "COMPILED", exact.COMPILED[:1])
         yield
 
 
@@ -127,6 +128,34 @@ def test_every_call_has_an_output_and_batches_of_all_sizes_make_the_same_calls(c
         assert counts[exact.CALLS] == [len(ladder.plan(name).program.calls)] * 3
 
 
+@pytest.mark.parametrize("name", ALL_COMPILED)
+def test_a_compiled_step_is_one_table_and_nothing_in_python(name):
+    counts = exact.counts(name)
+    assert exact.broken_rules(name, counts) == []
+    assert counts[exact.CALLS] == counts["tables"] == [1, 1, 1]
+    assert counts["peak bytes of the largest"] == [0]
+
+
+def test_a_step_that_returns_to_python_is_caught(monkeypatch, baseline):
+    kernels = pytest.importorskip("bpengine.backends.numba_kernels", reason="Numba is not installed")
+    monkeypatch.delitem(kernels.ELEMENTWISE, "sigmoid slope")
+    status, lines = perf.check(baseline, WorkClock().measure)
+    assert status == 1
+    assert lines[-1] == "FAIL: numba tiny"
+
+
+def test_what_needs_numba_is_skipped_without_it_and_that_is_said(monkeypatch, baseline):
+    if not exact.COMPILED:
+        pytest.skip("Numba is not installed")
+    monkeypatch.setattr(exact, "COMPILED", ())
+    cases = {name: case for name, case in timed.CASES.items() if not name.startswith("numba")}
+    monkeypatch.setattr(timed, "CASES", cases)
+    status, lines = perf.check(baseline, WorkClock().measure)
+    assert status == 0
+    [said] = [line for line in lines if "SKIPPED" in line]
+    assert "numba tiny" in said and "numba epoch" in said
+
+
 def test_a_counted_replay_computes_what_the_plan_does():
     plans = [ladder.plan("nielsen"), ladder.plan("nielsen")]
     plans[0].run()
@@ -151,7 +180,7 @@ def test_the_frozen_step_is_the_same_step(name):
 def test_both_sides_of_every_case_run_and_stay_finite(name):
     for side in timed.CASES[name]():
         side()
-    assert len(timed.CASES) <= 8
+    assert len(timed.CASES) <= 11
 
 
 def copies(k, z, a):
@@ -219,7 +248,7 @@ def test_an_extra_product_is_caught_by_the_counts_alone(monkeypatch, clean, stor
 
     status, lines = perf.check(baseline, WorkClock().measure)
     assert status == 1
-    assert lines[-1] == "FAIL: tiny, nielsen"
+    assert lines[-1] == f"FAIL: {', '.join(['tiny', 'nielsen', *exact.COMPILED])}"
 
 
 def test_more_calls_for_a_larger_batch_break_a_rule(clean):
@@ -320,7 +349,10 @@ def test_a_baseline_of_other_cases_is_red(baseline, change, fault):
 def test_refresh_writes_counts_ratios_and_environment(baseline, clean, stored):
     content = json.loads(baseline.read_text(encoding="utf-8"))
     assert content["schema"] == perf.SCHEMA
-    assert content["counts"] == {name: clean[name] for name in exact.NETWORKS}
+    counts = content["counts"]
+    compiled = {name: counts.pop(name) for name in exact.COMPILED}
+    assert counts == {name: clean[name] for name in exact.NETWORKS}
+    assert compiled == {name: exact.counts(name) for name in exact.COMPILED}
     assert {name: ratio["median"] for name, ratio in content["ratios"].items()} == pytest.approx(stored)
     assert {*perf.NAMED, "cores", "date"} <= set(content["environment"])
 
@@ -344,7 +376,7 @@ def test_the_baseline_of_the_repository_is_complete():
     assert content["schema"] == perf.SCHEMA
     assert content["yardstick"] == perf.yardstick()
     assert list(content["ratios"]) == list(timed.CASES)
-    assert list(content["counts"]) == list(ALL_NETWORKS)
+    assert list(content["counts"]) == [*ALL_NETWORKS, *ALL_COMPILED]
     for ratio in content["ratios"].values():
         assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
 

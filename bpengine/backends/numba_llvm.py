@@ -7,7 +7,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["call", "gemm", "pointer", "real", "scaled", "series", "two_to", "widest"]
+__all__ = ["call", "doubles", "gemm", "pointer", "real", "scaled", "series", "two_to", "widest"]
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 # of float32 and float64: bits of the fraction, bias of the exponent
@@ -88,6 +88,16 @@ def pointer(typing, address, like):
         return builder.inttoptr(arguments[0], context.get_value_type(like))
 
     return like(types.int64, like), generate
+
+
+@intrinsic
+def doubles(typing, address):
+    """The memory at an address, as a pointer to float64."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.float64)(types.int64), generate
 
 
 @intrinsic

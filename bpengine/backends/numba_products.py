@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from bpengine.backends.numba_kernels import WORDS, kernel, number, view
 from bpengine.backends.numba_llvm import gemm
 
-__all__ = ["LANES"]
+__all__ = ["OWN", "SHORT"]
 
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
@@ -35,7 +35,8 @@ def _width() -> tuple[int, int]:
 
 
 WIDTH, REGISTERS = _width()
-LANES = WIDTH // 4
+OWN = 2**21  # multiplications: products of up to so many are done here, not by the library
+SHORT = 2**15  # and sums of dot products up to so many, unless the vectors are long
 # accumulators, what is loaded for them, and one to spare
 ROWS, VECTORS, EDGE_ROWS = (4, 4, 8) if REGISTERS == 32 else (4, 2, 8)
 DOTS = 5 if REGISTERS == 32 else 3

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numba
@@ -15,13 +17,12 @@ from numba import types
 from bpengine.backends import blas
 from bpengine.backends.base import Array, Batches, Operation
 from bpengine.backends.numba_kernels import ELEMENTWISE, KERNELS, WORDS
-from bpengine.backends.numba_products import LANES
+from bpengine.backends.numba_own import computes, own_kernel
+from bpengine.backends.numba_products import OWN, SHORT
 from bpengine.backends.numba_updates import UPDATES
 
 __all__ = ["Maker", "Row"]
 
-OWN = 2**21  # multiplications: products of up to so many are done here, not by the library
-SHORT = 2**15  # and dot products of less than a vector's length up to so many
 KERNEL_OF = {  # where it is not the operation's own name
     "descend": "subtract",
     "clip": "scale",
@@ -33,7 +34,8 @@ KERNEL_OF = {  # where it is not the operation's own name
     "linear slope": "copy",
     "exponential slope": "multiply",
 }
-REALS = {"float32": types.float32, "float64": types.float64}
+FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
+REALS = {FLOAT32: types.float32, FLOAT64: types.float64}
 
 Row = list[int]
 
@@ -48,33 +50,59 @@ class Maker:
     def rows(self, op: Operation) -> list[Row] | None:
         """The rows that carry out `op`; None where there is no kernel for it."""
         arrays = *op.inputs, op.output, *op.state
-        dtype = str(op.output.dtype)
-        if dtype not in REALS or any(str(x.dtype) != dtype for x in arrays):
+        if op.name == "add squares":
+            return self._add_squares(op)
+        dtype = op.output.dtype
+        if dtype not in REALS or any(x.dtype != dtype for x in arrays):
             return None
         self.kept.append(arrays)
         if op.name in ("matmul", "add product"):
             return self._products(op)
+        if op.name == "share":
+            return self._share(op)
         if op.name == "max norm":
             return self._max_norm(op)
         if op.name in ("softmax", "softmax slope"):
             return self._softmax(op)
         if op.name in UPDATES:
             return self._update(op)
+        if op.name.startswith("own "):
+            return self._own(op)
         name = KERNEL_OF.get(op.name, op.name)
-        return self._elementwise(name, op) if name in ELEMENTWISE else None
-
-    def _elementwise(self, name: str, op: Operation) -> list[Row] | None:
-        operands = ELEMENTWISE[name]
-        inputs = dict(zip(operands, op.inputs, strict=False))
+        if name not in ELEMENTWISE:
+            return None
         if name == "copy" and _same(op.inputs[0], op.output):
             return []
+        return self._elementwise(self._kernel(name, op), ELEMENTWISE[name], op)
+
+    def _own(self, op: Operation) -> list[Row] | None:
+        found = own_kernel(op)
+        if found is None:
+            return None
+        kernel, operands = found
+        self.kept.append(kernel)
+        # compiled code may not be what Python computes: it is tried on numbers of any value
+        rng = np.random.default_rng(0)
+        inputs = [rng.uniform(0.1, 0.9, x.shape).astype(x.dtype) for x in op.inputs]
+        trial = replace(op, inputs=tuple(inputs), output=np.empty_like(op.output))
+        try:
+            expected = op.expression(*inputs)
+        except Exception:  # which comes again, where the plan calls it
+            return None
+        rows = self._elementwise(kernel.address, operands, trial)
+        if len(rows) != 1 or not computes(kernel, rows[0], trial.output, expected):
+            return None
+        return self._elementwise(kernel.address, operands, op)
+
+    def _elementwise(self, kernel: int, operands: str, op: Operation) -> list[Row]:
+        inputs = dict(zip(operands, op.inputs, strict=False))
         shape = op.output.shape
         one = self._constant(1.0, op.output.dtype)
         parts = [op.output, inputs["x"], inputs.get("y", inputs["x"]), inputs.get("s", one)]
         views = [np.broadcast_to(x, shape) for x in parts]
         rows = []
         for shape, steps in _planes(views):
-            row = [self._kernel(name, op), *shape]
+            row = [kernel, *shape]
             for address, (outer, inner) in steps:
                 row += [address, outer, inner // op.output.itemsize]
             rows.append(row)
@@ -86,6 +114,10 @@ class Maker:
             return None
         zero, one = (self._constant(x, c.dtype) for x in (0.0, 1.0))
         α, β = op.inputs[3:] if op.name == "add product" else (one, zero)
+        # a stack of networks that share their input: one product for all
+        whole_a, whole_c = _one_matrix(a), _one_matrix(c)
+        if b.ndim == 2 and whole_a is not None and whole_c is not None:
+            a, c = whole_a, whole_c
         rows = [
             self._product(op, _member(a, i), _member(b, i), c[i], α, β)
             for i in np.ndindex(*c.shape[:-2])
@@ -95,13 +127,16 @@ class Maker:
     def _product(self, op: Operation, a: Array, b: Array, c: Array, α: Array, β: Array) -> Row | None:
         (m, k), n, size = a.shape, b.shape[1], c.itemsize
         function, bits = blas.library(str(c.dtype))
-        lanes = LANES * 4 // size
         if c.strides[1] != size and n > 1:
             return None
         small = m * n * k <= OWN or not function
         if small and (b.strides[1] == size or n == 1):
             name = "rows product"
-        elif small and _contiguous(a) and _contiguous(b.T) and (2 * k > lanes or m * n * k < SHORT):
+        elif (
+            _contiguous(a)
+            and _contiguous(b.T)
+            and (not function or m * n * k < SHORT or (small and k >= 3 * (m + n)))
+        ):
             name = "dots product"
         elif function and all(map(blas.readable, (a, b, c))):
             name = "library product"
@@ -112,10 +147,24 @@ class Maker:
         return [self._kernel(name, op), *shape, *addresses[3:], function, bits]
 
     def _max_norm(self, op: Operation) -> list[Row] | None:
-        w, bound = op.inputs
-        if w.ndim != 2 or not _contiguous(w) or not _same(w, op.output):
+        same, (w, bound) = _same(op.inputs[0], op.output), op.inputs
+        w = _one_matrix(w)
+        if w is None or not same or not _contiguous(w):
             return None
         return [[self._kernel("max norm", op), *w.shape, _address(w), w.strides[0], _address(bound)]]
+
+    def _add_squares(self, op: Operation) -> list[Row] | None:
+        _, w, factor = op.inputs
+        w = _one_matrix(w)
+        if w is None or not _contiguous(w) or op.output.dtype != FLOAT64:
+            return None
+        places = _address(w), w.strides[0], _address(factor), _address(op.output)
+        return [[address("add squares", w.dtype), *w.shape, *places]]
+
+    def _share(self, op: Operation) -> list[Row] | None:
+        (weights,) = op.inputs
+        places = _address(weights), weights.strides[-1], _address(op.output)
+        return [[self._kernel("share", op), weights.shape[-1], *places]]
 
     def _softmax(self, op: Operation) -> list[Row] | None:
         arrays = *op.inputs, op.output
@@ -132,8 +181,8 @@ class Maker:
     def _update(self, op: Operation) -> list[Row] | None:
         if len(op.inputs) != UPDATES[op.name] or not all(x.flags.c_contiguous for x in op.inputs):
             return None
-        row = [self._kernel(op.name, op), op.inputs[0].size, *map(_address, op.inputs)]
-        return [[*row, _address(op.output)] if op.name == "clip factor" else row]
+        places = map(_address, (*op.inputs, op.output))
+        return [[self._kernel(op.name, op), op.inputs[0].size, *places]]
 
     def gather(self, batches: Batches) -> Row | None:
         """The row that loads the next batch; the address of its numbers, word 2, is still to be set."""
@@ -143,7 +192,7 @@ class Maker:
         if source.dtype != target.dtype or source.shape[1] != target.shape[1]:
             return None
         places = _address(source), source.strides[0], _address(target), target.strides[0]
-        kernel = address("gather", str(target.dtype))
+        kernel = address("gather", target.dtype)
         return [kernel, target.shape[0], 0, target.shape[1], *places]
 
     def keep(self, batches: Batches, count: Array) -> Row | None:
@@ -156,7 +205,7 @@ class Maker:
             x.flags.c_contiguous and x.dtype == output.dtype for x in (output, *slots)
         ):
             return None
-        kernel = address("keep", str(output.dtype))
+        kernel = address("keep", output.dtype)
         return [kernel, output.size, _address(output), places[0], step, _address(count)]
 
     def _constant(self, value: float, dtype: Any) -> Array:
@@ -166,7 +215,7 @@ class Maker:
         return self._constants[key]
 
     def _kernel(self, name: str, op: Operation) -> int:
-        return address(name, str(op.output.dtype))
+        return address(name, op.output.dtype)
 
     def table(self, rows: Sequence[Row]) -> Array:
         """Rows as an array, filled up with zeros."""
@@ -180,7 +229,7 @@ class _Compiling:
 
 
 @functools.cache
-def compiled(name: str, dtype: str) -> Any:
+def compiled(name: str, dtype: np.dtype[Any]) -> Any:
     """A kernel as machine code: compiled now, or read from Numba's cache on disk."""
     pointer = types.CPointer
     signature = types.void(pointer(types.int64), pointer(REALS[dtype]))
@@ -192,7 +241,7 @@ def compiled(name: str, dtype: str) -> Any:
     return kernel
 
 
-def address(name: str, dtype: str) -> int:
+def address(name: str, dtype: np.dtype[Any]) -> int:
     """Where the machine code of a kernel is."""
     return int(compiled(name, dtype).address)
 
@@ -239,6 +288,15 @@ def _planes(views: Sequence[Array]) -> Iterator[tuple[tuple[int, int], list[tupl
             (rows, columns),
             [(_address(x) + o, s[-2:]) for x, o, s in zip(views, offsets, strides, strict=True)],
         )
+
+
+def _one_matrix(x: Array) -> Array | None:
+    """A stack of matrices as one with all their rows; None where these are not evenly spaced."""
+    outer = range(x.ndim - 2)
+    if x.ndim < 2 or any(x.strides[i] != x.shape[i + 1] * x.strides[i + 1] for i in outer):
+        return None
+    rows = math.prod(x.shape[:-1])
+    return np.lib.stride_tricks.as_strided(x, (rows, x.shape[-1]), x.strides[-2:])
 
 
 def _member(x: Array, index: tuple[int, ...]) -> Array:

@@ -10,13 +10,14 @@ import math
 
 from numba import carray, njit
 
-from bpengine.backends.numba_kernels import WORDS, helper, kernel, number, view
-from bpengine.backends.numba_llvm import pointer, real, widest
+from bpengine.backends.numba_kernels import WORDS, formula, helper, kernel, number, view
+from bpengine.backends.numba_llvm import doubles, pointer, real, widest
 from bpengine.backends.numba_math import exp
 
 __all__ = ["UPDATES"]
 
 UPDATES = {
+    "epsilon": 4,
     "momentum": 4,
     "nesterov": 4,
     "adam": 8,
@@ -25,7 +26,8 @@ UPDATES = {
     "average": 4,
     "clip factor": 2,
 }
-"""How many inputs an operation has: words 2, 3, … of its row. Word 1 is the length of the vectors."""
+"""How many inputs an operation has: words 2, 3, … of its row, and then the output. Word 1 is the length
+of the first."""
 
 
 @kernel("momentum")
@@ -72,6 +74,14 @@ def adam(row, like):  # θ, g, Σ g, Σ g², the sums' weights, β, ε, η
         gradients[i] = β1 * gradients[i] + g[i]
         squares[i] = β2 * squares[i] + g[i] * g[i]
         θ[i] -= α * gradients[i] / (math.sqrt(squares[i]) + ε)
+
+
+@kernel("epsilon")
+def epsilon(row, like):  # 1 - βᵗ, β, 1 - β, ε, and ε / √(1 - βᵗ)
+    r = carray(row, WORDS)
+    correction, out = view(r[2], 1, like), view(r[6], 1, like)
+    correction[0] = number(r[3], like) * correction[0] + number(r[4], like)
+    out[0] = number(r[5], like) / math.sqrt(correction[0])
 
 
 @kernel("rmsprop")
@@ -128,6 +138,25 @@ def clip_factor(row, like):  # g, bound, factor
     factor[0] = bound / (bound if norm < bound else norm)
 
 
+@kernel("add squares")
+def add_squares(row, like):  # rows, columns, w, its stride in bytes, factor, total in float64
+    widest()
+    r = carray(row, WORDS)
+    total = 0.0
+    for i in range(r[1]):
+        total += squares(view(r[3] + i * r[4], r[2], like))
+    carray(doubles(r[6]), 1)[0] += number(r[5], like) * total
+
+
+@kernel("share")
+def share(row, like):  # m, weights, their stride in bytes, and m / Σ weights
+    r = carray(row, WORDS)
+    total = 0.0
+    for i in range(r[1]):
+        total += number(r[2] + i * r[3], like)
+    view(r[4], 1, like)[0] = r[1] / total
+
+
 @kernel("max norm")
 def max_norm(row, like):  # rows, columns, w, its stride in bytes, bound
     widest()
@@ -145,57 +174,63 @@ def max_norm(row, like):  # rows, columns, w, its stride in bytes, bound
 def softmax(row, like):  # rows, columns, z, a, scratch of a row
     widest()
     r = carray(row, WORDS)
-    rows, m = r[1], r[2]
-    a, scratch = view(r[4], rows * m, like), view(r[5], m, like)
-    if r[3] != r[4]:
-        z = view(r[3], rows * m, like)
-        for i in range(rows * m):
-            a[i] = z[i]
-    for j in range(m):
-        scratch[j] = a[j]
-    for i in range(m, rows * m, m):
-        for j in range(m):
-            x, top = a[i + j], scratch[j]
-            scratch[j] = x if not x <= top else top  # NaN too
-    for i in range(0, rows * m, m):
+    rows, m, total = r[1], r[2], view(r[5], r[2], like)
+    step = m * total.itemsize
+    _each_row(_assign, r[3], 0, total, 1, like)
+    _each_row(_greatest, r[3], step, total, rows, like)
+    for i in range(rows):
+        z, a = view(r[3] + i * step, m, like), view(r[4] + i * step, m, like)
         for j in range(m):
             # the largest exponent is 0
-            a[i + j] = exp(a[i + j] - scratch[j])
-    _sum_rows(a, scratch)
-    for i in range(0, rows * m, m):
+            a[j] = exp(z[j] - total[j])
+    _each_row(_assign, r[4], 0, total, 1, like)
+    _each_row(_sum, r[4] + step, step, total, rows - 1, like)
+    for i in range(rows):
+        a = view(r[4] + i * step, m, like)
         for j in range(m):
-            a[i + j] /= scratch[j]
+            a[j] /= total[j]
+
+
+@formula
+def _assign(total, x):
+    return x
+
+
+@formula
+def _sum(total, x):
+    return total + x
+
+
+@formula
+def _greatest(total, x):
+    return x if not x <= total else total  # NaN too
 
 
 @helper
-def _sum_rows(a, total):
-    m = total.size
-    for j in range(m):
-        total[j] = a[j]
-    for i in range(m, a.size, m):
-        for j in range(m):
-            total[j] += a[i + j]
+def _each_row(f, start, step, total, rows, like):
+    """``total = f(total, x)`` for the rows x of an array, one after the other."""
+    for i in range(rows):
+        x = view(start + i * step, total.size, like)
+        for j in range(total.size):
+            total[j] = f(total[j], x[j])
 
 
 @kernel("softmax slope")
 def softmax_slope(row, like):  # rows, columns, g, a, δ, scratch of a row
     widest()
     r = carray(row, WORDS)
-    rows, m = r[1], r[2]
-    a, δ, total = view(r[4], rows * m, like), view(r[5], rows * m, like), view(r[6], m, like)
-    if r[3] != r[5]:
-        g = view(r[3], rows * m, like)
-        for i in range(rows * m):
-            δ[i] = g[i]
+    rows, m, total = r[1], r[2], view(r[6], r[2], like)
+    step = m * total.itemsize
     # a ⊙ (g - Σ_j a_j g_j)
-    for j in range(m):
-        total[j] = δ[j] * a[j]
-    for i in range(m, rows * m, m):
+    for i in range(rows):
+        g, a = view(r[3] + i * step, m, like), view(r[4] + i * step, m, like)
         for j in range(m):
-            total[j] += δ[i + j] * a[i + j]
-    for i in range(0, rows * m, m):
+            total[j] = (total[j] if i else real(0, g[j])) + g[j] * a[j]
+    for i in range(rows):
+        g, a = view(r[3] + i * step, m, like), view(r[4] + i * step, m, like)
+        δ = view(r[5] + i * step, m, like)
         for j in range(m):
-            δ[i + j] = (δ[i + j] - total[j]) * a[i + j]
+            δ[j] = (g[j] - total[j]) * a[j]
 
 
 @kernel("gather")

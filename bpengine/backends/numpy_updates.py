@@ -179,6 +179,33 @@ def _clip_factors(k: Kernels, *operands: Array) -> list[Call]:
     ]
 
 
+def _epsilon(k: Kernels, correction: Array, β: Array, rest: Array, ε: Array, out: Array) -> list[Call]:
+    # ε / √c for c = 1 - βᵗ, which moves on
+    return [
+        (np.multiply, (correction, β, correction)),
+        (np.add, (correction, rest, correction)),
+        (np.sqrt, (correction, out)),
+        (np.divide, (ε, out, out)),
+    ]
+
+
+def _share(k: Kernels, weights: Array, out: Array) -> list[Call]:
+    return [
+        (np.add.reduce, (weights[0], 0, None, out)),
+        (np.divide, (k.constant(weights.shape[-1], out), out, out)),
+    ]
+
+
+def _add_squares(k: Kernels, total: Array, w: Array, factor: Array, out: Array) -> list[Call]:
+    norms, each = k.scratch(w[..., 0]), np.empty((), total.dtype)
+    return [
+        (np.vecdot, (w, w, norms)),
+        (np.add.reduce, (norms, 0, total.dtype, each)),
+        (np.multiply, (each, factor, each)),
+        (np.add, (total, each, out)),
+    ]
+
+
 def _multiply(k: Kernels, x: Array, factor: Array, out: Array) -> list[Call]:
     return [(np.multiply, (x, factor, out))]
 
@@ -210,6 +237,9 @@ def _dropout_mask(k: Kernels, uniform: Array, keep: Array, out: Array) -> list[C
 
 
 UPDATES: dict[str, Any] = {
+    "add squares": _add_squares,
+    "epsilon": _epsilon,
+    "share": _share,
     "momentum": _momentum,
     "nesterov": _nesterov,
     "adam": _adam,

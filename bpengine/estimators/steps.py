@@ -6,9 +6,11 @@ own weights, the order of the examples is given, and the loss is reported as sci
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from array_api_compat import array_namespace
 
 from bpengine.backends import Array, Batches, Operation
 from bpengine.estimators.data import Examples, Host
@@ -58,6 +60,49 @@ def _epsilon(correction: Array, β: Array, rest: Array, ε: Array) -> tuple[Arra
     return ε / correction**0.5, correction
 
 
+class LossPlan(Plan):
+    """A step of scikit-learn's loss: its penalty is divided by the sum of the batch's weights.
+
+    Attributes
+    ----------
+    squares : array of shape ()
+        Σ w² before each step, added up in float64 over the steps; with weights of the examples, times
+        the batch size over their sum.
+    """
+
+    def _backward(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
+        net, ws = self.network, self.workspace
+        self.squares = net.backend.empty((), "float64")
+        self._share, self._scale, self._l2 = (net.backend.empty((), net.dtype) for _ in range(3))
+        self._share[...] = 1.0
+        if ws.weights is not None:
+            yield Operation("share", "weights", _share, (ws.weights,), self._share)
+            for x, out in ((self._scale, ws.scale), (self._l2, self._strengths[1, ...])):
+                yield Operation("weigh", "weights", _multiply, (x, self._share), out)
+        for w in net.weights if net.l2 else ():
+            inputs = self.squares, w, self._share
+            yield Operation("add squares", "loss", _add_squares, inputs, self.squares)
+        yield from super()._backward(backprop)
+
+    def _set_unit(self, unit: float) -> None:
+        super()._set_unit(unit)
+        self._scale[...] = self.workspace.scale
+        self._l2[...] = self._strengths[1, ...]
+
+
+def _share(weights: Array) -> Array:
+    return weights.shape[-1] / array_namespace(weights).sum(weights)
+
+
+def _multiply(x: Array, share: Array) -> Array:
+    return x * share
+
+
+def _add_squares(total: Array, w: Array, share: Array) -> Array:
+    xp = array_namespace(w)
+    return total + xp.astype(share * xp.sum(w * w), xp.float64)
+
+
 class Steps:
     """Training steps on one network, with what the optimizer remembers from epoch to epoch.
 
@@ -73,18 +118,21 @@ class Steps:
     ----------
     learning_rate : float
         η; set it to use another from the next epoch on.
+    replayer : Backend
+        Who replays the plans of steps.
     """
 
     def __init__(self, network: Network, optimizer: Optimizer, learning_rate: float, loss: Loss) -> None:
         self.network, self.optimizer, self.loss = network, optimizer, loss
         self.learning_rate = learning_rate
         self.state = State(optimizer, network.parameters)
-        self._plans: dict[tuple[int, bool, bool], Plan] = {}
+        self.replayer = network.backend
+        self._plans: dict[tuple[int, bool, bool], tuple[LossPlan, Array, list[Array]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         to_numpy = self.network.backend.to_numpy
         arrays = {name: to_numpy(array) for name, array in self.state.arrays.items()}
-        return {**vars(self), "_plans": {}, "state": arrays}
+        return {**vars(self), "_plans": {}, "state": arrays, "replayer": self.network.backend}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         arrays = state.pop("state")
@@ -108,7 +156,7 @@ class Steps:
         total = 0.0
         for part, m in ((order[:full], batch_size), (order[full:], len(order) - full)):
             if len(part):
-                total += self._run(self._plan(m, examples, alpha), examples, part, alpha)
+                total += self._run(m, examples, part, alpha)
         self.network.l2 = alpha / batch_size
         return total / len(order)
 
@@ -116,79 +164,56 @@ class Steps:
         """Let go of buffers: plans are made anew where steps go on."""
         self._plans.clear()
 
-    def _plan(self, m: int, examples: Examples, alpha: float) -> Plan:
-        weighted = examples.weights is not None
-        self.network.l2 = alpha / m
+    def _plan(self, m: int, examples: Examples, alpha: float) -> tuple[LossPlan, Array, list[Array]]:
+        """The plan for batches of m, and a place for the output of each of its steps."""
+        net, weighted = self.network, examples.weights is not None
+        net.l2 = alpha / m
         key = m, weighted, bool(alpha)
         if key not in self._plans:
             if len(self._plans) == PLANS:
                 del self._plans[next(iter(self._plans))]
-            plan = Plan(self.network, m, self.optimizer, state=self.state, weighted=weighted)
-            self._plans[key] = plan
-        plan = self._plans[key]
+            options: dict[str, Any] = {"state": self.state, "weighted": weighted}
+            plan = LossPlan(net, m, self.optimizer, **options, replayer=self.replayer)
+            least, most = KEPT_STEPS
+            steps = min(most, max(least, KEPT_ELEMENTS // (net.sizes[-1] * m)))
+            kept = net.backend.empty((steps, net.sizes[-1], m), net.dtype)
+            self._plans[key] = plan, kept, [kept[i, ...] for i in range(steps)]
+        plan = self._plans[key][0]
         plan.learning_rate = self.learning_rate
-        return plan
+        return self._plans[key]
 
-    def _run(self, plan: Plan, examples: Examples, order: Host, alpha: float) -> float:
-        """Steps of one size; gives the sum of the losses of their examples."""
-        net, m = self.network, plan.batch_size
-        least, most = KEPT_STEPS
-        chunk = m * min(most, max(least, KEPT_ELEMENTS // (net.sizes[-1] * m)))
-        parts = [order[i : i + chunk] for i in range(0, len(order), chunk)]
-        kept = net.backend.empty((len(parts[0]) // m, net.sizes[-1], m), net.dtype)
-        return sum(self._run_part(plan, examples, part, alpha, kept) for part in parts)
+    def _run(self, m: int, examples: Examples, order: Host, alpha: float) -> float:
+        """Steps of one size; gives the sum of the losses of their examples.
 
-    def _run_part(self, plan: Plan, examples: Examples, order: Host, alpha: float, kept: Array) -> float:
-        """As many steps as outputs can be kept of, until their losses are added up in one go."""
-        net, ws, m = self.network, plan.workspace, plan.batch_size
-        xp = net.backend.xp
+        As many at a time as outputs can be kept of: their losses are then added up in one go.
+        """
+        net = self.network
+        plan, kept, slots = self._plan(m, examples, alpha)
+        ws, xp = plan.workspace, net.backend.xp
+        output = ws.z[-1] if net.cost.is_of_z(net.activations[-1]) else ws.a[-1]
         weights = None
         if examples.weights is not None:
             order, weights = _with_weight(order, examples.weights, m)
-        steps = len(order) // m
-        if not steps:
-            return 0.0
-        totals = None if weights is None else iter(weights.sum(axis=1))
-        penalties: list[Any] = []
-
-        def load(indices: Any, rows: Array) -> None:
-            examples.load(indices, rows)
-            if totals is not None:
-                total = float(next(totals))
-                rows[:, -1] *= m / total
-                net.l2 = alpha / total
-                plan.learning_rate = self.learning_rate
-            if alpha:
-                penalties.append(_squares(net) * net.l2)
-
         indices = examples.indices(order)
-        plain = totals is None and not alpha
-        batches = Batches(
-            examples.load if plain else load,
-            [indices[i : i + m] for i in range(0, len(order), m)],
-            ws.rows,
-            ws.z[-1] if net.cost.is_of_z(net.activations[-1]) else ws.a[-1],
-            [kept[i, ...] for i in range(steps)],
-            examples.rows if plain else None,
-        )
-        plan.program.run_batches(batches, [0])
-        values = self.loss(kept[:steps, ...], examples.targets(indices, m))
-        if weights is not None:
-            weights *= m / weights.sum(axis=1, keepdims=True)
-            values = values * net.backend.asarray(weights, net.dtype)
-        return float(xp.sum(values, dtype=xp.float64)) + m / 2 * sum(map(float, penalties))
+        plan.squares[...] = total = 0.0
+        for start in range(0, len(order), m * len(slots)):
+            stop = min(start + m * len(slots), len(order))
+            chosen = indices[start:stop]
+            batches = [indices[i : i + m] for i in range(start, stop, m)]
+            given = Batches(examples.load, batches, ws.rows, output, slots, examples.rows)
+            plan.program.run_batches(given, [0])
+            values = self.loss(kept[: len(batches), ...], examples.targets(chosen, m))
+            if weights is not None:
+                share = weights[start // m : stop // m]
+                values = values * net.backend.asarray(share, net.dtype)
+            total += float(xp.sum(values, dtype=xp.float64))
+        return total + alpha / 2 * float(plan.squares)
 
 
 def _with_weight(order: Host, weights: Host, m: int) -> tuple[Host, Host]:
-    """The batches of `order` that have any weight, and the weights of their examples, (steps, m)."""
+    """The batches of `order` that have any weight, and the weights in them, relative to their mean."""
     batches = order.reshape(-1, m)
     found = weights[batches]
     some = found.sum(axis=1) != 0
-    return batches[some].ravel(), found[some]
-
-
-def _squares(network: Network) -> Any:
-    """Σ w² over the weights: that of all parameters, less that of the biases."""
-    xp, vector = network.backend.xp, network.parameters.vector
-    biases = (b[:, 0] for b in network.parameters.biases)
-    return xp.vecdot(vector, vector) - sum(xp.vecdot(b, b) for b in biases)
+    found = found[some]
+    return batches[some].ravel(), found / found.mean(axis=1, keepdims=True)

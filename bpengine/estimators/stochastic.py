@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 
+from bpengine.backends.choice import for_training
 from bpengine.estimators.data import Data, Examples, Host
 from bpengine.estimators.steps import HatAdam, Steps
 from bpengine.estimators.watching import Task, Watch
@@ -40,6 +41,9 @@ def train(estimator: BaseMLP, data: Data, task: Task | None) -> None:
     batch_size = _batch_size(est, len(order))
     examples = Examples(est.network_, data)
     count = -(-len(order) // batch_size)
+    if est.backend is None and not incremental:
+        most, remembers = count * est.max_iter, bool(steps.state.arrays)
+        steps.replayer = for_training(est.network_, batch_size, most, remembers)
     with Watch(est, steps.optimizer, steps.state, count, held_out, silent=incremental) as watch:
         try:
             est.n_iter_ = 0
