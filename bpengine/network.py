@@ -284,6 +284,7 @@ class Network:
         monitor: int | str | None = None,
         resume: str | os.PathLike[str] | None = None,
         progress: bool = True,
+        comm: Any = None,
     ) -> History:
         """Train by mini-batches.
 
@@ -325,6 +326,11 @@ class Network:
             starts with the first epoch, so that the same script can be run again.
         progress : bool, optional
             Whether to show progress: a bar where tqdm is installed, else a line an epoch.
+        comm : mpi4py.MPI.Comm or bpengine.distributed.DataParallel, optional
+            The ranks of an MPI program that train together. Each gives examples and validation data
+            of its own, of which `batch_size` is then what each rank takes in a step; parameters are
+            those of rank 0, and stay the same everywhere. Rank 0 alone shows progress and writes
+            checkpoints and logs.
 
         Returns
         -------
@@ -338,6 +344,8 @@ class Network:
             If an argument does not fit.
         NonFiniteCostError
             If the cost turns NaN or infinite; the network keeps the last finite parameters.
+        RankError
+            If training has ended on another rank.
         """
         return fitting.fit(
             self,
@@ -354,6 +362,7 @@ class Network:
             monitor=monitor,
             resume=resume,
             progress=progress,
+            comm=comm,
         )
 
     def partial_fit(

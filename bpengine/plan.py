@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self, SupportsIndex
 import numpy as np
 
 from bpengine import equations, schedules
-from bpengine.backends import Array, Operation
+from bpengine.backends import Array, Operation, Program
 from bpengine.optimizers import Optimizer, check_optimizer
 from bpengine.parameters import Gradient
 from bpengine.updates import State
@@ -117,8 +117,12 @@ class Plan:
             self.state = State(optimizer, parameters) if state is None else state
             self.operations += self._update(self.state)
             self.learning_rate = schedules.resolve(optimizer.learning_rate).rate(0.0)
-        self.program = backend.compile(self.operations)
+        self.program = self._compile()
         self._loaded = self._ran = False
+
+    def _compile(self) -> Program:
+        """What runs the operations."""
+        return self.network.backend.compile(self.operations)
 
     def _backward(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
         """What the step makes of the operations of `equations.backprop`."""

@@ -115,8 +115,8 @@ class Training:
             history.learning_rate.append(self.rate)
         self.show_average()
         cost += self.network.penalty.value(self.network.parameters)
-        if self.validation is not None:
-            result = evaluate(self.network, *self.validation)
+        result = self._validate()
+        if result is not None:
             history.validation_cost.append(result["cost"])
             if "accuracy" in result:
                 history.validation_accuracy.append(result["accuracy"])
@@ -124,6 +124,10 @@ class Training:
         self.epoch += 1
         for callback in self.callbacks:
             callback.epoch(self)
+
+    def _validate(self) -> dict[str, float] | None:
+        """The figures of the validation data, where there are any."""
+        return None if self.validation is None else evaluate(self.network, *self.validation)
 
     def show_average(self) -> None:
         """Where parameters are averaged, let the network have the average until steps go on."""

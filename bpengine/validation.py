@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import numbers
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsIndex, TypeVar
 
 import array_api_compat
@@ -222,9 +222,15 @@ def sample_weights(
 
 
 def class_weights(
-    class_weight: Mapping[int, float] | str | None, Y: Array, backend: Backend
+    class_weight: Mapping[int, float] | str | None,
+    Y: Array,
+    backend: Backend,
+    count: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] | None = None,
 ) -> np.ndarray[Any, Any] | None:
-    """A weight for each example, from those of its class; `Y` holds targets of shape (n_L, m)."""
+    """A weight for each example, from those of its class; `Y` holds targets of shape (n_L, m).
+
+    Where there are more examples elsewhere, `count` makes the counts of all classes from those here.
+    """
     if class_weight is None:
         return None
     host = backend.to_numpy(Y) if backend.owns(Y) else Y
@@ -235,7 +241,9 @@ def class_weights(
     if isinstance(class_weight, str):
         choose(class_weight, {"balanced": None}, "class_weight")
         counts = np.bincount(labels, minlength=classes)
-        table = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        if count is not None:
+            counts = count(counts)
+        table = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
     else:
         table = np.ones(classes)
         for label, weight in class_weight.items():
