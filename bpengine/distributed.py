@@ -253,9 +253,9 @@ class AccumulatedPlan:
 
     def __init__(self, make: Callable[[int], SummedPlan], batch_size: int, parts: int) -> None:
         each = -(-batch_size // parts)
-        starts = range(0, batch_size, each)
-        plans = {m: make(m) for m in {min(each, batch_size - start) for start in starts}}
-        self._parts = [(plans[min(each, batch_size - i)], slice(i, i + each)) for i in starts]
+        columns = [slice(i, min(i + each, batch_size)) for i in range(0, batch_size, each)]
+        plans = {m: make(m) for m in {s.stop - s.start for s in columns}}
+        self._parts = [(plans[s.stop - s.start], s) for s in columns]
         last = self._last = self._parts[-1][0]
         self.network, self.plans, self.batch_size = last.network, list(plans.values()), batch_size
         backend, dtype = self.network.backend, self.network.dtype
@@ -263,7 +263,8 @@ class AccumulatedPlan:
         rows = backend.empty((batch_size, ws.rows.shape[1]), dtype)
         self._output = backend.empty((*last.output.shape[:-1], batch_size), dtype)
         self._total = backend.empty(last.vector.shape, dtype)
-        targets = rows.mT[ws.extended[0].shape[-2] :, :][: self.network.sizes[-1], :]
+        start = ws.extended[0].shape[-2]
+        targets = rows[:, start : start + self.network.sizes[-1]].mT
         whole = (*ws.z[:-1], self._output), (*ws.a[:-1], self._output)
         self.workspace = SimpleNamespace(rows=rows, z=whole[0], a=whole[1], targets=targets)
         program = last.program
