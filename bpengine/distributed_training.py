@@ -95,6 +95,7 @@ class DataParallelTraining(Training):
         own = {
             **description,
             "optimizer": type(self.optimizer).__name__,
+            "learning_rate": self.rate,
             "epochs": self.epochs,
             "sync_every": self.options.sync_every,
             "accumulate": self.options.accumulate,
@@ -307,7 +308,7 @@ class DataParallelTraining(Training):
         if total and self.group.size > 1:
             assert self.state is not None
             for array in (self.network.vector, *self.state.arrays.values()):
-                array *= own / total
+                array *= float(own / total)
                 self._on_host(array, self.group.sum)
         self._since[:] = 0.0
 
@@ -398,8 +399,7 @@ class Ranks:
             raise self.group.settled(
                 ValueError("sample_weight is 0 for every example; at least one must count.")
             )
-        own_weights = np.ones(N) if weights is None else weights
-        return np.asarray(own_weights * (examples / total))
+        return np.asarray((np.ones(N) if weights is None else weights) / (total / examples))
 
     def training(self, *arguments: Any, **named: Any) -> DataParallelTraining:
         """The training of this rank."""
