@@ -24,7 +24,7 @@ from bpengine.backends import Array, Backend
 __all__ = ["Group", "HostSum", "RankError", "StagedSum", "pieces"]
 
 PIECE_BYTES = 2**22  # of one all-reduce: larger ones leave the processor's cache
-SPINS = 2000  # polls before a waiting rank lets others have its core
+SPINS = 100  # polls before a waiting rank lets others have its core
 WIDTH = 8  # numbers in the row of a control point
 FAILED, INTERRUPTED = -1.0, -2.0  # kinds of control points besides those of the training
 

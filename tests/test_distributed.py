@@ -167,7 +167,8 @@ def test_every_few_steps_parameters_are_averaged(lab, optimizer):
                 seen[r] += m
         both = [[net.vector, *states[r]["state"].arrays.values()] for r, net in enumerate(nets)]
         for one, other in zip(*both, strict=True):
-            average = (one * seen[0] + other * seen[1]) / seen.sum()
+            share = float(seen[0] / seen.sum())
+            average = one * share + other * (1.0 - share)
             one[...], other[...] = average, average
     expected = nets[0].vector
     if "average" in states[0]["state"].arrays:
