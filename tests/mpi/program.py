@@ -19,10 +19,10 @@ from bpengine.distributed import DataParallel
 WORLD = MPI.COMM_WORLD
 RANK, SIZE = WORLD.rank, WORLD.size
 OPTIMIZERS = [
-    bp.SGD(0.3),
-    bp.SGD(0.1, momentum=0.9, clip_norm=0.5),
+    bp.SGD(0.05),  # greater ones let rounding grow from step to step
+    bp.SGD(0.01, momentum=0.9, clip_norm=0.5),
     bp.Adam(0.05, epsilon=0.01),  # a small one makes much of the rounding of small gradients
-    bp.SGD(0.2, averaging=0.9, weight_decay=0.01),
+    bp.SGD(0.05, averaging=0.9, weight_decay=0.01),
     bp.Adam(bp.schedules.Cosine(0.05, epochs=3), epsilon=0.01),
 ]
 OPTIONS = [{}, {"overlap": False}, {"accumulate": 3}]
