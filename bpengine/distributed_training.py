@@ -3,50 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import os
 import zlib
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from bpengine import checkpoints, persistence
 from bpengine.backends import Array
-from bpengine.callbacks import Callback, Checkpoint, CSVLog, JSONLinesLog, Progress
+from bpengine.callbacks import Callback, Checkpoint
 from bpengine.collectives import Group, RankError
 from bpengine.distributed import AccumulatedPlan, DataParallel, SummedPlan
-from bpengine.history import History
+from bpengine.joining import COSTS, EPOCH, LAYER, RANDOM, ROUND, STOP, VALIDATION, derive
 from bpengine.optimizers import Optimizer
 from bpengine.plan import Plan
 from bpengine.sources import Chunk
 from bpengine.training import NonFiniteCostError, Training, beginning
 from bpengine.validation import sample_weights
 
-if TYPE_CHECKING:
-    from bpengine.network import Network
-
-__all__ = ["DataParallelTraining", "Ranks"]
-
-FIRST_ALONE = Checkpoint, CSVLog, JSONLinesLog, Progress  # callbacks that rank 0 alone has
-# control points
-(
-    START,
-    DRAW,
-    COUNTS,
-    WEIGHTS,
-    BEGIN,
-    SAME,
-    EPOCH,
-    ROUND,
-    COSTS,
-    LAYER,
-    VALIDATION,
-    STOP,
-    RANDOM,
-) = range(1, 14)
+__all__ = ["DataParallelTraining"]
 
 
 class DataParallelTraining(Training):
@@ -80,66 +54,17 @@ class DataParallelTraining(Training):
         options = self.options
         return options.sync_every == 1 and (self.group.size > 1 or options.accumulate > 1)
 
-    def begin(self, resume: str | os.PathLike[str] | None) -> None:
-        """Take up what rank 0 has: parameters, or a checkpoint's training."""
-        group, network = self.group, self.network
-        if group.rank == 0 and resume is not None and Path(resume).exists():
-            checkpoints.resume(self, resume)
-        steps = group.agree(BEGIN, self.source.steps or 0)[:, 0]
-        # the progress of an epoch, for schedules: that of the rank that has the most steps
-        self.source.steps = int(steps.max()) if steps.all() else None
-        if group.size == 1:
-            return
-        shared = [x for x in self.callbacks if not isinstance(x, FIRST_ALONE)]
-        description, _ = persistence.describe(network)
-        own = {
-            **description,
-            "optimizer": type(self.optimizer).__name__,
-            "learning_rate": self.rate,
-            "epochs": self.epochs,
-            "sync_every": self.options.sync_every,
-            "accumulate": self.options.accumulate,
-            "overlap": self.options.overlap,
-            "callbacks": [type(x).__name__ for x in shared],
-        }
-        told = group.broadcast_object(own)
-        for name, value in told.items():
-            if own[name] != value:
-                raise ValueError(
-                    f"{name} is {own[name]!r:.80} on rank {group.rank} and {value!r:.80} on rank 0; "
-                    "ranks that train together need the same."
-                )
-        group.agree(SAME)
-        memories = (
-            [_moved(x.memory(), network.backend.owns, self._to_host) for x in shared]
-            if self.epoch
-            else None
-        )
-        numbers = self.epoch, self.steps, self.taken, self.stopped, self.stepping is not None
-        found = group.broadcast_object((numbers, self.history.as_dict(), memories))
-        (self.epoch, self.steps, self.taken, self.stopped, averaged), history, memories = found
-        assert self.state is not None
-        arrays = [network.vector, *self.state.arrays.values()]
-        if averaged:
-            if self.stepping is None:
-                self.stepping = network.backend.xp.asarray(network.vector, copy=True)
-            arrays.append(self.stepping)
-        for array in arrays:
-            self._on_host(array, group.broadcast)
-        if group.rank:
-            self.history = History.from_dict(history)
-            for callback, memory in zip(shared, memories or (), strict=bool(memories)):
-                callback.recall(_moved(memory, _is_array, self._from_host))
-
-    def _to_host(self, array: Array) -> np.ndarray[Any, Any]:
+    def to_host(self, array: Array) -> np.ndarray[Any, Any]:
+        """A contiguous copy in the host's memory."""
         return np.array(self.network.backend.to_numpy(array), order="C")
 
-    def _from_host(self, array: Array) -> Array:
+    def from_host(self, array: Array) -> Array:
+        """What `to_host` gave, on the network's backend."""
         return self.network.backend.asarray(array, str(array.dtype))
 
-    def _on_host(self, array: Array, change: Callable[[np.ndarray[Any, Any]], None]) -> None:
+    def on_host(self, array: Array, change: Callable[[np.ndarray[Any, Any]], None]) -> None:
         """Let `change` write into a copy of the array in the host's memory, and take that back."""
-        host = self._to_host(array)
+        host = self.to_host(array)
         change(host)
         array[...] = self.network.backend.asarray(host, self.network.dtype)
 
@@ -163,7 +88,7 @@ class DataParallelTraining(Training):
         """Steps over all examples of all ranks; gives their average cost, without penalties."""
         group = self.group
         self._hide_average()
-        _derive(group, self.network.rng, EPOCH)
+        derive(group, self.network.rng, EPOCH)
         total, examples, step = 0.0, 0, 0
         chunks = self.source.chunks(self.network.rng, self._most)
         chunk: Chunk | None = None
@@ -309,7 +234,7 @@ class DataParallelTraining(Training):
             assert self.state is not None
             for array in (self.network.vector, *self.state.arrays.values()):
                 array *= float(own / total)
-                self._on_host(array, self.group.sum)
+                self.on_host(array, self.group.sum)
         self._since[:] = 0.0
 
     def _validate(self) -> dict[str, float] | None:
@@ -346,66 +271,6 @@ class DataParallelTraining(Training):
         return zlib.crc32(host.tobytes()) if self.group.size > 1 else 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Ranks:
-    """What `fit` needs of the other ranks before training begins.
-
-    Parameters
-    ----------
-    group : Group
-    options : DataParallel
-    """
-
-    group: Group
-    options: DataParallel
-
-    def start(
-        self, network: Network, optimizer: object, callbacks: list[Callback], is_stream: bool
-    ) -> list[Callback]:
-        """Check what is asked for; gives the callbacks that this rank is to have.
-
-        Raises
-        ------
-        ValueError
-            If ranks can't train together in this way.
-        """
-        if not isinstance(optimizer, Optimizer):
-            raise ValueError(
-                f"{type(optimizer).__name__} trains on one machine: leave out comm, or take another "
-                "optimizer, such as bp.Adam()."
-            )
-        streams = self.group.agree(START, is_stream)[:, 0]
-        if streams.any() and not streams.all():
-            raise self.group.settled(
-                ValueError("give arrays on all ranks or iterables of batches on all; some have either.")
-            )
-        _derive(self.group, network.rng, DRAW)
-        return [x for x in callbacks if self.group.rank == 0 or not isinstance(x, FIRST_ALONE)]
-
-    def count(self, counts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Counts over all ranks."""
-        self.group.agree(COUNTS)
-        self.group.sum(counts)
-        return counts
-
-    def relative(self, weights: np.ndarray[Any, Any] | None, N: int) -> np.ndarray[Any, Any] | None:
-        """The weights of N examples, relative to the mean of all ranks'; None where no rank has any."""
-        own = N if weights is None else float(weights.sum())
-        table = self.group.agree(WEIGHTS, weights is not None, own, N)
-        if not table[:, 0].any():
-            return None
-        total, examples = table[:, 1:3].sum(axis=0)
-        if total == 0:
-            raise self.group.settled(
-                ValueError("sample_weight is 0 for every example; at least one must count.")
-            )
-        return np.asarray((np.ones(N) if weights is None else weights) / (total / examples))
-
-    def training(self, *arguments: Any, **named: Any) -> DataParallelTraining:
-        """The training of this rank."""
-        return DataParallelTraining(self.group, self.options, *arguments, **named)
-
-
 class _NonFiniteError(Exception):
     """A cost of this rank is not finite: for the others to know."""
 
@@ -416,16 +281,6 @@ class _Agreement(Callback):
     def epoch(self, training: Training) -> None:
         assert isinstance(training, DataParallelTraining)
         training.stopped = bool(training.group.agree(STOP, training.stopped)[:, 0].any())
-
-
-def _derive(group: Group, rng: np.random.Generator, kind: float) -> None:
-    """Rank 0's random numbers go on as they are; those of every other rank begin anew, from them."""
-    state = json.dumps(rng.bit_generator.state, sort_keys=True, default=str)
-    key = hashlib.sha256(state.encode()).digest()
-    parts = (int.from_bytes(key[i : i + 6], "big") for i in (0, 6))  # which a float64 holds exactly
-    seed = [int(x) for x in group.agree(kind, *parts)[0, :2]]
-    if group.rank:
-        rng.bit_generator.state = type(rng.bit_generator)([*seed, group.rank]).state
 
 
 def _split(chunk: Chunk, steps: int) -> tuple[Chunk, Chunk | None]:
@@ -441,11 +296,3 @@ def _part(chunk: Chunk, steps: slice) -> Chunk:
         return y[steps, ...], None if weights is None else weights[steps, ...]
 
     return dataclasses.replace(chunk, batches=chunk.batches[steps], outcomes=outcomes)
-
-
-def _moved(memory: dict[str, Any], is_meant: Any, move: Callable[[Any], Any]) -> dict[str, Any]:
-    return {name: move(x) if is_meant(x) else x for name, x in memory.items()}
-
-
-def _is_array(x: Any) -> bool:
-    return isinstance(x, np.ndarray)

@@ -16,8 +16,9 @@ from bpengine.backends import Array, Backend
 from bpengine.callbacks import Callback, Checkpoint, Function, Progress
 from bpengine.collectives import Group
 from bpengine.distributed import DataParallel
-from bpengine.distributed_training import Ranks
+from bpengine.distributed_training import DataParallelTraining
 from bpengine.history import History
+from bpengine.joining import Ranks, take_up
 from bpengine.optimizers import LBFGS, SGD, Optimizer, check_optimizer
 from bpengine.private import DPSGD
 from bpengine.private_training import PrivateTraining
@@ -98,8 +99,10 @@ def _fit(
     }
     training: Training
     if ranks is not None:
-        training = ranks.training(network, optimizer, source, epochs, **options)
-        training.begin(resume)
+        training = DataParallelTraining(
+            ranks.group, ranks.options, network, optimizer, source, epochs, **options
+        )
+        take_up(training, resume)
     elif isinstance(optimizer, DPSGD):
         training = PrivateTraining(network, optimizer, source, epochs, **options)
     else:

@@ -188,20 +188,9 @@ def table(step: Step, batch_size: int, ranks: Iterable[int]) -> str:
         Of all ranks together in the left part, of each rank in the last column.
     ranks : iterable of int
     """
-    lines = [
-        (
-            "ranks",
-            "examples",
-            "gradient",
-            "sums",
-            "hidden",
-            "step",
-            "speed-up",
-            "efficiency",
-            "same on each",
-        )
-    ]
+    lines: list[Sequence[str]] = [NAMES]
     for R in ranks:
+        R = positive_integer(R, "ranks")
         if batch_size >= R:
             many = step.price(-(-batch_size // R), R)
             shared = _shared(step, batch_size, R)

@@ -58,6 +58,7 @@ ROOMS = [
     "fitting",
     "lbfgs",
     "distributed_training",
+    "joining",
     "private_training",
     "training",
     "moving",
