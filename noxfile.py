@@ -3,7 +3,7 @@
 import nox
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-nox.options.sessions = ["tests", "lint", "types", "lowest", "perf", "docs"]
+nox.options.sessions = ["tests", "lint", "types", "lowest", "perf", "mpi", "docs"]
 nox.options.error_on_missing_interpreters = True
 
 
@@ -47,6 +47,13 @@ def perf(session: nox.Session) -> None:
     """Counts and time ratios of training steps against the stored ones: docs/performance-check.md."""
     session.install("-e", ".[numba]")
     session.run("python", "benchmarks/perf.py", *(session.posargs or ["check"]))
+
+
+@nox.session
+def mpi(session: nox.Session) -> None:
+    """Ranks under a real mpiexec, and a search over a local Dask cluster: docs/many-machines.md."""
+    session.install("-e", ".", *group("mpi"))
+    session.run("pytest", "tests/mpi", "-q", *session.posargs)
 
 
 @nox.session

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from bpengine import datasets, doctor
+from bpengine import datasets, doctor, scaling
 from bpengine.network import Network
 from bpengine.optimizers import SGD
 from bpengine.reference.per_example import PerExampleNetwork
+from bpengine.validation import layer_sizes, positive_integer
 
 __all__ = ["main"]
 
@@ -50,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
+        if options.command == "scale":
+            return scale(options)
         return doctor.main() if options.command == "doctor" else train(options)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -93,7 +96,47 @@ def _parser() -> argparse.ArgumentParser:
             help="test on the last N examples and train on the others; MNIST needs none, since it has "
             "test images of its own; digits and circles are shuffled first",
         )
+    _add_scale(commands)
     return parser
+
+
+def _add_scale(commands: Any) -> None:
+    p = commands.add_parser(
+        "scale",
+        help="price training steps on many machines",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = p.add_argument
+    add("sizes", type=int, nargs="+", metavar="N", help="neurons per layer, input first")
+    add("--batch-size", type=int, default=256, metavar="M", help="examples of a step")
+    powers = [2**i for i in range(11)]
+    add("--ranks", type=int, nargs="+", default=powers, metavar="R", help="numbers of ranks")
+    add("--bandwidth", type=float, default=10.0, metavar="GBIT", help="of a link, in Gbit/s")
+    add("--latency", type=float, default=20.0, metavar="US", help="of a message, in microseconds")
+    add("--gflops", type=float, metavar="RATE", help="of a rank, in GFLOP/s; measured here if not given")
+    add("--dtype", default="float32", choices=["float32", "float64"], help="of all numbers")
+    add("--no-overlap", action="store_true", help="sum gradients after the last layer's is written")
+
+
+def scale(options: argparse.Namespace) -> int:
+    """Print what a training step costs on numbers of ranks, and how many are of use."""
+    sizes = layer_sizes(options.sizes)
+    batch_size = positive_integer(options.batch_size, "--batch-size")
+    link = scaling.Link(options.latency * 1e-6, options.bandwidth * 1e9 / 8)
+    rate, how = options.gflops, "as given"
+    if rate is None:
+        rate, how = scaling.measured_rate(sizes, batch_size, options.dtype) / 1e9, "measured here"
+    itemsize = np.dtype(options.dtype).itemsize
+    step = scaling.Step(sizes, rate * 1e9, link, itemsize, overlap=not options.no_overlap)
+    print(
+        f"{'-'.join(map(str, sizes))}, {options.dtype}, batch {batch_size}: a rank with "
+        f"{rate:.4g} GFLOP/s ({how}), links of {options.bandwidth:g} Gbit/s and {options.latency:g} µs"
+    )
+    print(scaling.table(step, batch_size, options.ranks))
+    most = scaling.useful_ranks(step, batch_size)
+    print(f"largest useful number of ranks for this batch, with an efficiency of ½ or more: {most}")
+    print(scaling.CHECKED)
+    return 0
 
 
 def train(options: argparse.Namespace) -> int:

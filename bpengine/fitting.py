@@ -14,7 +14,11 @@ import numpy as np
 from bpengine import checkpoints, lbfgs
 from bpengine.backends import Array, Backend
 from bpengine.callbacks import Callback, Checkpoint, Function, Progress
+from bpengine.collectives import Group
+from bpengine.distributed import DataParallel
+from bpengine.distributed_training import DataParallelStackTraining, DataParallelTraining
 from bpengine.history import History
+from bpengine.joining import Ranks, take_up
 from bpengine.members import one_network
 from bpengine.optimizers import LBFGS, SGD, Optimizer, check_optimizer
 from bpengine.private import DPSGD
@@ -24,7 +28,7 @@ from bpengine.stack_sources import Each
 from bpengine.stack_training import StackTraining
 from bpengine.training import Training
 from bpengine.validation import class_weights, fraction, positive_integer, sample_weights
-from bpengine.workspace import own_parts
+from bpengine.workspace import OWN, own_parts
 
 if TYPE_CHECKING:
     from bpengine.network import Network
@@ -34,7 +38,16 @@ __all__ = ["fit", "partial_fit"]
 Pair = tuple[Array, ...]  # X, Y and perhaps weights
 
 
-def fit(
+def fit(network: Network, X: Any, Y: Any, *, comm: Any, **options: Any) -> History:
+    """Train `network`; see `Network.fit`."""
+    if comm is None:
+        return _fit(network, X, Y, **options)
+    data_parallel = DataParallel.of(comm)
+    with Group(data_parallel.comm, data_parallel.timeout) as group:
+        return _fit(network, X, Y, ranks=Ranks(group, data_parallel), **options)
+
+
+def _fit(
     network: Network,
     X: Array | Iterable[Pair],
     Y: Array | None,
@@ -50,8 +63,8 @@ def fit(
     monitor: int | str | None,
     resume: str | os.PathLike[str] | None,
     progress: bool,
+    ranks: Ranks | None = None,
 ) -> History:
-    """Train `network`; see `Network.fit`."""
     epochs = positive_integer(epochs, "epochs")
     m = positive_integer(batch_size, "batch_size")
     listeners = _listeners(callbacks, progress)
@@ -61,6 +74,8 @@ def fit(
         lbfgs.check(network, monitor)
     elif not isinstance(optimizer, DPSGD):
         check_optimizer(optimizer)
+    if ranks is not None:
+        listeners = ranks.start(network, optimizer, listeners, Y is None and not hasattr(X, "shape"))
     if monitor != "epoch" and monitor is not None:
         monitor = positive_integer(monitor, "monitor")  # type: ignore[arg-type]
     source: Source
@@ -73,28 +88,32 @@ def fit(
             )
         source, held = _stream(network, X, epochs, optimizer), validation
     else:
-        X, Y, weights = _examples(network, X, Y, sample_weight, class_weight)
+        X, Y, weights = _examples(network, X, Y, sample_weight, class_weight, ranks)
         columns = None
         held = validation
         if isinstance(validation, numbers.Real):
             columns, rest = _split(network, int(X.shape[-1]), validation)
-            share = _share(network.backend, weights, rest)
+            share = _share(network.backend, weights, rest, ranks)
             held = tuple(_taken(network.backend, x, rest) for x in (X, Y))
             held += () if share is None else (share,)
         whole = isinstance(optimizer, LBFGS)
-        source = _source(network, X, Y, weights, columns, None if whole else m, shuffle)
+        source = _source(network, X, Y, weights, columns, None if whole else m, shuffle, ranks)
     options: dict[str, Any] = {
         "validation": _validation(network, held),
         "callbacks": listeners,
         "monitor": monitor,
     }
-    kind = StackTraining if network.stack else Training
-    training = (
-        PrivateTraining(network, optimizer, source, epochs, **options)
-        if isinstance(optimizer, DPSGD)
-        else kind(network, optimizer, source, epochs, **options)
-    )
-    if resume is not None and Path(resume).exists():
+    training: Training
+    if ranks is not None:
+        parallel = DataParallelStackTraining if network.stack else DataParallelTraining
+        training = parallel(ranks.group, ranks.options, network, optimizer, source, epochs, **options)
+        take_up(training, resume)
+    elif isinstance(optimizer, DPSGD):
+        training = PrivateTraining(network, optimizer, source, epochs, **options)
+    else:
+        kind = StackTraining if network.stack else Training
+        training = kind(network, optimizer, source, epochs, **options)
+    if ranks is None and resume is not None and Path(resume).exists():
         checkpoints.resume(training, resume)
     network.partial = None
     _run(training)
@@ -192,17 +211,28 @@ def _stream(network: Network, X: Any, epochs: int, optimizer: object) -> Stream:
 
 
 def _examples(
-    network: Network, X: Any, Y: Any, sample_weight: Any, class_weight: Any
+    network: Network,
+    X: Any,
+    Y: Any,
+    sample_weight: Any,
+    class_weight: Any,
+    ranks: Ranks | None = None,
 ) -> tuple[Array, Array, Array | None]:
-    """Examples, targets and, where there are any, weights relative to their mean."""
+    """Examples, targets and, where there are any, weights relative to their mean.
+
+    Those of several ranks are as given: their mean is known when all have theirs.
+    """
     if Y is None:
         raise TypeError("Y is missing: fit takes X and Y, or an iterable of batches (X, Y).")
     X, Y = network.check_examples(X, Y, read=not Mapped.is_meant(X))
-    each = class_weights(class_weight, Y, network.backend)
+    each = class_weights(class_weight, Y, network.backend, None if ranks is None else ranks.count)
     if sample_weight is None and each is None:
         return X, Y, None
     m, stack = int(X.shape[-1]), network.stack
-    weights = sample_weights(sample_weight, m, network.backend, stack=stack)
+    relative = ranks is None
+    weights = sample_weights(sample_weight, m, network.backend, relative=relative, stack=stack)
+    if ranks is not None:
+        return X, Y, weights if each is None else weights * each
     if each is not None:
         weights = sample_weights(weights * each, m, network.backend, stack=stack)
     return X, Y, weights
@@ -216,6 +246,7 @@ def _source(
     columns: np.ndarray[Any, Any] | None,
     batch_size: int | None,
     shuffle: bool | int | str,
+    ranks: Ranks | None = None,
 ) -> Source:
     """The examples of these columns as a source; without a batch size, of all of them at once."""
     if shuffle == "each":
@@ -230,8 +261,12 @@ def _source(
             f"batch_size={m} is more than the {N} examples of X; use batch_size={N} or less."
         )
     if columns is not None:
-        Y, weights = _taken(network.backend, Y, columns), _share(network.backend, weights, columns)
+        Y = _taken(network.backend, Y, columns)
+        weights = _share(network.backend, weights, columns, ranks)
     own = own_parts(X, Y, weights)
+    if ranks is not None:
+        ranks.check_own(OWN if shuffle == "each" else own)
+        weights = ranks.relative(weights, N)
     if Mapped.is_meant(X):
         if own or isinstance(shuffle, str):
             raise ValueError(
@@ -264,12 +299,17 @@ def _taken(backend: Backend, x: Array, columns: np.ndarray[Any, Any]) -> Array:
     return backend.xp.take(x, backend.asarray(columns, "int64"), axis=-1)
 
 
-def _share(backend: Backend, weights: Array | None, columns: np.ndarray[Any, Any]) -> Array | None:
-    """The weights of some examples, relative to their own mean."""
+def _share(
+    backend: Backend,
+    weights: Array | None,
+    columns: np.ndarray[Any, Any],
+    ranks: Ranks | None = None,
+) -> Array | None:
+    """The weights of some examples, relative to their own mean; of several ranks, as given."""
     if weights is None:
         return None
     some = weights[..., columns]
-    return sample_weights(some, len(columns), backend, stack=some.shape[:-1])
+    return sample_weights(some, len(columns), backend, relative=ranks is None, stack=some.shape[:-1])
 
 
 def _validation(network: Network, validation: Any) -> Pair | None:

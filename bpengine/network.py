@@ -384,6 +384,7 @@ class Network:
         monitor: int | str | None = None,
         resume: str | os.PathLike[str] | None = None,
         progress: bool = True,
+        comm: Any = None,
     ) -> History:
         """Train by mini-batches.
 
@@ -427,6 +428,11 @@ class Network:
             starts with the first epoch, so that the same script can be run again.
         progress : bool, optional
             Whether to show progress: a bar where tqdm is installed, else a line an epoch.
+        comm : mpi4py.MPI.Comm or bpengine.distributed.DataParallel, optional
+            The ranks of an MPI program that train together. Each gives examples and validation data
+            of its own, of which `batch_size` is then what each rank takes in a step; parameters are
+            those of rank 0, and stay the same everywhere. Rank 0 alone shows progress and writes
+            checkpoints and logs.
 
         Returns
         -------
@@ -441,6 +447,8 @@ class Network:
         NonFiniteCostError
             If the cost turns NaN or infinite; the network keeps the last finite parameters. In a stack
             such a network stops with a warning, and the error comes when all have.
+        RankError
+            If training has ended on another rank.
         """
         with members.in_one_piece(self) as network:
             self.history = fitting.fit(
@@ -458,6 +466,7 @@ class Network:
                 monitor=monitor,
                 resume=resume,
                 progress=progress,
+                comm=comm,
             )
         return self.history
 

@@ -11,7 +11,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from bpengine import equations, schedules
-from bpengine.backends import Array, Backend, Operation
+from bpengine.backends import Array, Backend, Operation, Program
 from bpengine.optimizers import Optimizer, check_optimizer
 from bpengine.parameters import Gradient
 from bpengine.updates import State, in_blocks
@@ -133,8 +133,13 @@ class Plan:
         if optimizer is not None and self.state is not None:
             self.operations += self._update(self.state)
             self.learning_rate = schedules.resolve(optimizer.learning_rate).rate(0.0)
-        self.program = (replayer or backend).compile(self.operations)
+        self._replayer = replayer or backend
+        self.program = self._compile()
         self._loaded = self._ran = False
+
+    def _compile(self) -> Program:
+        """What runs the operations."""
+        return self._replayer.compile(self.operations)
 
     def _backward(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
         """What the step makes of the operations of `equations.backprop`."""

@@ -133,8 +133,8 @@ class Training:
             history.learning_rate.append(self.rate)
         self.show_average()
         cost += self.trained.penalty.value(self.trained.parameters)
-        if self.validation is not None:
-            result = evaluate(self.trained, *self.validation)
+        result = self._validate()
+        if result is not None:
             history.validation_cost.append(self._of_all(result["cost"], "validation_cost"))
             if "accuracy" in result:
                 accuracy = self._of_all(result["accuracy"], "validation_accuracy")
@@ -154,6 +154,10 @@ class Training:
     def _of_all(self, figure: Any, name: str) -> Any:
         """A figure of `trained` as the history has it, under `name`."""
         return figure
+
+    def _validate(self) -> dict[str, Any] | None:
+        """The figures of the validation data, where there are any."""
+        return None if self.validation is None else evaluate(self.trained, *self.validation)
 
     def show_average(self) -> None:
         """Where parameters are averaged, let the network have the average until steps go on."""

@@ -266,13 +266,19 @@ def sample_weights(
 
 
 def class_weights(
-    class_weight: Mapping[int, float] | str | None, Y: Array, backend: Backend
+    class_weight: Mapping[int, float] | str | None,
+    Y: Array,
+    backend: Backend,
+    count: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] | None = None,
 ) -> np.ndarray[Any, Any] | None:
-    """A weight for each example, from those of its class; `Y` holds targets of shape (n_L, m)."""
+    """A weight for each example, from those of its class; `Y` holds targets of shape (n_L, m).
+
+    Where there are more examples elsewhere, `count` makes the counts of all classes from those here.
+    """
     if class_weight is None:
         return None
     if Y.ndim > 2:
-        found = [class_weights(class_weight, Y[p, ...], backend) for p in range(Y.shape[0])]
+        found = [class_weights(class_weight, Y[p, ...], backend, count) for p in range(Y.shape[0])]
         return np.stack([weights for weights in found if weights is not None])
     host = backend.to_numpy(Y) if backend.owns(Y) else Y
     labels = host.argmax(axis=0) if len(host) > 1 else (host[0] >= 0.5).astype(int)
@@ -282,7 +288,9 @@ def class_weights(
     if isinstance(class_weight, str):
         choose(class_weight, {"balanced": None}, "class_weight")
         counts = np.bincount(labels, minlength=classes)
-        table = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        if count is not None:
+            counts = count(counts)
+        table = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
     else:
         table = np.ones(classes)
         for label, weight in class_weight.items():

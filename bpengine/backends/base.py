@@ -171,6 +171,13 @@ class Backend(ABC):
     def take(self, rows: Array, indices: Array, out: Array) -> None:
         """Write ``rows[indices]`` into `out`; indices are in range."""
 
+    def over_ranks(self, group: Any, vector: Array, parts: Sequence[tuple[int, int]]) -> Any:
+        """What adds up `vector` over the ranks of a group on the device itself; None where nothing does.
+
+        It has the methods of `bpengine.collectives.HostSum`, and its arguments.
+        """
+        return None
+
     @abstractmethod
     def compile(self, operations: Iterable[Operation]) -> Program:
         """Make operations ready to be replayed. The arrays they name stay theirs."""

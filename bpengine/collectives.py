@@ -1,0 +1,338 @@
+"""What ranks do together, over any mpi4py communicator: agree, sum, broadcast; and end together.
+
+Every call waits by polling, up to a deadline, so that a rank that has fallen silent is found out.
+Ranks agree at control points, where each gives a row of the same width: one that has failed says so
+at the next, whichever that is for the others, after it has taken part in the sums that are under way.
+All ranks then leave with an error, and MPI is left with nothing unfinished.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn, Self
+
+import numpy as np
+
+from bpengine.backends import Array, Backend
+
+__all__ = ["Group", "HostSum", "RankError", "StagedSum", "pieces"]
+
+PIECE_BYTES = 2**22  # of one all-reduce: larger ones leave the processor's cache
+SPINS = 100  # polls before a waiting rank lets others have its core
+WIDTH = 8  # numbers in the row of a control point
+FAILED, INTERRUPTED = -1.0, -2.0  # kinds of control points besides those of the training
+
+
+class RankError(RuntimeError):
+    """Training has ended on this rank because it has ended on another.
+
+    Attributes
+    ----------
+    rank : int
+        The rank where it began.
+    """
+
+    def __init__(self, rank: int, message: str) -> None:
+        self.rank = rank
+        super().__init__(message)
+
+
+class Group:
+    """The ranks that train together, with a communicator of their own; a context manager.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm
+        It is duplicated, so that no message of the user's can be mistaken for ours.
+    timeout : float
+        Seconds that a rank waits for the others before it ends the program on all of them.
+
+    Attributes
+    ----------
+    rank, size : int
+    interrupts : int
+        How often Ctrl-C has come to this rank since the start.
+    finish : callable
+        Takes part in the sums that the other ranks will make before their next control point.
+    where : str
+        Where training is, for messages.
+    """
+
+    def __init__(self, comm: Any, timeout: float) -> None:
+        self._mpi = _module(comm)
+        self.rank, self.size, self.timeout = int(comm.Get_rank()), int(comm.Get_size()), timeout
+        self.interrupts = 0
+        self.where = "the start"
+        self.finish: Callable[[], None] = _nothing
+        self._given = comm
+        self._settled: BaseException | None = None
+        self._ended = False
+        self.comm, request = comm.Idup()
+        self.wait(request)
+
+    def __enter__(self) -> Self:
+        self._restore_signal = _listen(self._interrupt)
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            if error is None:
+                self.agree(0.0)
+            elif not (self._ended or self.knows(error)):
+                self._tell(error)
+        finally:
+            self._restore_signal()
+        self.comm.Free()
+
+    def settled(self, error: BaseException) -> BaseException:
+        """`error`, which all ranks are about to raise alike."""
+        self._settled = error
+        return error
+
+    def knows(self, error: BaseException) -> bool:
+        """Whether `error` is the one that all ranks raise alike."""
+        return error is self._settled
+
+    def agree(self, kind: float, *values: float) -> np.ndarray[Any, Any]:
+        """A control point: every rank's values, a row for each rank.
+
+        Parameters
+        ----------
+        kind : float
+            Which control point this is: 0 or more, the same on all ranks.
+        *values : float
+            At most 7.
+
+        Raises
+        ------
+        RankError, KeyboardInterrupt
+            If another rank has failed or was interrupted.
+        """
+        table = self._gather(kind, *values)
+        kinds = table[:, 0]
+        if (kinds == FAILED).any():
+            failed = int(np.argmax(kinds == FAILED))
+            raise self.settled(RankError(failed, self.broadcast_object("", failed)))
+        if (kinds == INTERRUPTED).any():
+            raise self.settled(KeyboardInterrupt())
+        if (kinds != kind).any():
+            other = int(np.argmax(kinds != kind))
+            raise self.settled(
+                RankError(
+                    other,
+                    f"rank {other} is elsewhere in its training than rank {self.rank}, which is in "
+                    f"{self.where}. Training ends on all ranks. Were they given the same arguments?",
+                )
+            )
+        return table[:, 1:]
+
+    def interrupt(self) -> None:
+        """Tell the others that this rank was interrupted."""
+        self.finish()
+        self._gather(INTERRUPTED)
+
+    def sum(self, array: np.ndarray[Any, Any]) -> None:
+        """Add up a contiguous array over the ranks, in place; bit for bit the same on all of them."""
+        if self.size > 1:
+            for piece in pieces(array.reshape(-1)):
+                self.wait(self.start_sum(piece))
+
+    def start_sum(self, piece: np.ndarray[Any, Any]) -> Any:
+        """Begin to add up a piece over the ranks, in place; gives the request to `wait` for."""
+        return self.comm.Iallreduce(self._mpi.IN_PLACE, piece)
+
+    def broadcast(self, array: np.ndarray[Any, Any]) -> None:
+        """Write rank 0's contiguous array into that of every rank."""
+        for piece in pieces(array.reshape(-1)):
+            self.wait(self.comm.Ibcast(piece, 0))
+
+    def broadcast_object(self, thing: Any, root: int = 0) -> Any:
+        """What `root` gives, on every rank."""
+        data = np.frombuffer(pickle.dumps(thing), "uint8").copy()
+        length = np.array([data.size], "int64")
+        self.wait(self.comm.Ibcast(length, root))
+        if self.rank != root:
+            data = np.empty(int(length[0]), "uint8")
+        for piece in pieces(data):
+            self.wait(self.comm.Ibcast(piece, root))
+        return pickle.loads(data.tobytes())
+
+    def wait(self, request: Any) -> None:
+        """Poll until a request is complete; ends the program where that takes too long."""
+        spins, deadline = 0, 0.0
+        try:
+            while not request.Test():
+                spins += 1
+                if spins < SPINS:
+                    continue
+                _yield()
+                if spins == SPINS:
+                    deadline = time.monotonic() + self.timeout
+                elif spins % 16 == 0 and time.monotonic() > deadline:
+                    self.end(
+                        f"rank {self.rank} has waited {self.timeout:g} s for the others: one of them "
+                        "has died or fallen silent"
+                    )
+        except getattr(self._mpi, "Exception", ()) as error:
+            self.end(f"rank {self.rank} can't reach the others any more ({error})")
+
+    def end(self, reason: str) -> NoReturn:
+        """End the program on all ranks, with one message."""
+        time.sleep(min(0.02 * self.rank, 1.0))  # the first to speak ends the others
+        sys.stdout.flush()
+        print(
+            f"bpengine: {reason}. Training ends on all {self.size} ranks, in {self.where}; go on from "
+            "the last checkpoint with fit(…, resume=path).",
+            file=sys.stderr,
+            flush=True,
+        )
+        self._ended = True
+        self._given.Abort(1)
+        raise SystemExit(1)  # where Abort comes back
+
+    def _gather(self, *row: float) -> np.ndarray[Any, Any]:
+        own, table = np.zeros(WIDTH), np.empty((self.size, WIDTH))
+        own[: len(row)] = row
+        self.wait(self.comm.Iallgather(own, table))
+        return table
+
+    def _tell(self, error: BaseException) -> None:
+        """Tell the others, at their next control point, why this rank leaves."""
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            self.end(f"rank {self.rank} was ended by {type(error).__name__}")
+        self.finish()
+        kinds = self._gather(FAILED)[:, 0]
+        text = (
+            f"rank {self.rank} of {self.size} has failed in {self.where}: {type(error).__name__}: "
+            f"{error} Training ends on all ranks."
+        )
+        self.broadcast_object(text, int(np.argmax(kinds == FAILED)))
+
+    def _interrupt(self) -> None:
+        self.interrupts += 1
+        if self.interrupts > 1:
+            self.end(f"rank {self.rank} was interrupted twice")
+
+
+class HostSum:
+    """The sum over the ranks of a vector in the host's memory, part by part.
+
+    Parameters
+    ----------
+    group : Group
+    vector : array of shape (size,)
+        Each rank's, in which the sum is to be.
+    parts : sequence of (int, int)
+        Where each part begins and ends.
+    """
+
+    def __init__(
+        self, group: Group, vector: np.ndarray[Any, Any], parts: Sequence[tuple[int, int]]
+    ) -> None:
+        self.group = group
+        self._parts = [list(pieces(vector[start:stop])) for start, stop in parts]
+        self._waiting: list[np.ndarray[Any, Any]] = []
+        self._request: Any = None
+
+    def begin(self, part: int) -> None:
+        """A part is written on this rank: its sum may begin."""
+        # one piece at a time is on its way: they are faster one after the other than side by side
+        self._waiting += self._parts[part]
+        if self._request is None or self._request.Test():
+            self._next()
+
+    def end(self) -> None:
+        """Wait until all parts that have begun are summed."""
+        while self._request is not None:
+            self.group.wait(self._request)
+            self._next()
+
+    def _next(self) -> None:
+        self._request = self.group.start_sum(self._waiting.pop(0)) if self._waiting else None
+
+
+class StagedSum:
+    """The same for a vector elsewhere, through a copy in the host's memory.
+
+    Parameters
+    ----------
+    group, vector, parts
+        As for `HostSum`.
+    backend : Backend
+        The vector's.
+    dtype : str
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        vector: Array,
+        parts: Sequence[tuple[int, int]],
+        backend: Backend,
+        dtype: str,
+    ) -> None:
+        self.vector, self.backend, self.dtype, self.parts = vector, backend, dtype, parts
+        self.host = np.empty(vector.shape, dtype)
+        self._sum = HostSum(group, self.host, parts)
+
+    def begin(self, part: int) -> None:
+        """A part is written on this rank: its sum may begin."""
+        start, stop = self.parts[part]
+        self.host[start:stop] = self.backend.to_numpy(self.vector[start:stop])
+        self._sum.begin(part)
+
+    def end(self) -> None:
+        """Wait until all parts that have begun are summed."""
+        self._sum.end()
+        self.vector[...] = self.backend.asarray(self.host, self.dtype)
+
+
+def pieces(vector: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
+    """A vector in pieces of `PIECE_BYTES` or less: contiguous views."""
+    length = PIECE_BYTES // vector.itemsize
+    return (vector[i : i + length] for i in range(0, vector.size, length))
+
+
+def _module(comm: Any) -> Any:
+    """The module that a communicator is of, which has its constants."""
+    for kind in type(comm).__mro__:
+        module = sys.modules.get(kind.__module__)
+        if hasattr(module, "IN_PLACE") and hasattr(comm, "Iallreduce"):
+            if not getattr(comm, "is_inter", False):
+                return module
+            break
+    raise TypeError(
+        "comm must be an mpi4py communicator within one group, such as mpi4py.MPI.COMM_WORLD, or a "
+        f"bpengine.distributed.DataParallel of one; got {comm!r:.60}."
+    )
+
+
+def _listen(interrupt: Callable[[], None]) -> Callable[[], None]:
+    """Let Ctrl-C call `interrupt`; gives what undoes it. Elsewhere than in the main thread, nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        return _nothing
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return _nothing
+    signal.signal(signal.SIGINT, lambda *_: interrupt())
+
+    def restore() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    return restore
+
+
+def _yield() -> None:
+    if hasattr(os, "sched_yield"):
+        os.sched_yield()
+    else:
+        time.sleep(0)
+
+
+def _nothing() -> None:
+    pass
