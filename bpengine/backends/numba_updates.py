@@ -21,8 +21,11 @@ UPDATES = {
     "momentum": 4,
     "nesterov": 4,
     "adam": 8,
+    "adam each": 8,
     "rmsprop": 7,
+    "rmsprop each": 7,
     "adagrad": 5,
+    "adagrad each": 5,
     "average": 4,
     "clip factor": 2,
 }
@@ -76,6 +79,29 @@ def adam(row, like):  # θ, g, Σ g, Σ g², the sums' weights, β, ε, η
         θ[i] -= α * gradients[i] / (math.sqrt(squares[i]) + ε)
 
 
+@kernel("adam each")
+def adam_each(row, like):  # the same with η for each parameter
+    widest()
+    r = carray(row, WORDS)
+    n, ε, η = r[1], number(r[8], like), view(r[9], r[1], like)
+    θ, g, gradients, squares = (
+        view(r[2], n, like),
+        view(r[3], n, like),
+        view(r[4], n, like),
+        view(r[5], n, like),
+    )
+    weights, β = view(r[6], 2, like), view(r[7], 2, like)
+    weights[0] = β[0] * weights[0] + real(1, ε)
+    weights[1] = β[1] * weights[1] + real(1, ε)
+    root = math.sqrt(weights[1])
+    share, ε = root / weights[0], ε * root
+    β1, β2 = β[0], β[1]
+    for i in range(n):
+        gradients[i] = β1 * gradients[i] + g[i]
+        squares[i] = β2 * squares[i] + g[i] * g[i]
+        θ[i] -= η[i] * share * gradients[i] / (math.sqrt(squares[i]) + ε)
+
+
 @kernel("epsilon")
 def epsilon(row, like):  # 1 - βᵗ, β, 1 - β, ε, and ε / √(1 - βᵗ)
     r = carray(row, WORDS)
@@ -96,6 +122,18 @@ def rmsprop(row, like):  # θ, g, v, ρ, 1 - ρ, ε, η
         θ[i] -= η * g[i] / (math.sqrt(v[i]) + ε)
 
 
+@kernel("rmsprop each")
+def rmsprop_each(row, like):  # the same with η for each parameter
+    widest()
+    r = carray(row, WORDS)
+    n, ρ, rest = r[1], number(r[5], like), number(r[6], like)
+    ε, η = number(r[7], like), view(r[8], r[1], like)
+    θ, g, v = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
+    for i in range(n):
+        v[i] = ρ * v[i] + rest * (g[i] * g[i])
+        θ[i] -= η[i] * g[i] / (math.sqrt(v[i]) + ε)
+
+
 @kernel("adagrad")
 def adagrad(row, like):  # θ, g, s, ε, η
     widest()
@@ -105,6 +143,17 @@ def adagrad(row, like):  # θ, g, s, ε, η
     for i in range(n):
         s[i] += g[i] * g[i]
         θ[i] -= η * g[i] / (math.sqrt(s[i]) + ε)
+
+
+@kernel("adagrad each")
+def adagrad_each(row, like):  # the same with η for each parameter
+    widest()
+    r = carray(row, WORDS)
+    n, ε, η = r[1], number(r[5], like), view(r[6], r[1], like)
+    θ, g, s = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
+    for i in range(n):
+        s[i] += g[i] * g[i]
+        θ[i] -= η[i] * g[i] / (math.sqrt(s[i]) + ε)
 
 
 @kernel("average")
