@@ -170,6 +170,33 @@ def max_norm(row, like):  # rows, columns, w, its stride in bytes, bound
             w[j] *= factor
 
 
+@kernel("product norms")
+def product_norms(row, like):  # columns, norms; of δ and of x: rows, address, strides in bytes
+    widest()
+    r = carray(row, WORDS)
+    for j in range(r[1]):
+        norm = real(1, number(r[2], like))
+        for at in (3, 7):
+            total = real(0, norm)
+            for i in range(r[at]):
+                x = number(r[at + 1] + i * r[at + 2] + j * r[at + 3], like)
+                total += x * x
+            norm *= math.sqrt(total)
+        view(r[2], r[1], like)[j] = norm
+
+
+@kernel("total norms")
+def total_norms(row, like):  # columns, norms; layers, address, strides in bytes
+    r = carray(row, WORDS)
+    norms = view(r[2], r[1], like)
+    for j in range(r[1]):
+        total = number(r[4] + j * r[6], like)
+        for i in range(1, r[3]):
+            # without squares of norms, which leave the range where norms do not
+            total = math.hypot(total, number(r[4] + i * r[5] + j * r[6], like))
+        norms[j] = total
+
+
 @kernel("softmax")
 def softmax(row, like):  # rows, columns, z, a, scratch of a row
     widest()
