@@ -151,12 +151,15 @@ class Maker:
 
     def _norms(self, op: Operation) -> list[Row] | None:
         """Of each column: of the product of its parts of two matrices, or over the rows of one."""
-        if any(x.ndim != 2 for x in op.inputs) or not op.output.flags.c_contiguous:
+        if any(x.ndim != 2 or x.itemsize not in x.strides for x in op.inputs):
             return None
+        if not op.output.flags.c_contiguous:
+            return None
+        self.kept.append(scratch := np.empty_like(op.output))
         row = [self._kernel(op.name, op), op.output.size, _address(op.output)]
         for x in op.inputs:
             row += [x.shape[0], _address(x), *x.strides]
-        return [row]
+        return [[*row, _address(scratch)]]
 
     def _max_norm(self, op: Operation) -> list[Row] | None:
         same, (w, bound) = _same(op.inputs[0], op.output), op.inputs
