@@ -483,3 +483,25 @@ def test_an_estimator_without_a_named_backend_follows_the_rule(monkeypatch):
         assert model.network_.backend.name == (backend or "numpy")
     np.testing.assert_array_equal(coefs[0], coefs[1])
     np.testing.assert_allclose(coefs[0], coefs[2], rtol=1e-9)
+
+
+@dtypes
+@pytest.mark.parametrize("kind", ["norms", "clip"])
+def test_per_example_norms_and_clipping_are_compiled(kind, dtype):
+    rng, vectors = np.random.default_rng(0), []
+    X, Y = rng.random((5, 6)), rng.random((3, 6))
+    for backend in ("numpy", "numba"):
+        net = numba_network(dtype, backend)
+        bound, rule = (0.02, bp.SGD(0.1)) if kind == "clip" else (None, None)
+        plan = net.plan(6, rule, per_example=kind, max_norm=bound)
+        plan.load(X, Y)
+        vectors.append([*plan.run().norms.total, *plan.norms.layers.ravel(), *net.vector])
+    assert [function for function, _ in plan.program.calls] == [replay]
+    np.testing.assert_allclose(vectors[1], vectors[0], rtol=200 * np.finfo(dtype).eps)
+
+
+def test_total_norms_stay_in_range():
+    layers, total = np.array([[1e200, 0.0], [1e200, 0.0]]), np.empty(2)
+    op = Operation("total norms", "", None, (layers,), total)
+    backends.get("numba").compile([op]).run(1)
+    np.testing.assert_allclose(total, [2**0.5 * 1e200, 0.0])

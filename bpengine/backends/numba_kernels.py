@@ -396,6 +396,16 @@ def huber_slope(row, like):
 
 
 @formula
+def _clip_factor(x, y, s):
+    return s * (y / (y if x < y else x))
+
+
+@kernel("clip factors", "xys")
+def clip_factors(row, like):
+    each(_clip_factor, row, like)
+
+
+@formula
 def _poisson_slope(x, y, s):
     return ((x - y) * s) / _at_least(x, _root_of_tiny(x))
 

@@ -28,6 +28,7 @@ KERNEL_OF = {  # where it is not the operation's own name
     "clip": "scale",
     "decay": "scale",
     "weigh": "scale",
+    "scale columns": "multiply",
     "dropout": "multiply",
     "reverse difference": "subtract",
     "linear": "copy",
@@ -60,6 +61,8 @@ class Maker:
             return self._products(op)
         if op.name == "share":
             return self._share(op)
+        if op.name in ("product norms", "total norms"):
+            return self._norms(op)
         if op.name == "max norm":
             return self._max_norm(op)
         if op.name in ("softmax", "softmax slope"):
@@ -146,6 +149,18 @@ class Maker:
         shape = [m, n, k, addresses[0], *a.strides, addresses[1], *b.strides, addresses[2], c.strides[0]]
         return [self._kernel(name, op), *shape, *addresses[3:], function, bits]
 
+    def _norms(self, op: Operation) -> list[Row] | None:
+        """Of each column: of the product of its parts of two matrices, or over the rows of one."""
+        if any(x.ndim != 2 or x.itemsize not in x.strides for x in op.inputs):
+            return None
+        if not op.output.flags.c_contiguous:
+            return None
+        self.kept.append(scratch := np.empty_like(op.output))
+        row = [self._kernel(op.name, op), op.output.size, _address(op.output)]
+        for x in op.inputs:
+            row += [x.shape[0], _address(x), *x.strides]
+        return [[*row, _address(scratch)]]
+
     def _max_norm(self, op: Operation) -> list[Row] | None:
         same, (w, bound) = _same(op.inputs[0], op.output), op.inputs
         w = _one_matrix(w)
@@ -198,15 +213,15 @@ class Maker:
     def keep(self, batches: Batches, count: Array) -> Row | None:
         """The row that keeps a step's output and counts it; word 3, where to, is still to be set."""
         output, slots = batches.output, batches.slots
-        places = [_address(slot) for slot in slots]
-        step = places[1] - places[0] if len(places) > 1 else 0
-        even = all(place == places[0] + i * step for i, place in enumerate(places))
-        if not even or not all(
-            x.flags.c_contiguous and x.dtype == output.dtype for x in (output, *slots)
-        ):
+        # parts of one array, in order: an address takes too long to ask each for its own
+        first, last = _address(slots[0]), _address(slots[-1])
+        step = _address(slots[1]) - first if len(slots) > 1 else 0
+        if last != first + (len(slots) - 1) * step or any(x.base is not slots[0].base for x in slots):
+            return None
+        if any(not x.flags.c_contiguous or x.dtype != output.dtype for x in (output, *slots)):
             return None
         kernel = address("keep", output.dtype)
-        return [kernel, output.size, _address(output), places[0], step, _address(count)]
+        return [kernel, output.size, _address(output), first, step, _address(count)]
 
     def _constant(self, value: float, dtype: Any) -> Array:
         key = value, dtype

@@ -219,6 +219,46 @@ def max_norm(row, like):  # rows, columns, w, its stride in bytes, bound
             w[j] *= factor
 
 
+@kernel("product norms")
+def product_norms(row, like):  # columns, norms; of δ and of x: rows, address, strides in bytes; scratch
+    widest()
+    r = carray(row, WORDS)
+    norms, others = view(r[2], r[1], like), view(r[11], r[1], like)
+    _square_sums(r, 3, norms, like)
+    _square_sums(r, 7, others, like)
+    for j in range(r[1]):
+        # each root on its own: the product of two squares leaves the range sooner
+        norms[j] = math.sqrt(norms[j]) * math.sqrt(others[j])
+
+
+@helper
+def _square_sums(r, at, sums, like):
+    """‖x‖² of every column of a matrix whose rows or whose columns are contiguous."""
+    rows, address, row_step, column_step = r[at], r[at + 1], r[at + 2], r[at + 3]
+    if column_step != sums.itemsize:
+        for j in range(sums.size):
+            sums[j] = squares(view(address + j * column_step, rows, like))
+        return
+    for j in range(sums.size):
+        sums[j] = real(0, sums[j])
+    for i in range(rows):
+        x = view(address + i * row_step, sums.size, like)
+        for j in range(sums.size):
+            sums[j] += x[j] * x[j]
+
+
+@kernel("total norms")
+def total_norms(row, like):  # columns, norms; layers, address, strides in bytes
+    r = carray(row, WORDS)
+    norms = view(r[2], r[1], like)
+    for j in range(r[1]):
+        total = number(r[4] + j * r[6], like)
+        for i in range(1, r[3]):
+            # without squares of norms, which leave the range where norms do not
+            total = math.hypot(total, number(r[4] + i * r[5] + j * r[6], like))
+        norms[j] = total
+
+
 @kernel("softmax")
 def softmax(row, like):  # rows, columns, z, a, scratch of a row
     widest()
