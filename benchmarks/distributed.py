@@ -1,8 +1,9 @@
-"""Two ranks against one process: `python benchmarks/distributed.py` writes docs/benchmarks-distributed.md's tables.
+"""Two ranks against one process: the tables of docs/benchmarks-distributed.md.
 
 It starts mpiexec itself. Two ranks of one BLAS thread each take turns with one process of two threads,
 on the same global batches, in the same processes; a figure is the median of the ratios of pairs, with
-the middle half of them. Needs the extra `mpi` and threadpoolctl.
+the middle half of them. What a communicator of one rank costs is told by the processor's time, which
+other programs on the machine disturb less. Needs the extra `mpi` and threadpoolctl.
 
     python benchmarks/distributed.py --pairs 15
     mpiexec -n 2 python benchmarks/distributed.py link     # latency and bandwidth alone, on a cluster
@@ -41,17 +42,14 @@ def start() -> None:
     mpiexec = Path(sys.executable).with_name("mpiexec")
     command = [mpiexec, "-n", "2", sys.executable, __file__, "ranks", "--pairs", str(options.pairs)]
     command += ["--rungs", *options.rungs]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "2"}
-    )
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
     found = json.loads(done.stdout.splitlines()[-1])
     cores, load = os.cpu_count(), os.getloadavg()[0]
-    print(
-        f"{platform.processor() or platform.machine()}, {cores} cores, NumPy {np.__version__}, ", end=""
-    )
-    print(f"{found['library']}, load {load:.1f} at the end\n")
+    machine = f"{platform.processor() or platform.machine()}, {cores} cores, NumPy {np.__version__}"
+    print(f"{machine}, {found['library']}, load {load:.1f} at the end\n")
     print("| | two ranks ÷ one process | without overlap | sync_every=8 | model ÷ measured |")
     print("|---|---|---|---|---|")
     for rung in options.rungs:
@@ -94,20 +92,19 @@ def ranks() -> None:
 
     def fit(rung: str, share: int, comm: Any) -> float:
         """Seconds of an epoch whose steps take the rung's batch, this process a share of it."""
-        sizes, m = LADDER[rung].sizes, LADDER[rung].batch // share
-        X, Y = data[rung, m]
-        net = network(rung)
-        return float(
-            net.fit(
-                X,
-                Y,
-                epochs=2,  # the first warms up
-                batch_size=m,
-                optimizer=bp.SGD(LEARNING_RATE),
-                progress=False,
-                comm=comm,
-            ).seconds[-1]
+        m = LADDER[rung].batch // share
+        net, rule = network(rung), bp.SGD(LEARNING_RATE)
+        # the first epoch warms up
+        history = net.fit(
+            *data[rung, m], epochs=2, batch_size=m, optimizer=rule, progress=False, comm=comm
         )
+        return history.seconds[-1]
+
+    def processor(rung: str, comm: Any) -> float:
+        """Seconds of the processor that a training takes."""
+        begun = time.process_time()
+        fit(rung, 1, comm)
+        return time.process_time() - begun
 
     data = {}
     for rung in {*options.rungs, *ALONE}:
@@ -141,13 +138,14 @@ def ranks() -> None:
             rate = scaling.measured_rate(sizes, m)  # on both at once, as in training
         step = scaling.Step(sizes, rate, scaling.Link(link["latency"], link["bandwidth"]))
         found[rung]["model"] = step.price(m, 2).step / float(np.median(seconds))
-    found["alone"] = {
-        rung: [
-            alone(lambda rung=rung: fit(rung, 1, MPI.COMM_SELF) / fit(rung, 1, None))
-            for _ in range(options.pairs)
-        ]
-        for rung in ALONE
-    }
+    with threadpool_limits(1):
+        found["alone"] = {
+            rung: [
+                alone(lambda rung=rung: processor(rung, MPI.COMM_SELF) / processor(rung, None))
+                for _ in range(2 * options.pairs)
+            ]
+            for rung in ALONE
+        }
     if world.rank == 0:
         print(json.dumps(found))
 
