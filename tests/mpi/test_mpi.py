@@ -22,9 +22,19 @@ MPIEXEC = Path(sys.executable).with_name("mpiexec")
 SECONDS = 60  # within which any program here has to end
 
 
-def launch(size, *arguments, fails=False):
+# MPICH over TCP, between ranks of one machine too, where the system counts bytes
+TCP = {
+    "MPIR_CVAR_NOLOCAL": "1",
+    "MPIR_CVAR_CH4_NETMOD": "ofi",
+    "FI_PROVIDER": "tcp",
+    "UCX_TLS": "tcp",
+}
+
+
+def launch(size, *arguments, fails=False, settings=None):
     """Run the program on so many ranks: what rank 0 printed, or with `fails` all that was said."""
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    environment |= settings or {}
     done = subprocess.run(
         [MPIEXEC, "-n", str(size), sys.executable, PROGRAM, *map(str, arguments)],
         capture_output=True,
@@ -109,3 +119,11 @@ def test_what_mpi_is_given_to_sum_is_each_parameter_once_a_step(size):
     found = launch(size, "count")
     costs = 2 * [8 * 5]  # of each epoch: a float64 a step
     assert sorted(found["sums"]) == sorted(10 * [found["parameters"]] + costs)
+
+
+@pytest.mark.skipif(not Path("/proc/net/dev").exists(), reason="the system does not count bytes")
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_rank_sends_what_the_best_all_reduce_needs(size):
+    found = launch(size, "wire", settings=TCP)
+    needed = 2 * (size - 1) / size  # times the parameters' bytes: as around a ring
+    assert 0.95 * needed < found["share"] < 1.1 * needed
