@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Self, SupportsIndex
 
 import numpy as np
 
 from bpengine import equations, schedules
-from bpengine.backends import Array, Operation
+from bpengine.backends import Array, Operation, Settings
 from bpengine.optimizers import Optimizer, check_optimizer
 from bpengine.parameters import Gradient
 from bpengine.updates import State
@@ -106,12 +106,13 @@ class Plan:
         )
         self._gradient = Gradient(network.sizes, backend, dtype)
         self._strengths = backend.empty((2,), dtype)
+        self._targets: list[Array] | None = None
         backprop = equations.backprop(parameters, σ, network.cost, self.workspace, self._gradient)
         self.operations: list[Operation] = [
             *equations.feedforward(parameters, σ, self.workspace),
             *self._backward(backprop),
         ]
-        self._set_unit(1.0)
+        _write(self._units(1.0))
         self.state: State | None = None
         if optimizer is not None:
             self.state = State(optimizer, parameters) if state is None else state
@@ -148,14 +149,27 @@ class Plan:
         η, dtype = non_negative_number(η, "learning_rate"), self.network.dtype
         if η > float(np.finfo(dtype).max):
             raise ValueError(f"learning_rate={η} is beyond what {dtype} holds.")
-        self._set_unit(self.state.set_learning_rate(η))
+        self.state.learning_rate = η
+        _write(self._scalars(self.state, η))
 
-    def _set_unit(self, unit: float) -> None:
+    def settings(self, rates: Sequence[float]) -> Settings:
+        """What steps at these learning rates read, as numbers to set before each of them."""
+        assert self.state is not None
+        pairs = [list(self._scalars(self.state, η)) for η in rates]
+        if self._targets is None:
+            self._targets = [array for array, _ in pairs[0]]
+        return Settings(self._targets, np.array([[value for _, value in each] for each in pairs]))
+
+    def _scalars(self, state: State, η: float) -> Iterator[tuple[Array, float]]:
+        yield from state.settings(η)
+        yield from self._units(state.unit(η))
+
+    def _units(self, unit: float) -> Iterator[tuple[Array, float]]:
         """What the gradient is multiplied by: 1, or η for rules that take a step as it is."""
         network = self.network
-        self.workspace.scale[...] = unit / self.batch_size
-        self._strengths[0] = unit * network.penalty.l1
-        self._strengths[1] = unit * network.penalty.l2
+        yield self.workspace.scale, unit / self.batch_size
+        yield self._strengths[0, ...], unit * network.penalty.l1
+        yield self._strengths[1, ...], unit * network.penalty.l2
 
     @property
     def counts(self) -> Counter[str]:
@@ -288,6 +302,11 @@ class Plan:
             right = [cell.rjust(width) for cell, width in zip(line[4:], widths[4:], strict=True)]
             text.append("  ".join([line[0].rjust(widths[0]), *left, *right]))
         return "\n".join(text)
+
+
+def _write(scalars: Iterable[tuple[Array, float]]) -> None:
+    for array, value in scalars:
+        array[...] = value
 
 
 def _shape(x: Array) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpengine.backends import Array
+from bpengine.backends import Array, Slices
 from bpengine.parameters import padded
 from bpengine.validation import sample_weights
 from bpengine.workspace import example_rows
@@ -36,7 +36,7 @@ class Chunk:
         Examples a step.
     weighted : bool
         Whether they have weights.
-    batches : list
+    batches : sequence
         What `load` takes, one a step.
     load : callable
         ``load(batch, rows)`` writes a batch into the rows of a workspace.
@@ -50,7 +50,7 @@ class Chunk:
 
     size: int
     weighted: bool
-    batches: list[Any]
+    batches: Sequence[Any]
     load: Callable[[Any, Array], None]
     outcomes: Callable[[], tuple[Array, Array | None]]
     examples: Array | None = None
@@ -145,10 +145,9 @@ class Resident(Indexed):
 
     def chunk(self, indices: Array, m: int) -> Chunk:
         """Steps on the examples of these numbers, m at a time."""
-        batches = [indices[i : i + m] for i in range(0, indices.shape[0], m)]
         load = partial(self.backend.take, self.rows)
         outcomes = partial(self._outcomes, indices, m)
-        return Chunk(m, self.weighted, batches, load, outcomes, self.rows)
+        return Chunk(m, self.weighted, Slices(indices, m), load, outcomes, self.rows)
 
     def _outcomes(self, indices: Array, m: int) -> tuple[Array, Array | None]:
         xp = self.backend.xp

@@ -163,8 +163,9 @@ class Training:
 
     def _kept(self, m: int) -> int:
         """Of how many steps on m examples the outputs are kept."""
-        least, most = KEPT_STEPS
-        return min(most, max(least, KEPT_ELEMENTS // (self.network.sizes[-1] * m)))
+        (least, most), times = KEPT_STEPS, self.network.backend.patience
+        elements = KEPT_ELEMENTS * times
+        return min(most * times, max(least, elements // (self.network.sizes[-1] * m)))
 
     def _most(self, step: int, m: int) -> int:
         """How many steps on m examples may be taken before the costs are looked at."""
@@ -213,16 +214,13 @@ class Training:
         start = self._snapshot()
         taken = [0]
         try:
-            if rates is None:
-                batches = Batches(chunk.load, chunk.batches, ws.rows, output, slots, chunk.examples)
-                plan.program.run_batches(batches, taken)
-            else:
-                for batch, slot, η in zip(chunk.batches, slots, rates, strict=False):
-                    plan.learning_rate = self.rate = η
-                    chunk.load(batch, ws.rows)
-                    plan.program.run(1)
-                    taken[0] += 1
-                    slot[...] = output
+            settings = None if rates is None else plan.settings(rates)
+            batches = Batches(
+                chunk.load, chunk.batches, ws.rows, output, slots, chunk.examples, settings
+            )
+            plan.program.run_batches(batches, taken)
+            if rates is not None:
+                plan.learning_rate = self.rate = rates[-1]
             y, weights = chunk.outcomes()
             x = kept[: len(chunk.batches), ...]
             values = xp.astype(net.cost.per_example(σ, x, x, y), xp.float64)

@@ -41,17 +41,18 @@ class State:
         self._limits = limits(θ)
         self.learning_rate = 0.0
 
-    def set_learning_rate(self, η: float) -> float:
-        """Use η from the next step on; gives what the gradient is to be multiplied by, η or 1."""
-        optimizer = self.optimizer
-        unit = η if optimizer.takes_step else 1.0
+    def unit(self, η: float) -> float:
+        """What the gradient is to be multiplied by at the learning rate η: η or 1."""
+        return η if self.optimizer.takes_step else 1.0
+
+    def settings(self, η: float) -> Iterator[tuple[Array, float]]:
+        """The scalars of a step at the learning rate η, and the arrays that hold them."""
+        optimizer, unit = self.optimizer, self.unit(η)
         least, most = self._limits
-        self.learning_rate = η
-        self.rate[...] = min(η, most)
+        yield self.rate, min(η, most)
         # never 0, not even where η is: the gradient's norm may be that too, and 0 / 0 is no number
-        self._bound[...] = min(max(unit * (optimizer.clip_norm or 0.0), least), most)
-        self._shrink[...] = max(1.0 - η * optimizer.weight_decay, -most)
-        return unit
+        yield self._bound, min(max(unit * (optimizer.clip_norm or 0.0), least), most)
+        yield self._shrink, max(1.0 - η * optimizer.weight_decay, -most)
 
     def operations(self, gradient: Parameters) -> Iterator[Operation]:
         """Operations of an update, after those that write the gradient."""

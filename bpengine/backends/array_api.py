@@ -39,7 +39,10 @@ class Replay:
     def run_batches(self, batches: Batches, taken: list[int]) -> None:
         """A step on each of some batches."""
         calls, load, rows, output = self.calls, batches.load, batches.rows, batches.output
+        settings = batches.settings
         for batch, slot in zip(batches.batches, batches.slots, strict=False):
+            if settings is not None:
+                settings.set(taken[0])
             load(batch, rows)
             for function, operands in calls:
                 function(*operands)
@@ -79,6 +82,13 @@ class ArrayAPIBackend(Backend):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self.xp.__name__, self.device, self.name)
+
+    def on(self, device: Any = None, precision: str | None = None) -> Backend:
+        """This library on another of its devices."""
+        if type(self) is not ArrayAPIBackend or device is None or str(device) == str(self.device):
+            return super().on(device, precision)
+        super().on(None, precision)
+        return ArrayAPIBackend(self.xp, device, self.name)
 
     def owns(self, x: object) -> bool:
         """Whether `x` is an array of this library."""
