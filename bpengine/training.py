@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bpengine import schedules
-from bpengine.backends import Array, Batches
+from bpengine.backends import Array, Batches, Entries
 from bpengine.callbacks import Callback
 from bpengine.history import History
 from bpengine.monitoring import Monitor
@@ -89,7 +89,7 @@ class Training:
             self.rate = self.schedule.rate(0.0)
         self.stepping: Array | None = None  # parameters that steps go on from; None: the network's
         self._monitor = None if monitor is None else Monitor(network, monitor)
-        self._plans: dict[tuple[int, bool], tuple[Plan, list[Array], Array]] = {}
+        self._plans: dict[tuple[int, bool], tuple[Plan, Entries, Array]] = {}
 
     def stop(self) -> None:
         """End the training after this epoch."""
@@ -174,7 +174,7 @@ class Training:
             steps = int(min(steps, 1 + self._monitor.wait(self.taken, step + 1)))
         return steps
 
-    def _plan(self, chunk: Chunk) -> tuple[Plan, list[Array], Array]:
+    def _plan(self, chunk: Chunk) -> tuple[Plan, Entries, Array]:
         """The plan for a chunk's batches, and a place for the output of each of its steps."""
         key = chunk.size, chunk.weighted
         if key not in self._plans:
@@ -184,7 +184,7 @@ class Training:
             plan = self._new_plan(chunk)
             most = self._kept(m)
             kept = net.backend.empty((most, net.sizes[-1], m), net.dtype)
-            self._plans[key] = plan, [kept[i, ...] for i in range(most)], kept
+            self._plans[key] = plan, Entries(kept), kept
         return self._plans[key]
 
     def _new_plan(self, chunk: Chunk) -> Plan:

@@ -34,7 +34,7 @@ class Lab:
     @property
     def inferred(self) -> str:
         """Name of the backend that a network without one takes for these arrays."""
-        return "numpy" if self.name == "numba" else self.backend.name
+        return {"numba": "numpy", "cuda double": "array_api_strict"}.get(self.name, self.backend.name)
 
     def numpy(self, array: Any) -> np.ndarray:
         return self.backend.to_numpy(array)
@@ -67,6 +67,13 @@ def _cupy() -> Lab:
         pytest.skip("no CUDA device")
 
 
+def _double() -> Lab:
+    double = pytest.importorskip("cuda_double")
+    if double.COMPILER is None:
+        pytest.skip("no C++ compiler to compile CUDA kernels for the host with")
+    return Lab("cuda double", double.Double())
+
+
 def _numba() -> Lab:
     pytest.importorskip("numba", reason="Numba is not installed")
     return Lab("numba", backends.get("numba"))
@@ -77,6 +84,7 @@ LABS = {
     "numba": _numba,
     "numpy-read-only": _read_only,
     "strict-device1": _strict,
+    "cuda-double": _double,
     "cupy": _cupy,
 }
 

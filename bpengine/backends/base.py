@@ -18,6 +18,7 @@ __all__ = [
     "BackendUnavailableError",
     "Batches",
     "DeviceMemoryError",
+    "Entries",
     "Operation",
     "Program",
     "Settings",
@@ -121,6 +122,26 @@ class Slices(Sequence[Array]):
             raise IndexError(i)
         start = i % len(self) * self.each
         return self.whole[start : start + self.each]
+
+
+class Entries(Sequence[Array]):
+    """The parts of an array along its first axis.
+
+    Parameters
+    ----------
+    whole : array
+    """
+
+    def __init__(self, whole: Array) -> None:
+        self.whole = whole
+
+    def __len__(self) -> int:
+        return int(self.whole.shape[0])
+
+    def __getitem__(self, i: Any) -> Any:
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        return self.whole[i, ...]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

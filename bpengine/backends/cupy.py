@@ -354,7 +354,7 @@ class _Memory(blas.Memory):
         return self._backend.view(x).bounds
 
     def number(self, value: float, like: Array) -> Array:
-        return self._backend.asarray(np.array(value), str(like.dtype))
+        return self._backend.asarray(np.array(value), self._backend.view(like).dtype)
 
     def readable(self, x: Array) -> bool:
         return True

@@ -56,9 +56,11 @@ class Feeder:
         here = self._here[which]
         count = fill(here)
         self._stream.wait_event(self._read[which])
-        with self._stream:
-            self._there[which][:count].set(here[:count])
-            self._copied[which].record(self._stream)
+        runtime, target = self._backend.cupy.cuda.runtime, self._backend.view(self._there[which])
+        size = here[:count].nbytes
+        kind = runtime.memcpyHostToDevice
+        runtime.memcpyAsync(target.address, here.ctypes.data, size, kind, self._stream.ptr)
+        self._copied[which].record(self._stream)
         return which, count
 
     def receive(self, sent: Future[tuple[int, int]]) -> tuple[Array, int]:

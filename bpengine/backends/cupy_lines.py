@@ -218,7 +218,7 @@ def _source(
 ) -> Launch:
     size, dtype = math.prod(shape), lines[0].output.dtype
     reach = max(x.bounds[1] - x.bounds[0] for x in views)
-    index = "int" if max(size, reach) < 2**30 else "long long"
+    integer = "int" if max(size, reach) < 2**30 else "long long"
     parameters, arguments = ["long long count"], [size]
     for axis, n in enumerate(shape[1:], 1):
         parameters.append(f"long long n{axis}")
@@ -239,18 +239,19 @@ def _source(
         arguments.append(value)
     where = []
     if len(shape) > 1:
-        where.append("index rest = i;")
+        where.append("place rest = i;")
         for axis in range(len(shape) - 1, 0, -1):
-            where.append(f"const index i{axis} = rest % (index)n{axis}; rest /= (index)n{axis};")
-        where.append("const index i0 = rest;")
-    name = re.sub(r"\W", "_", "_".join(line.name for line in lines))[:100]
+            where.append(f"const place i{axis} = rest % (place)n{axis}; rest /= (place)n{axis};")
+        where.append("const place i0 = rest;")
+    # named after what it does, for profilers, and apart from C's own functions
+    name = "line_" + re.sub(r"\W", "_", "_".join(line.name for line in lines))[:100]
     inner = "\n        ".join([*where, *load, *body, *store])
     source = f"""
-typedef {index} index;
+typedef {integer} place;
 extern "C" __global__ void {name}({", ".join(parameters)}) {{
     {" ".join(before)}
-    for (index i = blockIdx.x * (index)blockDim.x + threadIdx.x; i < (index)count;
-         i += (index)gridDim.x * blockDim.x) {{
+    for (place i = blockIdx.x * (place)blockDim.x + threadIdx.x; i < (place)count;
+         i += (place)gridDim.x * blockDim.x) {{
         {inner}
     }}
 }}
@@ -272,7 +273,7 @@ def _place(k: int, steps: tuple[int, ...], parameters: list[str], arguments: lis
         elif step:
             parameters.append(f"long long s{k}_{axis}")
             arguments.append(step)
-            terms.append(f"{position} * (index)s{k}_{axis}")
+            terms.append(f"{position} * (place)s{k}_{axis}")
     return " + ".join(terms) or "0"
 
 

@@ -184,7 +184,7 @@ class _Gathering:
         self.calls = [load, *step, keep]
         if batches.settings is not None:
             targets = batches.settings.targets
-            self._table = backend.empty((count, len(targets)), str(backend.view(targets[0]).dtype))
+            self._table = backend.empty((count, len(targets)), backend.view(targets[0]).dtype)
             places = np.array([backend.view(x).address for x in targets], np.int64)
             self._targets = backend.asarray(places, "int64")
             launch = maker.settings(self._table, self._targets, len(targets), at)
@@ -207,7 +207,7 @@ class _Gathering:
         self._numbers[: numbers.shape[0]] = numbers
         self._at[...] = self._start
         if batches.settings is not None:
-            values = self._backend.asarray(batches.settings.values, str(self._table.dtype))
+            values = self._backend.asarray(batches.settings.values, self._backend.view(self._table).dtype)
             self._table[: values.shape[0], :] = values
 
 

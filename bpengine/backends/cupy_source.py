@@ -84,7 +84,7 @@ ELEMENTWISE: dict[str, tuple[str, tuple[int, ...]]] = {
     # the sums of the weights, and with them α = η √W₂ / W₁ and ε' = ε √W₂
     "adam weights": (
         "$0 = $2 * $0 + 1; $1 = $3 * $1 + 1;"
-        " const T root = sqrt($1); $6 = $5 * root / $0; $o = $4 * root;",
+        " const T root = sqrt($1); $6 = $5 * root; $o = $4 * root / $0;",
         (0, 1, 6),
     ),
     # η m̂ / (√v̂ + ε) = α G / (√S + ε')

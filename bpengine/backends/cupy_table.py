@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bpengine.backends.base import Array, Backend, Batches, Operation
+from bpengine.backends.base import Array, Backend, Batches, Entries, Operation
 from bpengine.backends.cupy_lines import THREADS, Launch, Line, View, special
 from bpengine.backends.cupy_products import Product, product
 from bpengine.backends.cupy_source import ELEMENTWISE
@@ -196,17 +196,13 @@ class Maker:
         """The kernels that load a batch and keep a step's output, of the step that `at` says."""
         if batches.examples is None:
             return None
-        load = gather(self._view(batches.examples), self._view(batches.rows), numbers, at)
-        output, slots = self._view(batches.output), [self._view(x) for x in batches.slots]
-        first = slots[0]
-        step = (slots[1].address - first.address) // first.itemsize if len(slots) > 1 else 0
-        even = all(
-            x.contiguous and x.address == first.address + i * step * x.itemsize
-            for i, x in enumerate(slots)
-        )
-        if load is None or not even or not output.contiguous or output.dtype != first.dtype:
+        if not isinstance(batches.slots, Entries):
             return None
-        arguments = output.size, output.address, first.address, step, at.address
+        load = gather(self._view(batches.examples), self._view(batches.rows), numbers, at)
+        output, slots = self._view(batches.output), self._view(batches.slots.whole)
+        if load is None or not (slots.contiguous and output.contiguous) or output.dtype != slots.dtype:
+            return None
+        arguments = output.size, output.address, slots.address, slots.strides[0], at.address
         return load, special("keep", output.dtype, -(-output.size // THREADS), arguments)
 
     def settings(self, table: Array, targets: Array, count: int, at: View) -> Launch:

@@ -1,42 +1,29 @@
-// CUDA's kernels on a host: what the sources use of CUDA, as C++. A block's threads take turns: each runs
-// until it waits for the others, so that shared memory and barriers are as they are on a device.
+// Blocks of threads on a host: one block after the other, and a block's threads in turns. Where a kernel
+// waits, each thread runs until it does, so that shared memory and barriers are as they are on a device.
+#include "host.hpp"
+
 #include <ucontext.h>
 
-#include <cmath>
-#include <cstring>
 #include <vector>
 
-#define __global__
-#define __device__
-#define __shared__ static
-using std::exp;
-using std::expm1;
-using std::fabs;
-using std::hypot;
-using std::log1p;
-using std::sqrt;
-using std::tanh;
-
-struct Index {
-    unsigned int x;
-};
-static Index threadIdx, blockIdx, blockDim, gridDim;
+Index threadIdx, blockIdx, blockDim, gridDim;
 
 static ucontext_t scheduler;
 static std::vector<ucontext_t> threads;
 static std::vector<std::vector<char>> stacks;
 static std::vector<bool> done;
+static void (*kernel)();
 
-static void __syncthreads() { swapcontext(&threads[threadIdx.x], &scheduler); }
+void __syncthreads() { swapcontext(&threads[threadIdx.x], &scheduler); }
 
-static void (*body)();
 static void thread() {
-    body();
+    kernel();
     done[threadIdx.x] = true;
     swapcontext(&threads[threadIdx.x], &scheduler);
 }
 
-static void run(unsigned int grid, unsigned int block, bool waits) {
+void run_on_host(unsigned int grid, unsigned int block, bool waits, void (*body)()) {
+    kernel = body;
     gridDim.x = grid;
     blockDim.x = block;
     for (blockIdx.x = 0; blockIdx.x < grid; blockIdx.x++) {
