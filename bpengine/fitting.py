@@ -19,6 +19,7 @@ from bpengine.optimizers import LBFGS, SGD, Optimizer, check_optimizer
 from bpengine.private import DPSGD
 from bpengine.private_training import PrivateTraining
 from bpengine.sources import Mapped, Resident, Source, Stream
+from bpengine.streaming import fits, sent
 from bpengine.training import Training
 from bpengine.validation import class_weights, fraction, positive_integer, sample_weights
 
@@ -222,10 +223,15 @@ def _source(
         )
     if columns is not None:
         Y, weights = _taken(network.backend, Y, columns), _share(network.backend, weights, columns)
+    on_host = network.backend.memory_left() is None
     if Mapped.is_meant(X):
-        return Mapped(network, X, Y, weights, m, shuffle, columns)
+        if on_host:
+            return Mapped(network, X, Y, weights, m, shuffle, columns)
+        return sent(network, X, Y, weights, m, shuffle, columns)
     if columns is not None:
         X = _taken(network.backend, X, columns)
+    if not fits(network, N, weights is not None):
+        return sent(network, X, Y, weights, m, shuffle)
     return Resident(network, X, Y, weights, m, shuffle)
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Self, SupportsIndex
 import numpy as np
 
 from bpengine import equations, schedules
-from bpengine.backends import Array, Operation, Settings
+from bpengine.backends import Array, DeviceMemoryError, Operation, Settings
 from bpengine.optimizers import Optimizer, check_optimizer
 from bpengine.parameters import Gradient
 from bpengine.updates import State
 from bpengine.validation import non_negative_number, positive_integer, sample_weights
-from bpengine.workspace import Workspace, example_rows
+from bpengine.workspace import Workspace, example_bytes, example_rows
 
 if TYPE_CHECKING:
     from bpengine.network import Network
@@ -94,16 +94,23 @@ class Plan:
             network.backend,
             network.dtype,
         )
-        self.workspace = Workspace(
-            network.sizes,
-            σ,
-            m,
-            backend,
-            dtype,
-            weighted=weighted,
-            dropout=network.dropout if optimizer is not None else (),
-            rng=network.rng,
-        )
+        dropout = network.dropout if optimizer is not None else ()
+        failed = None
+        try:
+            self.workspace = Workspace(
+                network.sizes,
+                σ,
+                m,
+                backend,
+                dtype,
+                weighted=weighted,
+                dropout=dropout,
+                rng=network.rng,
+            )
+        except DeviceMemoryError as error:
+            failed = str(error)
+        if failed is not None:  # here, where what has been made of the buffers is gone again
+            raise _too_large(network, m, dropout, failed)
         self._gradient = Gradient(network.sizes, backend, dtype)
         self._strengths = backend.empty((2,), dtype)
         self._targets: list[Array] | None = None
@@ -302,6 +309,21 @@ class Plan:
             right = [cell.rjust(width) for cell, width in zip(line[4:], widths[4:], strict=True)]
             text.append("  ".join([line[0].rjust(widths[0]), *left, *right]))
         return "\n".join(text)
+
+
+def _too_large(
+    network: Network, m: int, dropout: Sequence[float], failed: str
+) -> DeviceMemoryError:
+    """The error for a batch whose buffers a device has no room for, with one that would fit."""
+    backend = network.backend
+    each = example_bytes(network.sizes, backend, network.dtype, dropout)
+    left = backend.memory_left() or 0
+    fits = left // each
+    advice = f"A batch of {fits} would fit" if fits else "There is no room for a single example"
+    return DeviceMemoryError(
+        f"a batch of {m} examples needs {m * each:,} bytes of buffers on the device ({failed}) {advice}",
+        left,
+    )
 
 
 def _write(scalars: Iterable[tuple[Array, float]]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpengine.backends import Array, Slices
+from bpengine.backends import Array, Backend, Slices
 from bpengine.parameters import padded
 from bpengine.validation import sample_weights
 from bpengine.workspace import example_rows
@@ -18,7 +18,7 @@ from bpengine.workspace import example_rows
 if TYPE_CHECKING:
     from bpengine.network import Network
 
-__all__ = ["Chunk", "Indexed", "Mapped", "Resident", "Source", "Stream"]
+__all__ = ["Chunk", "Indexed", "Mapped", "Resident", "Source", "Stream", "outcomes_of"]
 
 MAPPED_BYTES = 2**28  # a memory map above this is read as it is needed
 STREAM_ELEMENTS = 2**22  # inputs of streamed batches that are held at a time
@@ -153,7 +153,7 @@ class Resident(Indexed):
         xp = self.backend.xp
         start = self.rows.shape[1] - self.outputs - self.weighted
         tail = xp.take(self.rows[:, start:], indices, axis=0)
-        return _outcomes(xp.reshape(tail, (-1, m, tail.shape[1])), self.outputs, self.weighted)
+        return outcomes_of(xp.reshape(tail, (-1, m, tail.shape[1])), self.outputs, self.weighted)
 
 
 class Mapped(Indexed):
@@ -193,11 +193,12 @@ class Mapped(Indexed):
 
     def chunk(self, indices: Array, m: int) -> Chunk:
         """Steps on the examples of these numbers, m at a time."""
-        batches = [indices[i : i + m] for i in range(0, len(indices), m)]
+        load = partial(self.write, self.network.backend)
         outcomes = partial(self._outcomes, indices, m)
-        return Chunk(m, self.weights is not None, batches, self._load, outcomes)
+        return Chunk(m, self.weights is not None, Slices(indices, m), load, outcomes)
 
-    def _load(self, indices: Array, rows: Array) -> None:
+    def write(self, backend: Backend, indices: Array, rows: Array) -> None:
+        """Write the rows of some examples into an array of `backend`."""
         network = self.network
         columns = indices if self.columns is None else self.columns[indices]
         x = self.x[columns]
@@ -208,9 +209,11 @@ class Mapped(Indexed):
                 "finite."
             )
         y = network.smoothed(self.y[indices].T)
+        if backend is not network.backend and network.backend.owns(y):
+            y = network.backend.to_numpy(y)
         weights = None if self.weights is None else self.weights[indices]
         outputs = network.sizes[-1]
-        example_rows(x.T, y, outputs, network.backend, network.dtype, out=rows, weights=weights)
+        example_rows(x.T, y, outputs, backend, network.dtype, out=rows, weights=weights)
 
     def _outcomes(self, indices: Array, m: int) -> tuple[Array, Array | None]:
         network = self.network
@@ -267,7 +270,7 @@ class Stream(Source):
         weighted = width > padded(net.sizes[0] + 1, net.backend, net.dtype) + net.sizes[-1]
         xp = net.backend.xp
         return Chunk(
-            m, weighted, held, _copy, lambda: _outcomes(xp.stack(held), net.sizes[-1], weighted)
+            m, weighted, held, _copy, lambda: outcomes_of(xp.stack(held), net.sizes[-1], weighted)
         )
 
 
@@ -275,7 +278,7 @@ def _copy(batch: Array, rows: Array) -> None:
     rows[...] = batch
 
 
-def _outcomes(rows: Array, outputs: int, weighted: bool) -> tuple[Array, Array | None]:
+def outcomes_of(rows: Array, outputs: int, weighted: bool) -> tuple[Array, Array | None]:
     """Targets and weights out of rows (steps, m, …)."""
     end = rows.shape[-1] - weighted
     return rows[..., end - outputs : end].mT, rows[..., end] if weighted else None

@@ -11,7 +11,7 @@ from bpengine.backends import Array, Backend, Operation
 from bpengine.parameters import padded
 from bpengine.regularization import Dropout
 
-__all__ = ["Workspace", "example_rows"]
+__all__ = ["Workspace", "example_bytes", "example_rows"]
 
 
 class Workspace:
@@ -159,3 +159,15 @@ def example_rows(
     if weights is not None:
         rows[:, end] = backend.asarray(weights, dtype)
     return rows
+
+
+def example_bytes(
+    sizes: Sequence[int], backend: Backend, dtype: str, dropout: Sequence[float] = ()
+) -> int:
+    """Bytes that a `Workspace` takes for each example, at most."""
+    entries = padded(sizes[0] + 1, backend, dtype) + sizes[-1] + 1
+    for n in sizes[1:]:
+        entries += padded(n + 1, backend, dtype) + 2 * n  # [a; 1], z and δ
+    for p, n in zip(dropout, sizes, strict=False):
+        entries += 2 * (n + 1) if p else 0  # the mask, and what is left
+    return entries * (8 if dtype == "float64" else 4)

@@ -36,6 +36,10 @@ class Lab:
         """Name of the backend that a network without one takes for these arrays."""
         return {"numba": "numpy", "cuda double": "array_api_strict"}.get(self.name, self.backend.name)
 
+    def each_time(self, array: Any) -> None:
+        """Read an array: what does so can't be captured in a graph, and is called in every step."""
+        self.numpy(array)
+
     def numpy(self, array: Any) -> np.ndarray:
         return self.backend.to_numpy(array)
 
@@ -90,5 +94,10 @@ LABS = {
 
 
 @pytest.fixture(params=LABS)
-def lab(request: pytest.FixtureRequest) -> Lab:
-    return LABS[request.param]()
+def lab(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    lab = LABS[request.param]()
+    if lab.backend.name == "cupy":
+        # by name the tests' own backend too, and chunks of steps as long as a test says
+        monkeypatch.setitem(backends._factories, "cupy", lambda: lab.backend)
+        monkeypatch.setattr(type(lab.backend), "patience", 1)
+    return lab

@@ -423,7 +423,7 @@ class SignDescent(bp.optimizers.Optimizer):
     def update(self, parameters, gradient, memory, rate):
         def rule(θ, g, total, η):
             total = total + g
-            return θ - η * (total / abs(total)), total
+            return θ - η * array_namespace(θ).sign(total), total
 
         total = memory["sum"]
         inputs = parameters, gradient, total, rate

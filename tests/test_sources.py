@@ -238,7 +238,7 @@ def test_an_array_or_a_small_map_is_taken_into_memory(lab, tmp_path):
 
 
 def test_a_map_takes_no_more_memory_than_its_batches(lab, mapped, monkeypatch):
-    if lab.name == "cupy":
+    if lab.backend.name == "cupy":
         pytest.skip("tracemalloc sees the host's memory alone")
     monkeypatch.setattr(prediction, "CHUNK_ELEMENTS", 2**14)
     N, rows = 4_000, 500

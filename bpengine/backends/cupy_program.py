@@ -127,9 +127,9 @@ class CUDAProgram:
             graphs[count].launch()
             taken[0] += count
             steps -= count
-        if steps:
-            self._plainly(calls, steps)
-            taken[0] += steps
+        for _ in range(steps):
+            self._plainly(calls, 1)
+            taken[0] += 1
 
     def _plainly(self, calls: Sequence[Call], steps: int) -> None:
         self._held.append(self.backend.enter_library())
