@@ -54,7 +54,10 @@ def _packed(array: np.ndarray[Any, Any], training: Training) -> np.ndarray[Any, 
 def _unpacked(array: Any, training: Training) -> np.ndarray[Any, Any]:
     """What `_packed` was given."""
     parameters = training.network.parameters
-    entries = sum(math.prod(b.shape) // b.shape[-1] * (n + 1) for b, n in zip(parameters.blocks, parameters.sizes, strict=False))
+    entries = sum(
+        math.prod(b.shape) // b.shape[-1] * (n + 1)
+        for b, n in zip(parameters.blocks, parameters.sizes, strict=False)
+    )
     array = np.array(array)
     return unpacked(array, parameters) if array.shape == (entries,) else array
 

@@ -46,7 +46,7 @@ class Network:
     backend : str or Backend, optional
         Whose arrays to compute on. None infers it from the first array and keeps it.
     device : int or str, optional
-        With ``backend="cupy"``, the GPU: its number, or ``"cuda:1"``. CuPy's current one where not given.
+        With ``backend="cupy"``, the GPU: its number, or ``"cuda:1"``. The current one where not given.
     precision : {"full", "tf32"}, optional
         Of products of float32 numbers on a GPU: "tf32" rounds their factors to 10 bits of mantissa.
     dtype : float32 or float64, optional
@@ -143,7 +143,7 @@ class Network:
             ) from None
         self._settled = backend is not None
         if backend is None and (device, precision) != (None, None):
-            raise ValueError("device and precision go with a backend: give backend='cupy' too.")
+            raise ValueError("device and precision are a backend's: name the backend too.")
         self.backend = get("numpy" if backend is None else backend, device, precision)
         self.parameters = Parameters(self.sizes, self.backend, self.dtype)
         self.forward_programs = threading.local()
@@ -495,7 +495,9 @@ class Network:
         >>> bool((net.to("array_api_strict").to("numpy").vector == net.vector).all())
         True
         """
-        return moved(self, get(self.backend if backend is None else backend, device, precision), self.dtype)
+        return moved(
+            self, get(self.backend if backend is None else backend, device, precision), self.dtype
+        )
 
     @property
     def penalty(self) -> Penalty:

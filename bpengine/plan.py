@@ -311,9 +311,7 @@ class Plan:
         return "\n".join(text)
 
 
-def _too_large(
-    network: Network, m: int, dropout: Sequence[float], failed: str
-) -> DeviceMemoryError:
+def _too_large(network: Network, m: int, dropout: Sequence[float], failed: str) -> DeviceMemoryError:
     """The error for a batch whose buffers a device has no room for, with one that would fit."""
     backend = network.backend
     each = example_bytes(network.sizes, backend, network.dtype, dropout)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 
-from bpengine.backends import Operation
+from bpengine.backends import Array, Operation
 from bpengine.gaussian import Noise
 from bpengine.optimizers import SGD, Optimizer, Rate
 from bpengine.parameters import Parameters

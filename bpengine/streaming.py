@@ -24,7 +24,7 @@ Write = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], None]
 
 
 class Streamed(Indexed):
-    """Examples whose rows the host has, and a device computes on: a part is sent while it works on another.
+    """Examples whose rows the host has: a part is sent while the device computes on another.
 
     Parameters
     ----------

@@ -19,6 +19,7 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 from unittest import mock
 
 import array_api_strict
@@ -35,7 +36,7 @@ DEVICES = array_api_strict.Device("device1"), array_api_strict.Device("device2")
 SPACE = 2**34  # bytes of the device
 
 
-class Refused(RuntimeError):
+class RefusedError(RuntimeError):
     """What CUDA does not allow while a stream is captured."""
 
 
@@ -142,7 +143,7 @@ class CUDA:
         stream = self.get_current_stream()
         if self.capturing is not None:
             if stream is not self.capturing:
-                raise Refused("work on another stream than the one that is captured")
+                raise RefusedError("work on another stream than the one that is captured")
             stream.recorded.append((function, operands))
         else:
             self.launches += 1
@@ -150,7 +151,7 @@ class CUDA:
 
     def refuse(self, what):
         if self.capturing is not None:
-            raise Refused(f"cudaErrorStreamCaptureUnsupported: {what}")
+            raise RefusedError(f"cudaErrorStreamCaptureUnsupported: {what}")
 
     def alloc_pinned_memory(self, size):
         self.pinned += size
@@ -169,7 +170,7 @@ class CUDA:
 class Stream:
     """A stream: what runs on it runs at once, but for copies."""
 
-    all: dict = {}
+    all: ClassVar[dict] = {}
 
     def __init__(self, cuda):
         self.cuda, self.recorded, self.waiting = cuda, None, []
@@ -271,7 +272,30 @@ class Cublas:
         self._do(handle, shapes, α, (a, lda, 0), (b, ldb, 0), β, (c, ldc, 0), 1, (ra, rb, rc), compute)
 
     def gemm_strided_batched_ex(
-        self, handle, ta, tb, m, n, k, α, a, ra, lda, sa, b, rb, ldb, sb, β, c, rc, ldc, sc, count, compute, algo
+        self,
+        handle,
+        ta,
+        tb,
+        m,
+        n,
+        k,
+        α,
+        a,
+        ra,
+        lda,
+        sa,
+        b,
+        rb,
+        ldb,
+        sb,
+        β,
+        c,
+        rc,
+        ldc,
+        sc,
+        count,
+        compute,
+        algo,
     ):
         shapes = ta, tb, m, n, k
         self.batched += 1
@@ -346,7 +370,9 @@ class Double(cupy_backend.CuPyBackend):
     def _empty(self, shape, dtype):
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if size > self.cuda.room:
-            raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes (allocated so far: 0 bytes).")
+            raise OutOfMemoryError(
+                f"Out of memory allocating {size:,} bytes (allocated so far: 0 bytes)."
+            )
         # what was not written yet is told from what was
         host = np.full(shape, -7 if dtype == "int64" else np.nan, dtype)
         return array_api_strict.asarray(host, device=self.device)
@@ -387,7 +413,9 @@ class Double(cupy_backend.CuPyBackend):
             self.cuda.refuse("a copy to the host")
 
         def product(x, *args):
-            raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+            raise NotImplementedError(
+                "calling cuBLAS API during stream capture is currently unsupported"
+            )
 
         names = ("__bool__", "__float__", "__int__", "__index__")
         patches = [mock.patch.object(StrictArray, name, refuse) for name in names]

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+from array_api_compat import array_namespace
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import (

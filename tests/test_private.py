@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import Case, assert_close, cases, examples, loop
+from strategies import Case, assert_close, cases, examples, flat, loop
 
 import bpengine as bp
 from bpengine import private_training

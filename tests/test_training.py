@@ -303,7 +303,7 @@ def test_ctrl_c_is_acknowledged(lab, capsys, monkeypatch, tqdm):
 def test_ctrl_c_in_the_validation(lab):
     X, Y = data(8)
     # 2 steps an epoch, then one forward pass for the validation data
-    with interrupt_at(6) as σ:
+    with interrupt_at(lab, 6) as σ:
         net = network(lab, activations=[σ, "sigmoid"])
         pair = (lab.array(X), lab.array(Y))
         history = fit(lab, net, X, Y, epochs=9, validation=pair)
@@ -830,7 +830,7 @@ def test_between_passes_the_network_has_the_average(lab):
 @pytest.mark.parametrize("call", [1, 3, 4])
 def test_ctrl_c_in_a_pass_is_raised_and_leaves_whole_steps(lab, call):
     X, Y = data(12)
-    with interrupt_at(call + 3) as σ:
+    with interrupt_at(lab, call + 3) as σ:
         net = network(lab, activations=[σ, "sigmoid"])
         options = {"batch_size": 4, "optimizer": bp.Adam(0.1), "shuffle": False}
         net.partial_fit(lab.array(X), lab.array(Y), **options)
@@ -870,7 +870,9 @@ def test_all_that_is_remembered_is_of_the_step_before(lab, name, position, batch
     """Where a cost is not finite: parameters, the optimizer's state and the random numbers."""
     X, Y = data(11)
     X[:, position] = 1e200  # whose square is more than float64 holds
-    net, twin = (network(lab, activations=["linear", "linear"], dropout=dropout) for _ in range(2))
+    # so wide that no mask leaves out all of the hidden layer
+    sizes, linear = (3, 40, 2), ["linear", "linear"]
+    net, twin = (network(lab, sizes, activations=linear, dropout=dropout) for _ in range(2))
     optimizer, seen = OPTIMIZERS[name], []
 
     class Start(bp.Callback):

@@ -182,6 +182,6 @@ def infer(x: object) -> Backend:
     if not array_api_compat.is_array_api_obj(x) or array_api_compat.is_numpy_array(x):
         return NumPyBackend()
     if array_api_compat.is_cupy_array(x):
-        return _cupy(x.device)  # type: ignore[attr-defined]
+        return _cupy(array_api_compat.device(x))
     xp = array_api_compat.array_namespace(x)
     return ArrayAPIBackend(xp, array_api_compat.device(x), xp.__name__.rpartition(".")[2])

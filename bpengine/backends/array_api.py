@@ -10,7 +10,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from bpengine.backends.base import Array, Backend, Batches, Operation
+from bpengine.backends.base import Array, Backend, Batches, Operation, Program
 
 __all__ = ["ArrayAPIBackend", "Call", "Replay", "fallback"]
 
@@ -84,7 +84,7 @@ class ArrayAPIBackend(Backend):
         return _restore, (self.xp.__name__, self.device, self.name)
 
     def on(self, device: Any = None, precision: str | None = None) -> Backend:
-        """This library on another of its devices."""
+        """Give this library's backend on another of its devices."""
         if type(self) is not ArrayAPIBackend or device is None or str(device) == str(self.device):
             return super().on(device, precision)
         super().on(None, precision)
@@ -123,7 +123,7 @@ class ArrayAPIBackend(Backend):
         """Write ``rows[indices]`` into `out`."""
         out[...] = self.xp.take(rows, indices, axis=0)
 
-    def compile(self, operations: Iterable[Operation]) -> Replay:
+    def compile(self, operations: Iterable[Operation]) -> Program:
         """Make operations ready to be replayed."""
         return Replay([fallback(op) for op in operations])
 

@@ -269,7 +269,7 @@ class Backend(ABC):
         """Make operations ready to be replayed. The arrays they name stay theirs."""
 
     def on(self, device: Any = None, precision: str | None = None) -> Backend:
-        """This backend on a device of its library, with products of a precision.
+        """Give this library's backend on a device, with products of a precision.
 
         Raises
         ------
@@ -278,14 +278,14 @@ class Backend(ABC):
         """
         if precision not in (None, "full"):
             raise ValueError(
-                f"precision={precision!r}: products of backend {self.name!r} are as precise as its dtype. "
-                "Leave it out; 'tf32' is for backend='cupy'."
+                f"precision={precision!r}: products of backend {self.name!r} are as precise as its "
+                "dtype. Leave it out; 'tf32' is for backend='cupy'."
             )
         if device is None or str(device) == str(self.device):
             return self
         raise ValueError(
-            f"device={device!r}: backend {self.name!r} can't be moved to a device. Give a backend object "
-            "that is on it, and device=None."
+            f"device={device!r}: backend {self.name!r} can't be moved to a device. Give a backend "
+            "object that is on it, and device=None."
         )
 
     def memory_left(self) -> int | None:

@@ -35,7 +35,7 @@ REALS: dict[str, tuple[str, Any]] = {
 
 
 class Memory:
-    """What `fold` has to know of arrays: where they lie in memory. NumPy's; another library's derives."""
+    """What `fold` has to know of arrays: where they lie in memory. NumPy's; others derive from it."""
 
     def bounds(self, x: Array) -> tuple[int, int]:
         """Address of the first byte, and of the first behind the last."""
@@ -157,9 +157,7 @@ def _shrinking(op: Operation, block: Array) -> Operation:
     return Operation("shrink", op.equation, _shrink, (target, w, factor), target)
 
 
-def _lift_scale(
-    step: Sequence[Operation], memory: Memory
-) -> tuple[Array, dict[int, list[Operation]]]:
+def _lift_scale(step: Sequence[Operation], memory: Memory) -> tuple[Array, dict[int, list[Operation]]]:
     """Take the scale out of the output error, where everything after it is linear in it.
 
     The error is then y - a: its sign turned, so that the scale itself is what the products need.

@@ -1,11 +1,11 @@
-"""CuPy: arrays on a GPU, one fused kernel for each elementwise line, and steps replayed as CUDA graphs."""
+"""CuPy: arrays on a GPU, a fused kernel for each elementwise line, steps replayed as CUDA graphs."""
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +23,7 @@ from bpengine.backends.cupy_table import Item, Maker, gather
 __all__ = ["CuPyBackend", "on"]
 
 OPTIONS = ("--std=c++17", "--device-int128")
+DRAWN = "uniform", "gaussian noise"  # operations that are no functions of their inputs
 RESERVE = 2**28  # bytes of the device that are left to others
 
 
@@ -61,7 +62,7 @@ class CuPyBackend(ArrayAPIBackend):
         self.enter()
         self.device = self.cupy.cuda.Device(self.number)
         self._kernels: dict[str, Any] = {}
-        self._capturing = self.cupy.cuda.Stream(non_blocking=True)
+        self._capturing, self._lock = self.cupy.cuda.Stream(non_blocking=True), threading.Lock()
         self._zeros = self.asarray(np.zeros(2, np.int64), "int64")
         self.library = None
         if cublas is None:
@@ -93,8 +94,8 @@ class CuPyBackend(ArrayAPIBackend):
             cupy = importlib.import_module("cupy")
         except ImportError as error:
             raise BackendUnavailableError(
-                f"backend 'cupy': CuPy is installed, but it can't be imported: {error}. Install the CuPy "
-                "that matches your CUDA version, or use backend='numpy'."
+                f"backend 'cupy': CuPy is installed, but it can't be imported: {error}. Install the "
+                "CuPy that matches your CUDA version, or use backend='numpy'."
             ) from error
         try:
             cublas = importlib.import_module("nvmath.bindings.cublas")
@@ -127,14 +128,14 @@ class CuPyBackend(ArrayAPIBackend):
                     for version in (runtime.runtimeGetVersion(), driver)
                 )
                 raise BackendUnavailableError(
-                    f"backend 'cupy': this CuPy is for CUDA {needed}, and the driver is for CUDA {found}. "
-                    "Install a newer driver, or the CuPy for your driver: pip install "
+                    f"backend 'cupy': this CuPy is for CUDA {needed}, and the driver is for CUDA "
+                    f"{found}. Install a newer driver, or the CuPy for your driver: pip install "
                     f"cupy-cuda{found.partition('.')[0]}x."
                 ) from None
             if "NoDevice" not in str(error):
                 raise BackendUnavailableError(
-                    f"backend 'cupy': the driver gives no CUDA device: {error}. Check it with nvidia-smi, "
-                    "or use backend='numpy'."
+                    f"backend 'cupy': the driver gives no CUDA device: {error}. Check it with "
+                    "nvidia-smi, or use backend='numpy'."
                 ) from None
             count = 0
         if not count:
@@ -218,58 +219,48 @@ class CuPyBackend(ArrayAPIBackend):
         return View(x.data.ptr, tuple(x.shape), strides, str(x.dtype))
 
     def compile(self, operations: Iterable[Operation]) -> CUDAProgram:
-        """Make operations ready to be replayed: kernels, products, and expressions where there is neither."""
+        """Make operations ready to be replayed: kernels, products, else expressions."""
         operations = list(operations)
         self.enter()
         maker = Maker(self, self.view)
-        lines = {} if self.library is None else blas.fold(operations, _Memory(self))
-        flat = [line for i, op in enumerate(operations) for line in lines.get(i, [op])]
-        calls: list[Call] = []
-        waiting: list[Line | Launch] = []
+        folded = {} if self.library is None else blas.fold(operations, _Memory(self))
+        step = [line for i, op in enumerate(operations) for line in folded.get(i, [op])]
+        items: list[Item | Call] = []
         capturable = True
-        for op in flat:
-            items = maker.items(op)
-            if items is None or (self.library is None and any(isinstance(x, Product) for x in items)):
+        for op in step:
+            made = maker.items(op)
+            if made is None or (self.library is None and any(isinstance(x, Product) for x in made)):
                 capturable &= self._may_be_captured(op)
-                items, call = [], fallback(op)
+                items.append(fallback(op))
             else:
-                call = None
-            for item in items:
-                if isinstance(item, Product):
-                    calls += [*map(self.as_call, fused(waiting)), self.as_call(item)]
-                    waiting = []
-                else:
-                    waiting.append(item)
-            if call is not None:
-                calls += [*map(self.as_call, fused(waiting)), call]
-                waiting = []
-        if flat:
-            waiting += maker.end_of_step(self.view(flat[-1].output).dtype)
-        calls += map(self.as_call, fused(waiting))
+                items += made
+        if step:
+            items += maker.end_of_step(self.view(step[-1].output).dtype)
+        calls = [self.as_call(item) for item in fused(items)]
         flops = sum(op.flops for op in operations)
-        return CUDAProgram(self, calls, maker, [flat, operations], capturable, flops)
+        return CUDAProgram(self, calls, maker, [step, operations], capturable, flops)
 
     def _may_be_captured(self, op: Operation) -> bool:
-        if op.name == "matmul":
-            if self.library is not None:
-                say_once(
-                    f"the product {op.equation!r} of arrays that cuBLAS can't read as they lie goes through "
-                    "CuPy: its steps are not captured as CUDA graphs"
-                )
-            return False
-        if op.name in ("uniform", "gaussian noise"):
+        if op.name == "matmul" and self.library is not None:
             say_once(
-                f"{op.name!r} is drawn on the host in each step: such steps are not captured as CUDA graphs"
+                f"a product of {op.equation!r} has arrays that cuBLAS can't read as they lie, and goes "
+                "through CuPy: such steps are not captured as CUDA graphs"
             )
-            return False
-        return True
+        if op.name in DRAWN:
+            say_once(
+                f"{op.name!r} is drawn on the host in each step: such steps are not captured as CUDA "
+                "graphs"
+            )
+        return op.name not in ("matmul", *DRAWN)
 
-    def as_call(self, item: Item) -> Call:
+    def as_call(self, item: Item | Call) -> Call:
         """A kernel or a product as a function and its operands."""
         if isinstance(item, Product):
             assert self.library is not None
             return self.library.multiply, (item,)
-        assert isinstance(item, Launch)
+        if not isinstance(item, Launch):
+            assert not isinstance(item, Line)
+            return item
         if item.source not in self._kernels:
             module = self.cupy.RawModule(code=item.source, options=OPTIONS)
             self._kernels[item.source] = module.get_function(item.name)
@@ -280,7 +271,7 @@ class CuPyBackend(ArrayAPIBackend):
         cuda, stream = self.cupy.cuda, self._capturing
         # what expressions allocate is theirs for good: a replay writes there again
         pool = cuda.MemoryPool()
-        with stream, cuda.using_allocator(pool.malloc):
+        with self._lock, stream, cuda.using_allocator(pool.malloc):
             held = self.enter_library()
             stream.begin_capture()
             try:
@@ -321,11 +312,11 @@ _made: dict[tuple[int, str], CuPyBackend] = {}
 
 def on(device: Any = None, precision: str | None = None) -> CuPyBackend:
     """CuPy on a GPU: always the same object, so that all its networks share kernels and cuBLAS."""
-    key = None if device is None else _number(device), _precision(precision)
-    if key in _made:
-        return _made[key]  # type: ignore[index]
-    backend = CuPyBackend(*key)
-    return _made.setdefault((backend.number, backend.precision), backend)
+    number, precision = None if device is None else _number(device), _precision(precision)
+    if number is not None and (number, precision) in _made:
+        return _made[number, precision]
+    backend = CuPyBackend(number, precision)
+    return _made.setdefault((backend.number, precision), backend)
 
 
 def _precision(precision: str | None) -> str:

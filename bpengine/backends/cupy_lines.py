@@ -1,4 +1,4 @@
-"""Elementwise lines as CUDA kernels: lines on the same elements, one after the other, become one kernel."""
+"""Elementwise lines as CUDA kernels: neighbours on the same elements become one kernel."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bpengine.backends.cupy_source import ELEMENTWISE, HELPERS, REALS, SPECIAL, TINY, UNIFORM
 
@@ -66,7 +66,7 @@ class View(NamedTuple):
         return self.address, self.address + (last + 1) * self.itemsize
 
     def broadcast(self, shape: tuple[int, ...]) -> View:
-        """This array repeated along axes that it lacks or has once."""
+        """The array repeated along axes that it lacks or has once."""
         missing = len(shape) - len(self.shape)
         strides = [0] * missing
         for n, own, stride in zip(shape[missing:], self.shape, self.strides, strict=True):
@@ -74,6 +74,22 @@ class View(NamedTuple):
                 raise ValueError(f"an array of shape {self.shape} does not fill shape {shape}.")
             strides.append(stride if own == n and n > 1 else 0)
         return View(self.address, shape, tuple(strides), self.dtype)
+
+    def even(self, last: int) -> int | None:
+        """The stride from one part to the next, over all axes but the last few; None where it changes.
+
+        0 where there is one part, or they are all the same.
+        """
+        step, behind = 0, 1
+        for n, own in zip(reversed(self.shape[:-last]), reversed(self.strides[:-last]), strict=True):
+            if n == 1:
+                continue
+            if behind == 1:
+                step = own
+            elif own != step * behind:
+                return None
+            behind *= n
+        return step
 
     def overlaps(self, other: View) -> bool:
         """Whether the two may have memory in common."""
@@ -152,21 +168,24 @@ class Line:
         return self.name in ("linear", "linear slope") and self.operands[0] == self.operands[-1]
 
 
-def fused(items: Iterable[Line | Launch]) -> list[Launch]:
-    """Lines and kernels as kernels; neighbours that may be done together are one."""
-    launches: list[Launch] = []
+def fused(items: Iterable[Any]) -> list[Any]:
+    """Lines as kernels, where neighbours that may be done together are one; all else as it is."""
+    made: list[Any] = []
     group: list[Line] = []
-    for item in [*items, None]:
-        if isinstance(item, Line) and (item.is_nothing() or not item.output.size):
-            continue
-        if group and not (isinstance(item, Line) and item.follows(group)):
-            launches.append(_kernel(group))
-            group = []
+    for item in items:
         if isinstance(item, Line):
+            if item.is_nothing() or not item.output.size:
+                continue
+            if group and not item.follows(group):
+                made.append(_kernel(group))
+                group = []
             group.append(item)
-        elif item is not None:
-            launches.append(item)
-    return launches
+            continue
+        if group:
+            made.append(_kernel(group))
+            group = []
+        made.append(item)
+    return [*made, _kernel(group)] if group else made
 
 
 def helpers(dtype: str) -> str:
@@ -198,10 +217,13 @@ def _kernel(lines: Sequence[Line]) -> Launch:
                 loaded.append(x)
         written += [x for x in line.written if x not in written]
         names = {str(i): f"v{views.index(x)}" for i, x in enumerate(operands[:-1])}
-        names |= {"o": f"v{views.index(operands[-1])}"}
-        names |= {letter: f"e{len(extras) + i}" for letter, i in zip("ab", range(len(line.extra)), strict=False)}
-        extras += line.extra
-        body.append("{ " + re.sub(r"\$(\w)", lambda match, names=names: names[match[1]], code) + " }")
+        names["o"] = f"v{views.index(operands[-1])}"
+        for letter, value in zip("ab", line.extra, strict=False):
+            names[letter] = f"e{len(extras)}"
+            extras.append(value)
+        for own, name in names.items():
+            code = code.replace(f"${own}", name)
+        body.append(f"{{ {code} }}")
     shape, strides = _merged(lines[0].output.shape, [x.strides for x in views])
     return _source(lines, views, loaded, written, extras, body, shape, strides)
 

@@ -5,6 +5,7 @@ cuBLAS counts in columns: of arrays whose rows follow each other it is asked for
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any, NamedTuple
 
@@ -18,87 +19,63 @@ DEVICE_POINTERS = 1  # cublasPointerMode_t: α and β are read on the device
 DEFAULT_ALGORITHM = -1
 
 
+class Matrix(NamedTuple):
+    """Where matrices are: strides in elements."""
+
+    address: int
+    transposed: int  # whether columns follow each other, not rows
+    leading: int  # from one row, or column, to the next
+    step: int  # from one matrix to the next
+
+
 class Product(NamedTuple):
     """A call of cuBLAS: everything but the handle."""
 
     transposed: tuple[int, int]
     sizes: tuple[int, int, int]
     α: int
-    a: tuple[int, int, int]  # address, leading dimension, stride from one matrix to the next
-    b: tuple[int, int, int]
+    a: Matrix
+    b: Matrix
     β: int
-    c: tuple[int, int, int]
-    count: int
+    c: Matrix
+    matrices: int
     dtype: str
 
 
 def product(a: View, b: View, c: View, α: int, β: int) -> Product | None:
-    """c ← α a b + β c as one call; None if cuBLAS can't take the arrays as they lie.
+    """One call for c ← α a b + β c; None if cuBLAS can't take the arrays as they lie.
 
     `α` and `β` are addresses of numbers on the device.
     """
     lead = c.shape[:-2]
-    stacked = [x.broadcast((*lead, *x.shape[-2:])) for x in (a, b, c)]
-    if lead and not any(stacked[1].strides[: len(lead)]):
+    a, b = (x.broadcast((*lead, *x.shape[-2:])) for x in (a, b))
+    if lead and not any(b.strides[:-2]):
         # the right factor is shared: the rows of all the left ones are those of one matrix
-        tall = [_tall(x) for x in (stacked[0], stacked[2])]
-        if None not in tall:
-            return product(tall[0], b.broadcast(b.shape[-2:]) if b.shape == b.shape[-2:] else _first(b), tall[1], α, β)  # type: ignore[arg-type]
-    steps = [_step(x) for x in stacked]
-    layouts = [_layout(x) for x in (a, b, c)]
-    if None in steps or None in layouts:
+        tall_a, tall_c = _tall(a), _tall(c)
+        if tall_a is not None and tall_c is not None:
+            return product(tall_a, View(b.address, b.shape[-2:], b.strides[-2:], b.dtype), tall_c, α, β)
+    in_a, in_b, in_c = (_matrix(x) for x in (a, b, c))
+    if in_a is None or in_b is None or in_c is None:
         return None
-    (ta, lda), (tb, ldb), (tc, ldc) = layouts  # type: ignore[misc]
-    if tc:  # the output lies transposed: its transpose is the product of the transposes
-        return product(b.mT, a.mT, c.mT, α, β) if not _layout(c.mT)[0] else None  # type: ignore[index]
+    if in_c.transposed:
+        return None
     (m, k), n = a.shape[-2:], b.shape[-1]
-    count = 1
-    for size in lead:
-        count *= size
-    return Product(
-        (tb, ta),
-        (n, m, k),
-        α,
-        (b.address, ldb, steps[1]),  # type: ignore[arg-type]
-        (a.address, lda, steps[0]),  # type: ignore[arg-type]
-        β,
-        (c.address, ldc, steps[2]),  # type: ignore[arg-type]
-        count,
-        c.dtype,
-    )
-
-
-def _first(x: View) -> View:
-    while len(x.shape) > 2:
-        x = x.at(0, 0)
-    return x
+    transposed = in_b.transposed, in_a.transposed
+    return Product(transposed, (n, m, k), α, in_b, in_a, β, in_c, math.prod(lead), c.dtype)
 
 
 def _tall(x: View) -> View | None:
     """Matrices that follow each other in memory as one whose rows are all of theirs."""
-    *lead, n, k = x.shape
-    *steps, row, column = x.strides
-    rows = n
-    for size, step in zip(reversed(lead), reversed(steps), strict=True):
-        if size > 1 and step != rows * row:
-            return None
-        rows *= size
-    return View(x.address, (rows, k), (row, column), x.dtype)
+    row = x.even(1)
+    if row is None:
+        return None
+    return View(x.address, (math.prod(x.shape[:-1]), x.shape[-1]), (row, x.strides[-1]), x.dtype)
 
 
-def _step(x: View) -> int | None:
-    """Elements from one matrix to the next, 0 where they are the same; None if that changes."""
-    step: int | None = None
-    behind = 1
-    for size, own in zip(reversed(x.shape[:-2]), reversed(x.strides[:-2]), strict=True):
-        if size == 1:
-            continue
-        if step is None:
-            step = own
-        elif own != step * behind:
-            return None
-        behind *= size
-    return step or 0
+def _matrix(x: View) -> Matrix | None:
+    """Matrices as cuBLAS reads them; None if it can't."""
+    step, layout = x.even(2), _layout(x)
+    return None if step is None or layout is None else Matrix(x.address, *layout, step)
 
 
 def _layout(x: View) -> tuple[int, int] | None:
@@ -153,28 +130,15 @@ class Library:
     def multiply(self, p: Product) -> None:
         """Carry out a product on the stream that was entered last."""
         real, compute = REALS[p.dtype], self._compute[p.dtype]
-        (a, lda, step_a), (b, ldb, step_b), (c, ldc, step_c) = p.a, p.b, p.c
-        first = (self._local.handle.value, *p.transposed, *p.sizes, p.α, a, real, lda)
-        if p.count == 1:
-            self._cublas.gemm_ex(
-                *first, b, real, ldb, p.β, c, real, ldc, compute, DEFAULT_ALGORITHM
-            )
+        a, b, c = p.a, p.b, p.c
+        first = self._local.handle.value, *p.transposed, *p.sizes, p.α, a.address, real, a.leading
+        second, out = (b.address, real, b.leading), (c.address, real, c.leading)
+        last = compute, DEFAULT_ALGORITHM
+        if p.matrices == 1:
+            self._cublas.gemm_ex(*first, *second, p.β, *out, *last)
             return
         self._cublas.gemm_strided_batched_ex(
-            *first,
-            step_a,
-            b,
-            real,
-            ldb,
-            step_b,
-            p.β,
-            c,
-            real,
-            ldc,
-            step_c,
-            p.count,
-            compute,
-            DEFAULT_ALGORITHM,
+            *first, a.step, *second, b.step, p.β, *out, c.step, p.matrices, *last
         )
 
 

@@ -117,7 +117,9 @@ class CUDAProgram:
             self._gatherings = [*self._gatherings[-1:], found]
         return found if found.calls else None
 
-    def _replay(self, calls: Sequence[Call], graphs: dict[int, Any], steps: int, taken: list[int]) -> None:
+    def _replay(
+        self, calls: Sequence[Call], graphs: dict[int, Any], steps: int, taken: list[int]
+    ) -> None:
         """Launch graphs of many steps, then of one, until all steps are queued."""
         while steps and self._capturable:
             count = self._many if steps >= self._many else 1
@@ -168,7 +170,9 @@ class CUDAProgram:
 class _Gathering:
     """A step that loads its batch and keeps its output itself; without calls where it can't."""
 
-    def __init__(self, backend: CuPyBackend, batches: Batches, step: Sequence[Call], maker: Maker) -> None:
+    def __init__(
+        self, backend: CuPyBackend, batches: Batches, step: Sequence[Call], maker: Maker
+    ) -> None:
         self.warm = False
         self.calls: list[Call] = []
         self.graphs: dict[int, Any] = {}
@@ -207,7 +211,9 @@ class _Gathering:
         self._numbers[: numbers.shape[0]] = numbers
         self._at[...] = self._start
         if batches.settings is not None:
-            values = self._backend.asarray(batches.settings.values, self._backend.view(self._table).dtype)
+            values = self._backend.asarray(
+                batches.settings.values, self._backend.view(self._table).dtype
+            )
             self._table[: values.shape[0], :] = values
 
 

@@ -19,7 +19,7 @@ WIDE, WORD = (1 << 128) - 1, (1 << 64) - 1
 
 
 def words(rng: np.random.Generator) -> np.ndarray[Any, Any]:
-    """The state of a PCG64 as six words: (high, low) of x and of c, whether half an output is left, and it."""
+    """The state of a PCG64: (high, low) of x and of c, whether half an output is left, and it."""
     state: Any = rng.bit_generator.state
     x, c = state["state"]["state"], state["state"]["inc"]
     kept = state["has_uint32"], state["uinteger"]

@@ -1,4 +1,4 @@
-"""CUDA sources: what an elementwise line computes, and the kernels of the lines that are not elementwise.
+"""CUDA sources: what an elementwise line computes, and the kernels of what is not elementwise.
 
 Every kernel is plain C++ over `threadIdx` and `blockIdx`, without intrinsics, so that the very same text
 also compiles for a host: that is how its arithmetic is tested where there is no GPU. Comparisons are
@@ -154,16 +154,21 @@ extern "C" __global__ void drawn(word* s, word count) {
 }
 """
 
-COLUMNS = "for (long long c = blockIdx.x * (long long)blockDim.x + threadIdx.x; c < count; c += (long long)gridDim.x * blockDim.x)"
+COLUMNS = """for (long long c = blockIdx.x * (long long)blockDim.x + threadIdx.x; c < count;
+         c += (long long)gridDim.x * blockDim.x)"""
 
 SOFTMAX = f"""
 extern "C" __global__ void softmax(long long n, long long m, long long count,
-    const T* z, long long zp, long long zr, long long zc, T* a, long long ap, long long ar, long long ac) {{
+    const T* z, long long zp, long long zr, long long zc,
+    T* a, long long ap, long long ar, long long ac) {{
     {COLUMNS} {{
         const T* x = z + c / m * zp + c % m * zc;
         T* y = a + c / m * ap + c % m * ac;
         T top = x[0], sum = 0;
-        for (long long k = 1; k < n; k++) top = x[k * zr] > top || x[k * zr] != x[k * zr] ? x[k * zr] : top;
+        for (long long k = 1; k < n; k++) {{
+            const T next = x[k * zr];
+            top = next > top || next != next ? next : top;
+        }}
         for (long long k = 0; k < n; k++) {{
             const T e = exp(x[k * zr] - top);
             y[k * ar] = e;
@@ -242,9 +247,13 @@ extern "C" __global__ void max_norm(long long rows, long long n,
     __shared__ T shared[256];
     for (long long r = blockIdx.x; r < rows; r += gridDim.x) {
         T own = 0;
-        for (long long k = threadIdx.x; k < n; k += blockDim.x) own += w[r * wr + k * wc] * w[r * wr + k * wc];
+        for (long long k = threadIdx.x; k < n; k += blockDim.x) {
+            const T x = w[r * wr + k * wc];
+            own += x * x;
+        }
         const T factor = *bound / at_least(sqrt(block_sum(shared, own)), *bound);
-        for (long long k = threadIdx.x; k < n; k += blockDim.x) out[r * tr + k * tc] = w[r * wr + k * wc] * factor;
+        for (long long k = threadIdx.x; k < n; k += blockDim.x)
+            out[r * tr + k * tc] = w[r * wr + k * wc] * factor;
     }
 }
 """
@@ -296,7 +305,8 @@ extern "C" __global__ void keep(long long n, const T* x, T* slots, long long ste
 
 # the row of a table that is this step's, number by number to where each belongs
 SETTINGS = """
-extern "C" __global__ void settings(long long n, const T* table, T* const* targets, const long long* at) {
+extern "C" __global__ void settings(
+    long long n, const T* table, T* const* targets, const long long* at) {
     for (long long i = threadIdx.x; i < n; i += blockDim.x) *targets[i] = table[at[0] * n + i];
 }
 """

@@ -139,36 +139,46 @@ class Maker:
 
     def _max_norm(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item] | None:
         w, bound = inputs
-        places = [_rows(x) for x in (w, output)]
-        if None in places:
+        w_step, step = w.even(1), output.even(1)
+        if w_step is None or step is None:
             return None
-        (w_rows, w_column), (o_rows, o_column) = places  # type: ignore[misc]
         rows, n = w.size // w.shape[-1], w.shape[-1]
-        arguments = rows, n, w.address, w_rows, w_column, bound.address, output.address, o_rows, o_column
-        return [special("max_norm", w.dtype, rows, arguments, COLUMNS)]
+        places = (
+            w.address,
+            w_step,
+            w.strides[-1],
+            bound.address,
+            output.address,
+            step,
+            output.strides[-1],
+        )
+        return [special("max_norm", w.dtype, rows, (rows, n, *places), COLUMNS)]
 
     def _softmax(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item] | None:
-        planes = [_planes(x.broadcast(output.shape)) for x in (*inputs, output)]
-        if None in planes:
-            return None
         n, m = output.shape[-2:]
         count = output.size // n
         arguments = [n, m, count]
-        for x in planes:
-            arguments += x  # type: ignore[operator]
+        for x in (*inputs, output):
+            planes = _planes(x.broadcast(output.shape))
+            if planes is None:
+                return None
+            arguments += planes
         name = op.name.replace(" ", "_")
         return [special(name, output.dtype, -(-count // COLUMNS), arguments, COLUMNS)]
 
-    def _product_norms(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item] | None:
-        lead = output.shape[:-1]
+    def _product_norms(
+        self, op: Operation, inputs: Sequence[View], output: View
+    ) -> Sequence[Item] | None:
+        lead, m = output.shape[:-1], output.shape[-1]
         δ, x = (each.broadcast((*lead, *each.shape[-2:])) for each in inputs)
-        rows = View(output.address, (*lead, 1, output.shape[-1]), (*output.strides[:-1], 0, output.strides[-1]), output.dtype)
-        planes = [_planes(each) for each in (δ, x, rows)]
-        if None in planes:
+        rows = output._replace(
+            shape=(*lead, 1, m), strides=(*output.strides[:-1], 0, output.strides[-1])
+        )
+        left, right, out = (_planes(each) for each in (δ, x, rows))
+        if left is None or right is None or out is None:
             return None
-        left, right, (address, plane, _, column) = planes  # type: ignore[misc]
-        arguments = [δ.shape[-2], x.shape[-2], output.shape[-1], output.size]
-        arguments += [*left, *right, address, plane, column]  # type: ignore[misc]
+        address, plane, _, column = out
+        arguments = [δ.shape[-2], x.shape[-2], m, output.size, *left, *right, address, plane, column]
         return [special("product_norms", δ.dtype, output.size, arguments, COLUMNS)]
 
     def _total_norms(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item] | None:
@@ -187,10 +197,6 @@ class Maker:
             x.address, (*x.shape[:-1], 1, x.shape[-1]), (*x.strides[:-1], 0, x.strides[-1]), x.dtype
         )
         return [Line("column products", (left, right), output)]
-
-    def _scale_columns(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item]:
-        δ, factors = inputs
-        return [Line("scale columns", (δ, factors), output)]
 
     def batches(self, batches: Batches, numbers: View, at: View) -> tuple[Launch, Launch] | None:
         """The kernels that load a batch and keep a step's output, of the step that `at` says."""
@@ -223,34 +229,10 @@ def gather(source: View, rows: View, numbers: View, at: View) -> Launch | None:
     return special("gather", rows.dtype, grid, (*arguments, numbers.address, at.address))
 
 
-def _planes(x: View) -> tuple[int, int, int, int] | None:
+def _planes(x: View) -> list[int] | None:
     """Address and strides of matrices that follow each other evenly; None where they don't."""
-    *lead, row, column = x.strides
-    plane = 0
-    behind = 1
-    for size, own in zip(reversed(x.shape[:-2]), reversed(lead), strict=True):
-        if size == 1:
-            continue
-        if behind > 1 and own != plane * behind:
-            return None
-        plane = plane if behind > 1 else own
-        behind *= size
-    return x.address, plane, row, column
-
-
-def _rows(x: View) -> tuple[int, int] | None:
-    """The stride from row to row, over all leading axes, and within a row."""
-    step: int | None = None
-    behind = 1
-    for size, own in zip(reversed(x.shape[:-1]), reversed(x.strides[:-1]), strict=True):
-        if size == 1:
-            continue
-        if step is None:
-            step = own
-        elif own != step * behind:
-            return None
-        behind *= size
-    return step or 0, x.strides[-1]
+    step = x.even(2)
+    return None if step is None else [x.address, step, *x.strides[-2:]]
 
 
 SPECIAL: dict[str, Callable[..., Sequence[Item] | None]] = {

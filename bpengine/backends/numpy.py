@@ -36,7 +36,7 @@ class NumPyBackend(ArrayAPIBackend):
         return NumPyBackend, ()
 
     def on(self, device: Any = None, precision: str | None = None) -> Backend:
-        """This backend, which has one device: the CPU."""
+        """Give this backend, which has one device: the CPU."""
         if device is not None and str(device) != str(self.device):
             raise ValueError(
                 f"device={device!r}: NumPy computes on the CPU. Use device=None, or another backend."
