@@ -863,16 +863,14 @@ def test_a_pass_whose_cost_is_not_finite_keeps_the_last_finite_parameters(lab):
     position=st.integers(0, 10),
     batch_size=st.integers(1, 5),
     kept=st.sampled_from([1, 2, 256]),
-    dropout=st.sampled_from([0.0, 0.5]),
+    dropout=st.sampled_from([0.0, 0.05]),  # of more, a mask may leave out the whole layer
 )
 @few
 def test_all_that_is_remembered_is_of_the_step_before(lab, name, position, batch_size, kept, dropout):
     """Where a cost is not finite: parameters, the optimizer's state and the random numbers."""
     X, Y = data(11)
     X[:, position] = 1e200  # whose square is more than float64 holds
-    # so wide that no mask leaves out all of the hidden layer
-    sizes, linear = (3, 40, 2), ["linear", "linear"]
-    net, twin = (network(lab, sizes, activations=linear, dropout=dropout) for _ in range(2))
+    net, twin = (network(lab, activations=["linear", "linear"], dropout=dropout) for _ in range(2))
     optimizer, seen = OPTIMIZERS[name], []
 
     class Start(bp.Callback):
