@@ -229,6 +229,16 @@ class Graph:
             function(*operands)
 
 
+class Kernel:
+    """``cupy.RawKernel``."""
+
+    def __init__(self, cuda, code, name):
+        self.cuda, self.code, self.name = cuda, code, name
+
+    def __call__(self, grid, block, arguments):
+        self.cuda.do(compiled(self.code, self.name), grid, block, arguments)
+
+
 def matrix(address, rows, columns, leading, real):
     """A matrix in memory as BLAS has it: columns that follow each other."""
     kind = (ctypes.c_float, ctypes.c_double)[real]
@@ -351,7 +361,7 @@ class Double(cupy_backend.CuPyBackend):
             asnumpy=self._asnumpy,
             get_default_memory_pool=lambda: SimpleNamespace(free_bytes=lambda: 0),
             RawModule=lambda code, options: SimpleNamespace(
-                get_function=lambda name: functools.partial(cuda.do, compiled(code, name))
+                get_function=lambda name: Kernel(cuda, code, name)
             ),
         )
         return cupy, self.cublas
