@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import logging
 import pickle
 import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -830,3 +832,83 @@ def test_a_case_of_every_activation_and_cost_in_float32(gpu):
         expected = case.network(lab, "numpy").backprop(*case.host_data())
         for w, v in zip(found.weights, expected.weights, strict=True):
             np.testing.assert_allclose(gpu.to_numpy(w), v, rtol=1e-3, atol=1e-5)
+
+
+# the benchmark
+
+
+@pytest.fixture(scope="module")
+def benchmark_script():
+    """benchmarks/gpu.py as a module, with those beside it."""
+    folder = Path(__file__).resolve().parents[1] / "benchmarks"
+    names = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield importlib.import_module("gpu")
+    finally:
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - names:
+            if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+                del sys.modules[name]
+
+
+def made_up(benchmark_script, rungs):
+    """Ratios that were never measured: of 2 at each rung, with an interval."""
+    return {
+        name: {rung: benchmark_script.Ratio(2.0, 1.9, 2.1, 5, 20.0, 10.0) for rung in rungs}
+        for name in ("torch.compile", "JAX scan", "NumPy")
+    }
+
+
+def test_the_benchmarks_page(benchmark_script):
+    rungs = ["tiny", "xlarge"]
+    ratios = made_up(benchmark_script, rungs)
+    del ratios["JAX scan"]["xlarge"]
+    text = benchmark_script.page(ratios, rungs, "a made-up card", "tf32", 5e13, (2e-6, 1e-6))
+    assert "| torch.compile | **2.00** 1.90–2.10 (goal 2) | **2.00** 1.90–2.10 |" in text
+    assert "| JAX scan | **2.00** 1.90–2.10 (goal 1) | – |" in text
+    assert "| *ours, µs a step* | *10* | *10* |" in text
+    assert "a made-up card" in text and "TF32" in text and "50.0 TFLOP/s" in text
+    assert "ahead of NumPy on the same machine at tiny, xlarge." in text
+
+
+def test_the_benchmarks_arguments(benchmark_script, capsys):
+    assert benchmark_script.options([]).rungs[-1] == "xlarge"
+    chosen = benchmark_script.options(["--rungs", "tiny", "--precision", "tf32", "--print"])
+    assert (chosen.rungs, chosen.precision, chosen.print) == (["tiny"], "tf32", True)
+    for wrong in (["--rungs", "huge"], ["--precision", "half"], ["--pairs", "0"]):
+        with pytest.raises(SystemExit):
+            benchmark_script.options(wrong)
+    assert "huge" in capsys.readouterr().err
+
+
+def test_the_benchmark_says_that_it_needs_a_gpu(benchmark_script, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(SystemExit, match=r"benchmarks/gpu\.py needs a GPU: backend 'cupy' needs CuPy"):
+        benchmark_script.main(["--print"])
+
+
+def test_the_benchmarks_table_is_there_only_if_it_was_measured():
+    docs = Path(__file__).resolve().parents[1] / "docs"
+    page = docs / "benchmarks-gpu.md"
+    assert page.exists() == (docs / "benchmarks-gpu-ratios.svg").exists()
+    assert not page.exists() or "CUDA" in page.read_text(encoding="utf-8")
+
+
+def test_the_benchmarks_parts_run(benchmark_script, stand_in, monkeypatch):
+    """All that has no need of a real clock: on the stand-in, whose times are no times of a GPU."""
+    monkeypatch.setattr(backends, "get", lambda name, **options: stand_in)
+    event = SimpleNamespace(record=lambda: None, synchronize=lambda: None)
+    stand_in.cuda.Event = lambda: event
+    ticks = iter(range(10**9))
+    stand_in.cuda.get_elapsed_time = lambda start, end: float(next(ticks))
+    monkeypatch.setattr(benchmark_script, "SQUARE", 8)
+    monkeypatch.setattr(benchmark_script, "PAIRS", 2)
+    monkeypatch.setattr(benchmark_script, "PEERS", {**benchmark_script.PEERS, "JAX scan": "no_such"})
+    card = benchmark_script.Card("full")
+    plan = card.plan("tiny")
+    before = plan.cost if plan._ran else None
+    card.ours("tiny", 10)()
+    card.products_alone("tiny", 10)()
+    assert before is None and card.rate() > 0
+    assert len(card.launch_cost()) == 2
