@@ -101,6 +101,31 @@ def bench_numba(session: nox.Session) -> None:
 
 
 @nox.session
+def gpu(session: nox.Session) -> None:
+    """Optional, needs an NVIDIA GPU: all tests on it, those that need it among them.
+
+    `nox -s gpu -- cuda12` for a driver of CUDA 12.
+    """
+    extra = "cuda12" if "cuda12" in session.posargs else "cuda13"
+    session.install("-e", f".[{extra}]", *group("test"))
+    session.run("pytest", "tests", "-q", "-k", "cupy or gpu or memory_as_it_was or tf32")
+
+
+@nox.session(name="bench-gpu")
+def bench_gpu(session: nox.Session) -> None:
+    """Optional, needs an NVIDIA GPU: docs/benchmarks-gpu.md and its picture."""
+    session.install("-e", ".[cuda13]", *group("bench"), "torch>=2.4", "jax[cuda13]>=0.7")
+    session.run("python", "benchmarks/gpu.py", *session.posargs)
+
+
+@nox.session(name="nvrtc")
+def compile_kernels(session: nox.Session) -> None:
+    """Optional: every CUDA kernel compiles for a GPU, by NVIDIA's compiler, which needs no GPU."""
+    session.install("-e", ".", *group("test"), *group("nvrtc"))
+    session.run("pytest", "tests/test_cupy.py", "-q", "-n", "auto", "-k", "for_a_gpu or wrong_source")
+
+
+@nox.session
 def exhaustive(session: nox.Session) -> None:
     """Optional: the compiled exp, expm1, log1p and tanh on every float32."""
     session.install("-e", ".", *group("test"))

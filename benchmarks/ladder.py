@@ -39,7 +39,7 @@ RUNGS = LADDER | {
 }
 
 
-def network(name: str, backend: str = "numpy") -> bp.Network:
+def network(name: str, backend: str | bp.backends.Backend = "numpy") -> bp.Network:
     """The network of a rung, with the same parameters at every call."""
     rung = RUNGS[name]
     return bp.Network(rung.sizes, rung.activations, rung.cost, backend=backend, rng=0)

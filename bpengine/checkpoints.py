@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from bpengine import persistence
 from bpengine.history import History
+from bpengine.parameters import packed, unpacked
 
 if TYPE_CHECKING:
     from bpengine.training import Training
@@ -21,14 +23,14 @@ def save(training: Training, path: str | os.PathLike[str]) -> None:
     backend = training.network.backend
     description, arrays = persistence.describe(training.network)
     for name, array in _arrays(training).items():
-        arrays[f"state_{name}"] = backend.to_numpy(array)
+        arrays[f"state_{name}"] = _packed(backend.to_numpy(array), training)
     memories: list[tuple[str, dict[str, Any]]] = []
     for callback in training.callbacks:
         memory = dict(callback.memory())
         for name in [name for name, value in memory.items() if hasattr(value, "shape")]:
             value = memory.pop(name)
             host = backend.to_numpy(value) if backend.owns(value) else np.asarray(value)
-            arrays[f"state_callback_{len(memories)}_{name}"] = host
+            arrays[f"state_callback_{len(memories)}_{name}"] = _packed(host, training)
         memories.append((type(callback).__name__, memory))
     description["training"] = {
         "optimizer": type(training.optimizer).__name__,
@@ -42,6 +44,23 @@ def save(training: Training, path: str | os.PathLike[str]) -> None:
     }
     description["training"] |= training.memory()
     persistence.write(path, description, arrays)
+
+
+def _packed(array: np.ndarray[Any, Any], training: Training) -> np.ndarray[Any, Any]:
+    """An array as a file has it: vectors like the network's without what pads them on this backend."""
+    parameters = training.network.parameters
+    return packed(array, parameters) if array.shape == tuple(parameters.vector.shape) else array
+
+
+def _unpacked(array: Any, training: Training) -> np.ndarray[Any, Any]:
+    """What `_packed` was given."""
+    parameters = training.network.parameters
+    entries = sum(
+        math.prod(b.shape) // b.shape[-1] * (n + 1)
+        for b, n in zip(parameters.blocks, parameters.sizes, strict=False)
+    )
+    array = np.array(array)
+    return unpacked(array, parameters) if array.shape == (entries,) else array
 
 
 def _arrays(training: Training) -> dict[str, Any]:
@@ -100,7 +119,7 @@ def resume(training: Training, path: str | os.PathLike[str]) -> None:
 
 def _fitting(name: str, own: Any, arrays: dict[str, Any], training: Training) -> Any:
     """The file's array `name` on the network's backend, if it is like the training's own."""
-    value, network = arrays[f"state_{name}"], training.network
+    value, network = _unpacked(arrays[f"state_{name}"], training), training.network
     shape = tuple(own.shape)
     if value.shape != shape or str(value.dtype) != network.dtype:
         raise ValueError(
@@ -119,7 +138,7 @@ def _memories(
     for number, (name, memory) in enumerate(found):
         prefix = f"state_callback_{number}_"
         held = {
-            key.removeprefix(prefix): backend.asarray(np.array(value), str(value.dtype))
+            key.removeprefix(prefix): backend.asarray(_unpacked(value, training), str(value.dtype))
             for key, value in arrays.items()
             if key.startswith(prefix)
         }

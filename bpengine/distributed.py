@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpengine.backends import Array, Backend, Batches, Operation, Program
+from bpengine.backends import Array, Backend, Batches, Operation, Program, Settings
 from bpengine.backends.base import itemsize, size
 from bpengine.collectives import Group, HostSum, RankError, StagedSum
 from bpengine.optimizers import Optimizer
 from bpengine.parameters import Parameters
 from bpengine.plan import Plan
-from bpengine.updates import State, in_blocks
+from bpengine.updates import State
 from bpengine.validation import positive_integer, positive_number
 
 if TYPE_CHECKING:
@@ -114,19 +114,13 @@ class SummedPlan(Plan):
         overlap: bool = True,
     ) -> None:
         self.group, self.overlap = group, overlap
-        self.examples = batch_size
         super().__init__(network, batch_size, optimizer, state=state, weighted=weighted, own=own)
 
     def share(self, examples: int) -> None:
         """From the next step on, take the average over so many examples of all ranks together."""
-        if examples != self.examples:
-            self.examples = examples
+        if examples != self.averaged:
+            self.averaged = examples
             self.learning_rate = self.learning_rate  # which sets what the gradient is multiplied by
-
-    def _set_unit(self, unit: Any) -> None:
-        super()._set_unit(unit)
-        scale = in_blocks(np.divide(unit, self.examples))
-        self.workspace.scale[...] = self.network.backend.asarray(scale, self.network.dtype)
 
     def _backward(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
         yield from backprop
@@ -203,7 +197,9 @@ class SummedProgram:
 
     def run_batches(self, batches: Batches, taken: list[int]) -> None:
         """A step on each of some batches."""
-        for batch, slot in zip(batches.batches, batches.slots, strict=False):
+        for step, (batch, slot) in enumerate(zip(batches.batches, batches.slots, strict=False)):
+            if batches.settings is not None:
+                batches.settings.set(step)
             batches.load(batch, batches.rows)
             self.run(1)
             taken[0] += 1
@@ -289,6 +285,12 @@ class AccumulatedPlan:
     def learning_rate(self, η: Any) -> None:
         for plan in self.plans:
             plan.learning_rate = η
+
+    def settings(self, rates: Sequence[float]) -> Settings:
+        """As `Plan.settings`."""
+        each = [plan.settings(rates) for plan in self.plans]
+        targets = [target for settings in each for target in settings.targets]
+        return Settings(targets, np.concatenate([settings.values for settings in each], axis=1))
 
     def _accumulate(self, begin: Callable[[int], None]) -> None:
         total, last = self._total, len(self._parts) - 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bpengine.backends import Array
+from bpengine.backends import Array, Entries
 from bpengine.callbacks import Callback, Checkpoint
 from bpengine.collectives import Group, RankError
 from bpengine.distributed import AccumulatedPlan, DataParallel, SummedPlan
@@ -170,7 +170,7 @@ class DataParallelTraining(Training):
             plan.learning_rate = η
             plan.program.idle()
 
-    def _plan(self, chunk: Chunk) -> tuple[Plan, list[Array], Array]:
+    def _plan(self, chunk: Chunk) -> tuple[Plan, Entries, Array]:
         found = super()._plan(chunk)
         if self._summed:
             self._shared = found[0]

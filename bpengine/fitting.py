@@ -26,6 +26,7 @@ from bpengine.private_training import PrivateTraining
 from bpengine.sources import Mapped, Resident, Source, Stream
 from bpengine.stack_sources import Each
 from bpengine.stack_training import StackTraining
+from bpengine.streaming import fits, sent
 from bpengine.training import Training
 from bpengine.validation import class_weights, fraction, positive_integer, sample_weights
 from bpengine.workspace import OWN, own_parts
@@ -267,17 +268,25 @@ def _source(
     if ranks is not None:
         ranks.check_own(OWN if shuffle == "each" else own)
         weights = ranks.relative(weights, N)
-    if Mapped.is_meant(X):
-        if own or isinstance(shuffle, str):
+    if own or isinstance(shuffle, str):
+        if Mapped.is_meant(X):
             raise ValueError(
                 "a memory map this large is read batch by batch, for all networks of the stack alike: "
                 "give X, Y and sample_weight without an axis for the networks, and no shuffle='each'."
             )
-        return Mapped(network, X, Y, weights, m, shuffle, columns)
+        X = X if columns is None else _taken(network.backend, X, columns)
+        if isinstance(shuffle, str) or "inputs" in own:
+            return Each(network, X, Y, weights, m, shuffle)
+        return Resident(network, X, Y, weights, m, shuffle)
+    on_host = network.backend.memory_left() is None
+    if Mapped.is_meant(X):
+        if on_host:
+            return Mapped(network, X, Y, weights, m, shuffle, columns)
+        return sent(network, X, Y, weights, m, shuffle, columns)
     if columns is not None:
         X = _taken(network.backend, X, columns)
-    if isinstance(shuffle, str) or "inputs" in own:
-        return Each(network, X, Y, weights, m, shuffle)
+    if not fits(network, N, weights is not None):
+        return sent(network, X, Y, weights, m, shuffle)
     return Resident(network, X, Y, weights, m, shuffle)
 
 

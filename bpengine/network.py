@@ -48,6 +48,10 @@ class Network:
         softmax_cross_entropy; their formulas are in `bpengine.costs`.
     backend : str or Backend, optional
         Whose arrays to compute on. None infers it from the first array and keeps it.
+    device : int or str, optional
+        With ``backend="cupy"``, the GPU: its number, or ``"cuda:1"``. The current one where not given.
+    precision : {"full", "tf32"}, optional
+        Of products of float32 numbers on a GPU: "tf32" rounds their factors to 10 bits of mantissa.
     dtype : float32 or float64, optional
         By name or as NumPy's type. Of all parameters and computations.
     initializer : str, optional
@@ -128,6 +132,8 @@ class Network:
         label_smoothing: float = 0.0,
         initial_scale: float | Sequence[float] = 1.0,
         stack: SupportsIndex | None = None,
+        device: int | str | None = None,
+        precision: str | None = None,
     ) -> None:
         self.sizes = validation.layer_sizes(sizes)
         self.stack: tuple[int, ...] = (
@@ -150,7 +156,9 @@ class Network:
         draw = validation.choose(initializer, INITIALIZERS, "initializer")
         self.rng, self.own_rngs = members.generators(rng, self.stack)
         self.named = self._settled = backend is not None
-        self.backend = get("numpy" if backend is None else backend)
+        if backend is None and (device, precision) != (None, None):
+            raise ValueError("device and precision are a backend's: name the backend too.")
+        self.backend = get("numpy" if backend is None else backend, device, precision)
         self.parameters = Parameters(self.sizes, self.backend, self.dtype, self.stack)
         self.forward_programs = threading.local()
         self.partial: Training | None = None
@@ -576,6 +584,38 @@ class Network:
         net = moved(self, self.backend if self._settled else None, dtype)
         net.named = self.named
         return net
+
+    def to(
+        self,
+        backend: str | Backend | None = None,
+        *,
+        device: int | str | None = None,
+        precision: str | None = None,
+    ) -> Network:
+        """A copy of the network on another backend, another device or in another precision.
+
+        Parameters
+        ----------
+        backend : str or Backend, optional
+            The network's own where not given.
+        device, precision : optional
+            As for `Network`.
+
+        Raises
+        ------
+        ValueError, BackendUnavailableError
+            If there is no such backend, or it can't be used here.
+
+        Examples
+        --------
+        >>> import bpengine as bp
+        >>> net = bp.Network([3, 4, 2], backend="numpy", rng=0)
+        >>> bool((net.to("array_api_strict").to("numpy").vector == net.vector).all())
+        True
+        """
+        return moved(
+            self, get(self.backend if backend is None else backend, device, precision), self.dtype
+        )
 
     @property
     def penalty(self) -> Penalty:

@@ -100,6 +100,11 @@ class Optimizer(ABC):
             What `memory` gave, moved on by the steps so far.
         rate : array of shape (), or of that of the parameters
             The learning rate η, which may differ from step to step.
+
+        Notes
+        -----
+        On a GPU the vectors have zeros between the rows of ``[w b]``, with gradient 0. A rule has to
+        leave them 0, as any does that takes no step where the gradient has always been 0.
         """
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from bpengine.backends import Array, Backend
 
-__all__ = ["Gradient", "Member", "Parameters", "Views", "padded"]
+__all__ = ["Gradient", "Member", "Parameters", "Views", "packed", "padded", "unpacked"]
 
 
 class Views(tuple[Array, ...]):
@@ -122,3 +122,31 @@ def padded(width: int, backend: Backend, dtype: str) -> int:
     """`width` elements of `dtype`, rounded up to the backend's alignment in bytes."""
     elements = max(1, backend.alignment // (8 if dtype == "float64" else 4))
     return -(-width // elements) * elements
+
+
+def packed(vector: np.ndarray[Any, Any], parameters: Parameters) -> np.ndarray[Any, Any]:
+    """A host vector laid out as `parameters` is, without the padding: the same on every backend."""
+    parts = [
+        block[..., : n + 1].ravel()
+        for block, n in zip(_blocks(vector, parameters), parameters.sizes, strict=False)
+    ]
+    return np.concatenate(parts)
+
+
+def unpacked(vector: np.ndarray[Any, Any], parameters: Parameters) -> np.ndarray[Any, Any]:
+    """What `packed` was given, or another backend's like it, with the padding that `parameters` has."""
+    whole = np.zeros(math.prod(parameters.vector.shape), vector.dtype)
+    start = 0
+    for block, n in zip(_blocks(whole, parameters), parameters.sizes, strict=False):
+        part = block[..., : n + 1]
+        part[...] = vector[start : start + part.size].reshape(part.shape)
+        start += part.size
+    return whole
+
+
+def _blocks(vector: np.ndarray[Any, Any], parameters: Parameters) -> Iterator[np.ndarray[Any, Any]]:
+    start = 0
+    for block in parameters.blocks:
+        size = math.prod(block.shape)
+        yield vector[start : start + size].reshape(block.shape)
+        start += size

@@ -112,11 +112,11 @@ class PerExamplePlan(Plan):
     def _clipped(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
         return per_example.clipped(backprop, self.workspace, self._clipping)
 
-    def _set_unit(self, unit: float) -> None:
-        super()._set_unit(unit)
+    def _units(self, unit: float) -> Iterator[tuple[Array, float]]:
         # errors are those of C_x; what scales an average comes in with the clipping
-        self._clipping.scale[...] = unit / self.batch_size
-        self.workspace.scale[...] = 1.0
+        for array, value in super()._units(unit):
+            yield array, 1.0 if array is self.workspace.scale else value
+        yield self._clipping.scale, unit / self.batch_size
 
     @property
     def norms(self) -> ExampleNorms:

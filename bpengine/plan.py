@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
-from functools import partial
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 import numpy as np
 from array_api_compat import array_namespace
 
 from bpengine import equations, schedules
-from bpengine.backends import Array, Backend, Operation, Program
+from bpengine.backends import Array, Backend, DeviceMemoryError, Operation, Program, Settings
 from bpengine.optimizers import Optimizer, check_optimizer
 from bpengine.parameters import Gradient
-from bpengine.updates import State, in_blocks
+from bpengine.updates import State, one_by_one
 from bpengine.validation import choose, each, non_negative_number, positive_integer, sample_weights
-from bpengine.workspace import OWN, Workspace, example_rows
+from bpengine.workspace import OWN, Workspace, example_bytes, example_rows
 
 if TYPE_CHECKING:
     from bpengine.network import Network
@@ -56,6 +55,8 @@ class Plan:
     flops, bytes : int
         Floating-point operations of a step, and bytes moved if each operation reads its inputs and
         writes its output once.
+    averaged : int
+        Over how many examples the gradient is an average: the batch's, unless others are added to them.
     workspace : Workspace
         The buffers of the batch.
 
@@ -95,7 +96,7 @@ class Plan:
             check_optimizer(optimizer)
         self.network = network
         self.optimizer = optimizer
-        self.batch_size = m
+        self.batch_size = self.averaged = m
         self.own = _checked_own(own, network.stack)
         parameters, σ, backend, dtype = (
             network.parameters,
@@ -107,29 +108,37 @@ class Plan:
         if optimizer is not None:
             self.state = State(optimizer, parameters) if state is None else state
         scales = self.state is not None and self.state.unit_is_each
-        self.workspace = Workspace(
-            network.sizes,
-            σ,
-            m,
-            backend,
-            dtype,
-            stack=network.stack,
-            own=self.own,
-            weighted=weighted,
-            dropout=network.dropout if optimizer is not None else (),
-            rngs=network.rngs,
-            scales=scales,
-        )
+        dropout = network.dropout if optimizer is not None else ()
+        failed = None
+        try:
+            self.workspace = Workspace(
+                network.sizes,
+                σ,
+                m,
+                backend,
+                dtype,
+                stack=network.stack,
+                own=self.own,
+                weighted=weighted,
+                dropout=dropout,
+                rngs=network.rngs,
+                scales=scales,
+            )
+        except DeviceMemoryError as error:
+            failed = str(error)
+        if failed is not None:  # here, where what has been made of the buffers is gone again
+            raise _too_large(network, m, dropout, failed)
         self._gradient = Gradient(network.sizes, backend, dtype, network.stack)
         per_network = scales or any(map(np.ndim, (network.l1, network.l2)))
         shape = (2, *network.stack, 1, 1) if per_network else (2,)
         self._strengths = backend.empty(shape, dtype)
+        self._targets: list[Array] | None = None
         backprop = equations.backprop(parameters, σ, network.cost, self.workspace, self._gradient)
         self.operations: list[Operation] = [
             *equations.feedforward(parameters, σ, self.workspace),
             *self._backward(backprop),
         ]
-        self._set_unit(1.0)
+        _write(self._units(1.0))
         if optimizer is not None and self.state is not None:
             self.operations += self._update(self.state)
             self.learning_rate = schedules.resolve(optimizer.learning_rate).rate(0.0)
@@ -174,15 +183,27 @@ class Plan:
             raise ValueError(f"learning_rate has {np.size(η)} values; this plan takes {count}.")
         if np.max(η) > float(np.finfo(dtype).max):
             raise ValueError(f"learning_rate={η} is beyond what {dtype} holds.")
-        self._set_unit(self.state.set_learning_rate(η))
+        self.state.learning_rate = η
+        _write(self._scalars(self.state, η))
 
-    def _set_unit(self, unit: Any) -> None:
+    def settings(self, rates: Sequence[float]) -> Settings:
+        """What steps at these learning rates read, as numbers to set before each of them."""
+        assert self.state is not None
+        pairs = [list(self._scalars(self.state, η)) for η in rates]
+        if self._targets is None:
+            self._targets = [array for array, _ in pairs[0]]
+        return Settings(self._targets, np.array([[value for _, value in each] for each in pairs]))
+
+    def _scalars(self, state: State, η: Any) -> Iterator[tuple[Array, float]]:
+        yield from state.settings(η)
+        yield from self._units(state.unit(η))
+
+    def _units(self, unit: Any) -> Iterator[tuple[Array, float]]:
         """What the gradient is multiplied by: 1, or η for rules that take a step as it is."""
         network = self.network
-        as_array = partial(network.backend.asarray, dtype=network.dtype)
-        self.workspace.scale[...] = as_array(in_blocks(np.divide(unit, self.batch_size)))
+        yield from one_by_one(self.workspace.scale, np.divide(unit, self.averaged))
         for i, strength in enumerate((network.l1, network.l2)):
-            self._strengths[i, ...] = as_array(in_blocks(np.multiply(unit, strength)))
+            yield from one_by_one(self._strengths[i, ...], np.multiply(unit, strength))
 
     @property
     def counts(self) -> Counter[str]:
@@ -342,6 +363,24 @@ def _checked_own(own: Collection[str], stack: tuple[int, ...]) -> tuple[str, ...
     if names and not stack:
         raise ValueError(f"own={list(own)} is for stacks; this is one network.")
     return tuple(names)
+
+
+def _too_large(network: Network, m: int, dropout: Sequence[Any], failed: str) -> DeviceMemoryError:
+    """The error for a batch whose buffers a device has no room for, with one that would fit."""
+    backend = network.backend
+    each = example_bytes(network.sizes, backend, network.dtype, dropout, network.stack)
+    left = backend.memory_left() or 0
+    fits = left // each
+    advice = f"A batch of {fits} would fit" if fits else "There is no room for a single example"
+    return DeviceMemoryError(
+        f"a batch of {m} examples needs {m * each:,} bytes of buffers on the device ({failed}) {advice}",
+        left,
+    )
+
+
+def _write(scalars: Iterable[tuple[Array, float]]) -> None:
+    for array, value in scalars:
+        array[...] = value
 
 
 def _shape(x: Array) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 
-from bpengine.backends import Operation
+from bpengine.backends import Array, Operation
 from bpengine.gaussian import Noise
 from bpengine.optimizers import SGD, Optimizer, Rate
 from bpengine.parameters import Parameters
@@ -178,11 +178,11 @@ class PrivatePlan(PerExamplePlan):
             if self._noise:
                 yield Operation("gaussian noise", "noise", draw, (x, self._strength), x)
 
-    def _set_unit(self, unit: float) -> None:
-        super()._set_unit(unit)
+    def _units(self, unit: float) -> Iterator[tuple[Array, float]]:
         share = unit / (self._divisor or self.batch_size)
-        self._clipping.scale[...] = share
-        self._strength[...] = -share * self._noise if self._last else share * self._noise
+        for array, value in super()._units(unit):
+            yield array, share if array is self._clipping.scale else value
+        yield self._strength, -share * self._noise if self._last else share * self._noise
 
 
 def plan(

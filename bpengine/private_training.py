@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpengine.backends import Array
+from bpengine.backends import Array, Slices
 from bpengine.callbacks import Callback
 from bpengine.plan import Plan
 from bpengine.private import DPSGD, PrivatePlan
@@ -75,10 +75,9 @@ class Poisson(Resident):
 
     def _filled(self, numbers: np.ndarray[Any, Any], total: int) -> Chunk:
         indices = self._placed(numbers.ravel())
-        count, m = numbers.shape
-        batches = [indices[i * m : (i + 1) * m] for i in range(count)]
-        load = partial(self.backend.take, self.rows)
-        return Chunk(m, True, batches, load, partial(self._outcomes, indices, m), self.rows, total)
+        m = numbers.shape[1]
+        load, outcomes = partial(self.backend.take, self.rows), partial(self._outcomes, indices, m)
+        return Chunk(m, True, Slices(indices, m), load, outcomes, self.rows, total)
 
 
 class PrivateTraining(Training):

@@ -180,7 +180,8 @@ class WarmUp(Schedule):
     epochs: float
 
     def __post_init__(self) -> None:
-        resolve(self.after, "after")
+        if not isinstance(self.after, Schedule):
+            positive_number(self.after, "after")
         positive_number(self.epochs, "epochs")
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:

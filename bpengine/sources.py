@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpengine.backends import Array
+from bpengine.backends import Array, Backend, Slices
 from bpengine.parameters import padded
 from bpengine.validation import sample_weights
 from bpengine.workspace import example_rows, in_stack, own_parts
@@ -38,7 +38,7 @@ class Chunk:
         Examples a step.
     weighted : bool
         Whether they have weights.
-    batches : list
+    batches : sequence
         What `load` takes, one a step.
     load : callable
         ``load(batch, rows)`` writes a batch into the rows of a workspace.
@@ -55,7 +55,7 @@ class Chunk:
 
     size: int
     weighted: bool
-    batches: list[Any]
+    batches: Sequence[Any]
     load: Callable[[Any, Array], None]
     outcomes: Callable[[], tuple[Array, Array | None]]
     examples: Array | None = None
@@ -175,9 +175,9 @@ class Resident(Indexed):
 
     def chunk(self, indices: Array, m: int) -> Chunk:
         """Steps on the examples of these numbers, m at a time."""
-        batches = [indices[i : i + m] for i in range(0, indices.shape[0], m)]
         load = partial(self.backend.take, self.rows)
         outcomes = partial(self._outcomes, indices, m)
+        batches = Slices(indices, m)
         return Chunk(m, self.weighted, batches, load, outcomes, self.rows, own=self.own)
 
     def _outcomes(self, indices: Array, m: int) -> tuple[Array, Array | None]:
@@ -224,11 +224,12 @@ class Mapped(Indexed):
 
     def chunk(self, indices: Array, m: int) -> Chunk:
         """Steps on the examples of these numbers, m at a time."""
-        batches = [indices[i : i + m] for i in range(0, len(indices), m)]
+        load = partial(self.write, self.network.backend)
         outcomes = partial(self._outcomes, indices, m)
-        return Chunk(m, self.weights is not None, batches, self._load, outcomes)
+        return Chunk(m, self.weights is not None, Slices(indices, m), load, outcomes)
 
-    def _load(self, indices: Array, rows: Array) -> None:
+    def write(self, backend: Backend, indices: Array, rows: Array) -> None:
+        """Write the rows of some examples into an array of `backend`."""
         network = self.network
         columns = indices if self.columns is None else self.columns[indices]
         x = self.x[columns]
@@ -239,9 +240,11 @@ class Mapped(Indexed):
                 "finite."
             )
         y = network.smoothed(self.y[indices].T)
+        if backend is not network.backend and network.backend.owns(y):
+            y = network.backend.to_numpy(y)
         weights = None if self.weights is None else self.weights[indices]
         outputs = network.sizes[-1]
-        example_rows(x.T, y, outputs, network.backend, network.dtype, out=rows, weights=weights)
+        example_rows(x.T, y, outputs, backend, network.dtype, out=rows, weights=weights)
 
     def _outcomes(self, indices: Array, m: int) -> tuple[Array, Array | None]:
         network = self.network

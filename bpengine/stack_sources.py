@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from bpengine.backends import Array
+from bpengine.backends import Array, Slices
 from bpengine.sources import Chunk, Indexed
 from bpengine.workspace import OWN, example_rows
 
@@ -104,13 +104,12 @@ class Each(Indexed):
             )
             for starts in (self.head_starts, self.tail_starts)
         )
-        steps = range(heads.shape[0])
         outcomes = partial(self._outcomes, heads if self.tails is None else tails, m)
         if self.tails is None:
-            batches: list[Any] = [heads[i, ...] for i in steps]
+            numbers = Slices(self.backend.xp.reshape(heads, (-1,)), P * m)
             load: Any = partial(self.backend.take, self.heads)
-            return Chunk(m, self.weighted, batches, load, outcomes, self.heads, own=OWN)
-        batches = [(heads[i, ...], tails[i, ...]) for i in steps]
+            return Chunk(m, self.weighted, numbers, load, outcomes, self.heads, own=OWN)
+        batches = [(heads[i, ...], tails[i, ...]) for i in range(heads.shape[0])]
         return Chunk(m, self.weighted, batches, self._load, outcomes, own=OWN)
 
     def _load(self, batch: tuple[Array, Array], rows: Array) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bpengine import schedules
-from bpengine.backends import Array, Batches
+from bpengine.backends import Array, Batches, Entries
 from bpengine.backends.choice import for_training
 from bpengine.callbacks import Callback
 from bpengine.history import History, Statistics
@@ -93,7 +93,7 @@ class Training:
             self.rate = self.schedule.rate(0.0)
         self.stepping: Array | None = None  # parameters that steps go on from; None: the network's
         self._monitor = None if monitor is None else Monitor(monitor)
-        self._plans: dict[tuple[int, bool], tuple[Plan, list[Array], Array]] = {}
+        self._plans: dict[tuple[int, bool], tuple[Plan, Entries, Array]] = {}
         self._replayer = network.backend
         if not network.named and source.batch_size and source.steps and self.state is not None:
             steps, remembers = source.steps * epochs, bool(self.state.arrays)
@@ -202,9 +202,9 @@ class Training:
 
     def _kept(self, m: int) -> int:
         """Of how many steps on m examples the outputs are kept."""
-        least, most = KEPT_STEPS
+        (least, most), times = KEPT_STEPS, self.network.backend.patience
         elements = math.prod(self.trained.stack) * self.trained.sizes[-1] * m
-        return min(most, max(least, KEPT_ELEMENTS // elements))
+        return min(most * times, max(least, KEPT_ELEMENTS * times // elements))
 
     def _most(self, step: int, m: int) -> int:
         """How many steps on m examples may be taken before the costs are looked at."""
@@ -213,7 +213,7 @@ class Training:
             steps = int(min(steps, 1 + self._monitor.wait(self.taken, step + 1)))
         return steps
 
-    def _plan(self, chunk: Chunk) -> tuple[Plan, list[Array], Array]:
+    def _plan(self, chunk: Chunk) -> tuple[Plan, Entries, Array]:
         """The plan for a chunk's batches, and a place for the output of each of its steps."""
         key = chunk.size, chunk.weighted
         if key not in self._plans:
@@ -223,7 +223,7 @@ class Training:
             plan = self._new_plan(chunk)
             most = self._kept(m)
             kept = net.backend.empty((most, *net.stack, net.sizes[-1], m), net.dtype)
-            self._plans[key] = plan, [kept[i, ...] for i in range(most)], kept
+            self._plans[key] = plan, Entries(kept), kept
         return self._plans[key]
 
     def _new_plan(self, chunk: Chunk) -> Plan:
@@ -255,16 +255,13 @@ class Training:
         start = self._snapshot()
         taken = [0]
         try:
-            if rates is None:
-                batches = Batches(chunk.load, chunk.batches, ws.rows, output, slots, chunk.examples)
-                plan.program.run_batches(batches, taken)
-            else:
-                for batch, slot, η in zip(chunk.batches, slots, rates, strict=False):
-                    plan.learning_rate = self.rate = η
-                    chunk.load(batch, ws.rows)
-                    plan.program.run(1)
-                    taken[0] += 1
-                    slot[...] = output
+            settings = None if rates is None else plan.settings(rates)
+            batches = Batches(
+                chunk.load, chunk.batches, ws.rows, output, slots, chunk.examples, settings
+            )
+            plan.program.run_batches(batches, taken)
+            if rates is not None:
+                plan.learning_rate = self.rate = rates[-1]
             y, weights = chunk.outcomes()
             x = kept[: len(chunk.batches), ...]
             values = xp.astype(net.cost.per_example(σ, x, x, y), xp.float64)

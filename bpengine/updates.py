@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ from bpengine.backends import Array, Operation
 from bpengine.optimizers import Optimizer, limits, scalar, zeros_like
 from bpengine.parameters import Member, Parameters
 
-__all__ = ["State", "check_count", "in_blocks"]
+__all__ = ["State", "check_count", "in_blocks", "one_by_one"]
 
 
 class State:
@@ -64,31 +62,27 @@ class State:
         """Whether the gradient is to be multiplied by another number for each network of a stack."""
         return self._rates and self.optimizer.takes_step
 
-    def set_learning_rate(self, η: Any) -> Any:
-        """Use η from the next step on; gives what the gradient is to be multiplied by, η or 1.
+    def unit(self, η: Any) -> Any:
+        """What the gradient is to be multiplied by at the learning rate η: η or 1."""
+        return η if self.optimizer.takes_step else 1.0
+
+    def settings(self, η: Any) -> Iterator[tuple[Array, float]]:
+        """The scalars of a step at the learning rate η, and the arrays that hold them.
 
         Parameters
         ----------
         η : float, or array of shape (P,) where the optimizer has as many
         """
-        optimizer, parameters = self.optimizer, self.parameters
-        as_array = partial(parameters.backend.asarray, dtype=parameters.dtype)
-        unit = η if optimizer.takes_step else 1.0
+        optimizer, unit = self.optimizer, self.unit(η)
         least, most = self._limits
-        self.learning_rate = η
-        if self.rate.ndim:
-            for block, of_network in zip(
-                parameters.split(self.rate), repeat(in_blocks(η)), strict=False
-            ):
-                block[...] = as_array(np.minimum(of_network, most))
-        else:
-            self.rate[...] = float(np.minimum(np.max(η), most))
+        rates = self.parameters.split(self.rate) if self.rate.ndim else [self.rate]
+        for rate in rates if not self.unit_is_each else ():
+            yield from one_by_one(rate, np.minimum(η, most))
         # never 0, not even where η is: the gradient's norm may be that too, and 0 / 0 is no number
         bound = np.clip(np.multiply(unit, optimizer.clip_norm or 0.0), least, most)
+        yield from one_by_one(self._bound, bound)
         shrink = np.maximum(1.0 - np.multiply(η, optimizer.weight_decay), -most)
-        self._bound[...] = as_array(in_blocks(bound))
-        self._shrink[...] = as_array(in_blocks(shrink))
-        return unit
+        yield from one_by_one(self._shrink, shrink)
 
     def operations(self, gradient: Parameters) -> Iterator[Operation]:
         """Operations of an update, after those that write the gradient."""
@@ -126,6 +120,17 @@ def in_blocks(values: Any) -> np.ndarray[Any, Any]:
     """A number for each network as an array that goes with its blocks: (P, 1, 1); a single one as ()."""
     found = np.asarray(values)
     return np.reshape(found, (*found.shape, *((1, 1) * found.ndim)))
+
+
+def one_by_one(array: Array, values: Any) -> Iterator[tuple[Array, float]]:
+    """The places of a number, or of one for each network of a stack, and what belongs there."""
+    if not array.ndim:
+        yield array, float(values)
+        return
+    P = array.shape[0]
+    for p, value in enumerate(np.broadcast_to(values, (P,)).tolist()):
+        alone = tuple(array.shape[1:]) == (1, 1)
+        yield array[(p, 0, 0, ...) if alone else (p, ...)], value
 
 
 def check_count(values: Any, stack: tuple[int, ...], name: str) -> None:

@@ -13,7 +13,7 @@ from bpengine.backends import Array, Backend, Operation
 from bpengine.parameters import padded
 from bpengine.regularization import Dropout
 
-__all__ = ["OWN", "Workspace", "example_rows", "in_stack", "own_parts"]
+__all__ = ["OWN", "Workspace", "example_bytes", "example_rows", "in_stack", "own_parts"]
 
 OWN = "inputs", "targets", "weights"  # what each network of a stack may have for itself
 
@@ -236,3 +236,20 @@ def example_rows(
 def _behind(x: Array, m: int) -> Array:
     """Matrices (…, m) behind each other."""
     return x if x.ndim == 2 else array_namespace(x).reshape(x, (-1, m))
+
+
+def example_bytes(
+    sizes: Sequence[int],
+    backend: Backend,
+    dtype: str,
+    dropout: Sequence[float | tuple[float, ...]] = (),
+    stack: tuple[int, ...] = (),
+) -> int:
+    """Bytes that a `Workspace` takes for each example, at most."""
+    P = math.prod(stack)
+    entries = P * (padded(sizes[0] + 1, backend, dtype) + sizes[-1] + 1)
+    for n in sizes[1:]:
+        entries += P * (padded(n + 1, backend, dtype) + 2 * n)  # [a; 1], z and δ
+    for p, n in zip(dropout, sizes, strict=False):
+        entries += 2 * P * (n + 1) if p else 0  # the mask, and what is left
+    return entries * (8 if dtype == "float64" else 4)

@@ -34,7 +34,11 @@ class Lab:
     @property
     def inferred(self) -> str:
         """Name of the backend that a network without one takes for these arrays."""
-        return "numpy" if self.name == "numba" else self.backend.name
+        return {"numba": "numpy", "cuda double": "array_api_strict"}.get(self.name, self.backend.name)
+
+    def each_time(self, array: Any) -> None:
+        """Read an array: what does so can't be captured in a graph, and is called in every step."""
+        self.numpy(array)
 
     def numpy(self, array: Any) -> np.ndarray:
         return self.backend.to_numpy(array)
@@ -67,6 +71,13 @@ def _cupy() -> Lab:
         pytest.skip("no CUDA device")
 
 
+def _double() -> Lab:
+    double = pytest.importorskip("cuda_double")
+    if double.COMPILER is None:
+        pytest.skip("no C++ compiler to compile CUDA kernels for the host with")
+    return Lab("cuda double", double.Double())
+
+
 def _numba() -> Lab:
     pytest.importorskip("numba", reason="Numba is not installed")
     return Lab("numba", backends.get("numba"))
@@ -77,10 +88,16 @@ LABS = {
     "numba": _numba,
     "numpy-read-only": _read_only,
     "strict-device1": _strict,
+    "cuda-double": _double,
     "cupy": _cupy,
 }
 
 
 @pytest.fixture(params=LABS)
-def lab(request: pytest.FixtureRequest) -> Lab:
-    return LABS[request.param]()
+def lab(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    lab = LABS[request.param]()
+    if lab.backend.name == "cupy":
+        # by name the tests' own backend too, and chunks of steps as long as a test says
+        monkeypatch.setitem(backends._factories, "cupy", lambda: lab.backend)
+        monkeypatch.setattr(type(lab.backend), "patience", 1)
+    return lab

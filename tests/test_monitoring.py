@@ -230,10 +230,12 @@ def test_other_steps_do_no_more_work(lab, every, N, batch_size, kept):
     passes = {"forward": 0, "backward": 0}
 
     def tanh(z):
+        lab.each_time(z)
         passes["forward"] += 1
         return array_namespace(z).tanh(z)
 
     def slope(a):
+        lab.each_time(a)
         passes["backward"] += 1
         return 1 - a * a
 

@@ -64,7 +64,7 @@ def test_feedforward_in_chunks_of_any_size(lab, sizes, m, elements, seed):
 
 
 def test_predictions_take_memory_for_a_chunk_alone(lab, monkeypatch):
-    if lab.name == "cupy":
+    if lab.backend.name == "cupy":
         pytest.skip("tracemalloc sees the host's memory alone")
     monkeypatch.setattr(prediction, "CHUNK_ELEMENTS", 2**13)
     net = network(lab, (2, 100, 1), dtype="float32")
@@ -360,6 +360,8 @@ def test_repr():
 
 
 def test_a_backend_is_inferred_once_and_kept(lab):
+    if lab.name == "cuda double":
+        pytest.skip("its arrays are array-api-strict's, and so is the backend inferred from them")
     X, Y = (lab.array(a) for a in data())
     net, given_backend = bp.Network((3, 4, 2), rng=1), network(lab, dtype="float32", rng=1)
     results = []
@@ -516,7 +518,9 @@ def test_networks_on_two_devices_do_not_meet():
 def test_setting_a_view_writes_into_the_vector(lab):
     net = network(lab)
     net.weights[1] = lab.array(np.full((2, 4), 7.0), net.dtype)
-    assert (lab.numpy(net.vector)[-2 * 5 :].reshape(2, 5)[:, :4] == 7).all()
+    assert (lab.numpy(net.parameters.blocks[1])[:, :4] == 7).all()
+    width = net.parameters.blocks[1].shape[1]
+    assert (lab.numpy(net.vector)[-2 * width :].reshape(2, width)[:, :4] == 7).all()
     with pytest.raises(Exception, match=r"broadcast|shape"):
         net.weights[1] = lab.array(np.ones((4, 2)), net.dtype)
 

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+from array_api_compat import array_namespace
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import (
@@ -423,7 +424,7 @@ class SignDescent(bp.optimizers.Optimizer):
     def update(self, parameters, gradient, memory, rate):
         def rule(θ, g, total, η):
             total = total + g
-            return θ - η * (total / abs(total)), total
+            return θ - η * array_namespace(θ).sign(total), total
 
         total = memory["sum"]
         inputs = parameters, gradient, total, rate

@@ -240,7 +240,9 @@ def test_a_step_along_clipped_gradients(lab, optimizer):
     plan.load(*case.data(lab))
     state = bp.plan.State(optimizer, other.parameters)
     gradient = bp.Gradient(other.sizes, other.backend, other.dtype)
-    unit = state.set_learning_rate(optimizer.learning_rate)
+    for array, value in state.settings(optimizer.learning_rate):
+        array[...] = value
+    unit = state.unit(optimizer.learning_rate)
     update = lab.backend.compile(state.operations(gradient))
     for _ in range(3):
         plan.run()

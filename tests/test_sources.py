@@ -238,7 +238,7 @@ def test_an_array_or_a_small_map_is_taken_into_memory(lab, tmp_path):
 
 
 def test_a_map_takes_no_more_memory_than_its_batches(lab, mapped, monkeypatch):
-    if lab.name == "cupy":
+    if lab.backend.name == "cupy":
         pytest.skip("tracemalloc sees the host's memory alone")
     monkeypatch.setattr(prediction, "CHUNK_ELEMENTS", 2**14)
     N, rows = 4_000, 500
@@ -261,7 +261,8 @@ def test_a_map_takes_no_more_memory_than_its_batches(lab, mapped, monkeypatch):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_value_in_a_map_that_is_not_finite_is_found_when_its_step_comes(lab, mapped, bad):
+def test_a_value_in_a_map_that_is_not_finite_is_found_when_its_step_comes(lab, mapped, bad, monkeypatch):
+    monkeypatch.setattr("bpengine.streaming.BUFFER_BYTES", 1)  # to a device, steps are sent one by one
     X, Y = data(10)
     net, twin = network(lab), network(lab)
     wrong = X.copy()

@@ -244,7 +244,7 @@ def test_no_progress_where_none_is_asked_for(lab, capsys, monkeypatch, tqdm):
     if not tqdm:
         monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     fit_with_progress(lab, progress=False)
-    with interrupt_at(1) as σ:
+    with interrupt_at(lab, 1) as σ:
         fit(lab, network(lab, activations=[σ, "sigmoid"]), *data())
     assert capsys.readouterr() == ("", "")
 
@@ -257,11 +257,12 @@ TANH = tanh, lambda a: 1 - a * a, "a"
 
 
 @contextmanager
-def interrupt_at(call):
+def interrupt_at(lab, call):
     """A hidden layer's tanh in whose `call`-th forward pass the user presses Ctrl-C."""
     calls = itertools.count(1)
 
     def function(z):
+        lab.each_time(z)
         if next(calls) == call:
             signal.raise_signal(signal.SIGINT)
         return tanh(z)
@@ -273,7 +274,7 @@ def interrupt_at(call):
 def test_ctrl_c_keeps_the_steps_taken_and_the_epochs_done(lab, call):
     X, Y = data(11)
     optimizer = bp.SGD(0.3)
-    with interrupt_at(call) as σ:
+    with interrupt_at(lab, call) as σ:
         net = network(lab, activations=[σ, "sigmoid"])
         history = fit(lab, net, X, Y, epochs=100, batch_size=4, optimizer=optimizer)
     assert history.interrupted is True
@@ -292,7 +293,7 @@ def test_ctrl_c_keeps_the_steps_taken_and_the_epochs_done(lab, call):
 def test_ctrl_c_is_acknowledged(lab, capsys, monkeypatch, tqdm):
     if not tqdm:
         monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    with interrupt_at(5) as σ:
+    with interrupt_at(lab, 5) as σ:
         fit(lab, network(lab, activations=[σ, "sigmoid"]), *data(), epochs=100, progress=True)
     out, err = capsys.readouterr()
     assert out == ""
@@ -302,7 +303,7 @@ def test_ctrl_c_is_acknowledged(lab, capsys, monkeypatch, tqdm):
 def test_ctrl_c_in_the_validation(lab):
     X, Y = data(8)
     # 2 steps an epoch, then one forward pass for the validation data
-    with interrupt_at(6) as σ:
+    with interrupt_at(lab, 6) as σ:
         net = network(lab, activations=[σ, "sigmoid"])
         pair = (lab.array(X), lab.array(Y))
         history = fit(lab, net, X, Y, epochs=9, validation=pair)
@@ -422,7 +423,7 @@ def test_ctrl_c_leaves_whole_steps_in_all_that_is_remembered(lab, name, call):
         return net, history
 
     optimizer = OPTIMIZERS[name]
-    with interrupt_at(call) as σ:
+    with interrupt_at(lab, call) as σ:
         net, history = run(σ)
     assert history.interrupted
     twin = network(lab, activations=[bp.Activation("own", *TANH), "sigmoid"], dropout=[0.2, 0.5])
@@ -680,6 +681,7 @@ def test_ctrl_c_in_the_middle_of_a_step_leaves_whole_steps(lab):
     presses = {"at": None, "seen": 0}
 
     def derivative(z):
+        lab.each_time(z)
         presses["seen"] += 1
         if presses["seen"] == presses["at"]:
             raise KeyboardInterrupt
@@ -828,7 +830,7 @@ def test_between_passes_the_network_has_the_average(lab):
 @pytest.mark.parametrize("call", [1, 3, 4])
 def test_ctrl_c_in_a_pass_is_raised_and_leaves_whole_steps(lab, call):
     X, Y = data(12)
-    with interrupt_at(call + 3) as σ:
+    with interrupt_at(lab, call + 3) as σ:
         net = network(lab, activations=[σ, "sigmoid"])
         options = {"batch_size": 4, "optimizer": bp.Adam(0.1), "shuffle": False}
         net.partial_fit(lab.array(X), lab.array(Y), **options)
@@ -861,7 +863,7 @@ def test_a_pass_whose_cost_is_not_finite_keeps_the_last_finite_parameters(lab):
     position=st.integers(0, 10),
     batch_size=st.integers(1, 5),
     kept=st.sampled_from([1, 2, 256]),
-    dropout=st.sampled_from([0.0, 0.5]),
+    dropout=st.sampled_from([0.0, 0.05]),  # of more, a mask may leave out the whole layer
 )
 @few
 def test_all_that_is_remembered_is_of_the_step_before(lab, name, position, batch_size, kept, dropout):

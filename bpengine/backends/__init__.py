@@ -7,11 +7,23 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from typing import Any
 
 import array_api_compat
 
 from bpengine.backends.array_api import ArrayAPIBackend
-from bpengine.backends.base import Array, Backend, BackendUnavailableError, Batches, Operation, Program
+from bpengine.backends.base import (
+    Array,
+    Backend,
+    BackendUnavailableError,
+    Batches,
+    DeviceMemoryError,
+    Entries,
+    Operation,
+    Program,
+    Settings,
+    Slices,
+)
 from bpengine.backends.numpy import NumPyBackend
 
 __all__ = [
@@ -20,9 +32,13 @@ __all__ = [
     "Backend",
     "BackendUnavailableError",
     "Batches",
+    "DeviceMemoryError",
+    "Entries",
     "NumPyBackend",
     "Operation",
     "Program",
+    "Settings",
+    "Slices",
     "get",
     "infer",
     "names",
@@ -32,25 +48,9 @@ __all__ = [
 ENTRY_POINTS = "bpengine.backends"
 
 
-def _cupy() -> Backend:
-    if importlib.util.find_spec("cupy") is None:
-        raise BackendUnavailableError(
-            "backend 'cupy' needs CuPy, which is not installed: pip install cupy-cuda13x (or "
-            "cupy-cuda12x, to match your CUDA driver), or use backend='numpy'."
-        )
-    try:
-        cupy = importlib.import_module("cupy")
-    except ImportError as error:
-        raise BackendUnavailableError(
-            f"backend 'cupy': CuPy is installed, but it can't be imported: {error}. Install the CuPy "
-            "that matches your CUDA version, or use backend='numpy'."
-        ) from error
-    if not cupy.is_available():
-        raise BackendUnavailableError(
-            "backend 'cupy': CuPy is installed, but it finds no CUDA device. Check the driver with "
-            "nvidia-smi, or use backend='numpy'."
-        )
-    return _library("cupy")
+def _cupy(device: Any = None, precision: str | None = None) -> Backend:
+    made: Backend = importlib.import_module("bpengine.backends.cupy").on(device, precision)
+    return made
 
 
 def _numba() -> Backend:
@@ -124,32 +124,41 @@ def names() -> list[str]:
     return sorted({*_factories, *(point.name for point in entry_points(group=ENTRY_POINTS))})
 
 
-def get(backend: str | Backend) -> Backend:
+def get(backend: str | Backend, device: Any = None, precision: str | None = None) -> Backend:
     """The backend of a name, or the object itself.
 
     Parameters
     ----------
     backend : str or Backend
         A name out of `names`, or a backend object.
+    device : int or str, optional
+        The GPU to compute on, for ``"cupy"``: its number, or ``"cuda:1"``. CuPy's current one where not
+        given. ``"cpu"`` is what the backends of the host take.
+    precision : {"full", "tf32"}, optional
+        Of products of float32 numbers, for ``"cupy"``: "tf32" rounds their factors to 10 bits of
+        mantissa.
 
     Raises
     ------
     ValueError
-        If no backend has that name.
+        If no backend has that name, or it has no such device or precision.
     BackendUnavailableError
         If what the backend needs is missing; the message says what to install.
     """
     if isinstance(backend, Backend):
-        return backend
+        return backend.on(device, precision)
     if not isinstance(backend, str):
         raise TypeError(
             f"backend must be a name or a Backend, got {type(backend).__name__}. "
             f"Names: {', '.join(names())}."
         )
-    if backend in _factories:
-        return _made_by(_factories[backend], f"factory of {backend!r}")
+    factory = _factories.get(backend)
+    if factory is _cupy:
+        return _cupy(device, precision)
+    if factory is not None:
+        return _made_by(factory, f"factory of {backend!r}").on(device, precision)
     for point in entry_points(group=ENTRY_POINTS, name=backend):
-        return _made_by(point.load(), f"entry point {point.value!r}")
+        return _made_by(point.load(), f"entry point {point.value!r}").on(device, precision)
     near = difflib.get_close_matches(backend, names(), n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"unknown backend {backend!r}.{hint} Known: {', '.join(names())}.")
@@ -173,6 +182,6 @@ def infer(x: object) -> Backend:
     if not array_api_compat.is_array_api_obj(x) or array_api_compat.is_numpy_array(x):
         return NumPyBackend()
     if array_api_compat.is_cupy_array(x):
-        return _cupy()
+        return _cupy(array_api_compat.device(x))
     xp = array_api_compat.array_namespace(x)
     return ArrayAPIBackend(xp, array_api_compat.device(x), xp.__name__.rpartition(".")[2])

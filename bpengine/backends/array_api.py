@@ -10,7 +10,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from bpengine.backends.base import Array, Backend, Batches, Operation
+from bpengine.backends.base import Array, Backend, Batches, Operation, Program
 
 __all__ = ["ArrayAPIBackend", "Call", "Replay", "fallback"]
 
@@ -39,7 +39,10 @@ class Replay:
     def run_batches(self, batches: Batches, taken: list[int]) -> None:
         """A step on each of some batches."""
         calls, load, rows, output = self.calls, batches.load, batches.rows, batches.output
+        settings = batches.settings
         for batch, slot in zip(batches.batches, batches.slots, strict=False):
+            if settings is not None:
+                settings.set(taken[0])
             load(batch, rows)
             for function, operands in calls:
                 function(*operands)
@@ -80,6 +83,13 @@ class ArrayAPIBackend(Backend):
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self.xp.__name__, self.device, self.name)
 
+    def on(self, device: Any = None, precision: str | None = None) -> Backend:
+        """Give this library's backend on another of its devices."""
+        if type(self) is not ArrayAPIBackend or device is None or str(device) == str(self.device):
+            return super().on(device, precision)
+        super().on(None, precision)
+        return ArrayAPIBackend(self.xp, device, self.name)
+
     def owns(self, x: object) -> bool:
         """Whether `x` is an array of this library."""
         return array_api_compat.is_array_api_obj(x) and array_api_compat.array_namespace(x) is self.xp
@@ -113,7 +123,7 @@ class ArrayAPIBackend(Backend):
         """Write ``rows[indices]`` into `out`."""
         out[...] = self.xp.take(rows, indices, axis=0)
 
-    def compile(self, operations: Iterable[Operation]) -> Replay:
+    def compile(self, operations: Iterable[Operation]) -> Program:
         """Make operations ready to be replayed."""
         return Replay([fallback(op) for op in operations])
 

@@ -12,7 +12,19 @@ from typing import Any, Protocol
 import array_api_compat
 import numpy as np
 
-__all__ = ["Array", "Backend", "BackendUnavailableError", "Batches", "Operation", "Program", "size"]
+__all__ = [
+    "Array",
+    "Backend",
+    "BackendUnavailableError",
+    "Batches",
+    "DeviceMemoryError",
+    "Entries",
+    "Operation",
+    "Program",
+    "Settings",
+    "Slices",
+    "size",
+]
 
 Array = Any  # an array of any library that follows the array API standard
 
@@ -24,6 +36,20 @@ def size(array: Array) -> int:
 
 class BackendUnavailableError(ImportError):
     """A backend was asked for by name, and something it needs is missing."""
+
+
+class DeviceMemoryError(MemoryError):
+    """A device has no room for an array.
+
+    Attributes
+    ----------
+    left : int
+        Bytes that arrays may still take on the device.
+    """
+
+    def __init__(self, message: str, left: int) -> None:
+        self.left = left
+        super().__init__(f"{message}; {left:,} bytes are left on the device.")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -73,6 +99,71 @@ def itemsize(array: Array) -> int:
     return bits // 8
 
 
+class Slices(Sequence[Array]):
+    """An array in pieces of as many rows each.
+
+    Parameters
+    ----------
+    whole : array
+    each : int
+        Rows of a piece; the last may have fewer.
+    """
+
+    def __init__(self, whole: Array, each: int) -> None:
+        self.whole, self.each = whole, each
+
+    def __len__(self) -> int:
+        return -(-int(self.whole.shape[0]) // self.each)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        start = i % len(self) * self.each
+        return self.whole[start : start + self.each]
+
+
+class Entries(Sequence[Array]):
+    """The parts of an array along its first axis.
+
+    Parameters
+    ----------
+    whole : array
+    """
+
+    def __init__(self, whole: Array) -> None:
+        self.whole = whole
+
+    def __len__(self) -> int:
+        return int(self.whole.shape[0])
+
+    def __getitem__(self, i: Any) -> Any:
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        return self.whole[i, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Settings:
+    """Numbers that differ from step to step, such as the learning rate.
+
+    Parameters
+    ----------
+    targets : sequence of arrays of shape ()
+        Where a step reads them.
+    values : NumPy array of shape (steps, len(targets))
+    """
+
+    targets: Sequence[Array]
+    values: np.ndarray[Any, Any]
+
+    def set(self, step: int) -> None:
+        """Write the numbers of a step where it reads them."""
+        for target, value in zip(self.targets, self.values[step].tolist(), strict=True):
+            target[...] = value
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Batches:
     """Batches for the steps of a program, and where to keep what each step has put out.
@@ -91,6 +182,8 @@ class Batches:
         Where it is kept, one a step.
     examples : array, optional
         Where `load` is a gather: the array whose rows ``batch`` numbers.
+    settings : Settings, optional
+        Numbers to set before each step.
     """
 
     load: Callable[[Any, Array], None]
@@ -99,6 +192,7 @@ class Batches:
     output: Array
     slots: Sequence[Array]
     examples: Array | None = None
+    settings: Settings | None = None
 
 
 class Program(Protocol):
@@ -131,12 +225,16 @@ class Backend(ABC):
         Where arrays live, in the library's own words; None is the library's default.
     alignment : int
         Bytes to a multiple of which the rows of ``[w b]`` are padded; 1 is no padding.
+    patience : int
+        By how much longer than on a host training keeps the outputs of steps until it adds up their
+        costs, because asking a device for a number is dear.
     """
 
     name: str
     xp: ModuleType
     device: Any = None
     alignment: int = 1
+    patience: int = 1
 
     @abstractmethod
     def owns(self, x: object) -> bool:
@@ -181,3 +279,31 @@ class Backend(ABC):
     @abstractmethod
     def compile(self, operations: Iterable[Operation]) -> Program:
         """Make operations ready to be replayed. The arrays they name stay theirs."""
+
+    def on(self, device: Any = None, precision: str | None = None) -> Backend:
+        """Give this library's backend on a device, with products of a precision.
+
+        Raises
+        ------
+        ValueError
+            If it has no such device, or products of one precision alone.
+        """
+        if precision not in (None, "full"):
+            raise ValueError(
+                f"precision={precision!r}: products of backend {self.name!r} are as precise as its "
+                "dtype. Leave it out; 'tf32' is for backend='cupy'."
+            )
+        if device is None or str(device) == str(self.device):
+            return self
+        raise ValueError(
+            f"device={device!r}: backend {self.name!r} can't be moved to a device. Give a backend "
+            "object that is on it, and device=None."
+        )
+
+    def memory_left(self) -> int | None:
+        """Bytes that arrays may still take; None where that is no limit to go by, as on a host."""
+        return None
+
+    def feeder(self, shape: tuple[int, int], dtype: str) -> Any:
+        """What brings rows to a device that has no room for all of them; see `Streamed`."""
+        raise NotImplementedError(f"backend {self.name!r} has no device to feed.")

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import array_api_compat
 import numpy as np
 
 from bpengine.backends.array_api import Call
-from bpengine.backends.base import Array, Operation
+from bpengine.backends.base import Array, Operation, size
 
-__all__ = ["fold", "fold_descent", "library", "readable"]
+__all__ = ["Memory", "fold", "fold_descent", "library", "readable"]
 
 ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE = 101, 111, 112
 SYMBOLS = (  # as NumPy's wheels name it, as other builds do; the width of its integers
@@ -32,7 +34,45 @@ REALS: dict[str, tuple[str, Any]] = {
 }
 
 
-def fold(operations: Sequence[Operation]) -> dict[int, list[Operation]]:
+class Memory:
+    """What `fold` has to know of arrays: where they lie in memory. NumPy's; others derive from it."""
+
+    def bounds(self, x: Array) -> tuple[int, int]:
+        """Address of the first byte, and of the first behind the last."""
+        low, high = np.lib.array_utils.byte_bounds(x)
+        return low, high
+
+    def number(self, value: float, like: Array) -> Array:
+        """An array of shape () of the dtype, and on the device, of `like`."""
+        return np.full((), value, like.dtype)
+
+    def readable(self, x: Array) -> bool:
+        """Whether a product can read x as it lies."""
+        return readable(x)
+
+    def within(self, x: Array, whole: Array) -> bool:
+        """Whether x lies in the memory of `whole`."""
+        (low, high), (start, end) = self.bounds(x), self.bounds(whole)
+        return start <= low and high <= end
+
+    def overlap(self, x: Array, y: Array) -> bool:
+        """Whether the two may have memory in common."""
+        (low, high), (start, end) = self.bounds(x), self.bounds(y)
+        return start < high and low < end
+
+    def same_place(self, x: Array, whole: Array, other: Array) -> Array:
+        """The part of `other` that lies in it as x, contiguous, lies in `whole`."""
+        start, end = self.bounds(whole)
+        itemsize = (end - start) // int(whole.shape[0])
+        offset = (self.bounds(x)[0] - start) // itemsize
+        xp = array_api_compat.array_namespace(other)
+        return xp.reshape(other[offset : offset + math.prod(x.shape)], x.shape, copy=False)
+
+
+NUMPY = Memory()
+
+
+def fold(operations: Sequence[Operation], memory: Memory = NUMPY) -> dict[int, list[Operation]]:
     """Operations by which the products of BP3 and BP4 add themselves to parameters, or to a velocity.
 
     θ ← θ - η ∇C, or v ← μ v - η ∇C and then θ ← θ + v, with l2 penalties and decay where there are any.
@@ -43,6 +83,8 @@ def fold(operations: Sequence[Operation]) -> dict[int, list[Operation]]:
         A step. Nothing is folded unless it has a "descend" or a "momentum", all of the gradient comes
         from plain products and l2 penalties, and what a product adds itself to is not read again. Of a
         stack it is the first layer's product, where the networks share their inputs.
+    memory : Memory, optional
+        Of the library whose arrays they are.
 
     Returns
     -------
@@ -56,34 +98,34 @@ def fold(operations: Sequence[Operation]) -> dict[int, list[Operation]]:
         return {}
     step, rule = operations[:at], operations[at]
     parameters, gradient = rule.inputs[:2]
-    target, β = parameters, np.ones((), parameters.dtype)
+    target, β = parameters, memory.number(1.0, parameters)
     of_rule: list[Operation] = []
     if rule.name == "momentum":
         target, β = rule.inputs[2:]
         of_rule = [Operation("add", rule.equation, np.add, (parameters, target), parameters)]
-    products = {i: op for i, op in enumerate(step) if _within(op.output, gradient)}
+    products = {i: op for i, op in enumerate(step) if memory.within(op.output, gradient)}
     if any(op.name == "matmul" and op.output.ndim > 2 for op in products.values()):
-        return _fold_first(step, products, rule)
+        return _fold_first(step, products, rule, memory)
     shrinking = {i: products.pop(i) for i in list(products) if products[i].name == "l2"}
     shrinking |= {i: op for i, op in enumerate(step) if op.name == "decay" and target is parameters}
     if len({op.name for op in shrinking.values()}) > 1:
         return {}
     if any(op.name != "matmul" or op.output.ndim != 2 for op in products.values()):
         return {}
-    if sum(op.output.size for op in products.values()) != gradient.size:
+    if sum(size(op.output) for op in products.values()) != size(gradient):
         return {}
-    scale, folded = _lift_scale(step)
+    scale, folded = _lift_scale(step, memory)
     for i, op in products.items():
-        block, home = (_same_place(op.output, gradient, x) for x in (target, parameters))
+        block, home = (memory.same_place(op.output, gradient, x) for x in (target, parameters))
         later = (other for j, other in enumerate(step) if j > i and j not in shrinking)
-        if not all(map(readable, op.inputs)) or any(
-            np.may_share_memory(x, block) for other in later for x in other.inputs
+        if not all(map(memory.readable, op.inputs)) or any(
+            memory.overlap(x, block) for other in later for x in other.inputs
         ):
             return {}
         inputs = *op.inputs, block, scale, β
         folded[i] = [Operation("add product", op.equation, _add_product, inputs, block)]
         for j, other in shrinking.items():
-            if _within(other.inputs[-2], home):
+            if memory.within(other.inputs[-2], home):
                 # of w as it is before the step: a product that writes into w comes after
                 first = folded[i] if target is parameters else folded.setdefault(j, [])
                 first[:0] = [_shrinking(other, block)]
@@ -92,20 +134,19 @@ def fold(operations: Sequence[Operation]) -> dict[int, list[Operation]]:
 
 
 def _fold_first(
-    step: Sequence[Operation], products: dict[int, Operation], rule: Operation
+    step: Sequence[Operation], products: dict[int, Operation], rule: Operation, memory: Memory
 ) -> dict[int, list[Operation]]:
     """`fold` for a stack: its first layer, which has most of the parameters, in one product."""
     parameters, gradient = rule.inputs[:2]
     i, first = list(products.items())[-1]
     if rule.name != "descend" or any(op.name != "matmul" for op in products.values()):
         return {}
-    if first.output.ndim != 2 or not all(map(readable, first.inputs)):
+    if first.output.ndim != 2 or not all(map(memory.readable, first.inputs)):
         return {}
-    block, n = _same_place(first.output, gradient, parameters), first.output.size
-    if any(np.may_share_memory(x, block) for op in step[i + 1 :] for x in op.inputs):
+    block, n = memory.same_place(first.output, gradient, parameters), size(first.output)
+    if any(memory.overlap(x, block) for op in step[i + 1 :] for x in op.inputs):
         return {}
-    minus_one, one = np.full((), -1, block.dtype), np.ones((), block.dtype)
-    inputs = *first.inputs, block, minus_one, one
+    inputs = *first.inputs, block, memory.number(-1.0, block), memory.number(1.0, block)
     rest = parameters[n:], gradient[n:]
     return {
         i: [Operation("add product", first.equation, _add_product, inputs, block)],
@@ -145,7 +186,7 @@ def _shrinking(op: Operation, block: Array) -> Operation:
     return Operation("shrink", op.equation, _shrink, (target, w, factor), target)
 
 
-def _lift_scale(step: Sequence[Operation]) -> tuple[Array, dict[int, list[Operation]]]:
+def _lift_scale(step: Sequence[Operation], memory: Memory) -> tuple[Array, dict[int, list[Operation]]]:
     """Take the scale out of the output error, where everything after it is linear in it.
 
     The error is then y - a: its sign turned, so that the scale itself is what the products need.
@@ -161,7 +202,7 @@ def _lift_scale(step: Sequence[Operation]) -> tuple[Array, dict[int, list[Operat
             return scale, {
                 i: [Operation("reverse difference", op.equation, np.subtract, (y, a), op.output)]
             }
-    return np.full((), -1, step[-1].output.dtype), {}
+    return memory.number(-1.0, step[-1].output), {}
 
 
 def _add_product(a: Array, b: Array, c: Array, scale: Array, β: Array) -> Array:
@@ -244,15 +285,3 @@ def _library(dtype: str) -> tuple[Callable[..., None] | None, Any]:
         if np.array_equal(c, a @ b + 1):
             return function, integer
     return None, None
-
-
-def _within(x: Array, whole: Array) -> bool:
-    start, end = np.lib.array_utils.byte_bounds(whole)
-    low, high = np.lib.array_utils.byte_bounds(x)
-    return bool(start <= low and high <= end)
-
-
-def _same_place(x: Array, whole: Array, other: Array) -> Array:
-    """The part of `other` that lies in it as x, contiguous, lies in `whole`."""
-    offset = (x.ctypes.data - whole.ctypes.data) // x.itemsize
-    return other[offset : offset + x.size].reshape(x.shape)

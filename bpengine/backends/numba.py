@@ -96,7 +96,7 @@ class CompiledReplay(QuietReplay):
         if self._gathering is None or not self._gathering.serves(batches):
             self._gathering = _Gathering(batches, self._lines, self._maker)
         gathering = self._gathering
-        if not gathering.calls:
+        if not gathering.calls or batches.settings is not None:
             super().run_batches(batches, taken)
             return
         gathering.start(batches)

@@ -16,7 +16,7 @@ import array_api_compat.numpy
 import numpy as np
 
 from bpengine.backends.array_api import ArrayAPIBackend, Call, Replay, fallback
-from bpengine.backends.base import Array, Batches, Operation
+from bpengine.backends.base import Array, Backend, Batches, Operation
 from bpengine.backends.blas import fold_descent
 from bpengine.backends.numpy_per_example import PER_EXAMPLE, gaussian_noise
 from bpengine.backends.numpy_updates import UPDATES
@@ -34,6 +34,14 @@ class NumPyBackend(ArrayAPIBackend):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return NumPyBackend, ()
+
+    def on(self, device: Any = None, precision: str | None = None) -> Backend:
+        """Give this backend, which has one device: the CPU."""
+        if device is not None and str(device) != str(self.device):
+            raise ValueError(
+                f"device={device!r}: NumPy computes on the CPU. Use device=None, or another backend."
+            )
+        return super().on(None, precision)
 
     def asarray(self, x: Array, dtype: str) -> Array:
         """`x` in `dtype`: itself where it has it already."""

@@ -17,7 +17,7 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from bpengine import backends
 from bpengine.activations import Activation
-from bpengine.backends import Array, ArrayAPIBackend, Backend
+from bpengine.backends import Array, Backend
 from bpengine.callbacks import Callback
 from bpengine.costs import Cost
 from bpengine.estimators.data import Data, columns
@@ -248,20 +248,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return names[:hidden], names[hidden]
 
     def _backend(self) -> Backend:
-        backend = backends.get("numpy" if self.backend is None else self.backend)
-        if self.device is None or str(self.device) == str(backend.device):
-            return backend
-        if backend.name == "numpy":
-            raise ValueError(
-                f"device={self.device!r}: NumPy computes on the CPU. Use device=None, or another "
-                "backend."
-            )
-        if type(backend) is not ArrayAPIBackend:
-            raise ValueError(
-                f"device={self.device!r}: backend {backend.name!r} can't be moved to a device. Give a "
-                "backend object that is on it, and device=None."
-            )
-        return ArrayAPIBackend(backend.xp, self.device, backend.name)
+        return backends.get("numpy" if self.backend is None else self.backend, self.device)
 
     def _dtype(self, dtype: Any) -> str:
         if self.dtype is not None:

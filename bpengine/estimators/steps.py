@@ -84,10 +84,12 @@ class LossPlan(Plan):
             yield Operation("add squares", "loss", _add_squares, inputs, self.squares)
         yield from super()._backward(backprop)
 
-    def _set_unit(self, unit: float) -> None:
-        super()._set_unit(unit)
-        self._scale[...] = self.workspace.scale
-        self._l2[...] = self._strengths[1, ...]
+    def _units(self, unit: Any) -> Iterator[tuple[Array, float]]:
+        for array, value in super()._units(unit):
+            yield array, value
+            if array is self.workspace.scale:
+                yield self._scale, value
+        yield self._l2, float(unit * self.network.l2)
 
 
 def _share(weights: Array) -> Array:

@@ -1,0 +1,307 @@
+"""The GPU's table: `python benchmarks/gpu.py` writes docs/benchmarks-gpu.md and its picture.
+
+Every figure is a ratio of times taken in turn in this process, by events on the device after a warm-up:
+time of the contender ÷ time of bpengine's graph, median over pairs with a 95 % bootstrap interval. It
+needs a GPU, and says so where there is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import contenders
+import numpy as np
+from ladder import LADDER, LEARNING_RATE, RUNGS, Rung, examples, network, plain_parameters
+
+import bpengine as bp
+from bpengine import backends, plots
+from bpengine.ratios import Ratio, measure
+
+DOCS = Path(__file__).parent.parent / "docs"
+RUNGS["xlarge"] = Rung((4096,) * 5, 8192)
+SIZES = [*LADDER, "xlarge"]
+STEPS = {"tiny": 800, "nielsen": 800, "small": 400, "medium": 80, "large": 8, "xlarge": 1}
+PAIRS = 21
+# what each is to be measured against: × time of our step
+GOALS: dict[str, dict[str, float]] = {
+    "torch.compile": {"tiny": 2, "nielsen": 2, "small": 1, "medium": 1},
+    "JAX scan": {"tiny": 1, "nielsen": 1, "small": 1, "medium": 1},
+    "products alone": {"large": 0.95, "xlarge": 0.95},
+}
+PEERS = {"PyTorch eager": "torch", "torch.compile": "torch", "JAX scan": "jax"}
+SQUARE = 8192  # rows of the matrices by which the card's own product rate is measured
+
+Run = Callable[[], object]
+
+
+class Card:
+    """The GPU, and a clock of its events.
+
+    Parameters
+    ----------
+    precision : {"full", "tf32"}
+        Of float32 products, ours and everyone's.
+    """
+
+    def __init__(self, precision: str) -> None:
+        self.backend: Any = backends.get("cupy", precision=precision)
+        self.cuda, self.precision = self.backend.cupy.cuda, precision
+        self._start = self.cuda.Event()
+        self._start.record()
+
+    def clock(self) -> float:
+        """Seconds, by an event behind all that the default stream was given."""
+        event = self.cuda.Event()
+        event.record()
+        event.synchronize()
+        return float(self.cuda.get_elapsed_time(self._start, event)) / 1e3
+
+    def plan(self, name: str) -> bp.Plan:
+        """A rung's training step, its batch loaded."""
+        net = network(name, self.backend)
+        plan = net.plan(RUNGS[name].batch, bp.SGD(LEARNING_RATE))
+        plan.load(*examples(name))
+        return plan
+
+    def ours(self, name: str, steps: int) -> Run:
+        """Our step, replayed as graphs."""
+        plan = self.plan(name)
+        return lambda: plan.run(steps)
+
+    def products_alone(self, name: str, steps: int) -> Run:
+        """The products of a step and nothing else, by cuBLAS in a graph: the floor."""
+        plan = self.plan(name)
+        plan.run()
+        products = [op for op in plan.operations if op.name == "matmul"]
+        program = self.backend.compile(products)
+        return lambda: program.run(steps)
+
+    def numpy(self, name: str, steps: int) -> Run:
+        """bpengine on the CPU of the same machine."""
+        return contenders.engine(name, steps)
+
+    def torch_eager(self, name: str, steps: int) -> Run:
+        """PyTorch: eager, with the fused SGD."""
+        return self._torch(name, steps, None)
+
+    def torch_compile(self, name: str, steps: int) -> Run:
+        """PyTorch: torch.compile with CUDA graphs, with the fused SGD."""
+        return self._torch(name, steps, "reduce-overhead")
+
+    def _torch(self, name: str, steps: int, mode: str | None) -> Run:
+        import torch
+
+        torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
+        X, Y = (torch.from_numpy(np.ascontiguousarray(x.T)).cuda() for x in examples(name))
+        layers: list[Any] = []
+        for w, b in zip(*plain_parameters(name), strict=True):
+            layer = torch.nn.Linear(w.shape[1], w.shape[0])
+            layer.weight.data, layer.bias.data = torch.from_numpy(w), torch.from_numpy(b[:, 0].copy())
+            layers += [layer, torch.nn.Sigmoid()]
+        model = torch.nn.Sequential(*layers).cuda()
+        optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, fused=True)
+
+        def cost(X: Any, Y: Any) -> Any:
+            return 0.5 * ((model(X) - Y) ** 2).sum() / X.shape[0]
+
+        evaluate = cost if mode is None else torch.compile(cost, mode=mode)
+
+        def run() -> None:
+            for _ in range(steps):
+                optimizer.zero_grad(set_to_none=True)
+                evaluate(X, Y).backward()
+                optimizer.step()
+
+        return run
+
+    def jax_scan(self, name: str, steps: int) -> Run:
+        """JAX: jit of a scan over all steps, buffers donated."""
+        import jax
+
+        jax.config.update(
+            "jax_default_matmul_precision", "highest" if self.precision == "full" else "tensorfloat32"
+        )
+        return contenders.jax_scan(name, steps)
+
+    def rate(self) -> float:
+        """Floating-point operations a second of large square products: what the card gives."""
+        a, b, c = (self.backend.empty((SQUARE, SQUARE), "float32") for _ in range(3))
+        a[...], b[...] = 0.5, 0.25
+        product = bp.equations.product("", a, b, c)
+        program = self.backend.compile([product])
+        return product.flops / self._seconds(lambda: program.run(4), 4)
+
+    def launch_cost(self) -> tuple[float, float]:
+        """Seconds of a graph's launch, and of one more kernel in a graph."""
+        x = [self.backend.asarray(np.zeros(32), "float32") for _ in range(100)]
+        σ = network("tiny", self.backend).activations[0]
+        # each on an array of its own shape, so that none is part of another's kernel
+        lines = [
+            op for i, each in enumerate(x) for op in σ.forward(each[: 1 + i % 32], each[: 1 + i % 32])
+        ]
+        one, many = (self.backend.compile(lines[:n]) for n in (1, 100))
+        for program in (one, many):
+            program._many = 1  # a launch for each step
+        short, long = (self._seconds(lambda p=p: p.run(200), 200) for p in (one, many))
+        return short, (long - short) / 99
+
+    def _seconds(self, run: Run, steps: int) -> float:
+        run()
+        run()
+        times = []
+        for _ in range(PAIRS):
+            start = self.clock()
+            run()
+            times.append((self.clock() - start) / steps)
+        return float(np.median(times))
+
+    def describe(self) -> str:
+        """The device, the driver and the packages."""
+        runtime = self.cuda.runtime
+        name = runtime.getDeviceProperties(self.backend.number)["name"].decode()
+        found = [
+            f"{package} {importlib.metadata.version(package)}"
+            for package in ("nvmath-python", "numpy", "torch", "jax")
+            if importlib.util.find_spec(package.partition("-")[0])
+        ]
+        driver, cuda = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+        cupy = self.backend.cupy.__version__
+        return (
+            f"{name}, driver for CUDA {driver // 1000}.{driver % 1000 // 10}, CUDA {cuda // 1000}."
+            f"{cuda % 1000 // 10}, CuPy {cupy}, Python {platform.python_version()}, {', '.join(found)}"
+        )
+
+
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rungs", nargs="+", default=SIZES, choices=SIZES)
+    parser.add_argument("--precision", default="full", choices=["full", "tf32"])
+    parser.add_argument("--pairs", type=int, default=PAIRS)
+    parser.add_argument("--print", action="store_true", help="print the page, don't write it")
+    chosen = parser.parse_args(arguments)
+    if chosen.pairs < 1:
+        parser.error("--pairs must be 1 or more")
+    return chosen
+
+
+def page(
+    ratios: Mapping[str, Mapping[str, Ratio]],
+    rungs: Sequence[str],
+    machine: str,
+    precision: str,
+    rate: float,
+    launch: tuple[float, float],
+) -> str:
+    """The page: a row a contender, a column a rung, goals in brackets."""
+    times = {rung: min(by[rung].reference for by in ratios.values() if rung in by) for rung in rungs}
+    ahead = [r for r in rungs if r in ratios.get("NumPy", {}) and ratios["NumPy"][r].median > 1]
+    setting = "float32" if precision == "full" else "float32 with TF32 products"
+    return "\n".join(
+        [
+            "# Benchmarks: on a GPU",
+            "",
+            f"Made by `python benchmarks/gpu.py` on {machine}. Each figure is the "
+            "time of the contender divided by the time of bpengine's graph, both taken in turn in one "
+            "process by events on the device: median and 95 % interval. Above 1 bpengine is faster. "
+            f"All compute in {setting}.",
+            "",
+            "A step of plain SGD on a resident batch, update included: sigmoid, quadratic cost.",
+            "",
+            "| × time of our step | " + " | ".join(rungs) + " |",
+            "|---" * (len(rungs) + 1) + "|",
+            *(
+                f"| {name} | "
+                + " | ".join(shown(by.get(r), GOALS.get(name, {}).get(r)) for r in rungs)
+                + " |"
+                for name, by in ratios.items()
+            ),
+            "| *ours, µs a step* | " + " | ".join(f"*{times[r]:.4g}*" for r in rungs) + " |",
+            "",
+            f"This card multiplies square matrices of {SQUARE} rows at {rate / 1e12:.1f} TFLOP/s in "
+            f"that setting. Launching a graph of one kernel takes {1e6 * launch[0]:.1f} µs, a further "
+            f"kernel in it {1e6 * launch[1]:.2f} µs.",
+            "",
+            "The GPU is ahead of NumPy on the same machine "
+            + (f"at {', '.join(ahead)}." if ahead else "at none of these sizes."),
+            "",
+            "![Times of contenders over the time of bpengine](benchmarks-gpu-ratios.svg)",
+            "",
+        ]
+    )
+
+
+def shown(ratio: Ratio | None, goal: float | None = None) -> str:
+    """A cell of the table."""
+    if ratio is None:
+        return "–"
+    digits = 0 if ratio.median >= 20 else 2
+    cell = f"**{ratio.median:.{digits}f}** {ratio.low:.{digits}f}–{ratio.high:.{digits}f}"
+    return cell + (f" (goal {goal:g})" if goal else "")
+
+
+def against(card: Card, rungs: Sequence[str], pairs: int) -> dict[str, dict[str, Ratio]]:
+    """Time of each contender ÷ time of ours, for a step at each rung."""
+    makers = {
+        "products alone": card.products_alone,
+        "PyTorch eager": card.torch_eager,
+        "torch.compile": card.torch_compile,
+        "JAX scan": card.jax_scan,
+        "NumPy": card.numpy,
+    }
+    missing = {name for name, package in PEERS.items() if not importlib.util.find_spec(package)}
+    if missing:
+        print(f"not installed, and not timed: {', '.join(sorted(missing))}", file=sys.stderr)
+    found: dict[str, dict[str, Ratio]] = {name: {} for name in makers if name not in missing}
+    for rung in rungs:
+        for name in found:
+            # the CPU takes its time
+            theirs = max(1, STEPS[rung] // 40) if name == "NumPy" else STEPS[rung]
+            run, ours = makers[name](rung, theirs), card.ours(rung, STEPS[rung])
+            for _ in range(3):
+                run(), ours()
+            ratio = measure(run, ours, pairs=pairs, rng=0, clock=card.clock)
+            found[name][rung] = scaled(ratio, theirs, STEPS[rung])
+            print(f"{rung:8} {name:16} {found[name][rung]}", file=sys.stderr, flush=True)
+    return found
+
+
+def scaled(ratio: Ratio, theirs: int, ours: int) -> Ratio:
+    """The ratio for one step each, where the two sides took several a call."""
+    k = ours / theirs
+    return Ratio(
+        ratio.median * k,
+        ratio.low * k,
+        ratio.high * k,
+        ratio.pairs,
+        ratio.ours / theirs,
+        ratio.reference / ours,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and write the page and the picture."""
+    chosen = options(arguments)
+    try:
+        card = Card(chosen.precision)
+    except backends.BackendUnavailableError as error:
+        raise SystemExit(f"benchmarks/gpu.py needs a GPU: {error}") from None
+    if card.backend.library is None:
+        raise SystemExit("benchmarks/gpu.py needs nvmath-python: pip install 'bpengine[cuda13]'")
+    ratios = against(card, chosen.rungs, chosen.pairs)
+    text = page(ratios, chosen.rungs, card.describe(), chosen.precision, card.rate(), card.launch_cost())
+    print(text)
+    if not chosen.print:
+        (DOCS / "benchmarks-gpu.md").write_text(text, encoding="utf-8")
+        plots.ratios(ratios).savefig(DOCS / "benchmarks-gpu-ratios.svg")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Examples that a device has no room for: their rows are sent there ahead of their steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bpengine.backends import Array, NumPyBackend, Slices
+from bpengine.parameters import padded
+from bpengine.sources import Chunk, Indexed, Mapped, Most, Tail
+from bpengine.workspace import example_rows
+
+if TYPE_CHECKING:
+    from bpengine.network import Network
+
+__all__ = ["Streamed", "fits", "sent"]
+
+BUFFER_BYTES = 2**26  # of each of the buffers that rows go through
+
+Write = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], None]
+
+
+class Streamed(Indexed):
+    """Examples whose rows the host has: a part is sent while the device computes on another.
+
+    Parameters
+    ----------
+    network : Network
+    write : callable
+        ``write(numbers, rows)`` writes the rows of some examples into host memory.
+    examples : int
+    weighted : bool
+    batch_size, shuffle
+        As for `Network.fit`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        write: Write,
+        examples: int,
+        weighted: bool,
+        batch_size: int,
+        shuffle: bool | int,
+    ) -> None:
+        super().__init__(examples, batch_size, shuffle)
+        self.network, self.backend, self.weighted, self._write = (
+            network,
+            network.backend,
+            weighted,
+            write,
+        )
+        self._width, itemsize = _row(network, weighted)
+        self._steps = max(1, BUFFER_BYTES // (self._width * itemsize * batch_size))
+        shape = min(self._steps, self.steps) * batch_size, self._width
+        self._feeder = self.backend.feeder(shape, network.dtype)
+        self._numbers = self.backend.asarray(np.arange(shape[0]), "int64")
+
+    def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
+        """An epoch."""
+        order, ahead = self._order(rng), None
+        for indices, m in self._parts(order, most):
+            behind, ahead = ahead, (self._send(indices), m)
+            if behind is not None:
+                yield self._received(*behind)
+        if ahead is not None:
+            yield self._received(*ahead)
+
+    def _parts(
+        self, order: np.ndarray[Any, Any], most: Most
+    ) -> Iterator[tuple[np.ndarray[Any, Any], int]]:
+        """The examples of the steps that a buffer has room for, and how many a step."""
+        m, step = self.batch_size, 0
+        full = self.examples // m
+        while step < full:
+            steps = min(most(step, m), self._steps, full - step)
+            yield order[step * m : (step + steps) * m], m
+            step += steps
+        if self.examples % m:
+            yield order[full * m :], self.examples % m
+
+    def _send(self, indices: np.ndarray[Any, Any]) -> Any:
+        def fill(rows: np.ndarray[Any, Any]) -> int:
+            self._write(indices, rows[: len(indices)])
+            return len(indices)
+
+        return self._feeder.send(fill)
+
+    def _received(self, sending: Any, m: int) -> Chunk:
+        rows, count = self._feeder.receive(sending)
+        load = partial(self.backend.take, rows)
+        outcomes = partial(self._outcomes, rows, count, m)
+        return Chunk(m, self.weighted, Slices(self._numbers[:count], m), load, outcomes, rows)
+
+    def _outcomes(self, rows: Array, count: int, m: int) -> tuple[Array, Array | None]:
+        tail = Tail(self.network.sizes[-1], self.weighted, self.network.stack)
+        last = rows[:count, self._width - tail.width :]
+        return tail.outcomes(self.backend.xp.reshape(last, (-1, m, tail.width)))
+
+    def chunk(self, indices: Array, m: int) -> Chunk:
+        """Steps on the examples of these numbers, m at a time, each read when its turn comes."""
+
+        def read(some: np.ndarray[Any, Any]) -> Array:
+            rows = np.empty((len(some), self._width), self.network.dtype)
+            self._write(some, rows)
+            return self.backend.asarray(rows, self.network.dtype)
+
+        def load(some: np.ndarray[Any, Any], rows: Array) -> None:
+            rows[...] = read(some)
+
+        def outcomes() -> tuple[Array, Array | None]:
+            return self._outcomes(read(indices), len(indices), m)
+
+        return Chunk(m, self.weighted, Slices(indices, m), load, outcomes)
+
+
+def fits(network: Network, examples: int, weighted: bool) -> bool:
+    """Whether a backend has room for the rows of so many examples, and for X beside them."""
+    left = network.backend.memory_left()
+    width, itemsize = _row(network, weighted)
+    return left is None or 2 * examples * width * itemsize <= left
+
+
+def sent(
+    network: Network,
+    X: Array,
+    Y: Array,
+    weights: Array | None,
+    batch_size: int,
+    shuffle: bool | int,
+    columns: np.ndarray[Any, Any] | None = None,
+) -> Streamed:
+    """Examples of arrays, or of a memory map of which these columns are taken, as they are sent."""
+    host = NumPyBackend()
+    host.alignment = network.backend.alignment
+    X, Y = (network.backend.to_numpy(x) if network.backend.owns(x) else x for x in (X, Y))
+    weighted = weights is not None
+    if Mapped.is_meant(X):
+        mapped = Mapped(network, X, Y, weights, batch_size, shuffle, columns)
+        write: Write = partial(mapped.write, host)
+        return Streamed(network, write, mapped.examples, weighted, batch_size, shuffle)
+    if network.label_smoothing:
+        Y = network.backend.to_numpy(network.smoothed(Y))
+    rows = np.empty((X.shape[1], _row(network, weighted)[0]), network.dtype)
+    example_rows(X, Y, network.sizes[-1], host, network.dtype, out=rows, weights=weights)
+
+    def gather(numbers: np.ndarray[Any, Any], out: np.ndarray[Any, Any]) -> None:
+        rows.take(numbers, 0, out, "clip")
+
+    return Streamed(network, gather, len(rows), weighted, batch_size, shuffle)
+
+
+def _row(network: Network, weighted: bool) -> tuple[int, int]:
+    """Numbers of an example's row, and bytes of each."""
+    width = padded(network.sizes[0] + 1, network.backend, network.dtype)
+    return width + network.sizes[-1] + weighted, np.dtype(network.dtype).itemsize

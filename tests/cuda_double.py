@@ -1,0 +1,439 @@
+"""A stand-in for a GPU: the `CuPyBackend` itself, on what it uses of CuPy and cuBLAS in NumPy and C++.
+
+Arrays are array-api-strict's on a device that can't be read from the host. Kernels are the very sources
+that a GPU is given, compiled for the host. A capture records what is launched, refuses what a real one
+refuses, and its graph replays the records. What stays untested is CUDA, CuPy and cuBLAS themselves.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+from unittest import mock
+
+import array_api_strict
+import numpy as np
+from array_api_strict._array_object import Array as StrictArray
+
+from bpengine.backends import cupy as cupy_backend
+from bpengine.backends.array_api import fallback
+from bpengine.backends.cupy_lines import View
+
+HOST = Path(__file__).with_name("cuda")
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+DEVICES = array_api_strict.Device("device1"), array_api_strict.Device("device2")
+SPACE = 2**34  # bytes of the device
+
+
+class RefusedError(RuntimeError):
+    """What CUDA does not allow while a stream is captured."""
+
+
+class OutOfMemoryError(MemoryError):
+    """CuPy's."""
+
+
+class CUDARuntimeError(RuntimeError):
+    """CuPy's."""
+
+
+def built(text, *options):
+    """The path of a shared library of a C++ source."""
+    sources = "".join(path.read_text(encoding="utf-8") for path in sorted(HOST.iterdir()))
+    digest = hashlib.sha256(f"{text}{sources}{options}".encode()).hexdigest()[:24]
+    folder = Path(tempfile.gettempdir()) / f"bpengine-cuda-on-host-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{digest}.so"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as workshop:
+            made = Path(workshop, "kernel.cpp")
+            made.write_text(text, encoding="utf-8")
+            flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-fno-strict-aliasing", "-w", f"-I{HOST}"]
+            command = [COMPILER, *flags, *options, str(made), "-o", str(made.with_suffix(".so"))]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{done.stderr}\n{text}"
+            made.with_suffix(".so").replace(path)
+    return path
+
+
+@functools.cache
+def host():
+    """What runs blocks of threads, for all kernels."""
+    path = built((HOST / "host.cpp").read_text(encoding="utf-8"))
+    return ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+
+
+@functools.cache
+def compiled(source, name):
+    """A kernel of a CUDA source, as a function of grid, block and arguments."""
+    host()
+    parameters = re.search(rf"__global__ void {name}\((.*?)\)\s*{{", source, re.S)[1].split(",")
+    types = [re.sub(r"\w+$", "", parameter.strip()) for parameter in parameters]
+    casts = ", ".join(f"({kind})arguments[{i}]" for i, kind in enumerate(types))
+    waits = str("__syncthreads" in source).lower()
+    text = f"""#include "host.hpp"
+{source}
+static const long long* arguments;
+static void called() {{ {name}({casts}); }}
+extern "C" void call(unsigned int grid, unsigned int block, const long long* given) {{
+    arguments = given;
+    run_on_host(grid, block, {waits}, called);
+}}
+"""
+    function = ctypes.CDLL(str(built(text))).call
+    function.restype = None
+
+    def kernel(grid, block, arguments):
+        assert all(isinstance(x, int) for x in arguments) and len(arguments) == len(types)
+        function(
+            ctypes.c_uint(*grid), ctypes.c_uint(*block), (ctypes.c_longlong * len(arguments))(*arguments)
+        )
+
+    return kernel
+
+
+class CUDA:
+    """``cupy.cuda`` of one process: streams, graphs, events, memory."""
+
+    def __init__(self, devices=1):
+        self.local = threading.local()
+        self.capturing = None
+        self.launches = self.graph_launches = 0
+        self.room = SPACE
+        self.pinned = 0
+        self.null = Stream(self)
+        self.Stream = lambda non_blocking=False: Stream(self)
+        self.Event = lambda disable_timing=False: Event()
+        self.Device = lambda number: DEVICES[number]
+        self.MemoryPool = lambda: SimpleNamespace(malloc=None)
+        self.memory = SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
+        self.runtime = SimpleNamespace(
+            CUDARuntimeError=CUDARuntimeError,
+            memcpyHostToDevice=1,
+            getDevice=lambda: getattr(self.local, "device", 0),
+            setDevice=lambda number: setattr(self.local, "device", number),
+            getDeviceCount=lambda: devices,
+            driverGetVersion=lambda: 13000,
+            runtimeGetVersion=lambda: 13000,
+            memGetInfo=lambda: (self.room, SPACE),
+            deviceSynchronize=self._synchronize,
+            memcpyAsync=self._copy,
+        )
+
+    @contextmanager
+    def using_allocator(self, allocator):
+        yield
+
+    def get_current_stream(self):
+        return getattr(self.local, "stream", None) or self.null
+
+    def do(self, function, *operands):
+        """Work handed to the current stream."""
+        stream = self.get_current_stream()
+        if self.capturing is not None:
+            if stream is not self.capturing:
+                raise RefusedError("work on another stream than the one that is captured")
+            stream.recorded.append((function, operands))
+        else:
+            self.launches += 1
+            function(*operands)
+
+    def refuse(self, what):
+        if self.capturing is not None:
+            raise RefusedError(f"cudaErrorStreamCaptureUnsupported: {what}")
+
+    def alloc_pinned_memory(self, size):
+        self.pinned += size
+        return bytearray(size)
+
+    def _synchronize(self):
+        self.refuse("deviceSynchronize")
+
+    def _copy(self, target, source, size, kind, stream):
+        """A copy comes as late as it may: when someone waits for what follows it."""
+        assert kind == 1
+        stream = Stream.all[stream]
+        stream.waiting.append(lambda: ctypes.memmove(target, source, size))
+
+
+class Stream:
+    """A stream: what runs on it runs at once, but for copies."""
+
+    all: ClassVar[dict] = {}
+
+    def __init__(self, cuda):
+        self.cuda, self.recorded, self.waiting = cuda, None, []
+        self.ptr = len(self.all) + 1
+        self.all[self.ptr] = self
+
+    def __enter__(self):
+        self.before = self.cuda.get_current_stream()
+        self.cuda.local.stream = self
+
+    def __exit__(self, *args):
+        self.cuda.local.stream = self.before
+
+    def begin_capture(self):
+        assert self.cuda.capturing is None and self is not self.cuda.null
+        self.recorded, self.cuda.capturing = [], self
+
+    def end_capture(self):
+        recorded, self.recorded, self.cuda.capturing = self.recorded, None, None
+        return Graph(self.cuda, recorded)
+
+    def wait_event(self, event):
+        event.synchronize()
+
+
+class Event:
+    """An event: what was waiting on its stream when it was recorded is done once it is waited for."""
+
+    def __init__(self):
+        self.work = []
+
+    def record(self, stream=None):
+        self.work = [] if stream is None else stream.waiting
+        if stream is not None:
+            stream.waiting = []
+
+    def synchronize(self):
+        work, self.work = self.work, []
+        for each in work:
+            each()
+
+
+class Graph:
+    """What was recorded, to be done again."""
+
+    def __init__(self, cuda, recorded):
+        self.cuda, self.recorded = cuda, recorded
+
+    def upload(self):
+        self.cuda.refuse("upload")
+
+    def launch(self):
+        self.cuda.refuse("launch")
+        self.cuda.graph_launches += 1
+        for function, operands in self.recorded:
+            function(*operands)
+
+
+class Kernel:
+    """``cupy.RawKernel``."""
+
+    def __init__(self, cuda, code, name):
+        self.cuda, self.code, self.name = cuda, code, name
+
+    def __call__(self, grid, block, arguments):
+        self.cuda.do(compiled(self.code, self.name), grid, block, arguments)
+
+
+def matrix(address, rows, columns, leading, real):
+    """A matrix in memory as BLAS has it: columns that follow each other."""
+    kind = (ctypes.c_float, ctypes.c_double)[real]
+    assert leading >= max(rows, 1)
+    count = leading * (columns - 1) + rows
+    flat = np.ctypeslib.as_array((kind * count).from_address(address))
+    size = flat.itemsize
+    return np.lib.stride_tricks.as_strided(flat, (rows, columns), (size, leading * size))
+
+
+class Cublas:
+    """``nvmath.bindings.cublas``: what there is of it."""
+
+    ComputeType = SimpleNamespace(COMPUTE_32F=68, COMPUTE_32F_FAST_TF32=77, COMPUTE_64F=70)
+
+    def __init__(self, cuda):
+        self.cuda, self.handles = cuda, {}
+        self.computes = set()
+        self.products = self.batched = 0
+
+    def create(self):
+        self.cuda.refuse("cublasCreate")
+        handle = 100 + len(self.handles)
+        self.handles[handle] = {}
+        return handle
+
+    def destroy(self, handle):
+        del self.handles[handle]
+
+    def set_pointer_mode(self, handle, mode):
+        self.handles[handle]["device pointers"] = mode == 1
+
+    def set_stream(self, handle, stream):
+        self.handles[handle].update({"stream": stream, "workspace": None})
+
+    def set_workspace(self, handle, address, size):
+        self.handles[handle]["workspace"] = address, size
+
+    def gemm_ex(self, handle, ta, tb, m, n, k, α, a, ra, lda, b, rb, ldb, β, c, rc, ldc, compute, algo):
+        shapes = ta, tb, m, n, k
+        self._do(handle, shapes, α, (a, lda, 0), (b, ldb, 0), β, (c, ldc, 0), 1, (ra, rb, rc), compute)
+
+    def gemm_strided_batched_ex(
+        self,
+        handle,
+        ta,
+        tb,
+        m,
+        n,
+        k,
+        α,
+        a,
+        ra,
+        lda,
+        sa,
+        b,
+        rb,
+        ldb,
+        sb,
+        β,
+        c,
+        rc,
+        ldc,
+        sc,
+        count,
+        compute,
+        algo,
+    ):
+        shapes = ta, tb, m, n, k
+        self.batched += 1
+        self._do(
+            handle, shapes, α, (a, lda, sa), (b, ldb, sb), β, (c, ldc, sc), count, (ra, rb, rc), compute
+        )
+
+    def _do(self, handle, shapes, α, a, b, β, c, count, reals, compute):
+        own = self.handles[handle]
+        assert own["device pointers"] and own["workspace"], "of our own, or a capture fails"
+        assert own["stream"] == self.cuda.get_current_stream().ptr
+        assert len(set(reals)) == 1 and (compute == 70) == (reals[0] == 1)
+        self.computes.add(compute)
+        self.products += 1
+        self.cuda.do(self._multiply, shapes, α, a, b, β, c, count, reals[0])
+
+    def _multiply(self, shapes, α, a, b, β, c, count, real):
+        ta, tb, m, n, k = shapes
+        size = 8 if real else 4
+        for i in range(count):
+            left, right, out = (address + i * step * size for address, _, step in (a, b, c))
+            A = matrix(left, k, m, a[1], real).T if ta else matrix(left, m, k, a[1], real)
+            B = matrix(right, n, k, b[1], real).T if tb else matrix(right, k, n, b[1], real)
+            C = matrix(out, m, n, c[1], real)
+            x, y = (matrix(number, 1, 1, 1, real)[0, 0] for number in (α, β))
+            result = x * (A @ B)
+            C[...] = result if y == 0 else result + y * C
+
+
+class Double(cupy_backend.CuPyBackend):
+    """The backend on the stand-in."""
+
+    def __init__(self, device=None, precision=None, *, nvmath=True, devices=2):
+        self.cuda = CUDA(devices)
+        self.cublas = Cublas(self.cuda) if nvmath else None
+        super().__init__(device, precision)
+
+    def __reduce__(self):
+        return Double, (self.number, self.precision)
+
+    def on(self, device=None, precision=None):
+        if device is None and precision is None:
+            return self
+        return Double(self.number if device is None else device, precision or self.precision)
+
+    def _modules(self):
+        cuda = self.cuda
+        cupy = SimpleNamespace(
+            ndarray=StrictArray,
+            cuda=cuda,
+            asarray=self._asarray,
+            empty=self._empty,
+            asnumpy=self._asnumpy,
+            get_default_memory_pool=lambda: SimpleNamespace(free_bytes=lambda: 0),
+            RawModule=lambda code, options: SimpleNamespace(
+                get_function=lambda name: Kernel(cuda, code, name)
+            ),
+        )
+        return cupy, self.cublas
+
+    def _namespace(self):
+        return array_api_strict
+
+    def _asarray(self, x, dtype):
+        real = getattr(array_api_strict, dtype)
+        if isinstance(x, StrictArray):
+            assert x.device == self.device, "an array of another device"
+            return x if x.dtype == real else array_api_strict.astype(x, real)
+        self.cuda.refuse("a copy from the host")
+        return array_api_strict.asarray(np.array(x, dtype), device=self.device)
+
+    def _empty(self, shape, dtype):
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if size > self.cuda.room:
+            raise OutOfMemoryError(
+                f"Out of memory allocating {size:,} bytes (allocated so far: 0 bytes)."
+            )
+        # what was not written yet is told from what was
+        host = np.full(shape, -7 if dtype == "int64" else np.nan, dtype)
+        return array_api_strict.asarray(host, device=self.device)
+
+    def _asnumpy(self, x):
+        self.cuda.refuse("a copy to the host")
+        return np.array(x._array)
+
+    def view(self, x):
+        assert x.device == self.device, "an array of another device"
+        a = x._array
+        strides = tuple(stride // a.itemsize for stride in a.strides)
+        return View(a.ctypes.data, a.shape, strides, a.dtype.name)
+
+    def compile(self, operations):
+        with mock.patch.object(cupy_backend, "fallback", self._expression):
+            return super().compile(operations)
+
+    def _expression(self, op):
+        """An operation's expression: CuPy's kernels, which a capture records too."""
+        call = fallback(op)
+
+        def evaluate(function, operands):
+            if self.cuda.capturing is None:
+                function(*operands)
+                return
+            with self._unreadable():
+                op.expression(*(array_api_strict.asarray(x, copy=True) for x in op.inputs))
+            self.cuda.do(function, *operands)
+
+        return evaluate, call
+
+    @contextmanager
+    def _unreadable(self):
+        """No number of an array may come to the host, and no product go through CuPy's cuBLAS."""
+
+        def refuse(x, *args):
+            self.cuda.refuse("a copy to the host")
+
+        def product(x, *args):
+            raise NotImplementedError(
+                "calling cuBLAS API during stream capture is currently unsupported"
+            )
+
+        names = ("__bool__", "__float__", "__int__", "__index__")
+        patches = [mock.patch.object(StrictArray, name, refuse) for name in names]
+        patches += [mock.patch.object(StrictArray, "__matmul__", product)]
+        for patch in patches:
+            patch.start()
+        try:
+            yield
+        finally:
+            for patch in patches:
+                patch.stop()
