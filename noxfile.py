@@ -82,7 +82,7 @@ def bench(session: nox.Session) -> None:
 @nox.session(name="bench-peers")
 def bench_peers(session: nox.Session) -> None:
     """Optional: the same against JAX, PyTorch and scikit-learn: docs/benchmarks-peers.md."""
-    session.install("-e", ".", *group("bench"), *group("peers"))
+    session.install("-e", ".[numba]", *group("bench"), *group("peers"))
     session.run("python", "benchmarks/report.py", "peers", *session.posargs)
 
 

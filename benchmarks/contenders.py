@@ -27,6 +27,12 @@ def engine(name: str, steps: int) -> Steps:
     return lambda: step.run(steps)
 
 
+def compiled_engine(name: str, steps: int) -> Steps:
+    """The same plan, replayed by compiled code."""
+    step = plan(name, backend="numba")
+    return lambda: step.run(steps)
+
+
 def per_example_loop(name: str, steps: int) -> Steps:
     """One example at a time, as the chapter has it."""
     loop, (X, Y) = PerExampleNetwork(*_network(name)), examples(name)
@@ -188,6 +194,7 @@ OWN = {
     "products alone": products_alone,
 }
 PEERS = {
+    "bpengine, Numba": ("numba", compiled_engine),
     "JAX scan": ("jax", jax_scan),
     "JAX, step by step": ("jax", jax_steps),
     "PyTorch eager": ("torch", torch_eager),

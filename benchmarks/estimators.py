@@ -72,7 +72,7 @@ def fits(data: Data, backend: str, weights: np.ndarray | None = None, **paramete
 
 
 def products(data: Data, hidden: tuple[int, ...], batch: int, epochs: int) -> Callable[[], None]:
-    """The matrix products of a fit, and nothing else: what no library on this BLAS can be faster than."""
+    """The matrix products of a fit and nothing else: no library on this BLAS can be faster."""
     X, y = data
     sizes = (X.shape[1], *hidden, len(np.unique(y)))
     steps = [batch] * (len(y) // batch) + [m for m in [len(y) % batch] if m]
