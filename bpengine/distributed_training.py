@@ -75,6 +75,8 @@ class DataParallelTraining(Training):
         except KeyboardInterrupt as interrupt:
             if not self.group.knows(interrupt):
                 self.group.interrupt()
+            self._average()
+            self._share_random_state()
             raise
         self._share_random_state()
 

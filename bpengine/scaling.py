@@ -28,8 +28,8 @@ USEFUL = 0.5  # the least efficiency
 MEASURE_SECONDS = 1.0
 NAMES = ["ranks", "examples", "gradient", "sums", "hidden", "step", "speed-up", "efficiency", "weak"]
 CHECKED = (
-    "checked against two ranks on one machine: docs/benchmarks-distributed.md has the error, and how to "
-    "measure latency and bandwidth"
+    "the model's error: its step was 0.91 of the measured one, of 784-512-512-10 on two ranks of one "
+    "machine; see docs/benchmarks-distributed.md"
 )
 
 

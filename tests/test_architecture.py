@@ -336,6 +336,8 @@ def test_importing_loads_nothing_optional():
         "torch",
         "matplotlib",
         "numba",
+        "mpi4py",
+        "distributed",
         "pytest",
     ]
     code = f"import sys, bpengine; print([name for name in {optional} if name in sys.modules])"

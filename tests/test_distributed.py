@@ -368,23 +368,37 @@ def test_a_cost_that_is_not_finite_on_one_rank_ends_all_alike(lab):
         assert np.isfinite(vector).all()
 
 
+@pytest.mark.parametrize("options", [{}, {"sync_every": 3}])
 @pytest.mark.parametrize("at", [0, 1])
-def test_an_interrupt_of_one_rank_ends_all(lab, at):
+def test_an_interrupt_of_one_rank_ends_all(lab, at, options):
     X, Y = data(8)
 
-    def interrupting(training):
-        if training.group.rank == at and training.epoch == 2:
-            raise KeyboardInterrupt
+    class Interrupting(bp.Callback):
+        def steps(self, training, count):
+            if training.group.rank == at and training.epoch == 2:
+                raise KeyboardInterrupt
 
     def rank(comm):
         net = network(lab)
-        history = fit(lab, net, X, Y, comm, epochs=5, callbacks=[interrupting])
+        mine = np.arange(comm.rank, 8, 3)
+        history = fit(
+            lab,
+            net,
+            X[:, mine],
+            Y[mine],
+            DataParallel(comm, **options),
+            epochs=5,
+            batch_size=1,
+            monitor=1,  # a look at each step: rounds of one
+            callbacks=[Interrupting()],
+        )
         return history, trainings.vector(lab, net), net.rng.bit_generator.state
 
     found = ranks.results(3, rank)
-    for history, vector, _ in found:
+    for history, vector, state in found:
         assert history.interrupted and len(history.cost) == 2
         np.testing.assert_array_equal(vector, found[0][1])
+        np.testing.assert_equal(state, found[0][2])
 
 
 def test_a_stop_of_one_rank_stops_all_and_the_checkpoint_knows(lab, tmp_path):

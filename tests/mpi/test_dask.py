@@ -24,7 +24,7 @@ def test_a_search_over_a_local_cluster_finds_what_one_process_finds():
     rng = np.random.default_rng(0)
     X = rng.standard_normal((120, 4))
     y = (X[:, 0] * X[:, 1] > 0).astype(int)
-    net = MLPClassifier(max_iter=30, random_state=0, batch_size=20)
+    net = MLPClassifier(max_iter=10, random_state=0, batch_size=20)
     grid = {"hidden_layer_sizes": [(2,), (16,)], "learning_rate_init": [0.001, 0.03]}
 
     def search():
