@@ -30,6 +30,8 @@ double = pytest.importorskip("cuda_double")
 needs_compiler = pytest.mark.skipif(double.COMPILER is None, reason="no C++ compiler")
 needs_nvrtc = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC is not installed")
 NAMES = [*cupy_source.ELEMENTWISE, "uniform"]
+# what CuPy adds to the backend's own
+NVRTC_OPTIONS = *OPTIONS, "-ftz=true", "--device-as-default-execution-space"
 OPTIMIZED = [dataclasses.replace(optimizer, **ALONGSIDE) for optimizer in OPTIMIZERS]
 
 
@@ -119,7 +121,7 @@ def lone_kernel(name, dtype):
 @pytest.mark.parametrize("name", [*NAMES, *cupy_source.SPECIAL])
 def test_every_kernel_compiles_for_a_gpu(name, dtype, architecture):
     source = lone_kernel(name, dtype).source
-    ptx = nvrtc.compiled(source, architecture, OPTIONS)
+    ptx = nvrtc.compiled(source, architecture, NVRTC_OPTIONS)
     # a constant written as a double would make all of a line's arithmetic double
     assert dtype == "float64" or not re.search(r"\.f64\b", ptx)
 
@@ -138,14 +140,14 @@ def test_every_kernel_of_whole_steps_compiles_for_a_gpu(dtype):
         network(backend, dtype=dtype, **REGULARIZED).plan(4, optimizer, weighted=True)
     assert len(sources) > 20
     for source in filter(None, sources):
-        nvrtc.compiled(source, "sm_90", OPTIONS)
+        nvrtc.compiled(source, "sm_90", NVRTC_OPTIONS)
 
 
 @needs_nvrtc
 def test_the_compiler_tells_a_wrong_source():
     source = lone_kernel("sigmoid", "float32").source.replace("exp(", "exq(")
     with pytest.raises(AssertionError, match="exq"):
-        nvrtc.compiled(source, "sm_90", OPTIONS)
+        nvrtc.compiled(source, "sm_90", NVRTC_OPTIONS)
 
 
 def operations():
