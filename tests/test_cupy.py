@@ -497,6 +497,15 @@ def test_an_activation_of_ones_own_is_captured_by_its_expression(gpu, caplog):
     assert not caplog.text
 
 
+def test_a_graph_keeps_the_memory_it_works_in(stand_in, monkeypatch):
+    """Also where a step is taken plainly again, for the second buffer that data come through."""
+    monkeypatch.setattr(streaming, "BUFFER_BYTES", 2000)
+    monkeypatch.setattr(fitting, "fits", lambda *of: False)
+    own = bp.Activation("sine", sine, cosine)
+    trained(stand_in, activations=[own, "tanh", "tanh"], epochs=3)
+    assert stand_in.cuda.graph_launches > 10
+
+
 def with_product(z):
     return z + 0 * (z @ z.mT @ z)
 
