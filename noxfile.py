@@ -108,7 +108,7 @@ def gpu(session: nox.Session) -> None:
     """
     extra = "cuda12" if "cuda12" in session.posargs else "cuda13"
     session.install("-e", f".[{extra}]", *group("test"))
-    session.run("pytest", "tests", "-q", "-k", "cupy or gpu or memory_as_it_was or tf32")
+    session.run("pytest", "tests", "-q", "-k", "cupy")
 
 
 @nox.session(name="bench-gpu")

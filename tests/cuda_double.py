@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,7 +117,7 @@ class CUDA:
         self.Stream = lambda non_blocking=False: Stream(self)
         self.Event = lambda disable_timing=False: Event()
         self.Device = lambda number: DEVICES[number]
-        self.MemoryPool = lambda: SimpleNamespace(malloc=None)
+        self.MemoryPool, self.pool = Pool, None
         self.memory = SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
         self.runtime = SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError,
@@ -133,7 +134,9 @@ class CUDA:
 
     @contextmanager
     def using_allocator(self, allocator):
+        self.pool = weakref.ref(allocator.__self__)
         yield
+        self.pool = None
 
     def get_current_stream(self):
         return getattr(self.local, "stream", None) or self.null
@@ -165,6 +168,13 @@ class CUDA:
         assert kind == 1
         stream = Stream.all[stream]
         stream.waiting.append(lambda: ctypes.memmove(target, source, size))
+
+
+class Pool:
+    """``cupy.cuda.MemoryPool``."""
+
+    def malloc(self, size):
+        raise AssertionError("never called: arrays are NumPy's")
 
 
 class Stream:
@@ -217,13 +227,14 @@ class Graph:
     """What was recorded, to be done again."""
 
     def __init__(self, cuda, recorded):
-        self.cuda, self.recorded = cuda, recorded
+        self.cuda, self.recorded, self.pool = cuda, recorded, cuda.pool
 
     def upload(self):
         self.cuda.refuse("upload")
 
     def launch(self):
         self.cuda.refuse("launch")
+        assert self.pool() is not None, "the memory of what was allocated in the capture has gone"
         self.cuda.graph_launches += 1
         for function, operands in self.recorded:
             function(*operands)

@@ -30,6 +30,8 @@ double = pytest.importorskip("cuda_double")
 needs_compiler = pytest.mark.skipif(double.COMPILER is None, reason="no C++ compiler")
 needs_nvrtc = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC is not installed")
 NAMES = [*cupy_source.ELEMENTWISE, "uniform"]
+# what CuPy adds to the backend's own
+NVRTC_OPTIONS = *OPTIONS, "-ftz=true", "--device-as-default-execution-space"
 OPTIMIZED = [dataclasses.replace(optimizer, **ALONGSIDE) for optimizer in OPTIMIZERS]
 
 
@@ -119,7 +121,7 @@ def lone_kernel(name, dtype):
 @pytest.mark.parametrize("name", [*NAMES, *cupy_source.SPECIAL])
 def test_every_kernel_compiles_for_a_gpu(name, dtype, architecture):
     source = lone_kernel(name, dtype).source
-    ptx = nvrtc.compiled(source, architecture, OPTIONS)
+    ptx = nvrtc.compiled(source, architecture, NVRTC_OPTIONS)
     # a constant written as a double would make all of a line's arithmetic double
     assert dtype == "float64" or not re.search(r"\.f64\b", ptx)
 
@@ -138,14 +140,14 @@ def test_every_kernel_of_whole_steps_compiles_for_a_gpu(dtype):
         network(backend, dtype=dtype, **REGULARIZED).plan(4, optimizer, weighted=True)
     assert len(sources) > 20
     for source in filter(None, sources):
-        nvrtc.compiled(source, "sm_90", OPTIONS)
+        nvrtc.compiled(source, "sm_90", NVRTC_OPTIONS)
 
 
 @needs_nvrtc
 def test_the_compiler_tells_a_wrong_source():
     source = lone_kernel("sigmoid", "float32").source.replace("exp(", "exq(")
     with pytest.raises(AssertionError, match="exq"):
-        nvrtc.compiled(source, "sm_90", OPTIONS)
+        nvrtc.compiled(source, "sm_90", NVRTC_OPTIONS)
 
 
 def operations():
@@ -493,6 +495,15 @@ def test_an_activation_of_ones_own_is_captured_by_its_expression(gpu, caplog):
         nets = [trained(b, activations=[own, "tanh", "tanh"])[0] for b in ("numpy", gpu)]
     np.testing.assert_allclose(parameters(nets[1]), parameters(nets[0]), rtol=1e-10)
     assert not caplog.text
+
+
+def test_a_graph_keeps_the_memory_it_works_in(stand_in, monkeypatch):
+    """Also where a step is taken plainly again, for the second buffer that data come through."""
+    monkeypatch.setattr(streaming, "BUFFER_BYTES", 2000)
+    monkeypatch.setattr(fitting, "fits", lambda *of: False)
+    own = bp.Activation("sine", sine, cosine)
+    trained(stand_in, activations=[own, "tanh", "tanh"], epochs=3)
+    assert stand_in.cuda.graph_launches > 10
 
 
 def with_product(z):

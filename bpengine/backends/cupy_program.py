@@ -61,7 +61,7 @@ class CUDAProgram:
         self._warm = False
         self._graphs: dict[int, Any] = {}
         self._gatherings: list[_Gathering] = []
-        self._held: list[Any] = []
+        self._library: object = None
 
     def run(self, steps: int) -> None:
         """Run the step `steps` times; the work is queued on the current stream."""
@@ -69,14 +69,15 @@ class CUDAProgram:
             return
         self.backend.enter()
         self._begin()
-        done = 0
-        if not self._warm or not self._capturable:
-            # the first step loads kernels and makes cuBLAS ready, which no capture may
-            done = 1 if self._capturable else steps
-            self._plainly(self.calls, done)
-            self._warm = True
-        self._replay(self.calls, self._graphs, steps - done, [0])
-        self._end(steps)
+        taken = [0]
+        try:
+            if self._capturable and not self._warm:
+                # the first step loads kernels and makes cuBLAS ready, which no capture may
+                self._plainly(self.calls, taken)
+                self._warm = True
+            self._replay(self.calls, self._graphs, steps - taken[0], taken)
+        finally:
+            self._end(taken[0])
 
     def run_batches(self, batches: Batches, taken: list[int]) -> None:
         """A step on each of some batches, which the device gathers itself where it can."""
@@ -92,10 +93,9 @@ class CUDAProgram:
         self._begin()
         before = taken[0]
         try:
-            if not self._warm or not gathering.warm:
-                self._plainly(gathering.calls, 1)
+            if not gathering.warm:
+                self._plainly(gathering.calls, taken)
                 self._warm = gathering.warm = True
-                taken[0] += 1
             self._replay(gathering.calls, gathering.graphs, before + count - taken[0], taken)
         finally:
             self._end(taken[0] - before)
@@ -126,23 +126,23 @@ class CUDAProgram:
             if count not in graphs:
                 graphs[count] = self._captured(calls, count)
                 continue
-            graphs[count].launch()
+            graph, _ = graphs[count]
+            graph.launch()
             taken[0] += count
             steps -= count
         for _ in range(steps):
-            self._plainly(calls, 1)
-            taken[0] += 1
+            self._plainly(calls, taken)
 
-    def _plainly(self, calls: Sequence[Call], steps: int) -> None:
-        self._held.append(self.backend.enter_library())
-        self._held = self._held[-1:]
-        Replay(calls).run(steps)
+    def _plainly(self, calls: Sequence[Call], taken: list[int]) -> None:
+        """A step call by call."""
+        self._library = self.backend.enter_library()  # has to stay as long as its work is under way
+        Replay(calls).run(1)
+        taken[0] += 1
 
     def _captured(self, calls: Sequence[Call], steps: int) -> Any:
-        """Some steps as a graph; None, and never tried again, where a call can't be captured."""
-        backend = self.backend
+        """Some steps as a graph, with what it works on; None where a call can't be captured."""
         try:
-            graph, held = backend.capture(functools.partial(Replay(calls).run, steps))
+            return self.backend.capture(functools.partial(Replay(calls).run, steps))
         except Exception as error:
             self._capturable = False
             say_once(
@@ -150,8 +150,6 @@ class CUDAProgram:
                 f"{type(error).__name__}: {error}"
             )
             return None
-        self._held.append(held)
-        return graph
 
     def _begin(self) -> None:
         """Give the device the generator's state."""
