@@ -99,6 +99,7 @@ ROOMS = [
     "backends.numba_llvm",
     "backends.numpy",
     "backends.numpy_per_example",
+    "backends.numpy_stacks",
     "backends.numpy_updates",
     "backends.blas",
     "backends.array_api",
