@@ -336,8 +336,8 @@ def page() -> str:
             *fits,
             "",
             f"Memory of {P} networks in bytes, on NumPy: the stack's own arrays and one workspace; "
-            "beside these a plan holds the kernels' scratch arrays and Python's objects, and in steps NumPy "
-            "buffers what it broadcasts.",
+            "beside these a plan holds the kernels' scratch arrays and Python's objects, and in steps "
+            "NumPy buffers what it broadcasts.",
             "",
             "| | parameters | gradient | workspace | held in all | allocated at a time in steps |",
             "|---|---|---|---|---|---|",

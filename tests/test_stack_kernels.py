@@ -95,3 +95,12 @@ def test_only_what_one_thread_multiplies_by_few_columns_is_cut(monkeypatch):
     assert rows_at_a_time(a[:1913], few, out[:1913]) == 1913, "a prime"
     monkeypatch.setattr(blas_core, "threads", lambda: 2)
     assert rows_at_a_time(a, few, out) == 1920
+
+
+def test_no_kernel_takes_the_place_of_another():
+    own = [name for name in kernels.KERNELS if name not in {**kernels.PER_EXAMPLE, **kernels.UPDATES}]
+    assert len(own) + len(kernels.PER_EXAMPLE) + len(kernels.UPDATES) == len(kernels.KERNELS)
+    nets = bp.Network([2, 3, 2], backend="numpy", stack=2)
+    clipping = nets.plan(4, bp.SGD(clip_norm=1.0)).counts
+    assert clipping["clip factor each"] == 1
+    assert set(clipping) <= set(kernels.KERNELS)

@@ -1,4 +1,4 @@
-"""How NumPy takes the lines of a stack: without gaps between networks, and products in fitting pieces."""
+"""How NumPy takes the lines of a stack: without gaps between networks, products in fitting pieces."""
 
 from __future__ import annotations
 
