@@ -489,6 +489,15 @@ def refusals(lab):
         (lambda: nets.fit(X, labels, optimizer=bp.LBFGS()), "LBFGS is for one network"),
         (lambda: nets.fit(X, labels, optimizer=bp.DPSGD(1.0, 1.0, 1.0)), "DPSGD is for one network"),
         (lambda: nets.fit(X, labels, batch_size=4, shuffle="all"), "shuffle must be a whole number"),
+        (lambda: nets.fit([(X, labels)], shuffle="each"), "shuffle='each' needs X and Y as arrays"),
+        (lambda: nets.fit(X, lab.array(np.ones((2, 8), int))), r"own have shape \(3, 8\), and targets"),
+        (
+            lambda: nets.fit(X, lab.array(np.ones((4, 8)))),
+            r"own have shape \(3, 2, 8\), labels \(3, 8\)",
+        ),
+        (lambda: nets[0:2], "cannot be interpreted as an integer"),
+        (lambda: nets[0].ensemble(X), "ensemble is for a stack of networks"),
+        (lambda: nets[0].best(lambda net: 1.0), "best is for a stack of networks"),
         (lambda: single(lab, 0).fit(X, labels, batch_size=4, shuffle="each"), "is for a stack"),
     ]
 
