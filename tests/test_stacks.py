@@ -6,6 +6,7 @@ import copy
 import itertools
 import pickle
 
+import array_api_strict
 import numpy as np
 import pytest
 from hypothesis import given
@@ -298,6 +299,14 @@ def test_a_member_is_a_network_that_shares_memory(lab):
     with pytest.raises(TypeError, match="one network, not a stack"):
         len(one)
     assert bool(one)
+
+
+def test_a_member_stays_where_its_stack_is():
+    nets = bp.Network([2, 3], stack=2)  # the first array is to decide the backend
+    with pytest.raises(TypeError, match="this network's backend is 'numpy'"):
+        nets[0].feedforward(array_api_strict.ones((2, 4)))
+    nets.feedforward(array_api_strict.ones((2, 4)))
+    assert nets[0].feedforward(array_api_strict.ones((2, 4))).shape == (3, 4)
 
 
 def test_stacking_networks_that_are_there(lab):
