@@ -48,19 +48,20 @@ def save(training: Training, path: str | os.PathLike[str]) -> None:
 
 def _packed(array: np.ndarray[Any, Any], training: Training) -> np.ndarray[Any, Any]:
     """An array as a file has it: vectors like the network's without what pads them on this backend."""
-    parameters = training.network.parameters
-    return packed(array, parameters) if array.shape == tuple(parameters.vector.shape) else array
+    for network in (training.trained, training.network):
+        if array.shape == tuple(network.vector.shape):
+            return packed(array, network.parameters)
+    return array
 
 
-def _unpacked(array: Any, training: Training) -> np.ndarray[Any, Any]:
+def _unpacked(array: Any, training: Training) -> Any:
     """What `_packed` was given."""
-    parameters = training.network.parameters
-    entries = sum(
-        math.prod(b.shape) // b.shape[-1] * (n + 1)
-        for b, n in zip(parameters.blocks, parameters.sizes, strict=False)
-    )
     array = np.array(array)
-    return unpacked(array, parameters) if array.shape == (entries,) else array
+    for network in (training.trained, training.network):
+        sizes = zip(network.parameters.blocks, network.sizes, strict=False)
+        if array.shape == (sum(math.prod(b.shape[:-1]) * (n + 1) for b, n in sizes),):
+            return unpacked(array, network.parameters)
+    return array
 
 
 def _arrays(training: Training) -> dict[str, Any]:

@@ -87,6 +87,10 @@ def _fit(
             raise ValueError(
                 "with an iterable of batches, give weights in the batches: (X, Y, sample_weight)."
             )
+        if isinstance(shuffle, str):
+            raise ValueError(
+                "shuffle='each' needs X and Y as arrays: an iterable gives the same batches to all."
+            )
         source, held = _stream(network, X, epochs, optimizer), validation
     else:
         X, Y, weights = _examples(network, X, Y, sample_weight, class_weight, ranks)
@@ -165,7 +169,7 @@ def partial_fit(
     if training is None or optimizer not in (None, training.optimizer):
         kind = StackTraining if network.stack else Training
         training = network.partial = kind(network, optimizer or SGD(), source)
-    training.source = source
+    training.feed(source)
     with np.errstate(all="ignore"):
         try:
             cost = training.pass_over_examples()
@@ -331,9 +335,10 @@ def _validation(network: Network, validation: Any) -> Pair | None:
         )
     X, Y, *weights = validation
     X, Y = network.check_examples(X, Y, ("validation X", "validation Y"), read=not Mapped.is_meant(X))
+    m, backend, stack = int(X.shape[-1]), network.backend, network.stack
     for each in weights:
-        sample_weights(each, int(X.shape[-1]), network.backend, stack=network.stack)
-    return X, Y, *weights
+        sample_weights(each, m, backend, stack=stack)
+    return X, Y, *(sample_weights(w, m, backend, relative=False, stack=stack) for w in weights)
 
 
 def _short(value: object) -> str:

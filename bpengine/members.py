@@ -72,6 +72,11 @@ def one_network(network: Network, what: str) -> None:
         )
 
 
+def _many_networks(network: Network, what: str) -> None:
+    if not network.stack:
+        raise ValueError(f"{what} is for a stack of networks, and this is one network.")
+
+
 def member(network: Network, i: int) -> Network:
     """Network i of a stack: its weights and biases are views of the stack's."""
     one = _like(network, i)
@@ -129,6 +134,7 @@ def _chosen(value: Any, which: int | np.ndarray[Any, Any]) -> Any:
 
 def best(network: Network, metric: str | Sequence[float] | Callable[[Network], float] | None) -> Network:
     """See `Network.best`."""
+    _many_networks(network, "best")
     if callable(metric):
         scores = [metric(one) for one in network]
     elif metric is None or isinstance(metric, str):
@@ -167,6 +173,7 @@ def _scores(network: Network, metric: str | None) -> Any:
 
 def ensemble(network: Network, X: Array) -> Ensemble:
     """See `Network.ensemble`."""
+    _many_networks(network, "ensemble")
     xp = network.backend.xp
     outputs = network.feedforward(X)
     return Ensemble(xp.mean(outputs, axis=0), xp.std(outputs, axis=0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -187,7 +188,9 @@ class Network:
         It can do all that a network can but take a plan with an optimizer, which needs its parameters
         in one piece; `fit` trains a copy and writes it back.
         """
-        return members.member(self, range(len(self))[i])
+        one = members.member(self, range(len(self))[operator.index(i)])
+        one._settled = True  # on arrays of another library it would not share the stack's memory
+        return one
 
     def __iter__(self) -> Iterator[Network]:
         return (self[i] for i in range(len(self)))

@@ -192,7 +192,7 @@ class WarmUp(Schedule):
 
 @dataclass(frozen=True)
 class OnPlateau(Schedule):
-    """Multiply the rate by a factor whenever the cost has stopped falling.
+    """Multiply the rate by a factor whenever the cost has stopped falling; in a stack, its mean.
 
     Parameters
     ----------

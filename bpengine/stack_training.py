@@ -15,7 +15,7 @@ from bpengine.history import Statistics
 from bpengine.monitoring import Monitor
 from bpengine.optimizers import Optimizer, zeros_like
 from bpengine.plan import Plan
-from bpengine.sources import Chunk
+from bpengine.sources import Chunk, Source
 from bpengine.training import NonFiniteCostError, Training, beginning, finite
 from bpengine.updates import State
 
@@ -45,6 +45,10 @@ class StackTraining(Training):
         if not self.running.any():
             self.stop()
 
+    def feed(self, source: Source) -> None:
+        """Go on with examples from somewhere else, for the networks that are still in the steps."""
+        super().feed(source if self.trained is self.network else source.of(self.active))
+
     def memory(self) -> dict[str, Any]:
         """Which networks have stopped, and what the others' random numbers go on from."""
         return {
@@ -58,12 +62,14 @@ class StackTraining(Training):
     def recall(self, memory: Mapping[str, Any]) -> None:
         """Take up what `memory` gave, the network left as it is."""
         found, P = memory["networks"], len(self.network)
+        if len(found["random"]) != P:
+            raise ValueError(f"it is of a stack of {len(found['random'])} networks, not {P}")
         active, running = np.array(found["active"], int), np.array(found["running"], bool)
         generators = [type(rng.bit_generator)() for rng in self.network.rngs]
         for generator, state in zip(generators, found["random"], strict=True):
             generator.state = state
         if running.shape != (P,) or not set(active.tolist()) <= set(range(P)):
-            raise ValueError(f"it is of a stack of {running.size} networks, not {P}")
+            raise ValueError(f"it says which of {running.size} networks have stopped, of a stack of {P}")
         if len(active) < P:
             self.narrow(active)
         self.running, self._generators = running, generators
@@ -83,15 +89,26 @@ class StackTraining(Training):
             strict=True,
         ):
             own[...] = shown
+        self._take_up()
+
+    def _take_up(self) -> None:
+        """Go on from the parameters that the stack has, which may have been set meanwhile."""
+        own, whole = self.trained.parameters.blocks, self.network.parameters.blocks
         for position, p in enumerate(self.active.tolist()):
             if self.running[p]:
-                values = [block[p, ...] for block in self.network.parameters.blocks]
-                _write(parameters.blocks, position, values)
+                _write(own, position, [block[p, ...] for block in whole])
 
     def pass_over_examples(self) -> Any:
         """Steps over all examples, by the networks that have not stopped."""
+        if self.trained is not self.network:
+            self._take_up()
         self._hide_average()
         left = self.running[self.active]
+        if not left.any():
+            raise ValueError(
+                "all networks of the stack have stopped; fit, or partial_fit with another optimizer, "
+                "starts anew."
+            )
         # at the first stop they part from the stack; later it pays when half of them are gone
         if not left.all() and (self.trained is self.network or left.sum() <= len(left) / 2):
             self.narrow(np.flatnonzero(left))
@@ -131,7 +148,17 @@ class StackTraining(Training):
         self.state, self.active = state, self.active[positions]
         self.schedule = schedules.resolve(own_optimizer.learning_rate)
         self.source = self.source.of(positions)
+        if self.validation is not None:
+            X, Y, *weights = self.validation
+            self.validation = (
+                *(members.picked(network, x, positions) if x.ndim > 2 else x for x in (X, Y)),
+                *(w[positions] if w.ndim > 1 else w for w in weights),
+            )
         self._plans.clear()
+
+    def _watched(self) -> list[float]:
+        """The mean of the networks' costs: a schedule gives one rate."""
+        return [float(np.nanmean(costs)) for costs in self.history.watched]
 
     def show_average(self) -> None:
         """Let the stack have the parameters that training has come to, or their average."""

@@ -93,7 +93,7 @@ class Training:
             self.rate = self.schedule.rate(0.0)
         self.stepping: Array | None = None  # parameters that steps go on from; None: the network's
         self._monitor = None if monitor is None else Monitor(monitor)
-        self._plans: dict[tuple[int, bool], tuple[Plan, Entries, Array]] = {}
+        self._plans: dict[Any, tuple[Plan, Entries, Array]] = {}
         self._replayer = network.backend
         if not network.named and source.batch_size and source.steps and self.state is not None:
             steps, remembers = source.steps * epochs, bool(self.state.arrays)
@@ -107,6 +107,10 @@ class Training:
     def is_last(self) -> bool:
         """Whether no epoch follows."""
         return self.stopped or self.epoch >= self.epochs
+
+    def feed(self, source: Source) -> None:
+        """Go on with examples from somewhere else."""
+        self.source = source
 
     def memory(self) -> dict[str, Any]:
         """What a checkpoint is to hold besides what every training has."""
@@ -215,7 +219,7 @@ class Training:
 
     def _plan(self, chunk: Chunk) -> tuple[Plan, Entries, Array]:
         """The plan for a chunk's batches, and a place for the output of each of its steps."""
-        key = chunk.size, chunk.weighted
+        key = chunk.size, chunk.weighted, tuple(chunk.own)
         if key not in self._plans:
             if len(self._plans) == PLANS:
                 del self._plans[next(iter(self._plans))]
@@ -233,11 +237,15 @@ class Training:
         optimizer = self.state.optimizer
         return Plan(self.trained, chunk.size, optimizer, **options, replayer=self._replayer)
 
+    def _watched(self) -> list[float]:
+        """The costs that a schedule goes by."""
+        return self.history.watched
+
     def _rates(self, step: int, count: int) -> list[float] | None:
         """The learning rate of each step, where it is not always the same."""
         if isinstance(self.schedule, schedules.Constant):
             return None
-        watched, each = self.history.watched, self.source.steps or self.steps or math.inf
+        watched, each = self._watched(), self.source.steps or self.steps or math.inf
         return [
             self.schedule.rate(self.epoch + min((step + i) / each, 1.0), watched) for i in range(count)
         ]

@@ -212,10 +212,16 @@ def targets(
         transposed = Y.ndim == 2 and tuple(Y.shape) == (m, outputs)
         hint = f" Did you mean {name}.T?" if transposed else ""
         if stack:
-            hint += f" Targets of each network's own have shape ({stack[0]}, {outputs}, {m})."
+            hint += f" Targets of each network's own have shape ({stack[0]}, {outputs}, {m})"
+            hint += f", labels ({stack[0]}, {m})." if labels else "."
         raise ValueError(
             f"{name} has shape {tuple(Y.shape)}; expected ({outputs}, {m}): one row an output, "
             f"one column an example of {X_name}.{hint}"
+        )
+    if stack and labels and _is_integer(Y):
+        raise TypeError(
+            f"{name} has shape {tuple(Y.shape)} and dtype {Y.dtype}; labels of each network's own have "
+            f"shape ({stack[0]}, {m}), and targets are floating point: {name}.astype('float32')."
         )
     _floating(Y, name)
     _finite(Y, name, dtype)

@@ -116,6 +116,7 @@ ROOMS = [
     "backends.nccl",
     "backends.numpy",
     "backends.numpy_per_example",
+    "backends.numpy_stacks",
     "backends.numpy_updates",
     "backends.blas",
     "backends.array_api",

@@ -98,6 +98,16 @@ def test_training_curves_without_validation_have_one_panel():
     assert axes.get_yscale() == "linear"
 
 
+def test_training_curves_of_a_stack_are_medians_within_a_band():
+    costs = [np.array([1.0, 2.0, 6.0]), np.array([1.0, 5.0, math.nan])]
+    (axes,) = check(plots.training_curves(History(cost=costs))).axes
+    assert drawn(axes) == {"training": ([1, 2], [2.0, 3.0])}
+    (band,) = axes.collections
+    (path,) = band.get_paths()
+    corners = {tuple(corner) for corner in path.vertices.tolist()}
+    assert corners == {(1.0, 1.0), (1.0, 6.0), (2.0, 1.0), (2.0, 5.0)}
+
+
 @pytest.mark.parametrize("cost", [[1.0], [5.0, 0.0], [5.0, -1.0], [1e3, math.nan], [math.inf, 1.0]])
 def test_training_curves_of_any_costs(cost):
     (axes,) = plots.training_curves(History(cost=cost)).axes

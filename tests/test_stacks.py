@@ -6,6 +6,7 @@ import copy
 import itertools
 import pickle
 
+import array_api_strict
 import numpy as np
 import pytest
 from hypothesis import given
@@ -288,7 +289,8 @@ def test_a_member_is_a_network_that_shares_memory(lab):
     assert one.fit(X, labels, **options).cost == alone.fit(X, labels, **options).cost
     assert_member(lab, nets[4], alone, 0.0)
     changed = before != lab.numpy(nets.vector)
-    assert changed.sum() == alone.vector.shape[0], "of its own parameters, and no others"
+    count = sum(n * (fan_in + 1) for fan_in, n in itertools.pairwise(one.sizes))
+    assert changed.sum() == count, "of its own parameters, and no others"
     with pytest.raises(ValueError, match=r"use nets\[i\].fit, or copy.deepcopy"):
         one.plan(4, bp.SGD())
     with pytest.raises(ValueError, match=r"fit, or copy"):
@@ -298,6 +300,14 @@ def test_a_member_is_a_network_that_shares_memory(lab):
     with pytest.raises(TypeError, match="one network, not a stack"):
         len(one)
     assert bool(one)
+
+
+def test_a_member_stays_where_its_stack_is():
+    nets = bp.Network([2, 3], stack=2)  # the first array is to decide the backend
+    with pytest.raises(TypeError, match="this network's backend is 'numpy'"):
+        nets[0].feedforward(array_api_strict.ones((2, 4)))
+    nets.feedforward(array_api_strict.ones((2, 4)))
+    assert nets[0].feedforward(array_api_strict.ones((2, 4))).shape == (3, 4)
 
 
 def test_stacking_networks_that_are_there(lab):
@@ -489,6 +499,15 @@ def refusals(lab):
         (lambda: nets.fit(X, labels, optimizer=bp.LBFGS()), "LBFGS is for one network"),
         (lambda: nets.fit(X, labels, optimizer=bp.DPSGD(1.0, 1.0, 1.0)), "DPSGD is for one network"),
         (lambda: nets.fit(X, labels, batch_size=4, shuffle="all"), "shuffle must be a whole number"),
+        (lambda: nets.fit([(X, labels)], shuffle="each"), "shuffle='each' needs X and Y as arrays"),
+        (lambda: nets.fit(X, lab.array(np.ones((2, 8), int))), r"own have shape \(3, 8\), and targets"),
+        (
+            lambda: nets.fit(X, lab.array(np.ones((4, 8)))),
+            r"own have shape \(3, 2, 8\), labels \(3, 8\)",
+        ),
+        (lambda: nets[0:2], "cannot be interpreted as an integer"),
+        (lambda: nets[0].ensemble(X), "ensemble is for a stack of networks"),
+        (lambda: nets[0].best(lambda net: 1.0), "best is for a stack of networks"),
         (lambda: single(lab, 0).fit(X, labels, batch_size=4, shuffle="each"), "is for a stack"),
     ]
 
@@ -497,3 +516,118 @@ def test_what_does_not_fit_is_told(lab):
     for call, message in refusals(lab):
         with pytest.raises((ValueError, TypeError), match=message):
             call()
+
+
+def test_figures_on_validation_data_of_each_networks_own(lab):
+    rng = np.random.default_rng(0)
+    P, m = 4, 12
+    X, Y, weights = rng.standard_normal((P, 2, m)), rng.random((P, 2, m)), rng.random((P, m)) + 0.5
+
+    def stop_some(training):
+        training.freeze([0] if training.epoch == 1 else [2, 3])
+
+    for own in (("inputs",), ("targets",), ("weights",), OWN):
+        held = [x if part in own else x[0] for part, x in zip(OWN, (X, Y, weights), strict=True)]
+        held = tuple(map(lab.array, held[:2])) + tuple(held[2:])
+        nets = small(lab, P)
+        history = nets.fit(
+            lab.array(X[0]),
+            lab.array(Y[0]),
+            epochs=3,
+            batch_size=5,
+            validation=held,
+            callbacks=[stop_some],
+            progress=False,
+        )
+        np.testing.assert_allclose(history.validation_cost[-1], nets.evaluate(*held)["cost"], rtol=1e-12)
+
+
+def test_partial_fit_with_other_examples_and_after_some_have_stopped(lab):
+    X, labels = rings(lab, m=8)
+    host = lab.numpy(X)
+    each = lab.array(np.stack([host] * 3))
+    nets, twin = small(lab, P=3), small(lab, P=3)
+    options = {"batch_size": 8, "shuffle": False, "optimizer": bp.Adam(0.1)}
+    for net, second in ((nets, each), (twin, X)):
+        net.partial_fit(X, labels, **options)
+        net.partial_fit(second, labels, **options)
+    lab.assert_close(nets.vector, lab.numpy(twin.vector), 1e-12)
+    nets.partial.freeze([1])
+    before = np.array(lab.numpy(nets.weights[0]))
+    for x in (X, each):
+        cost = nets.partial_fit(x, labels, **options)
+        assert cost.shape == (3,)
+    moved = (lab.numpy(nets.weights[0]) != before).any(axis=(1, 2))
+    assert moved.tolist() == [True, False, True]
+    nets.partial.freeze([0, 2])
+    with pytest.raises(ValueError, match="all networks of the stack have stopped"):
+        nets.partial_fit(X, labels, **options)
+
+
+@pytest.mark.parametrize("averaging", [None, 0.5])
+def test_parameters_that_a_callback_sets_are_gone_on_from(lab, averaging):
+    X, labels = rings(lab, m=8)
+    seen = []
+
+    def set_parameters(training):
+        if training.epoch == 1:
+            training.freeze([0])
+        if training.epoch == 3:
+            training.network.weights[0][...] = 5.0
+        seen.append(np.array(lab.numpy(training.network.weights[0])))
+
+    optimizer = bp.SGD(1e-12, averaging=averaging)
+    small(lab, 3).fit(
+        X,
+        labels,
+        batch_size=8,
+        epochs=5,
+        optimizer=optimizer,
+        callbacks=[set_parameters],
+        progress=False,
+    )
+    np.testing.assert_allclose(seen[-1], 5.0, rtol=1e-9)
+
+
+def test_ctrl_c_in_an_epoch_after_some_have_stopped(lab):
+    X, labels = rings(lab)
+    kept = {}
+
+    class Interrupting(bp.Callback):
+        def epoch(self, training):
+            if training.epoch == 1:
+                training.freeze([1])
+                kept[1] = np.array(lab.numpy(training.network.weights[0])[1])
+
+        def steps(self, training, count):
+            if training.epoch == 2:
+                raise KeyboardInterrupt
+
+    nets = small(lab, 3)
+    history = nets.fit(X, labels, batch_size=7, epochs=5, callbacks=[Interrupting()], progress=False)
+    assert (history.interrupted, len(history.cost)) == (True, 2)
+    np.testing.assert_array_equal(lab.numpy(nets.weights[0])[1], kept[1])
+    assert np.isfinite(lab.numpy(nets.vector)).all()
+
+
+def test_a_schedule_that_watches_goes_by_the_mean_cost(lab):
+    X, labels = rings(lab)
+    nets = small(lab, 3)
+    schedule = bp.schedules.OnPlateau(0.5, factor=0.5, patience=1, min_change=1e9)
+    history = nets.fit(X, labels, epochs=4, optimizer=bp.SGD(schedule), progress=False)
+    assert history.learning_rate == [0.5, 0.5, 0.25, 0.125]
+
+
+def test_a_checkpoint_of_another_stack_is_refused(lab, tmp_path):
+    X, labels = rings(lab)
+    path = tmp_path / "run.npz"
+    small(lab, 4).fit(X, labels, epochs=1, callbacks=[bp.Checkpoint(path)], progress=False)
+    with pytest.raises(ValueError, match="it is of a stack of 4 networks, not 3"):
+        small(lab, 3).fit(X, labels, epochs=2, resume=path, progress=False)
+
+
+def test_clipping_of_single_examples_is_not_that_of_a_stack(lab):
+    X, labels = rings(lab)
+    one = single(lab, 0)
+    clipped = one.backprop(X, labels, per_example="clip", max_norm=1e9)
+    lab.assert_close(clipped.vector, lab.numpy(one.backprop(X, labels).vector), 1e-9)

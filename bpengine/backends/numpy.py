@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from bpengine.backends.array_api import ArrayAPIBackend, Call, Replay, fallback
 from bpengine.backends.base import Array, Backend, Batches, Operation
 from bpengine.backends.blas import fold_descent
 from bpengine.backends.numpy_per_example import PER_EXAMPLE, gaussian_noise
+from bpengine.backends.numpy_stacks import Kernel, packed, place, rows_at_a_time
 from bpengine.backends.numpy_updates import UPDATES
 
 __all__ = ["NumPyBackend"]
@@ -125,12 +126,18 @@ class Kernels:
         kernel = KERNELS.get(op.name)
         if kernel is None:
             return [fallback(op)]
-        return kernel(self, *op.inputs, op.output)
+        calls = kernel(self, *op.inputs, op.output)
+        if op.output.ndim < 3 or op.name == "matmul":
+            return calls
+        return packed(self, kernel, op, calls)
 
 
 def _matmul(k: Kernels, a: Array, b: Array, out: Array) -> list[Call]:
     if a.shape[-1] == 1 and a.ndim > 2:  # outer products, which BLAS has no call for over a stack
         return [(np.multiply, (a, b, out))]
+    rows = rows_at_a_time(a, b, out)
+    if rows < len(out):
+        a, out = (x.reshape(-1, rows, x.shape[1]) for x in (a, out))
     return [(np.matmul, (a, b, out))]
 
 
@@ -369,10 +376,10 @@ def _minimum(x: Array, y: Array, out: Array) -> Call:
 
 
 def _same(x: Array, y: Array) -> bool:
-    return bool(x.__array_interface__ == y.__array_interface__)
+    return place(x) == place(y)
 
 
-KERNELS: dict[str, Callable[..., list[Call]]] = {
+KERNELS: dict[str, Kernel] = {
     "matmul": _matmul,
     "difference": _difference,
     "descend": _descend,

@@ -250,7 +250,7 @@ UPDATES: dict[str, Any] = {
     "adagrad each": _adagrad,
     "average": _average,
     "clip factor": _clip_factor,
-    "clip factors": _clip_factors,
+    "clip factor each": _clip_factors,
     "clip": _multiply,
     "decay": _multiply,
     "max norm": _max_norm,

@@ -28,7 +28,8 @@ def training_curves(history: History) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        With a logarithmic axis of costs where they fall to a tenth or less.
+        With a logarithmic axis of costs where they fall to a tenth or less. Of a stack the medians of
+        its networks, between the least and the greatest.
 
     Raises
     ------

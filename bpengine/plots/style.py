@@ -69,11 +69,21 @@ def shades(axes: Axes, n: int) -> list[Any]:
 
 
 def lines(axes: Axes, x: Sequence[float], curves: Iterable[tuple[str, Sequence[float]]]) -> None:
-    """Draw named curves over x, each with a shade, a dash and a marker of its own."""
+    """Draw named curves over x, each with a shade, a dash and a marker of its own.
+
+    Where a point of a curve is an array, of a figure of each network of a stack, the curve is their
+    median, and a band goes from the least to the greatest.
+    """
     curves = list(curves)
     every = max(1, len(x) // MARKED)
     styles = zip(curves, shades(axes, len(curves)), itertools.count())
-    for (name, y), colour, i in styles:
+    for (name, values), colour, i in styles:
+        y = np.asarray(values, "float64")
+        if y.ndim > 1:
+            # of a stack: the median of its networks, between the least and the greatest
+            low, high = np.nanmin(y, axis=1), np.nanmax(y, axis=1)
+            axes.fill_between(x[: len(y)], low, high, color=colour, alpha=0.2, linewidth=0)
+            y = np.nanmedian(y, axis=1)
         axes.plot(
             x[: len(y)],
             y,
@@ -85,10 +95,16 @@ def lines(axes: Axes, x: Sequence[float], curves: Iterable[tuple[str, Sequence[f
             markevery=(i * every // len(curves), every),
             markersize=5,
         )
-    if is_log([value for _, y in curves for value in y]):
+    if is_log(value for _, values in curves for value in _present(values)):
         axes.set_yscale("log")
         log_ticks(axes.yaxis, *axes.get_ylim())
     axes.grid(alpha=0.3)
+
+
+def _present(values: Sequence[Any]) -> np.ndarray[Any, Any]:
+    """All figures; of a stack those that are there."""
+    found = np.asarray(values, "float64")
+    return found if found.ndim < 2 else found[~np.isnan(found)]
 
 
 def log_ticks(axis: Axis, low: float, high: float) -> None:

@@ -1,0 +1,367 @@
+"""Stacks of networks against peers and against single networks: `python benchmarks/stacks.py`.
+
+Ratios of times taken in turn in one process, medians with 95 % intervals: 64 networks, float32,
+sigmoid, quadratic cost, SGD, the batch resident and shared. Peers that are not installed are left out.
+
+    python benchmarks/stacks.py --pairs 41 --threads 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import os
+import platform
+import sys
+import tracemalloc
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--networks", type=int, default=64)
+parser.add_argument("--pairs", type=int, default=41)
+parser.add_argument("--threads", type=int, help="of BLAS and of the peers; else as many as cores")
+parser.add_argument("--print", action="store_true", help="print the page, write nothing")
+options = parser.parse_args() if __name__ == "__main__" else parser.parse_args([])
+if options.threads is not None:  # before NumPy loads
+    for what in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "NUMBA_NUM"):
+        os.environ[f"{what}_THREADS"] = str(options.threads)
+    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=" + str(options.threads > 1).lower()
+
+import bpengine as bp  # noqa: E402, I001  before NumPy
+
+import numpy as np  # noqa: E402
+from ladder import LEARNING_RATE, RUNGS, examples  # noqa: E402
+from report import DOCS, processor  # noqa: E402
+
+from bpengine.ratios import Ratio, measure  # noqa: E402
+
+STEPS = 100  # of a call, as JAX's scan has them
+TASKS = {"tiny": ("tiny", None), "nielsen": ("nielsen", None), "nielsen, batch 32": ("nielsen", 32)}
+GOALS = dict(zip(TASKS, (3, 1.8, 2.4), strict=True))
+BACKENDS = [name for name in ("numpy", "numba") if importlib.util.find_spec(name)]
+COUNTS = 1, 4, 16, 64, 256
+FIT = {"epochs": 20, "batch_size": 50, "optimizer": bp.SGD(LEARNING_RATE), "progress": False}
+FIT_EXAMPLES, FIT_GOAL = 500, 8
+
+Call = Callable[[], object]
+
+
+def stack(task: str, backend: str = "numpy", networks: int | None = None) -> bp.Network:
+    """A task's networks, from the same parameters at every call."""
+    sizes = RUNGS[TASKS[task][0]].sizes
+    return bp.Network(sizes, backend=backend, stack=networks or options.networks, rng=0)
+
+
+def ours(task: str, backend: str, networks: int | None = None) -> Call:
+    """Steps of a stack's plan."""
+    X, Y = examples(*TASKS[task])
+    plan = stack(task, backend, networks).plan(X.shape[1], bp.SGD(LEARNING_RATE))
+    plan.load(X, Y)
+    return lambda: plan.run(STEPS)
+
+
+def single_plans(task: str, backend: str) -> Call:
+    """The same steps by a plan for each network."""
+    X, Y = examples(*TASKS[task])
+    plans = [net.plan(X.shape[1], bp.SGD(LEARNING_RATE)) for net in alone(stack(task, backend))]
+    for plan in plans:
+        plan.load(X, Y)
+    return lambda: [plan.run(STEPS) for plan in plans]
+
+
+def alone(nets: bp.Network) -> list[bp.Network]:
+    """The networks of a stack, each by itself."""
+    found = []
+    for one in nets:
+        net = bp.Network(nets.sizes, backend=nets.backend, rng=0)
+        for l in range(len(net.weights)):
+            net.weights[l], net.biases[l] = one.weights[l], one.biases[l]
+        found.append(net)
+    return found
+
+
+def jax_scan(task: str, backend: str) -> Call:
+    """vmap over the networks, jit, and lax.scan over the steps."""
+    import jax
+    import jax.numpy as jnp
+
+    X, Y = map(jnp.asarray, examples(*TASKS[task]))
+    m = X.shape[1]
+    nets = stack(task)
+    start = [(jnp.array(w), jnp.array(b)) for w, b in zip(nets.weights, nets.biases, strict=True)]
+
+    def cost(parameters: Any) -> Any:
+        a = X
+        for w, b in parameters:
+            a = jax.nn.sigmoid(w @ a + b)
+        return 0.5 * jnp.sum((a - Y) ** 2) / m
+
+    def step(parameters: Any, _: Any) -> Any:
+        gradients = jax.vmap(jax.grad(cost))(parameters)
+        return jax.tree.map(lambda p, g: p - LEARNING_RATE * g, parameters, gradients), None
+
+    @jax.jit
+    def run(parameters: Any) -> Any:
+        return jax.lax.scan(step, parameters, None, length=STEPS)[0]
+
+    check(task, [np.asarray(w) for w, _ in run(start)])
+    kept = [start]
+
+    def call() -> None:
+        kept[0] = jax.block_until_ready(run(kept[0]))
+
+    return call
+
+
+def torch_func(task: str, backend: str) -> Call:
+    """torch.func: vmap of grad over the networks, and the update."""
+    import torch
+    from torch.func import grad, vmap
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    X, Y = (torch.from_numpy(np.ascontiguousarray(x)) for x in examples(*TASKS[task]))
+    m = X.shape[1]
+    nets = stack(task)
+    pairs = zip(nets.weights, nets.biases, strict=True)
+    parameters = [torch.from_numpy(np.array(p)) for pair in pairs for p in pair]
+
+    def cost(parameters: Any) -> Any:
+        a = X
+        for w, b in zip(parameters[::2], parameters[1::2], strict=True):
+            a = torch.sigmoid(w @ a + b)
+        return 0.5 * ((a - Y) ** 2).sum() / m
+
+    gradients = vmap(grad(cost))
+
+    def call() -> None:
+        with torch.no_grad():
+            for _ in range(STEPS):
+                for p, g in zip(parameters, gradients(parameters), strict=True):
+                    p.sub_(g, alpha=LEARNING_RATE)
+
+    call()
+    check(task, [p.numpy() for p in parameters[::2]])
+    return call
+
+
+def check(task: str, weights: list[np.ndarray]) -> None:
+    """Stop if a peer's steps lead elsewhere."""
+    X, Y = examples(*TASKS[task])
+    nets = stack(task)
+    plan = nets.plan(X.shape[1], bp.SGD(LEARNING_RATE))
+    plan.load(X, Y)
+    plan.run(STEPS)
+    for theirs, w in zip(weights, nets.weights, strict=True):
+        np.testing.assert_allclose(theirs, w, rtol=1e-3, atol=1e-4)
+
+
+def fit_together(backend: str) -> Call:
+    """`fit` of a stack at tiny."""
+    X, Y = examples("tiny", FIT_EXAMPLES)
+    nets = stack("tiny", backend)
+    return lambda: nets.fit(X, Y, **FIT)
+
+
+def fit_alone(backend: str) -> Call:
+    """`fit` of each of its networks."""
+    X, Y = examples("tiny", FIT_EXAMPLES)
+    nets = alone(stack("tiny", backend))
+    return lambda: [net.fit(X, Y, **FIT) for net in nets]
+
+
+CONTENDERS: dict[str, Callable[[str, str], Call]] = {
+    "JAX, vmap + jit + scan": jax_scan,
+    "torch.func, vmap of grad": torch_func,
+    "single plans of ours": single_plans,
+}
+
+
+def ratio(contender: Callable[[], Call], reference: Callable[[], Call], pairs: int) -> Ratio | None:
+    """Time of a contender ÷ ours; None where it is not installed."""
+    try:
+        other = contender()
+    except ImportError as error:
+        print(f"not timed: {error}", file=sys.stderr)
+        return None
+    return measure(other, reference(), pairs=pairs, rng=0)
+
+
+def shown(found: Ratio | None, goal: float | None = None) -> str:
+    """A cell of a table."""
+    if found is None:
+        return "–"
+    digits = 0 if found.median >= 20 else 2
+    cell = f"**{found.median:.{digits}f}** {found.low:.{digits}f}–{found.high:.{digits}f}"
+    return cell + (f" (goal {goal:g})" if goal else "")
+
+
+def memory(task: str) -> tuple[int, ...]:
+    """Bytes of the parameters, the gradient and the workspace; held in all; allocated in steps."""
+    X, Y = examples(*TASKS[task])
+    stack(task).plan(X.shape[1], bp.SGD(LEARNING_RATE))  # what Python makes once is there
+    tracemalloc.start()
+    nets = stack(task)
+    plan = nets.plan(X.shape[1], bp.SGD(LEARNING_RATE))
+    plan.load(X, Y)
+    plan.run()
+    gc.collect()
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.reset_peak()
+    plan.run(STEPS)
+    allocated = tracemalloc.get_traced_memory()[1] - held
+    tracemalloc.stop()
+    ws = plan.workspace
+    arrays = map(owner_of, (ws.rows, *ws.extended, *ws.z, *ws.a, *ws.delta))
+    workspace = sum({id(x): x.nbytes for x in arrays}.values())
+    return nets.vector.nbytes, nets.vector.nbytes, workspace, held, allocated
+
+
+def owner_of(x: np.ndarray) -> np.ndarray:
+    """The array whose memory a view shows."""
+    while isinstance(x.base, np.ndarray):
+        x = x.base
+    return x
+
+
+def times_per_network() -> dict[str, list[float]]:
+    """Microseconds of a step a network at tiny, by backend and number of networks."""
+    return {
+        backend: [
+            measure(call, call, pairs=max(5, options.pairs // 4), rng=0).ours / STEPS / P
+            for P in COUNTS
+            for call in [ours("tiny", backend, P)]
+        ]
+        for backend in BACKENDS
+    }
+
+
+def picture(times: dict[str, list[float]]) -> Any:
+    """Time of a network against the number of networks."""
+    from bpengine.plots import style
+
+    figure = style.figure(6.0, 4.0)
+    axes = figure.subplots()
+    for i, (name, each) in enumerate(times.items()):
+        colour = style.shades(axes, len(times))[i]
+        dash, marker = style.DASHES[i % len(style.DASHES)], style.MARKERS[i % len(style.MARKERS)]
+        axes.loglog(COUNTS, each, marker=marker, linestyle=dash, color=colour, label=name)
+        axes.loglog(COUNTS, [each[0]] * len(COUNTS), linestyle=":", color=colour, alpha=0.5)
+    axes.set_xticks(COUNTS, map(str, COUNTS))
+    axes.minorticks_off()
+    style.log_ticks(axes.yaxis, *axes.get_ylim())
+    axes.set(
+        xlabel="networks in the stack",
+        ylabel="µs a step, for each network",
+        title="2-3-3-1, batch 50 (dotted: networks by themselves)",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(handlelength=3.5)
+    return figure
+
+
+def versions() -> str:
+    found = []
+    for package in ("numpy", "numba", "jax", "torch"):
+        if importlib.util.find_spec(package):
+            found.append(f"{package} {metadata.version(package)}")
+    return ", ".join(found)
+
+
+def page() -> str:
+    """Measure, and give the page."""
+    threads = options.threads or os.cpu_count()
+    rows, own = [], {}
+    for backend in BACKENDS:
+        for name, contender in CONTENDERS.items():
+            cells = []
+            for task in TASKS:
+                slow = contender is not jax_scan
+                pairs = max(5, options.pairs // 4) if slow else options.pairs
+                found = ratio(
+                    lambda c=contender, t=task, b=backend: c(t, b),
+                    lambda t=task, b=backend: ours(t, b),
+                    pairs,
+                )
+                if found is not None:
+                    own[backend, task] = found.reference / STEPS
+                cells.append(shown(found, GOALS[task] if contender is jax_scan else None))
+                print(f"{backend:6} {task:18} {name:26} {found}", file=sys.stderr, flush=True)
+            rows.append(f"| {name} ÷ stack on {backend} | " + " | ".join(cells) + " |")
+    for backend in BACKENDS:
+        cells = [f"*{own[backend, task]:.4g}*" for task in TASKS]
+        rows.append(f"| *stack on {backend}, µs a step* | " + " | ".join(cells) + " |")
+    fits = []
+    for backend in BACKENDS:
+        found = measure(
+            fit_alone(backend), fit_together(backend), pairs=max(5, options.pairs // 4), rng=0
+        )
+        fits.append(f"| {backend} | {shown(found, FIT_GOAL)} |")
+    stored = [f"| {task} | " + " | ".join(f"{n:,}" for n in memory(task)) + " |" for task in TASKS]
+    times = times_per_network()
+    if not options.print:
+        picture(times).savefig(DOCS / "benchmarks-stacks.svg", metadata={"Date": None})
+    each = [
+        f"| {backend} | " + " | ".join(f"{t:.3g}" for t in found) + " |"
+        for backend, found in times.items()
+    ]
+    P = options.networks
+    arguments = "".join(f" {word}" for word in sys.argv[1:])
+    return "\n".join(
+        [
+            "# Benchmarks: stacks",
+            "",
+            f"Made by `python benchmarks/stacks.py{arguments}` on {processor()}, {os.cpu_count()} "
+            f"cores, {threads} of them used, Python {platform.python_version()}, {versions()}. Each "
+            f"figure is the time of the contender divided by that of a stack of {P} networks here, both "
+            "taken in turn in one process: median and 95 % interval. Above 1 bpengine is faster. Of JAX "
+            f"{options.pairs} pairs, of the others {max(5, options.pairs // 4)}.",
+            "",
+            f"A step of plain SGD for all {P} networks, update included: float32, sigmoid, quadratic "
+            "cost, one resident batch for all. `tiny` is 2-3-3-1 with a batch of 50, `nielsen` "
+            f"784-30-10 with one of 10. {STEPS} steps a call.",
+            "",
+            "| ratio of times | " + " | ".join(TASKS) + " |",
+            "|---" * (len(TASKS) + 1) + "|",
+            *rows,
+            "",
+            f"`fit` of {P} networks at `tiny`, {FIT['epochs']} epochs of {FIT_EXAMPLES} examples in "
+            f"batches of {FIT['batch_size']}: {P} single `fit`s ÷ one `fit` of the stack.",
+            "",
+            "| backend | ratio of times |",
+            "|---|---|",
+            *fits,
+            "",
+            f"Memory of {P} networks in bytes, on NumPy: the stack's own arrays and one workspace; "
+            "beside these a plan holds the kernels' scratch arrays and Python's objects, and in steps "
+            "NumPy buffers what it broadcasts.",
+            "",
+            "| | parameters | gradient | workspace | held in all | allocated at a time in steps |",
+            "|---|---|---|---|---|---|",
+            *stored,
+            "",
+            "What a network costs in a stack, µs a step at `tiny`:",
+            "",
+            "| networks | " + " | ".join(map(str, COUNTS)) + " |",
+            "|---" * (len(COUNTS) + 1) + "|",
+            *each,
+            "",
+            "![Time of a step for each network, against the number of networks](benchmarks-stacks.svg)",
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    """Measure, and write the page and its picture."""
+    text = page()
+    print(text)
+    if not options.print:
+        (DOCS / "benchmarks-stacks.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
