@@ -19,7 +19,7 @@ pytest.importorskip("mpi4py")
 
 PROGRAM = Path(__file__).with_name("program.py")
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
-SECONDS = 60  # within which any program here has to end
+SECONDS = 120  # within which any program here has to end
 
 
 # MPICH over TCP, between ranks of one machine too, where the system counts bytes
@@ -84,13 +84,13 @@ def test_a_rank_killed_at_any_step_leaves_a_checkpoint_to_go_on_from(tmp_path):
     [
         ("raise", "RankError: rank 1 of 3 has failed in epoch 2, step 2: ValueError: on purpose"),
         ("exit", "rank 1 was ended by SystemExit. Training ends on all 3 ranks, in epoch 2"),
-        ("silent", "has waited 2 s for the others: one of them has died or fallen silent"),
+        ("silent", "has waited 5 s for the others: one of them has died or fallen silent"),
     ],
 )
 def test_a_rank_that_leaves_ends_all_with_a_message(tmp_path, what, said):
     path = tmp_path / "run.npz"
     start = time.monotonic()
-    text = launch(3, "train", path, 6, what, 1, 22, 2, fails=True)
+    text = launch(3, "train", path, 6, what, 1, 22, 5, fails=True)
     assert said in text
     assert text.count("bpengine: ") == (what != "raise"), "one message"
     assert time.monotonic() - start < SECONDS
