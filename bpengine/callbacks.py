@@ -183,14 +183,16 @@ class EarlyStopping(Callback):
     def recall(self, memory: dict[str, Any]) -> None:
         """Take up the best so far."""
         found = {"best": -math.inf, "best_epoch": 0, "waited": 0, **memory}
-        each = [_one_or_each(found[name]) for name in ("best", "best_epoch", "waited")]
-        self._best, self._best_epoch, self._waited = each
+        self._best = _one_or_each(found["best"], "float64")
+        self._best_epoch, self._waited = (
+            _one_or_each(found[name], "int64") for name in ("best_epoch", "waited")
+        )
         self._parameters = memory.get("parameters")
 
 
-def _one_or_each(value: Any) -> Any:
+def _one_or_each(value: Any, dtype: str) -> Any:
     """A number, or NumPy's array of those of a stack."""
-    host = np.asarray(value)
+    host = np.asarray(value, dtype)
     return host if host.ndim else host.item()
 
 

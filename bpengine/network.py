@@ -215,7 +215,7 @@ class Network:
         >>> X, labels = bp.datasets.circles(200, rng=0)
         >>> nets = bp.Network([2, 8, 2], cost="binary_cross_entropy", stack=5, rng=0)
         >>> history = nets.fit(X, labels, epochs=3, progress=False)
-        >>> nets.best().evaluate(X, labels)["cost"] == min(nets.evaluate(X, labels)["cost"])
+        >>> bool(nets.best().evaluate(X, labels)["cost"] == min(nets.evaluate(X, labels)["cost"]))
         True
         """
         return members.best(self, metric)

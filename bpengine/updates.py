@@ -40,7 +40,8 @@ class State:
                 "piece: use nets[i].fit, or copy.deepcopy(nets[i]), a network by itself."
             )
         θ, stack = parameters.vector, parameters.stack
-        rate = np.asarray(schedules.resolve(optimizer.learning_rate).rate(0.0))
+        schedule = schedules.resolve(optimizer.learning_rate)
+        rate = np.asarray(schedule.value if isinstance(schedule, schedules.Constant) else 0.0)
         for name, value in (("learning_rate", rate), ("weight_decay", optimizer.weight_decay)):
             check_count(value, stack, name)
         self.optimizer = optimizer
