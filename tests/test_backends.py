@@ -446,8 +446,14 @@ def without_device(tmp_path, monkeypatch, source):
 
 
 def test_cupy_without_a_device_is_told_apart_from_no_cupy(tmp_path, monkeypatch):
-    without_device(tmp_path, monkeypatch, "def is_available():\n    return False\n")
-    with pytest.raises(backends.BackendUnavailableError, match="finds no CUDA device") as caught:
+    source = """
+class cuda:
+    class runtime:
+        CUDARuntimeError = RuntimeError
+        driverGetVersion = getDeviceCount = lambda: 0
+"""
+    without_device(tmp_path, monkeypatch, source)
+    with pytest.raises(backends.BackendUnavailableError, match="no CUDA device") as caught:
         backends.get("cupy")
     assert "pip install" not in str(caught.value) and "nvidia-smi" in str(caught.value)
 

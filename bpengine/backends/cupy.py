@@ -51,8 +51,8 @@ class CuPyBackend(ArrayAPIBackend):
     def __init__(self, device: Any = None, precision: str | None = None) -> None:
         self.name, self.precision = "cupy", _precision(precision)
         self.cupy, cublas = self._modules()
-        self.xp: ModuleType = self._namespace()
         count = self._devices()
+        self.xp: ModuleType = self._namespace()
         self.number = self.cupy.cuda.runtime.getDevice() if device is None else _number(device)
         if not 0 <= self.number < count:
             raise BackendUnavailableError(
