@@ -156,6 +156,9 @@ def test_numpy_has_no_kernel_that_nothing_uses():
         net = deep("tanh", "quadratic").network(numpy, **REGULARIZED)
         plan = net.plan(4, dataclasses.replace(optimizer, **ALONGSIDE), weighted=True)
         used |= {op.name for op in plan.operations}
+    nets = bp.Network([2, 3, 2], backend="numpy", stack=2)
+    for optimizer in (bp.Adam, bp.RMSprop, bp.Adagrad):
+        used |= {op.name for op in nets.plan(4, optimizer([0.1, 0.2], clip_norm=1.0)).operations}
     for kind in KINDS:
         plan = net.plan(4, per_example=kind, max_norm=1.0 if kind == "clip" else None)
         used |= {op.name for op in plan.operations}
