@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import threading
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +20,7 @@ from bpengine.backends.cupy_lines import Launch, Line, View, fused
 from bpengine.backends.cupy_products import Library, Product
 from bpengine.backends.cupy_program import CUDAProgram, say_once
 from bpengine.backends.cupy_table import Item, Maker, gather
+from bpengine.backends.nccl import NCCLSum
 
 __all__ = ["CuPyBackend", "on"]
 
@@ -81,6 +83,18 @@ class CuPyBackend(ArrayAPIBackend):
         if device is None and precision is None:
             return self
         return on(self.number if device is None else device, precision or self.precision)
+
+    def over_ranks(self, group: Any, vector: Array, parts: Sequence[tuple[int, int]]) -> Any:
+        """NCCL's sum over the ranks; None where CuPy comes without it."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # CuPy's own, of a library that is not there
+            try:
+                nccl: Any = importlib.import_module(f"{self.cupy.__name__}.cuda.nccl")
+            except ImportError:
+                return None
+        if not nccl.available:
+            return None
+        return NCCLSum(group, vector, parts, nccl, self.cupy.cuda.get_current_stream())
 
     def _modules(self) -> tuple[Any, Any]:
         """CuPy, and cuBLAS's bindings where there are any."""
