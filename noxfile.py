@@ -15,7 +15,14 @@ def group(name: str) -> list[str]:
 def tests(session: nox.Session) -> None:
     """All tests, and the examples in README and docstrings."""
     session.install("-e", ".", *group("test"))
-    session.run("pytest", "-n", "auto", *session.posargs)
+    session.run("pytest", "-n", "auto", "-k", "not cuda-double", *session.posargs)
+
+
+@nox.session(name="cuda-double")
+def cuda_double(session: nox.Session) -> None:
+    """Optional: all tests on a stand-in for a GPU, with CUDA kernels compiled for the host."""
+    session.install("-e", ".", *group("test"))
+    session.run("pytest", "tests", "-n", "auto", "-q", "-k", "cuda-double", *session.posargs)
 
 
 @nox.session
@@ -35,10 +42,10 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def lowest(session: nox.Session) -> None:
-    """The tests on the lowest supported versions of what bpengine needs."""
+    """The tests on NumPy and array-api-compat in their lowest supported versions."""
     lowest = [requirement.replace(">=", "==") for requirement in PROJECT["project"]["dependencies"]]
     session.install("-e", ".", *group("test"), *lowest)
-    which = "not numba and not read-only"
+    which = "not numba and not read-only and not strict and not cuda-double"
     session.run("pytest", "-n", "auto", "tests", "-q", "-k", which, *session.posargs)
 
 
