@@ -268,7 +268,9 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseEnsemble):  # type: ignore[misc
         if binarizer.y_type_.startswith("multilabel"):
             labels: Host = binarizer.inverse_transform(mean)
             return labels
-        return np.asarray(self.classes_)[mean.argmax(axis=1)]
+        classes: Host = np.asarray(self.classes_)
+        chosen: Host = classes[mean.argmax(axis=1)]
+        return chosen
 
     def predict_proba(self, X: Any, return_std: bool = False) -> Any:
         """Mean of the networks' probabilities, in the order of `classes_`.

@@ -150,7 +150,7 @@ class StackSearchCV(GridSearchCV):  # type: ignore[misc]
         fit_params, split_params = routed.estimator.fit, routed.splitter.split
         cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         self.n_splits_ = cv.get_n_splits(X, y, **split_params)
-        splits = list(cv.split(X, y, **split_params))
+        splits = [_numbered(*split) for split in cv.split(X, y, **split_params)]
         if len(splits) != self.n_splits_:
             raise ValueError(
                 f"cv.split gives {len(splits)} splits, cv.get_n_splits says {self.n_splits_}."
@@ -173,7 +173,12 @@ class StackSearchCV(GridSearchCV):  # type: ignore[misc]
             "error_score": self.error_score,
             "verbose": self.verbose,
         }
-        out = [fit.score(X, y, **options) for fit in fits]
+        out = []
+        for i, fit in enumerate(fits):
+            candidate, split = divmod(i, len(splits))
+            options["candidate_progress"] = candidate, len(candidates)
+            options["split_progress"] = split, len(splits)
+            out.append(fit.score(X, y, **options))
         _warn_or_raise_about_fit_failures(out, self.error_score)
         if callable(self.scoring):
             _insert_error_scores(out, self.error_score)
@@ -201,6 +206,11 @@ class StackSearchCV(GridSearchCV):  # type: ignore[misc]
         self.refit_time_ = time.perf_counter() - start
         if hasattr(best, "feature_names_in_"):
             self.feature_names_in_ = best.feature_names_in_
+
+
+def _numbered(*parts: Any) -> tuple[Any, ...]:
+    """Training and test examples of a split by their numbers, where it has masks."""
+    return tuple(np.flatnonzero(x) if np.asarray(x).dtype == bool else np.asarray(x) for x in parts)
 
 
 class Fit:
@@ -260,16 +270,16 @@ def _train_in_stacks(fits: list[Fit], X: Any, y: Any, fit_params: dict[str, Any]
     for fit in fits:
         by_split.setdefault(id(fit.train), []).append(fit)
     for some in by_split.values():
-        own = _safe_split(some[0].estimator, X, y, some[0].train)
+        inputs, targets = _safe_split(some[0].estimator, X, y, some[0].train)
         weights = _check_method_params(X, params=fit_params, indices=some[0].train)
         for fit in some:
-            fit.prepare(*own, weights.get("sample_weight"))
+            fit.prepare(inputs, targets, weights.get("sample_weight"))
     found = {fit.member: fit for fit in fits if fit.member is not None}
     if not found:
         return
-    inputs = check_array(X, dtype=(np.float64, np.float32), ensure_all_finite=False)
+    whole = check_array(X, dtype=(np.float64, np.float32), ensure_all_finite=False)
     for group in stacks(list(found)):
         start = time.perf_counter()
-        train(group, inputs)
+        train(group, whole)
         for member in group:
             found[member].seconds = (time.perf_counter() - start) / len(group)

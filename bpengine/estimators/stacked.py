@@ -115,7 +115,8 @@ class Member:
         _count(est, self.held_out(X))
         if est.solver == "sgd" and est.learning_rate == "invscaling":
             self.learning_rate = est.learning_rate_init / (est.t_ + 1) ** est.power_t
-        return _converged(est, self)
+        # of the steps it asks for the learning rate alone
+        return _converged(est, self)  # type: ignore[arg-type]
 
     def end(self, view: Network) -> None:
         """Let the estimator have a network of its own, with the parameters of the stack's."""
@@ -273,11 +274,11 @@ class StackSteps:
         rates = self._rates(running)
         total = np.zeros(P)
         if full:
-            parts = (_in_steps(x[:, :full], m) for x in (numbers, weights))
-            total += self._run(m, *parts, np.full(P, m), rates, weighted)
+            part = _in_steps(numbers[:, :full], m), _in_steps(weights[:, :full], m)
+            total += self._run(m, part, np.full(P, m), rates, weighted)
         if rest:
-            parts = (_in_steps(x[:, full:], rest) for x in (numbers, weights))
-            total += self._run(rest, *parts, rests, rates, weighted or not even)
+            part = _in_steps(numbers[:, full:], rest), _in_steps(weights[:, full:], rest)
+            total += self._run(rest, part, rests, rates, weighted or not even)
         return total / [len(member.order) for member in running]
 
     def _plan(self, m: int, weighted: bool) -> tuple[Plan, Array]:
@@ -291,13 +292,13 @@ class StackSteps:
             self._plans[m, weighted] = plan, net.backend.empty((steps, *shape), net.dtype)
         return self._plans[m, weighted]
 
-    def _run(
-        self, m: int, numbers: Host, weights: Host, counts: Host, rates: Any, weighted: bool
-    ) -> Host:
+    def _run(self, m: int, part: tuple[Host, Host], counts: Host, rates: Any, weighted: bool) -> Host:
         """Steps of one size; gives the sums of the losses of their examples, (P,).
 
-        `numbers` and `weights` are (steps, P, m); of a batch only the first of `counts`, (P,), count.
+        `part` are numbers of examples and their weights, (steps, P, m), of which in each step the
+        first `counts`, (P,), are a network's; the rest are fillings.
         """
+        numbers, weights = part
         net, xp = self.network, self.network.backend.xp
         totals = weights.sum(axis=-1) if weighted else np.full(weights.shape[:2], float(m))
         self._strengthen(totals[0])
@@ -305,7 +306,7 @@ class StackSteps:
         plan.learning_rate = rates
         ws = plan.workspace
         shares = weights * (m / totals[..., None]) if weighted else None
-        indices = net.backend.asarray(numbers.reshape(len(numbers), -1), "int64")
+        indices: Any = net.backend.asarray(numbers.reshape(len(numbers), -1), "int64")
         penalties = np.zeros(totals.shape[1])
         penalized = bool(self.alpha.any())
 
@@ -323,8 +324,8 @@ class StackSteps:
         plain = shares is None and not penalized
         output = ws.z[-1] if net.cost.is_of_z(net.activations[-1]) else ws.a[-1]
         found = np.zeros(totals.shape[1])
-        for start in range(0, len(numbers), len(kept)):
-            steps = range(start, min(start + len(kept), len(numbers)))
+        for start in range(0, len(numbers), kept.shape[0]):
+            steps = range(start, min(start + kept.shape[0], len(numbers)))
             slots = [kept[i, ...] for i in range(len(steps))]
             if plain:
                 given = Batches(
@@ -349,7 +350,7 @@ class StackSteps:
         """Targets of batches, (steps, P, n_L, m)."""
         xp, n = self.network.backend.xp, self.network.sizes[-1]
         taken = xp.take(self.rows[:, self.rows.shape[1] - n :], xp.reshape(indices, (-1,)), axis=0)
-        return xp.reshape(taken, (len(indices), -1, m, n)).mT
+        return xp.reshape(taken, (indices.shape[0], -1, m, n)).mT
 
 
 def _in_steps(x: Host, m: int) -> Host:
