@@ -464,9 +464,9 @@ def test_warns_once_of_networks_that_have_not_converged():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         StackSearchCV(base, grid, cv=2, refit=False).fit(X, LABELS)
-    messages = [str(w.message) for w in caught if w.category is ConvergenceWarning]
-    assert len(messages) == 1
-    assert "2 of 4 networks" in messages[0]
+    (warning,) = [w for w in caught if w.category is ConvergenceWarning]
+    assert "2 of 4 networks" in str(warning.message)
+    assert warning.filename == __file__
 
 
 def test_search_over_data_frames_and_nested():

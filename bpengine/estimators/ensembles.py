@@ -345,8 +345,8 @@ class MLPEnsembleRegressor(RegressorMixin, BaseEnsemble):  # type: ignore[misc]
     >>> import numpy as np
     >>> from bpengine.estimators import MLPEnsembleRegressor
     >>> X = np.linspace(-1, 1, 100)[:, None]
-    >>> model = MLPEnsembleRegressor(20, (20,), learning_rate_init=0.01, random_state=0)
-    >>> model = model.fit(X, np.sin(3 * X[:, 0]))
+    >>> settings = {"learning_rate_init": 0.01, "batch_size": 20, "max_iter": 500}
+    >>> model = MLPEnsembleRegressor(20, (20,), **settings, random_state=0).fit(X, np.sin(3 * X[:, 0]))
     >>> mean, std = model.predict([[0.5], [3.0]], return_std=True)
     >>> bool(abs(mean[0] - np.sin(1.5)) < 0.1), bool(std[1] > 5 * std[0])  # 3 is far from the data
     (True, True)

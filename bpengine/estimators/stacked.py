@@ -189,7 +189,7 @@ def train(group: Sequence[Member], X: Host) -> None:
             f"Stochastic Optimizer: Maximum iterations (max_iter) reached and the optimization hasn't "
             f"converged yet, for {unfinished} of {len(group)} networks trained together.",
             ConvergenceWarning,
-            stacklevel=2,
+            stacklevel=5,
         )
 
 
