@@ -75,6 +75,7 @@ class StackSearchCV(GridSearchCV):  # type: ignore[misc]
     classes_ : ndarray
         With `refit`, of a classifier.
     n_features_in_ : int
+        Columns of X, with `refit`.
     feature_names_in_ : ndarray of str
         Where X was a data frame.
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Member", "is_for_stacks", "stacks", "train"]
 
-STACK_BYTES = 2**21  # activations of a step that a stack holds: more networks than that are no faster
+STACK_BYTES = 2**23  # activations of a step that a stack holds at most, but for a single network
 KEPT_ELEMENTS = 2**18  # outputs of training steps kept until their losses are added up
 KEPT_STEPS = 256  # at most
 
