@@ -61,7 +61,7 @@ class StackSearchCV(GridSearchCV):  # type: ignore[misc]
     cv_results_ : dict of ndarray
         As of `GridSearchCV`. The time of a stack is divided equally among its networks.
     best_estimator_ : MLPClassifier or MLPRegressor
-        The best, fitted on all data, with `refit`.
+        The best, fitted on all data, with `refit`; the search has its `n_features_in_` too.
     best_score_ : float
         Its mean score over the folds.
     best_params_ : dict
@@ -74,8 +74,6 @@ class StackSearchCV(GridSearchCV):  # type: ignore[misc]
     multimetric_ : bool
     classes_ : ndarray
         With `refit`, of a classifier.
-    n_features_in_ : int
-        Columns of X, with `refit`.
     feature_names_in_ : ndarray of str
         Where X was a data frame.
 
