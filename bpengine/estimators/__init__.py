@@ -1,7 +1,9 @@
 """Estimators with scikit-learn's interface: `MLPClassifier` and `MLPRegressor` that train on bpengine.
 
 Parameters, fitted attributes and behaviour are those of the classes of the same names in
-`sklearn.neural_network`, so that changing the import is enough. They need scikit-learn 1.9 or later.
+`sklearn.neural_network`, so that changing the import is enough. `MLPEnsembleClassifier`,
+`MLPEnsembleRegressor` and `StackSearchCV` train many of them as one stack. They need scikit-learn 1.9 or
+later.
 """
 
 from __future__ import annotations
@@ -14,6 +16,14 @@ except ImportError as error:
     ) from error
 
 from bpengine.estimators.classifier import MLPClassifier
+from bpengine.estimators.ensembles import MLPEnsembleClassifier, MLPEnsembleRegressor
 from bpengine.estimators.regressor import MLPRegressor
+from bpengine.estimators.search import StackSearchCV
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
+__all__ = [
+    "MLPClassifier",
+    "MLPEnsembleClassifier",
+    "MLPEnsembleRegressor",
+    "MLPRegressor",
+    "StackSearchCV",
+]

@@ -143,6 +143,19 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> BaseMLP:
         given = X, y, sample_weight
+        data = self._prepare(X, y, sample_weight, incremental)
+        task = None if incremental else Task(self, *given, max_subtasks=self.max_iter)
+        if task is not None and self.solver == "lbfgs":
+            minimize(self, data, task)
+        else:
+            train(self, data, task)
+        self._check_trained()
+        if task is not None:
+            task.close()
+        return self
+
+    def _prepare(self, X: Any, y: Any, sample_weight: Any, incremental: bool = False) -> Data:
+        """The data, checked, and a network to train, new where training does not go on."""
         hidden = self._hidden()
         self._check_solver_options()
         first = "network_" not in vars(self) or not (self.warm_start or incremental)
@@ -161,21 +174,16 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
                 f"hidden_layer_sizes={self.hidden_layer_sizes} makes a network of sizes {list(sizes)}; "
                 f"the one to go on with has {list(self.network_.sizes)}. Use warm_start=False."
             )
-        data = Data(X, Y, weights)
-        task = None if incremental else Task(self, *given, max_subtasks=self.max_iter)
-        if task is not None and self.solver == "lbfgs":
-            minimize(self, data, task)
-        else:
-            train(self, data, task)
+        return Data(X, Y, weights)
+
+    def _check_trained(self) -> None:
+        """Raise ValueError if training has led to parameters that are not finite."""
         net = self.network_
         if not bool(net.backend.xp.all(net.backend.xp.isfinite(net.vector))):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large "
                 "values and need to be preprocessed."
             )
-        if task is not None:
-            task.close()
-        return self
 
     def _hidden(self) -> list[int]:
         sizes = self.hidden_layer_sizes

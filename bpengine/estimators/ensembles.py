@@ -1,0 +1,436 @@
+"""Ensembles: many networks trained as one stack, that predict together and say how far they differ."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from numbers import Integral
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, _fit_context, clone
+from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from bpengine.costs import Cost
+from bpengine.estimators import full_batch, stochastic
+from bpengine.estimators.base import BaseMLP
+from bpengine.estimators.classifier import MLPClassifier
+from bpengine.estimators.data import Host
+from bpengine.estimators.regressor import MLPRegressor
+from bpengine.estimators.stacked import Member, is_for_stacks, stacks, train
+from bpengine.estimators.watching import Task
+
+__all__ = ["MLPEnsembleClassifier", "MLPEnsembleRegressor"]
+
+SEEDS = np.iinfo(np.int32).max
+OF_ONE = "warm_start", "verbose", "callbacks"  # parameters of one network that an ensemble has not
+
+
+class BaseEnsemble(BaseEstimator, ABC):  # type: ignore[misc]
+    """What the two ensembles share; use `MLPEnsembleClassifier` or `MLPEnsembleRegressor`."""
+
+    _single: type[BaseMLP]
+    estimators_: list[Any]
+
+    def _set_parameters(self, arguments: dict[str, Any]) -> None:
+        """Keep the arguments of a constructor as they came."""
+        for name, value in arguments.items():
+            if name not in ("self", "__class__"):
+                setattr(self, name, value)
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse=["csr", "csc"],
+            multi_output=True,
+            y_numeric=self._single is MLPRegressor,
+            dtype=(np.float64, np.float32),
+        )
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X)
+        draws = check_random_state(self.random_state)
+        self._seeds = draws.randint(SEEDS, size=(self.n_estimators, 2))
+        self._examples = len(y)
+        own = {k: v for k, v in self.get_params(deep=False).items() if k in self._shared()}
+        self.estimators_, found = [], []
+        for seed, numbers in zip(self._seeds[:, 0], self.estimators_samples_, strict=True):
+            est = self._single(**own, random_state=int(seed))
+            member = None
+            if is_for_stacks(est, X):
+                data = est._prepare(X, y, sample_weight)
+                weights = None if data.weights is None else data.weights[numbers]
+                member = Member(est, numbers, data.Y[numbers], weights)
+            if member is not None and member.steps_each_time:
+                found.append(member)
+            else:
+                est = clone(est)
+                _train_alone(est, X, y, sample_weight, numbers)
+            self.estimators_.append(est)
+        for group in stacks(found):
+            train(group, X)
+        for est in self.estimators_:
+            est._check_trained()
+        self.n_iter_ = max(est.n_iter_ for est in self.estimators_)
+        self.n_outputs_ = self.estimators_[0].n_outputs_
+
+    @classmethod
+    def _shared(cls) -> set[str]:
+        """Parameters that the networks have from the ensemble."""
+        return set(cls._parameter_constraints) - {"n_estimators", "bootstrap", "random_state"}
+
+    @property
+    def estimators_samples_(self) -> list[Host]:
+        """Which examples each network was trained on, with repetitions."""
+        check_is_fitted(self, "_seeds")
+        n = self._examples
+        if not self.bootstrap:
+            return [np.arange(n)] * len(self._seeds)
+        return [np.random.RandomState(seed).randint(0, n, n) for seed in self._seeds[:, 1]]
+
+    @property
+    def loss_curves_(self) -> list[list[float]]:
+        """The loss of each epoch, for each network."""
+        check_is_fitted(self)
+        return [est.loss_curve_ for est in self.estimators_]
+
+    @abstractmethod
+    def _predictions(self, X: Any) -> list[Host]:
+        """What each network says of X, checked."""
+
+    def _mean_and_std(self, X: Any) -> tuple[Host, Host]:
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        found = np.stack(self._predictions(X))
+        return found.mean(axis=0), found.std(axis=0)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _train_alone(est: BaseMLP, X: Any, y: Any, sample_weight: Any, numbers: Host) -> None:
+    """Train an estimator that is not for stacks on the examples of these numbers."""
+    data = est._prepare(X, y, sample_weight).take(numbers)
+    task = Task(est, X, y, sample_weight, max_subtasks=est.max_iter)
+    (full_batch.minimize if est.solver == "lbfgs" else stochastic.train)(est, data, task)
+
+
+def _constraints(single: type[BaseMLP]) -> dict[str, Any]:
+    own = {k: v for k, v in single._parameter_constraints.items() if k not in OF_ONE}
+    count = [Interval(Integral, 1, None, closed="left")]
+    return {"n_estimators": count, "bootstrap": ["boolean"], **own}
+
+
+class MLPEnsembleClassifier(ClassifierMixin, BaseEnsemble):  # type: ignore[misc]
+    """Many multilayer perceptrons that classify together, and tell how far they agree.
+
+    The networks are trained as one stack. Each ends as the `MLPClassifier` does that has its
+    `random_state` and is fitted alone on its examples: initial parameters, orders of examples, and
+    with `early_stopping` the part set aside, are its own, and each stops when it has converged. With
+    ``solver="lbfgs"`` or sparse X, they are trained one after the other.
+
+    Parameters
+    ----------
+    n_estimators : int, default=10
+        Networks.
+    hidden_layer_sizes : array-like of int, default=(100,)
+        Of each network.
+    activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
+    bootstrap : bool, default=False
+        Whether each network is trained on as many examples as there are, drawn with replacement.
+        Where False, they differ by their initial parameters and orders of examples alone.
+    random_state : int, RandomState instance, default=None
+        For the seeds of the networks, which are their `random_state`, and the bootstrap.
+    solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, tol
+        As for `MLPClassifier`.
+    momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon
+        As for `MLPClassifier`.
+    n_iter_no_change, max_fun, backend, device, dtype, dropout, activations, cost, class_weight
+        As for `MLPClassifier`.
+    validation_data, max_norm
+        As for `MLPClassifier`.
+
+    Attributes
+    ----------
+    estimators_ : list of MLPClassifier
+        The networks, fitted: each has its `loss_curve_`, `n_iter_`, `network_` and the rest.
+    estimators_samples_ : list of ndarray of int
+        Which examples each was trained on.
+    loss_curves_ : list of list of float
+        The loss of each epoch, for each network.
+    classes_ : ndarray or list of ndarray of shape (n_classes,)
+    n_iter_ : int
+        Epochs of the network that was trained longest.
+    n_outputs_, n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        Where X was a data frame.
+
+    References
+    ----------
+    B. Lakshminarayanan, A. Pritzel, C. Blundell, Simple and scalable predictive uncertainty estimation
+    using deep ensembles, NeurIPS 2017, arXiv:1612.01474.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from bpengine.estimators import MLPEnsembleClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> model = MLPEnsembleClassifier(5, (20,), learning_rate_init=0.01, tol=0.01, random_state=0)
+    >>> model = model.fit(X[:1500] / 16, y[:1500])
+    >>> bool(model.score(X[1500:] / 16, y[1500:]) > 0.9)
+    True
+    >>> mean, std = model.predict_proba(X[1500:] / 16, return_std=True)
+    >>> wrong = model.predict(X[1500:] / 16) != y[1500:]
+    >>> bool(std[wrong].max(axis=1).mean() > 2 * std[~wrong].max(axis=1).mean())
+    True
+    """
+
+    _single = MLPClassifier
+    _parameter_constraints = _constraints(MLPClassifier)
+
+    def __init__(
+        self,
+        n_estimators: int = 10,
+        hidden_layer_sizes: Any = (100,),
+        activation: str = "relu",
+        *,
+        bootstrap: bool = False,
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | Literal["auto"] = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        backend: Any = None,
+        device: Any = None,
+        dtype: Any = None,
+        dropout: Any = 0.0,
+        activations: Any = None,
+        cost: str | Cost | None = None,
+        class_weight: Any = None,
+        validation_data: Any = None,
+        max_norm: float | None = None,
+    ) -> None:
+        self._set_parameters(locals())
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPEnsembleClassifier:
+        """Train the networks.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Class labels; or with several outputs, whether each label holds.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        MLPEnsembleClassifier
+            Itself.
+        """
+        self._fit(X, y, sample_weight)
+        self.classes_ = self.estimators_[0].classes_
+        return self
+
+    def predict(self, X: Any) -> Host:
+        """The class of each example that is most probable in the mean of the networks.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        """
+        mean = self._mean_and_std(X)[0]
+        binarizer = self.estimators_[0]._label_binarizer
+        if binarizer.y_type_.startswith("multilabel"):
+            labels: Host = binarizer.inverse_transform(mean)
+            return labels
+        classes: Host = np.asarray(self.classes_)
+        chosen: Host = classes[mean.argmax(axis=1)]
+        return chosen
+
+    def predict_proba(self, X: Any, return_std: bool = False) -> Any:
+        """Mean of the networks' probabilities, in the order of `classes_`.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        return_std : bool, default=False
+            Whether to give their standard deviation too.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), or two of them
+        """
+        mean, std = self._mean_and_std(X)
+        return (mean, std) if return_std else mean
+
+    def predict_log_proba(self, X: Any) -> Host:
+        """Logarithms of `predict_proba`.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        return np.log(self._mean_and_std(X)[0])
+
+    def _predictions(self, X: Any) -> list[Host]:
+        return [est.predict_proba(X) for est in self.estimators_]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+class MLPEnsembleRegressor(RegressorMixin, BaseEnsemble):  # type: ignore[misc]
+    """Many multilayer perceptrons that predict together, and tell how far they differ.
+
+    The networks are trained as one stack; see `MLPEnsembleClassifier`.
+
+    Parameters
+    ----------
+    n_estimators : int, default=10
+        Networks.
+    hidden_layer_sizes : array-like of int, default=(100,)
+    activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
+    bootstrap, random_state
+        As for `MLPEnsembleClassifier`.
+    loss : {'squared_error', 'poisson'}, default='squared_error'
+        As for `MLPRegressor`.
+    solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, tol
+        As for `MLPRegressor`.
+    momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon
+        As for `MLPRegressor`.
+    n_iter_no_change, max_fun, backend, device, dtype, dropout, activations, cost
+        As for `MLPRegressor`.
+    validation_data, max_norm
+        As for `MLPRegressor`.
+
+    Attributes
+    ----------
+    estimators_ : list of MLPRegressor
+    estimators_samples_, loss_curves_, n_iter_, n_outputs_, n_features_in_, feature_names_in_
+        As for `MLPEnsembleClassifier`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bpengine.estimators import MLPEnsembleRegressor
+    >>> X = np.linspace(-1, 1, 100)[:, None]
+    >>> settings = {"learning_rate_init": 0.01, "batch_size": 20, "max_iter": 500}
+    >>> model = MLPEnsembleRegressor(20, (20,), **settings, random_state=0).fit(X, np.sin(3 * X[:, 0]))
+    >>> mean, std = model.predict([[0.5], [3.0]], return_std=True)
+    >>> bool(abs(mean[0] - np.sin(1.5)) < 0.1), bool(std[1] > 5 * std[0])  # 3 is far from the data
+    (True, True)
+    """
+
+    _single = MLPRegressor
+    _parameter_constraints = _constraints(MLPRegressor)
+
+    def __init__(
+        self,
+        n_estimators: int = 10,
+        hidden_layer_sizes: Any = (100,),
+        activation: str = "relu",
+        *,
+        bootstrap: bool = False,
+        loss: str = "squared_error",
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | Literal["auto"] = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        backend: Any = None,
+        device: Any = None,
+        dtype: Any = None,
+        dropout: Any = 0.0,
+        activations: Any = None,
+        cost: str | Cost | None = None,
+        validation_data: Any = None,
+        max_norm: float | None = None,
+    ) -> None:
+        self._set_parameters(locals())
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPEnsembleRegressor:
+        """Train the networks.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        MLPEnsembleRegressor
+            Itself.
+        """
+        self._fit(X, y, sample_weight)
+        return self
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Mean of the networks' predictions.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        return_std : bool, default=False
+            Whether to give their standard deviation too.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs), or two of them
+        """
+        mean, std = self._mean_and_std(X)
+        return (mean, std) if return_std else mean
+
+    def _predictions(self, X: Any) -> list[Host]:
+        return [est.predict(X) for est in self.estimators_]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags

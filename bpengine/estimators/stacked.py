@@ -1,0 +1,368 @@
+"""Several estimators trained as one stack: each as if it were fitted alone, to rounding.
+
+What may differ within a stack: the examples, the initial parameters, the orders of examples, learning
+rates, penalties, shares of dropout, rules of when to stop. What may not: shapes, activations, the rule
+of the steps, and how many of them there are in an epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from bpengine import members
+from bpengine.backends import Array, Batches
+from bpengine.estimators.data import Data, Host, example_rows
+from bpengine.estimators.stochastic import _batch_size, _converged, _count, _rule, _split
+from bpengine.network import Network
+from bpengine.plan import Plan
+from bpengine.stacking import stack
+from bpengine.updates import State
+
+if TYPE_CHECKING:
+    from bpengine.estimators.base import BaseMLP
+
+__all__ = ["Member", "is_for_stacks", "stacks", "train"]
+
+STACK_BYTES = 2**23  # activations of a step that a stack holds at most, but for a single network
+KEPT_ELEMENTS = 2**18  # outputs of training steps kept until their losses are added up
+KEPT_STEPS = 256  # at most
+
+
+def is_for_stacks(estimator: BaseMLP, X: Any) -> bool:
+    """Whether an estimator, not yet fitted, is one that can be trained on X within a stack."""
+    est = estimator
+    watched = est.callbacks or getattr(est, "_skl_callbacks", None) or est.verbose
+    return not (est.solver == "lbfgs" or est.warm_start or watched or hasattr(X, "tocsr"))
+
+
+class Member:
+    """An estimator that is ready to be trained, and the examples that it is trained on.
+
+    Parameters
+    ----------
+    estimator : BaseMLP
+        With its network as it is before the first step.
+    numbers : array of int, shape (n,)
+        Which of all examples are its own.
+    Y : array of shape (n, n_L)
+        Their targets.
+    weights : array of shape (n,) or None
+    """
+
+    def __init__(self, estimator: BaseMLP, numbers: Host, Y: Host, weights: Host | None) -> None:
+        est = self.estimator = estimator
+        self.numbers, self.Y, self.weights = np.asarray(numbers), Y, weights
+        self.network = est.network_
+        self.optimizer = _rule(est)
+        self.learning_rate = float(est.learning_rate_init)
+        self.order, self._chosen = np.arange(len(Y)), None
+        self._given = est._held_out()
+        if est.early_stopping and self._given is None:
+            self.order, self._chosen = _split(est, self.order, Y)
+        self.batch_size = _batch_size(est, len(self.order))
+        self.steps = -(-len(self.order) // self.batch_size)
+        self.rest = len(self.order) - (self.steps - 1) * self.batch_size  # examples of the last step
+        est.n_iter_ = 0
+
+    @property
+    def steps_each_time(self) -> bool:
+        """Whether no batch can be without weight, which would be no step."""
+        return self.weights is None or np.sum(self.weights[self.order] == 0) < self.rest
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What those of a stack are alike in."""
+        net, est = self.network, self.estimator
+        classes = np.asarray(getattr(est, "classes_", ())).tolist()
+        return (
+            (type(est), net.sizes, net.activations, net.cost, net.dtype, est._loss.name, classes),
+            (net.backend.name, str(net.backend.device)),
+            dataclasses.replace(self.optimizer, learning_rate=1.0),
+            (self.steps, self.batch_size if self.steps > 1 else None, self.weights is None),
+            # with dropout, random numbers are drawn for as many examples as there are
+            len(self.order) if np.any(net.dropout) else None,
+        )
+
+    def next_order(self) -> Host:
+        """The examples of an epoch, numbered among the member's own."""
+        est = self.estimator
+        if est.shuffle:
+            shuffled = np.arange(len(self.order))
+            est._random_state.shuffle(shuffled)
+            self.order = self.order[shuffled]
+        return self.order
+
+    def held_out(self, X: Host) -> Data | None:
+        """What is scored after each epoch; X are the inputs of all examples."""
+        if self._chosen is None:
+            return self._given
+        weights = None if self.weights is None else self.weights[self._chosen]
+        return Data(X[self.numbers[self._chosen]], self.Y[self._chosen], weights)
+
+    def note(self, loss: float, X: Host) -> bool:
+        """An epoch is complete: keep its figures; says whether it was the last."""
+        est = self.estimator
+        est.loss_ = loss
+        est.n_iter_ += 1
+        est.t_ += len(self.order)
+        est.loss_curve_.append(loss)
+        _count(est, self.held_out(X))
+        if est.solver == "sgd" and est.learning_rate == "invscaling":
+            self.learning_rate = est.learning_rate_init / (est.t_ + 1) ** est.power_t
+        # of the steps it asks for the learning rate alone
+        return _converged(est, self)  # type: ignore[arg-type]
+
+    def end(self, view: Network) -> None:
+        """Let the estimator have a network of its own, with the parameters of the stack's."""
+        est, own = self.estimator, self.network
+        for block, new in zip(own.parameters.blocks, view.parameters.blocks, strict=True):
+            block[...] = new
+        own.rng, own.l2 = view.rng, float(est.alpha) / self.batch_size
+        est.network_ = own
+        if est.early_stopping and est._best is not None:
+            own.vector[...] = own.backend.asarray(est._best, own.dtype)
+
+
+def stacks(found: Sequence[Member]) -> Iterator[list[Member]]:
+    """Members in groups that can be trained as one stack each."""
+    kinds: list[tuple[Any, ...]] = []
+    groups: list[list[Member]] = []
+    for member in found:
+        kind = member.kind
+        if kind not in kinds:
+            kinds.append(kind)
+            groups.append([])
+        groups[kinds.index(kind)].append(member)
+    for group in groups:
+        net, m = group[0].network, max(member.batch_size for member in group)
+        each = m * sum(net.sizes) * np.dtype(net.dtype).itemsize
+        count = -(-len(group) // max(1, STACK_BYTES // each))
+        for some in np.array_split(np.arange(len(group)), count):
+            yield [group[i] for i in some]
+
+
+def train(group: Sequence[Member], X: Host) -> None:
+    """Train a group of `stacks`.
+
+    Parameters
+    ----------
+    group : sequence of Member
+    X : array of shape (N, n_1)
+        The inputs of all examples, checked.
+    """
+    Y = np.zeros((len(X), group[0].Y.shape[1]), group[0].Y.dtype)
+    for member in group:
+        Y[member.numbers] = member.Y  # alike wherever two have the same example
+    rows = example_rows(group[0].network, X, Y, None)
+    running, unfinished = list(group), 0
+    steps = StackSteps(group, rows)
+    views = steps.views(running)
+    try:
+        while running:
+            with np.errstate(all="ignore"):
+                losses = steps.epoch(running)
+            left = []
+            for p, member in enumerate(running):
+                est = member.estimator
+                stopped = member.note(float(losses[p]), X)
+                if not stopped and est.n_iter_ < est.max_iter:
+                    left.append(p)
+                    continue
+                unfinished += not stopped
+                member.end(views[p])
+            if len(left) < len(running):
+                running = [running[p] for p in left]
+                if running:
+                    steps.narrow(np.array(left))
+                views = steps.views(running)
+    finally:
+        for member, view in zip(running, views, strict=True):
+            member.end(view)
+    if unfinished:
+        warnings.warn(
+            f"Stochastic Optimizer: Maximum iterations (max_iter) reached and the optimization hasn't "
+            f"converged yet, for {unfinished} of {len(group)} networks trained together.",
+            ConvergenceWarning,
+            stacklevel=5,
+        )
+
+
+class StackSteps:
+    """Epochs of a stack, each network on its own examples, in an order of its own.
+
+    Parameters
+    ----------
+    group : sequence of Member
+    rows : array of shape (N, K_1 + n_L)
+        All examples, as the rows of a workspace without weights.
+    """
+
+    def __init__(self, group: Sequence[Member], rows: Array) -> None:
+        self.network, self.rows = stack([member.network for member in group]), rows
+        self.loss = group[0].estimator._loss
+        self.alpha = np.array([float(member.estimator.alpha) for member in group])
+        constant = group[0].estimator.solver == "adam" or all(
+            member.estimator.learning_rate == "constant" for member in group
+        )
+        self._rates_differ = not constant or len({member.learning_rate for member in group}) > 1
+        self.optimizer = group[0].optimizer
+        self.state = self._new_state(group)
+        self._plans: dict[tuple[int, bool], tuple[Plan, Array]] = {}
+
+    def _new_state(self, group: Sequence[Member]) -> State:
+        self.optimizer = dataclasses.replace(self.optimizer, learning_rate=self._rates(group))
+        self._strengthen(np.full(len(group), group[0].batch_size))
+        return State(self.optimizer, self.network.parameters)
+
+    def _rates(self, group: Sequence[Member]) -> Any:
+        if not self._rates_differ:
+            return group[0].learning_rate
+        return tuple(member.learning_rate for member in group)
+
+    def _strengthen(self, totals: Host) -> None:
+        """Divide the penalties by the sums of a batch's weights, one for each network."""
+        self.network.l2 = self.alpha / totals if self.alpha.any() else 0.0
+
+    def views(self, running: Sequence[Member]) -> list[Network]:
+        """Networks that share the stack's memory; each estimator is given its own to score with."""
+        found = [self.network[p] for p in range(len(running))]
+        for member, view in zip(running, found, strict=True):
+            member.estimator.network_ = view
+        return found
+
+    def narrow(self, left: Host) -> None:
+        """Go on with some of the networks alone."""
+        network, before, old = self.network, self.network.parameters, self.state.arrays
+        self.network, self.alpha = members.part(network, left), self.alpha[left]
+        rates = self.optimizer.learning_rate
+        if isinstance(rates, tuple):
+            rates = tuple(rates[p] for p in left)
+            self.optimizer = dataclasses.replace(self.optimizer, learning_rate=rates)
+        self.state = State(self.optimizer, self.network.parameters)
+        parameters = self.network.parameters
+        for name, array in self.state.arrays.items():
+            if old[name].shape == before.vector.shape:
+                blocks = zip(parameters.split(array), before.split(old[name]), strict=True)
+                for new, whole in blocks:
+                    new[...] = members.picked(network, whole, left)
+            else:
+                array[...] = old[name]
+        self._plans.clear()
+
+    def epoch(self, running: Sequence[Member]) -> Host:
+        """Steps on all examples of each; gives the average losses, (P,)."""
+        P, S, m = len(running), running[0].steps, running[0].batch_size
+        rests = np.array([member.rest for member in running])
+        full, rest = (S - 1) * m, int(rests.max())
+        shape = P, full + rest
+        # the last batch of some may be shorter by a few: it is filled up with examples of weight 0
+        numbers, weights = np.empty(shape, np.int64), np.zeros(shape)
+        for p, member in enumerate(running):
+            order = member.next_order()
+            n = len(order)
+            numbers[p, :n], numbers[p, n:] = member.numbers[order], member.numbers[0]
+            weights[p, :n] = 1.0 if member.weights is None else member.weights[order]
+        weighted, even = running[0].weights is not None, bool((rests == rest).all())
+        if even and rest == m:
+            full, rest = full + rest, 0
+        rates = self._rates(running)
+        total = np.zeros(P)
+        if full:
+            part = _in_steps(numbers[:, :full], m), _in_steps(weights[:, :full], m)
+            total += self._run(m, part, np.full(P, m), rates, weighted)
+        if rest:
+            part = _in_steps(numbers[:, full:], rest), _in_steps(weights[:, full:], rest)
+            total += self._run(rest, part, rests, rates, weighted or not even)
+        return total / [len(member.order) for member in running]
+
+    def _plan(self, m: int, weighted: bool) -> tuple[Plan, Array]:
+        """The plan for batches of m, and a place for the output of each of its steps."""
+        net = self.network
+        if (m, weighted) not in self._plans:
+            own = ("inputs", "targets", *(["weights"] if weighted else []))
+            plan = Plan(net, m, self.optimizer, state=self.state, weighted=weighted, own=own)
+            shape = *net.stack, net.sizes[-1], m
+            steps = min(KEPT_STEPS, max(1, KEPT_ELEMENTS // int(np.prod(shape))))
+            self._plans[m, weighted] = plan, net.backend.empty((steps, *shape), net.dtype)
+        return self._plans[m, weighted]
+
+    def _run(self, m: int, part: tuple[Host, Host], counts: Host, rates: Any, weighted: bool) -> Host:
+        """Steps of one size; gives the sums of the losses of their examples, (P,).
+
+        `part` are numbers of examples and their weights, (steps, P, m), of which in each step the
+        first `counts`, (P,), are a network's; the rest are fillings.
+        """
+        numbers, weights = part
+        net, xp = self.network, self.network.backend.xp
+        totals = weights.sum(axis=-1) if weighted else np.full(weights.shape[:2], float(m))
+        self._strengthen(totals[0])
+        plan, kept = self._plan(m, weighted)
+        plan.learning_rate = rates
+        ws = plan.workspace
+        shares = weights * (m / totals[..., None]) if weighted else None
+        indices: Any = net.backend.asarray(numbers.reshape(len(numbers), -1), "int64")
+        penalties = np.zeros(totals.shape[1])
+        penalized = bool(self.alpha.any())
+
+        def load(step: int, rows: Array) -> None:
+            if shares is None:
+                net.backend.take(self.rows, indices[step, ...], rows)
+            else:
+                net.backend.take(self.rows, indices[step, ...], rows[:, : self.rows.shape[1]])
+                rows[:, -1] = net.backend.asarray(shares[step].ravel(), net.dtype)
+                self._strengthen(totals[step])
+                plan.learning_rate = rates
+            if penalized:
+                penalties[...] += net.l2 * _squares(net)
+
+        plain = shares is None and not penalized
+        output = ws.z[-1] if net.cost.is_of_z(net.activations[-1]) else ws.a[-1]
+        found = np.zeros(totals.shape[1])
+        for start in range(0, len(numbers), kept.shape[0]):
+            steps = range(start, min(start + kept.shape[0], len(numbers)))
+            slots = [kept[i, ...] for i in range(len(steps))]
+            if plain:
+                given = Batches(
+                    lambda batch, rows: net.backend.take(self.rows, batch, rows),
+                    [indices[i, ...] for i in steps],
+                    ws.rows,
+                    output,
+                    slots,
+                    self.rows,
+                )
+            else:
+                given = Batches(load, steps, ws.rows, output, slots)
+            plan.program.run_batches(given, [0])
+            some = indices[start : steps.stop, ...]
+            values = self.loss(kept[: len(steps), ...], self._targets(some, m))
+            if shares is not None:
+                values = values * net.backend.asarray(shares[start : steps.stop], net.dtype)
+            found += net.backend.figure(xp.sum(values, axis=(0, -1), dtype=xp.float64))
+        return counts / m * found + counts / 2 * penalties
+
+    def _targets(self, indices: Array, m: int) -> Array:
+        """Targets of batches, (steps, P, n_L, m)."""
+        xp, n = self.network.backend.xp, self.network.sizes[-1]
+        taken = xp.take(self.rows[:, self.rows.shape[1] - n :], xp.reshape(indices, (-1,)), axis=0)
+        return xp.reshape(taken, (indices.shape[0], -1, m, n)).mT
+
+
+def _in_steps(x: Host, m: int) -> Host:
+    """(P, steps m) as (steps, P, m)."""
+    return x.reshape(len(x), -1, m).swapaxes(0, 1)
+
+
+def _squares(network: Network) -> Any:
+    """Σ w² over the weights of each network."""
+    xp, parameters, backend = network.backend.xp, network.parameters, network.backend
+    total: Any = 0.0
+    for block, b in zip(parameters.blocks, parameters.biases, strict=True):
+        flat, biases = xp.reshape(block, (block.shape[0], -1)), b[..., 0]
+        total = total + xp.vecdot(flat, flat) - xp.vecdot(biases, biases)
+    return backend.figure(total)
