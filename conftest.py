@@ -2,4 +2,5 @@
 
 import importlib.util
 
+collect_ignore = ["tests/mpi/program.py"]  # what its neighbours run under mpiexec
 collect_ignore_glob = [] if importlib.util.find_spec("numba") else ["bpengine/backends/numba*.py"]

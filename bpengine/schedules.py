@@ -180,8 +180,8 @@ class WarmUp(Schedule):
     epochs: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.after, Schedule):
-            positive_number(self.after, "after")
+        if not (isinstance(self.after, Schedule) or callable(self.after)):
+            positive_number(self.after, "after")  # one for all networks of a stack
         positive_number(self.epochs, "epochs")
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
