@@ -25,6 +25,7 @@ numba = pytest.importorskip("numba", reason="Numba is not installed")
 from bpengine import equations  # noqa: E402
 from bpengine.backends import choice, numba_math, numba_table  # noqa: E402
 from bpengine.backends.numba import replay  # noqa: E402
+from bpengine.backends.numpy import QuietReplay  # noqa: E402
 from bpengine.parameters import Parameters  # noqa: E402
 from bpengine.updates import State  # noqa: E402
 from bpengine.workspace import Workspace  # noqa: E402
@@ -177,6 +178,26 @@ def test_partial_fit_takes_new_arrays_each_time():
             net.partial_fit(X.copy(), Y.copy(), batch_size=4)
         vectors.append(net.vector)
     np.testing.assert_allclose(vectors[1], vectors[0], rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "kind", [bp.SGD, bp.Adam, bp.AdamW, lambda rate: bp.SGD(rate, momentum=0.5, clip_norm=0.1)]
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_schedule_is_followed_without_a_call_of_python_in_each_step(kind, dtype, monkeypatch):
+    rng, vectors = np.random.default_rng(0), []
+    X, Y = rng.random((5, 22)), rng.random((3, 22))
+    optimizer = kind(bp.schedules.WarmUp(bp.schedules.Cosine(0.3, epochs=3), epochs=1))
+    for backend in ("numpy", "numba"):
+        net = numba_network(backend=backend, dtype=dtype, l2=0.01)
+        net.fit(X, Y, epochs=3, batch_size=4, optimizer=optimizer, progress=False)
+        vectors.append(net.vector)
+
+        def never(*_):
+            raise AssertionError("a step in Python")
+
+        monkeypatch.setattr(QuietReplay, "run_batches", never)
+    np.testing.assert_allclose(vectors[1], vectors[0], rtol=1e-3 if dtype == "float32" else 1e-10)
 
 
 @given(case=cases(max_layers=4))

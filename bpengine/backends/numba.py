@@ -96,7 +96,7 @@ class CompiledReplay(QuietReplay):
         if self._gathering is None or not self._gathering.serves(batches):
             self._gathering = _Gathering(batches, self._lines, self._maker)
         gathering = self._gathering
-        if not gathering.calls or batches.settings is not None:
+        if not gathering.calls:
             super().run_batches(batches, taken)
             return
         gathering.start(batches)
@@ -115,18 +115,29 @@ class _Gathering:
         self.calls: list[Call] = []
         self._batches = batches  # rows hold addresses alone: the arrays must stay
         load, keep = maker.gather(batches), maker.keep(batches, self.count)
-        if load is not None and keep is not None and batches.batches[0].dtype == np.int64:
-            self.calls = _parts([load, *lines, keep], maker)
+        before: list[Row | None] = [load]
+        if batches.settings is not None:
+            before.append(maker.set(batches.settings))
+        ready = [row for row in before if row is not None]
+        if len(ready) < len(before) or keep is None or batches.batches[0].dtype != np.int64:
+            return
+        self.calls = _parts([*ready, *lines, keep], maker)
 
     def serves(self, other: Batches) -> bool:
         """Whether other batches come from the same array, and go to the same."""
         names = "examples", "rows", "output", "slots"
-        return all(getattr(self._batches, name) is getattr(other, name) for name in names)
+        targets = [batches.settings and batches.settings.targets for batches in (self._batches, other)]
+        same = all(getattr(self._batches, name) is getattr(other, name) for name in names)
+        return same and targets[0] is targets[1]
 
     def start(self, batches: Batches) -> None:
         """Begin with the first of some batches and with the first slot."""
         self._numbers = np.concatenate(batches.batches)
         self.calls[0][1][0][0, 2] = self._numbers.ctypes.data
+        if batches.settings is not None:
+            dtype = batches.settings.targets[0].dtype
+            self._values = np.ascontiguousarray(batches.settings.values, dtype)
+            self.calls[0][1][0][1, 2] = self._values.ctypes.data
         self.calls[-1][1][0][-1, 3] = batches.slots[0].ctypes.data
         self.count[0] = 0
 

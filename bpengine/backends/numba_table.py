@@ -15,7 +15,7 @@ import numpy as np
 from numba import types
 
 from bpengine.backends import blas
-from bpengine.backends.base import Array, Batches, Operation
+from bpengine.backends.base import Array, Batches, Operation, Settings
 from bpengine.backends.numba_kernels import ELEMENTWISE, KERNELS, WORDS
 from bpengine.backends.numba_own import computes, own_kernel
 from bpengine.backends.numba_products import OWN, SHORT
@@ -209,6 +209,16 @@ class Maker:
         places = _address(source), source.strides[0], _address(target), target.strides[0]
         kernel = address("gather", target.dtype)
         return [kernel, target.shape[0], 0, target.shape[1], *places]
+
+    def set(self, settings: Settings) -> Row | None:
+        """The row that sets a step's numbers; the address of these, word 2, is still to be set."""
+        targets = settings.targets
+        if any(x.dtype != targets[0].dtype or x.shape for x in targets):
+            return None
+        places = np.array([_address(x) for x in targets], np.int64)
+        self.kept.append(places)
+        kernel, count = address("set", targets[0].dtype), len(targets)
+        return [kernel, count, 0, _address(places), count * targets[0].itemsize]
 
     def keep(self, batches: Batches, count: Array) -> Row | None:
         """The row that keeps a step's output and counts it; word 3, where to, is still to be set."""

@@ -337,6 +337,16 @@ def gather(row, like):  # examples, their numbers, length, from, its stride, to,
     r[2] += 8 * count  # the next step's
 
 
+@kernel("set")
+def set_numbers(row, like):  # how many, the numbers, the addresses where they belong, bytes of a step's
+    r = carray(row, WORDS)
+    count = r[1]
+    numbers, places = view(r[2], count, like), carray(pointer(r[3], row), count)
+    for i in range(count):
+        view(places[i], 1, like)[0] = numbers[i]
+    r[2] += r[4]  # the next step's
+
+
 @kernel("keep")
 def keep(row, like):  # length, from, to, its stride, where steps are counted
     r = carray(row, WORDS)
