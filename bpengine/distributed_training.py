@@ -13,7 +13,7 @@ from bpengine.backends import Array, Entries
 from bpengine.callbacks import Callback, Checkpoint
 from bpengine.collectives import Group, RankError
 from bpengine.distributed import AccumulatedPlan, DataParallel, SummedPlan
-from bpengine.joining import COSTS, EPOCH, LAYER, RANDOM, ROUND, STOP, VALIDATION, derive
+from bpengine.joining import COSTS, EPOCH, LAYER, RANDOM, ROUND, STOP, VALIDATION, derive, generators
 from bpengine.plan import Plan
 from bpengine.sources import Chunk
 from bpengine.stack_training import StackTraining
@@ -81,16 +81,19 @@ class DataParallelTraining(Training):
         self._share_random_state()
 
     def _share_random_state(self) -> None:
-        generator = self.network.rng.bit_generator
+        bits = [rng.bit_generator for rng in generators(self.network)]
         self.group.agree(RANDOM)
         if self.group.size > 1:
-            generator.state = self.group.broadcast_object(generator.state)
+            states = self.group.broadcast_object([generator.state for generator in bits])
+            for generator, state in zip(bits, states, strict=True):
+                generator.state = state
 
     def pass_over_examples(self) -> Any:
         """Steps over all examples of all ranks; gives their average cost, without penalties."""
         group = self.group
         self._hide_average()
-        derive(group, self.network.rng, EPOCH)
+        for rng in generators(self.network):
+            derive(group, rng, EPOCH)
         total, examples, step = np.zeros(self.trained.stack), 0, 0
         chunks = self.source.chunks(self.network.rng, self._most)
         chunk: Chunk | None = None

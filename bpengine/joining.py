@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bpengine.distributed_training import DataParallelTraining
     from bpengine.network import Network
 
-__all__ = ["Ranks", "derive", "take_up"]
+__all__ = ["Ranks", "derive", "generators", "take_up"]
 
 FIRST_ALONE = Checkpoint, CSVLog, JSONLinesLog, Progress  # callbacks that rank 0 alone has
 # control points
@@ -77,7 +77,8 @@ class Ranks:
             raise self.group.settled(
                 ValueError("give arrays on all ranks or iterables of batches on all; some have either.")
             )
-        derive(self.group, network.rng, DRAW)
+        for rng in generators(network):
+            derive(self.group, rng, DRAW)
         return [x for x in callbacks if self.group.rank == 0 or not isinstance(x, FIRST_ALONE)]
 
     def check_own(self, own: Collection[str]) -> None:
@@ -130,6 +131,7 @@ def take_up(training: DataParallelTraining, resume: str | os.PathLike[str] | Non
         "overlap": training.options.overlap,
         "callbacks": [type(x).__name__ for x in shared],
     }
+    own = {name: x.tolist() if isinstance(x, np.ndarray) else x for name, x in own.items()}
     told = group.broadcast_object(own)
     for name, value in told.items():
         if own[name] != value:
@@ -166,6 +168,11 @@ def take_up(training: DataParallelTraining, resume: str | os.PathLike[str] | Non
         training.history = History.from_dict(history)
         for callback, memory in zip(shared, memories or (), strict=bool(memories)):
             callback.recall(_moved(memory, _is_array, training.from_host))
+
+
+def generators(network: Network) -> list[np.random.Generator]:
+    """All that draws in a training: the network's, and those of each network of a stack."""
+    return [network.rng, *network.own_rngs]
 
 
 def derive(group: Group, rng: np.random.Generator, kind: float) -> None:

@@ -362,6 +362,9 @@ class Double(cupy_backend.CuPyBackend):
             return self
         return Double(self.number if device is None else device, precision or self.precision)
 
+    def _nccl(self):
+        return None
+
     def _modules(self):
         cuda = self.cuda
         cupy = SimpleNamespace(

@@ -120,6 +120,47 @@ def test_ranks_are_one_process_with_the_same_global_batches(
             np.testing.assert_allclose(getattr(history, name), getattr(expected, name), rtol=1e-9)
 
 
+@pytest.mark.parametrize("options", [{}, {"overlap": False}, {"accumulate": 2}, {"sync_every": 100}])
+def test_a_stack_is_trained_as_one_network_is(lab, options):
+    """Networks with rates of their own, of which some stop early."""
+    X, Y = data(18)
+    parts = list(zip(*(ranks.parts(x, (10, 8)) for x in (X, Y)), strict=True))
+    optimizer = bp.Adam([0.3, 0.01, 0.1])
+
+    def stop():
+        return [bp.EarlyStopping(patience=1, min_change=0.02)]
+
+    def rank(comm):
+        x, y = parts[comm.rank]
+        net = network(lab, comm.rank, stack=3, l2=[0.0, 0.01, 0.1])
+        shared = {"validation": (lab.array(x), lab.array(y)), "callbacks": stop()}
+        given = {"epochs": 8, "batch_size": 5, "optimizer": optimizer, **shared}
+        return net, fit(lab, net, x, y, DataParallel(comm, **options), **given)
+
+    found = ranks.results(2, rank)
+    for net, history in found:
+        trainings.assert_alike(lab, net, found[0][0])
+        assert np.asarray(history.cost).shape == (len(history.cost), 3)
+        np.testing.assert_array_equal(history.cost, found[0][1].cost)
+    if "sync_every" in options:
+        return  # another algorithm
+    one = network(lab, 0, stack=3, l2=[0.0, 0.01, 0.1])
+    batches = [tuple(lab.array(x) for x in batch) for batch in global_batches(parts, (5, 5))]
+    expected = one.fit(
+        batches,
+        epochs=8,
+        optimizer=optimizer,
+        validation=(lab.array(X), lab.array(Y)),
+        callbacks=stop(),
+        progress=False,
+    )
+    lab.assert_close(found[0][0].vector, lab.numpy(one.vector), 1e-9)
+    for name in ("cost", "validation_cost", "validation_accuracy"):
+        np.testing.assert_allclose(getattr(found[0][1], name), getattr(expected, name), rtol=1e-9)
+    np.testing.assert_array_equal(found[0][1].best_epoch, expected.best_epoch)
+    assert len(set(expected.best_epoch.tolist())) > 1
+
+
 @pytest.mark.parametrize("options", [{}, {"sync_every": 3}])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_one_rank_is_a_training_without_ranks_bit_for_bit(lab, options, weighted):

@@ -86,15 +86,17 @@ class CuPyBackend(ArrayAPIBackend):
 
     def over_ranks(self, group: Any, vector: Array, parts: Sequence[tuple[int, int]]) -> Any:
         """NCCL's sum over the ranks; None where CuPy comes without it."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # CuPy's own, of a library that is not there
-            try:
-                nccl: Any = importlib.import_module(f"{self.cupy.__name__}.cuda.nccl")
-            except ImportError:
-                return None
-        if not nccl.available:
+        nccl = self._nccl()
+        if nccl is None:
             return None
         return NCCLSum(group, vector, parts, nccl, self.cupy.cuda.get_current_stream())
+
+    def _nccl(self) -> Any:
+        """CuPy's bindings of NCCL, where there are any."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # CuPy's own, of a library that is not there
+            nccl: Any = importlib.import_module("cupy.cuda.nccl")
+        return nccl if nccl.available else None
 
     def _modules(self) -> tuple[Any, Any]:
         """CuPy, and cuBLAS's bindings where there are any."""
