@@ -94,8 +94,7 @@ def _fit(
         source, held = _stream(network, X, epochs, optimizer), validation
     else:
         X, Y, weights = _examples(network, X, Y, sample_weight, class_weight, ranks)
-        columns = None
-        held = validation
+        columns, held = None, validation
         if isinstance(validation, numbers.Real):
             columns, rest = _split(network, int(X.shape[-1]), validation)
             share = _share(network.backend, weights, rest, ranks)
@@ -103,11 +102,8 @@ def _fit(
             held += () if share is None else (share,)
         whole = isinstance(optimizer, LBFGS)
         source = _source(network, X, Y, weights, columns, None if whole else m, shuffle, ranks)
-    options: dict[str, Any] = {
-        "validation": _validation(network, held),
-        "callbacks": listeners,
-        "monitor": monitor,
-    }
+    held = _validation(network, held)
+    options: Any = {"validation": held, "callbacks": listeners, "monitor": monitor}
     training: Training
     if ranks is not None:
         parallel = DataParallelStackTraining if network.stack else DataParallelTraining
