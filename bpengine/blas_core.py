@@ -5,6 +5,7 @@ OpenBLAS chooses its kernels while NumPy loads, so this runs first and imports n
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import warnings
@@ -176,19 +177,24 @@ def threads() -> int | None:
     return None if function is None else function()
 
 
+@functools.cache
+def _library(path: str) -> Any:
+    import ctypes
+
+    return ctypes.CDLL(path)
+
+
 def _openblas(name: str, result: Any) -> Callable[[], Any] | None:
     """One of OpenBLAS's functions, looked up from NumPy's own extension module.
 
     Other packages may have loaded an OpenBLAS of theirs; a symbol looked up from here is NumPy's.
     """
-    import ctypes
-
     extension = sys.modules.get("numpy._core._multiarray_umath")
     path = getattr(extension, "__file__", None)
     if path is None:
         return None
     try:
-        library = ctypes.CDLL(path)
+        library = _library(path)
     except OSError:
         return None
     for prefix in ("scipy_openblas_", "openblas_"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
@@ -123,6 +123,10 @@ class Slices(Sequence[Array]):
         start = i % len(self) * self.each
         return self.whole[start : start + self.each]
 
+    def __iter__(self) -> Iterator[Array]:
+        whole, each = self.whole, self.each
+        return (whole[i : i + each] for i in range(0, int(whole.shape[0]), each))
+
 
 class Entries(Sequence[Array]):
     """The parts of an array along its first axis.
@@ -142,6 +146,10 @@ class Entries(Sequence[Array]):
         if not -len(self) <= i < len(self):
             raise IndexError(i)
         return self.whole[i, ...]
+
+    def __iter__(self) -> Iterator[Array]:
+        whole = self.whole
+        return (whole[i, ...] for i in range(int(whole.shape[0])))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
