@@ -29,6 +29,7 @@ class Penalty:
 
     def __init__(self, l1: PerNetwork, l2: PerNetwork) -> None:
         self.l1, self.l2 = l1, l2
+        self._has_l1, self._has_l2 = (bool(np.any(strength)) for strength in (l1, l2))
 
     def value(self, parameters: Parameters) -> Any:
         """The penalty of a network's weights, or of each network's, added up in float64."""
@@ -36,10 +37,10 @@ class Penalty:
         backend = parameters.backend
         for w in parameters.weights:
             xp = array_namespace(w)
-            if np.any(self.l2):
+            if self._has_l2:
                 squares = xp.sum(w * w, axis=(-2, -1), dtype=xp.float64)
                 total = total + self.l2 / 2 * backend.figure(squares)
-            if np.any(self.l1):
+            if self._has_l1:
                 total = total + self.l1 * backend.figure(
                     xp.sum(xp.abs(w), axis=(-2, -1), dtype=xp.float64)
                 )
@@ -53,9 +54,9 @@ class Penalty:
         `strengths` is an array of shape (2,) or (2, P, 1, 1): λ₁ and λ₂ times the unit.
         """
         for w, g in zip(parameters.weights, gradient.weights, strict=True):
-            if np.any(self.l2):
+            if self._has_l2:
                 yield Operation("l2", "penalty", _l2, (g, w, strengths[1, ...]), g)
-            if np.any(self.l1):
+            if self._has_l1:
                 yield Operation("l1", "penalty", _l1, (g, w, strengths[0, ...]), g)
 
 
