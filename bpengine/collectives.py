@@ -25,6 +25,7 @@ __all__ = ["Group", "HostSum", "RankError", "StagedSum", "pieces"]
 
 PIECE_BYTES = 2**22  # of one all-reduce: larger ones leave the processor's cache
 SPINS = 100  # polls before a waiting rank lets others have its core
+HEARD = 0.3  # seconds that a launcher is given to pass a message on: Abort would end it before
 WIDTH = 8  # numbers in the row of a control point
 FAILED, INTERRUPTED = -1.0, -2.0  # kinds of control points besides those of the training
 
@@ -184,7 +185,7 @@ class Group:
 
     def end(self, reason: str) -> NoReturn:
         """End the program on all ranks, with one message."""
-        time.sleep(min(0.02 * self.rank, 1.0))  # the first to speak ends the others
+        time.sleep(min(2 * HEARD * self.rank, 5.0))  # the first to speak ends the others
         sys.stdout.flush()
         print(
             f"bpengine: {reason}. Training ends on all {self.size} ranks, in {self.where}; go on from "
@@ -192,6 +193,7 @@ class Group:
             file=sys.stderr,
             flush=True,
         )
+        time.sleep(HEARD)
         self._ended = True
         self._given.Abort(1)
         raise SystemExit(1)  # where Abort comes back
