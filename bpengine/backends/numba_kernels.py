@@ -16,11 +16,11 @@ from numba import carray, njit
 from numba.extending import register_jitable
 
 from bpengine.backends.numba_llvm import pointer, real, series, widest
-from bpengine.backends.numba_math import exp, expm1, log1p, tanh
+from bpengine.backends.numba_math import exp, expm1, log1p, sigmoid, tanh
 
 __all__ = ["ELEMENTWISE", "KERNELS", "WORDS", "kernel", "number", "view"]
 
-WORDS = 16  # in a row
+WORDS = 24  # in a row
 KERNELS: dict[str, Callable[..., None]] = {}
 ELEMENTWISE: dict[str, str] = {}
 """Which inputs of an operation are the arrays x, y and the number s of its kernel, in that order."""
@@ -209,18 +209,12 @@ def difference(row, like):
 
 
 @formula
-def _sigmoid(x):
-    # where e⁻ˣ overflows, 1/∞ is the 0 that is wanted
-    return real(1, x) / (real(1, x) + exp(-x))
-
-
-@formula
 def _sigmoid_line(x, y, s):
-    return _sigmoid(x)
+    return sigmoid(x)
 
 
 @kernel("sigmoid", "x")
-def sigmoid(row, like):
+def sigmoid_kernel(row, like):
     each(_sigmoid_line, row, like)
 
 
@@ -326,7 +320,7 @@ def exponential(row, like):
 
 @formula
 def _swish(x, y, s):
-    return x * _sigmoid(x)
+    return x * sigmoid(x)
 
 
 @kernel("swish", "x")
@@ -336,7 +330,7 @@ def swish(row, like):
 
 @formula
 def _swish_slope(x, y, s):
-    a, one = _sigmoid(y), real(1, x)
+    a, one = sigmoid(y), real(1, x)
     return x * (a * (one + y * (one - a)))
 
 

@@ -14,11 +14,12 @@ import numba
 import numpy as np
 from numba import types
 
+from bpengine import blas_core
 from bpengine.backends import blas
 from bpengine.backends.base import Array, Batches, Operation, Settings
 from bpengine.backends.numba_kernels import ELEMENTWISE, KERNELS, WORDS
 from bpengine.backends.numba_own import computes, own_kernel
-from bpengine.backends.numba_products import OWN, SHORT
+from bpengine.backends.numba_products import WIDTH, cheapest, panel
 from bpengine.backends.numba_updates import UPDATES
 
 __all__ = ["Maker", "Row"]
@@ -101,19 +102,28 @@ class Maker:
         inputs = dict(zip(operands, op.inputs, strict=False))
         shape = op.output.shape
         one = self._constant(1.0, op.output.dtype)
+        rows = []
+        for name, x in inputs.items():
+            # what networks share, and whose rows are not contiguous, is copied once for all
+            if x.ndim == len(shape) - 1 > 1 and not _contiguous(x):
+                self.kept.append(packed := np.empty(x.shape, x.dtype))
+                (copy,) = self._elementwise(
+                    address("copy", x.dtype), "x", replace(op, inputs=(x,), output=packed)
+                )
+                rows.append(copy)
+                inputs[name] = packed
         parts = [op.output, inputs["x"], inputs.get("y", inputs["x"]), inputs.get("s", one)]
         views = [np.broadcast_to(x, shape) for x in parts]
-        rows = []
         for shape, steps in _planes(views):
             row = [kernel, *shape]
-            for address, (outer, inner) in steps:
-                row += [address, outer, inner // op.output.itemsize]
+            for place, (outer, inner) in steps:
+                row += [place, outer, inner // op.output.itemsize]
             rows.append(row)
         return rows
 
     def _products(self, op: Operation) -> list[Row] | None:
         a, b, c = op.inputs[0], op.inputs[1], op.output
-        if c.ndim < 2:
+        if c.ndim < 2 or (c.strides[-1] != c.itemsize and c.shape[-1] > 1):
             return None
         zero, one = (self._constant(x, c.dtype) for x in (0.0, 1.0))
         α, β = op.inputs[3:] if op.name == "add product" else (one, zero)
@@ -121,33 +131,33 @@ class Maker:
         whole_a, whole_c = _one_matrix(a), _one_matrix(c)
         if b.ndim == 2 and whole_a is not None and whole_c is not None:
             a, c = whole_a, whole_c
-        rows = [
-            self._product(op, _member(a, i), _member(b, i), c[i], α, β)
-            for i in np.ndindex(*c.shape[:-2])
-        ]
-        return None if None in rows else rows  # type: ignore[return-value]
+        a, b = (_for_each(c.shape[:-2], x) for x in (a, b))
+        if c.ndim == 2:
+            a, b, c = a[None], b[None], c[None]
+        return [self._product(op, a[i], b[i], c[i], α, β) for i in np.ndindex(*c.shape[:-3])]
 
-    def _product(self, op: Operation, a: Array, b: Array, c: Array, α: Array, β: Array) -> Row | None:
-        (m, k), n, size = a.shape, b.shape[1], c.itemsize
+    def _product(self, op: Operation, a: Array, b: Array, c: Array, α: Array, β: Array) -> Row:
+        """The row of a product for each network of a stack: all operands have three axes."""
+        (count, m, k), n, size = a.shape, b.shape[2], c.itemsize
         function, bits = blas.library(str(c.dtype))
-        if c.strides[1] != size and n > 1:
-            return None
-        small = m * n * k <= OWN or not function
-        if small and (b.strides[1] == size or n == 1):
-            name = "rows product"
-        elif (
-            _contiguous(a)
-            and _contiguous(b.T)
-            and (not function or m * n * k < SHORT or (small and k >= 3 * (m + n)))
-        ):
-            name = "dots product"
-        elif function and all(map(blas.readable, (a, b, c))):
-            name = "library product"
-        else:
-            return None
-        addresses = [_address(x) for x in (a, b, c, α, β)]
-        shape = [m, n, k, addresses[0], *a.strides, addresses[1], *b.strides, addresses[2], c.strides[0]]
-        return [self._kernel(name, op), *shape, *addresses[3:], function, bits]
+        contiguous = b.strides[2] == size or n == 1
+        packed = 0 if contiguous else k * n // (1 if b.strides[0] else count)
+        dots, lanes = _contiguous(a) and _contiguous(b.mT), WIDTH // size
+        readable = bool(function) and all(blas.readable(x[0]) for x in (a, b, c))
+        threads = (blas_core.threads() or 1) if readable else 0
+        name = cheapest(m, n, k, lanes, packed=packed, dots=dots, threads=threads)
+        scratch = width = 0
+        if name == "rows product" and not contiguous:
+            width = -(-n // lanes) * WIDTH
+            self.kept.append(rows := np.empty((k, width // size), c.dtype))
+            scratch = _address(rows)
+        places = [_address(x) for x in (a, b, c, α, β)]
+        matrices = [places[0], *a.strides[1:], places[1], *b.strides[1:], places[2], c.strides[1]]
+        steps = [x.strides[0] for x in (a, b, c)]
+        return [
+            *(self._kernel(name, op), m, n, k, *matrices, *places[3:], function, bits),
+            *(count, *steps, scratch, width, panel(name, k, size)),
+        ]
 
     def _norms(self, op: Operation) -> list[Row] | None:
         """Of each column: of the product of its parts of two matrices, or over the rows of one."""
@@ -324,10 +334,12 @@ def _one_matrix(x: Array) -> Array | None:
     return np.lib.stride_tricks.as_strided(x, (rows, x.shape[-1]), x.strides[-2:])
 
 
-def _member(x: Array, index: tuple[int, ...]) -> Array:
-    """The matrix of a stack that goes with a member of what the stack is broadcast to."""
-    own = index[len(index) - (x.ndim - 2) :]
-    return x[tuple(0 if n == 1 else i for i, n in zip(own, x.shape, strict=False))]
+def _for_each(stack: tuple[int, ...], x: Array) -> Array:
+    """A matrix, or a stack of them, as a stack of so many: with all strides as they are, or 0."""
+    steps = [0] * (len(stack) + 2 - x.ndim) + list(x.strides)
+    shape = [1] * (len(stack) + 2 - x.ndim) + list(x.shape)
+    steps[:-2] = [step if n > 1 else 0 for n, step in zip(shape[:-2], steps[:-2], strict=True)]
+    return np.lib.stride_tricks.as_strided(x, (*stack, *x.shape[-2:]), steps)
 
 
 def _contiguous(x: Array) -> bool:
