@@ -127,7 +127,8 @@ class Vectors:
     def _halves_added(self, x, y, lane, width):
         """Of every 128 bits, which hold `width` sums' parts side by side: x's halves added, then y's."""
         starts = range(0, self.lanes, lane)
-        low, high = [], []
+        low: list[int] = []
+        high: list[int] = []
         for start in starts:
             for at in range(start, start + lane // 2, width):
                 for other in (0, self.lanes):

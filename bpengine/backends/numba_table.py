@@ -129,7 +129,7 @@ class Maker:
         α, β = op.inputs[3:] if op.name == "add product" else (one, zero)
         # a stack of networks that share their input: one product for all
         whole_a, whole_c = _one_matrix(a), _one_matrix(c)
-        if b.ndim == 2 and whole_a is not None and whole_c is not None:
+        if b.ndim == 2 and a.ndim == c.ndim and whole_a is not None and whole_c is not None:
             a, c = whole_a, whole_c
         a, b = (_for_each(c.shape[:-2], x) for x in (a, b))
         if c.ndim == 2:
