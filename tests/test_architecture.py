@@ -113,6 +113,7 @@ ROOMS = [
     "backends.numba_own",
     "backends.numba_updates",
     "backends.numba_products",
+    "backends.numba_vectors",
     "backends.numba_kernels",
     "backends.numba_math",
     "backends.numba_llvm",

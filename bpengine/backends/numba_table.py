@@ -19,8 +19,9 @@ from bpengine.backends import blas
 from bpengine.backends.base import Array, Batches, Operation, Settings
 from bpengine.backends.numba_kernels import ELEMENTWISE, KERNELS, WORDS
 from bpengine.backends.numba_own import computes, own_kernel
-from bpengine.backends.numba_products import WIDTH, cheapest, panel
+from bpengine.backends.numba_products import cheapest, panel
 from bpengine.backends.numba_updates import UPDATES
+from bpengine.backends.numba_vectors import WIDTH
 
 __all__ = ["Maker", "Row"]
 
