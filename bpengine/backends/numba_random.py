@@ -203,16 +203,14 @@ def _moved(builder, high, low, q, plus):
 
 
 def _of_bits(shift, exponent, signed):
-    """A function that takes a number's bits, some left out, as an integer; gives that · 2^exponent."""
+    """What gives a number's bits, the last ones left out, as an integer times 2^exponent."""
 
     @intrinsic
     def convert(typing, x):
         def generate(context, builder, signature, arguments):
             which = int(x == types.float64)
             integer, of_type = (I32, I64)[which], context.get_value_type(x)
-            bits = builder.bitcast(arguments[0], integer)
-            if shift is not None:
-                bits = builder.lshr(bits, integer(shift[which]))
+            bits = builder.lshr(builder.bitcast(arguments[0], integer), integer(shift[which]))
             value = (builder.sitofp if signed else builder.uitofp)(bits, of_type)
             return builder.fmul(value, ir.Constant(of_type, 2.0 ** exponent[which]))
 
@@ -222,8 +220,8 @@ def _of_bits(shift, exponent, signed):
 
 
 _unit = _of_bits((8, 11), (-24, -53), True)  # from 0 to below 1, as NumPy makes it
-_count = _of_bits(None, (0, 0), False)  # all bits, from 0 to 2³²
-_turn = _of_bits(None, (-30, -62), True)  # from -2 to 2: an angle in quarters of a turn
+_count = _of_bits((0, 0), (0, 0), False)  # all bits, from 0 to 2³²
+_turn = _of_bits((0, 0), (-30, -62), True)  # from -2 to 2: an angle in quarters of a turn
 
 
 @kernel("uniform")
