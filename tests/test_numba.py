@@ -276,6 +276,16 @@ def test_a_step_of_a_stack_is_compiled_as_a_whole(rule, output):
     np.testing.assert_allclose(vectors[1], vectors[0], rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_programs_without_a_table(steps):
+    x, y = np.zeros((1, 2)), np.zeros((1, 2))
+    backend = backends.get("numba")
+    backend.compile([]).run(steps)
+    backend.compile([Operation("linear", "", None, (x,), x)]).run(steps)
+    backend.compile([Operation("own one", "", lambda x: x + np.size(x), (y,), y)]).run(steps)
+    np.testing.assert_array_equal(y, [[2.0 * steps] * 2])
+
+
 @dtypes
 @pytest.mark.parametrize("bound", [0.5, [0.1, 1e9, 2.0]])
 def test_each_network_of_a_stack_is_clipped_by_itself(bound, dtype):

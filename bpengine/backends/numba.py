@@ -180,11 +180,11 @@ class _Drawing:
 
 
 def _replay(calls: Sequence[Call], steps: int) -> None:
-    run, (table, *_) = calls[0]
-    if len(calls) != 1 or steps == 1 or not (run is replay or isinstance(run, _Drawing)):
+    run = calls[0][0] if len(calls) == 1 else None
+    if steps == 1 or not (run is replay or isinstance(run, _Drawing)):
         Replay(calls).run(steps)
         return
-    left, most = steps, 1
+    table, left, most = calls[0][1][0], steps, 1
     while left:
         count = min(most, left)
         start = time.perf_counter()
