@@ -39,10 +39,10 @@ from bpengine.ratios import Ratio, measure  # noqa: E402
 Call = Callable[[], object]
 
 
-def plan(name: str, *arguments: Any, **keywords: Any) -> Call:
+def plan(name: str, *arguments: Any, backend: str = "numpy", **keywords: Any) -> Call:
     """A loaded plan's run."""
     X, Y = examples(name)
-    made = network(name).plan(X.shape[1], *arguments, **keywords)
+    made = network(name, backend).plan(X.shape[1], *arguments, **keywords)
     made.load(X, Y)
     return made.run
 
@@ -55,16 +55,24 @@ def gradient(name: str) -> Call:
     return plan(name)
 
 
-def step(name: str) -> Call:
-    return plan(name, bp.SGD(LEARNING_RATE))
+def step(name: str, backend: str = "numpy") -> Call:
+    return plan(name, bp.SGD(LEARNING_RATE), backend=backend)
 
 
 def clipped_step(name: str) -> Call:
     return plan(name, bp.SGD(LEARNING_RATE), per_example="clip", max_norm=BOUND)
 
 
-def private_step(name: str) -> Call:
-    return plan(name, DPSGD(LEARNING_RATE, NOISE, BOUND))
+def private_step(name: str, backend: str = "numpy") -> Call:
+    return plan(name, DPSGD(LEARNING_RATE, NOISE, BOUND), backend=backend)
+
+
+def compiled_step(name: str) -> Call:
+    return step(name, "numba")
+
+
+def compiled_private_step(name: str) -> Call:
+    return private_step(name, "numba")
 
 
 def jax_gradients(name: str) -> Call:
@@ -177,6 +185,7 @@ ROWS: list[tuple[str, Callable[[str], Call], Callable[[str], Call], str]] = [
     ("norms ÷ plain gradient", norms, gradient, "≤ 1.15"),
     ("clipped step ÷ plain step", clipped_step, step, ""),
     ("private step, noise drawn in it ÷ plain step", private_step, step, "≤ 1.4"),
+    ('the same two with `backend="numba"`', compiled_private_step, compiled_step, "≤ 1.4"),
     ("JAX, jit of vmap(grad), gradients kept ÷ norms", jax_gradients, norms, "≥ 50"),
     ("JAX, jit of vmap(grad) and norms ÷ norms", jax_norms, norms, ""),
     ("torch.func, vmap(grad) and norms ÷ norms", torch_norms, norms, "≥ 50"),
@@ -199,7 +208,7 @@ def main() -> None:
         cells = []
         for name in options.rungs:
             try:
-                slow = ours not in (norms, clipped_step, private_step)
+                slow = ours not in (norms, clipped_step, private_step, compiled_private_step)
                 pairs = max(5, options.pairs // 4) if slow else options.pairs
                 cells.append(cell(measure(ours(name), reference(name), pairs=pairs, rng=0)))
             except ImportError as error:

@@ -111,6 +111,7 @@ ROOMS = [
     "backends.numba",
     "backends.numba_table",
     "backends.numba_own",
+    "backends.numba_random",
     "backends.numba_updates",
     "backends.numba_products",
     "backends.numba_vectors",

@@ -19,6 +19,7 @@ from strategies import cases, examples
 import bpengine as bp
 from bpengine import backends
 from bpengine.backends.base import Batches, Operation
+from bpengine.updates import _clip_factors
 
 numba = pytest.importorskip("numba", reason="Numba is not installed")
 
@@ -317,8 +318,38 @@ def test_a_step_of_a_stack_is_compiled_as_a_whole(rule, output):
         plan.run(steps=3)
         vectors.append(nets.vector)
     functions = [function for function, _ in plan.program.calls]
-    assert (functions == [replay]) == (plan.counts["clip factor each"] == 0)  # NumPy's, between tables
+    assert functions == [replay]
     np.testing.assert_allclose(vectors[1], vectors[0], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_programs_without_a_table(steps):
+    x, y = np.zeros((1, 2)), np.zeros((1, 2))
+    backend = backends.get("numba")
+    backend.compile([]).run(steps)
+    backend.compile([Operation("linear", "", None, (x,), x)]).run(steps)
+    backend.compile([Operation("own one", "", lambda x: x + np.size(x), (y,), y)]).run(steps)
+    np.testing.assert_array_equal(y, [[2.0 * steps] * 2])
+
+
+@dtypes
+@pytest.mark.parametrize("bound", [0.5, [0.1, 1e9, 2.0]])
+def test_each_network_of_a_stack_is_clipped_by_itself(bound, dtype):
+    rng = np.random.default_rng(0)
+    blocks = [rng.standard_normal(shape).astype(dtype) for shape in ((3, 40, 30), (3, 7, 41))]
+    blocks[0][1] = blocks[1][1] = 0  # no gradient, and so no factor but 1
+    bound = np.array(bound, dtype)
+    bound = bound.reshape(3, 1, 1) if bound.ndim else bound
+    factor = np.empty((3, 1, 1), dtype)
+    op = Operation("clip factor each", "", _clip_factors, (*blocks, bound), factor)
+    program = backends.get("numba").compile([op])
+    program.run(1)
+    assert [function for function, _ in program.calls] == [replay]
+    np.testing.assert_allclose(factor, op.expression(*op.inputs), rtol=64 * np.finfo(dtype).eps)
+    assert factor[1] == 1
+    blocks[1][2, 0, 0] = np.nan
+    program.run(1)
+    np.testing.assert_array_equal(np.isnan(factor.ravel()), [False, False, True])
 
 
 @pytest.mark.parametrize("library", [(0, 0), None], ids=["without", "with"])

@@ -7,6 +7,7 @@ kernel, such as a user's own activation, is called in Python between tables.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import time
@@ -56,11 +57,10 @@ class NumbaBackend(NumPyBackend):
 
 @functools.cache
 def _say_once(name: str) -> None:
-    if name != "uniform":  # random numbers are NumPy's, so that they are the same on every backend
-        logging.getLogger("bpengine").warning(
-            "%r has no compiled kernel: NumPy carries it out, at the price of Python calls in each step",
-            name,
-        )
+    logging.getLogger("bpengine").warning(
+        "%r has no compiled kernel: NumPy carries it out, at the price of Python calls in each step",
+        name,
+    )
 
 
 class CompiledReplay(QuietReplay):
@@ -144,6 +144,7 @@ class _Gathering:
 
 def _parts(lines: Sequence[Row | Call], maker: Maker) -> list[Call]:
     """Rows that follow each other as the replay of a table; calls as they are."""
+    run = _Drawing(maker.locks) if maker.locks else replay
     parts: list[Call] = []
     rows: list[Row] = []
     for line in [*lines, None]:
@@ -151,22 +152,43 @@ def _parts(lines: Sequence[Row | Call], maker: Maker) -> list[Call]:
             rows.append(line)
             continue
         if rows:
-            parts.append((replay, (maker.table(rows), 1)))
+            parts.append((run, (maker.table(rows), 1)))
             rows = []
         if line is not None:
             parts.append(line)
     return parts
 
 
+class _Drawing:
+    """Replays a table while nobody else draws from its generators, whose locks NumPy takes too.
+
+    Parameters
+    ----------
+    locks : dict
+        By their identity: all programs take them in the same order.
+    """
+
+    def __init__(self, locks: dict[int, Any]) -> None:
+        self._locks = [lock for _, lock in sorted(locks.items())]
+
+    def __call__(self, table: Array, steps: int) -> None:
+        """Call the kernels of a table in order, `steps` times."""
+        with contextlib.ExitStack() as held:
+            for lock in self._locks:
+                held.enter_context(lock)
+            replay(table, steps)
+
+
 def _replay(calls: Sequence[Call], steps: int) -> None:
-    if len(calls) != 1 or steps == 1:
+    run = calls[0][0] if len(calls) == 1 else None
+    if steps == 1 or not (run is replay or isinstance(run, _Drawing)):
         Replay(calls).run(steps)
         return
-    (_, (table, _)), left, most = calls[0], steps, 1
+    table, left, most = calls[0][1][0], steps, 1
     while left:
         count = min(most, left)
         start = time.perf_counter()
-        replay(table, count)
+        run(table, count)
         seconds = time.perf_counter() - start
         left -= count
         most = max(1, min(8 * most, int(count * SECONDS / max(seconds, 1e-9))))

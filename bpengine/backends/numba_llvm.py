@@ -7,7 +7,19 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["call", "doubles", "gemm", "pointer", "real", "scaled", "series", "two_to", "widest"]
+__all__ = [
+    "call",
+    "doubles",
+    "draw",
+    "fill",
+    "gemm",
+    "pointer",
+    "real",
+    "scaled",
+    "series",
+    "two_to",
+    "widest",
+]
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 # of float32 and float64: bits of the fraction, bias of the exponent
@@ -124,6 +136,44 @@ def call(typing, kernel, row):
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def draw(typing, function, state, like):
+    """Call a bit generator's function at an address with its state.
+
+    For float32 it gives 32 bits, of which 24 become a number from 0 to below 1; for float64 such a
+    number; for a pointer to int64 it gives 64 bits.
+    """
+    single, integer = like == types.CPointer(types.float32), like == types.CPointer(types.int64)
+
+    def generate(context, builder, signature, arguments):
+        opaque = ir.PointerType(ir.IntType(8))
+        kind = I32 if single else (I64 if integer else ir.DoubleType())
+        function = ir.FunctionType(kind, [opaque]).as_pointer()
+        state = builder.inttoptr(arguments[1], opaque)
+        found = builder.call(builder.inttoptr(arguments[0], function), [state])
+        if not single:
+            return found
+        value = builder.uitofp(builder.lshr(found, I32(8)), ir.FloatType())
+        return builder.fmul(value, ir.Constant(ir.FloatType(), 2.0**-24))
+
+    return like.dtype(types.int64, types.int64, like), generate
+
+
+@intrinsic
+def fill(typing, function, source, count, out):
+    """Call what fills an array, all by their addresses, with so many numbers from a source."""
+
+    def generate(context, builder, signature, arguments):
+        opaque = ir.PointerType(ir.IntType(8))
+        kind = ir.FunctionType(ir.VoidType(), [opaque, I64, opaque])
+        function, source, count, out = arguments
+        operands = [builder.inttoptr(source, opaque), count, builder.inttoptr(out, opaque)]
+        builder.call(builder.inttoptr(function, kind.as_pointer()), operands)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
 
 
 @intrinsic

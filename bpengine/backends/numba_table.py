@@ -20,6 +20,7 @@ from bpengine.backends.base import Array, Batches, Operation, Settings
 from bpengine.backends.numba_kernels import ELEMENTWISE, KERNELS, WORDS
 from bpengine.backends.numba_own import computes, own_kernel
 from bpengine.backends.numba_products import cheapest, panel
+from bpengine.backends.numba_random import DRAWS, draws
 from bpengine.backends.numba_updates import UPDATES
 from bpengine.backends.numba_vectors import WIDTH
 
@@ -48,6 +49,7 @@ class Maker:
 
     def __init__(self) -> None:
         self.kept: list[Any] = []
+        self.locks: dict[int, Any] = {}  # of the generators that rows draw from
         self._constants: dict[Any, Array] = {}
 
     def rows(self, op: Operation) -> list[Row] | None:
@@ -69,6 +71,10 @@ class Maker:
             return self._max_norm(op)
         if op.name in ("softmax", "softmax slope"):
             return self._softmax(op)
+        if op.name in DRAWS:
+            return self._draw(op)
+        if op.name in ("clip factor", "clip factor each"):
+            return self._clip_factor(op)
         if op.name in UPDATES:
             return self._update(op)
         if op.name.startswith("own "):
@@ -203,6 +209,21 @@ class Maker:
             [self._kernel(op.name, op), n, m, *(_address(x[i]) for x in arrays), _address(scratch)]
             for i in np.ndindex(*op.output.shape[:-2])
         ]
+
+    def _draw(self, op: Operation) -> list[Row] | None:
+        rows = draws(op, self.kept, self.locks)
+        return None if rows is None else [[self._kernel(name, op), *words] for name, words in rows]
+
+    def _clip_factor(self, op: Operation) -> list[Row] | None:
+        """Of one network, or of each of a stack whose parameters are some blocks."""
+        (*blocks, bound), out = op.inputs, op.output
+        if not all(x.flags.c_contiguous for x in (*blocks, out)):
+            return None
+        parts = [(x.size // out.size, _address(x), x.nbytes // out.size) for x in blocks]
+        self.kept.append(places := np.array(parts, np.int64))
+        bounds = _address(bound), bound.strides[0] if bound.size > 1 else 0
+        kernel = self._kernel("clip factor", op)
+        return [[kernel, out.size, _address(out), *bounds, len(blocks), _address(places)]]
 
     def _update(self, op: Operation) -> list[Row] | None:
         if len(op.inputs) != UPDATES[op.name] or not all(x.flags.c_contiguous for x in op.inputs):

@@ -27,7 +27,6 @@ UPDATES = {
     "adagrad": 5,
     "adagrad each": 5,
     "average": 4,
-    "clip factor": 2,
 }
 """How many inputs an operation has: words 2, 3, … of its row, and then the output. Word 1 is the length
 of the first."""
@@ -179,12 +178,19 @@ def squares(x):
 
 
 @kernel("clip factor")
-def clip_factor(row, like):  # g, bound, factor
+def clip_factor(
+    row, like
+):  # networks, factors, bound, its stride; blocks, each's length, address, stride
     widest()
     r = carray(row, WORDS)
-    bound, factor = number(r[3], like), view(r[4], 1, like)
-    norm = math.sqrt(squares(view(r[2], r[1], like)))
-    factor[0] = bound / (bound if norm < bound else norm)
+    factors, blocks = view(r[2], r[1], like), carray(pointer(r[6], row), 3 * r[5])
+    for p in range(r[1]):
+        bound = number(r[3] + p * r[4], like)
+        total = real(0, bound)
+        for l in range(0, 3 * r[5], 3):
+            total += squares(view(blocks[l + 1] + p * blocks[l + 2], blocks[l], like))
+        norm = math.sqrt(total)
+        factors[p] = bound / (bound if norm < bound else norm)
 
 
 @kernel("add squares")
