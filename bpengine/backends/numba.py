@@ -14,14 +14,14 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numba
 import numpy as np
 
 from bpengine.backends import blas
 from bpengine.backends.array_api import Call, Replay
 from bpengine.backends.base import Array, Batches, Operation
-from bpengine.backends.numba_llvm import call
-from bpengine.backends.numba_table import Maker, Row, tell
+from bpengine.backends.numba_rows import Row
+from bpengine.backends.numba_table import Maker, tell
+from bpengine.backends.numba_team import Team, replay, share
 from bpengine.backends.numpy import Kernels, NumPyBackend, QuietReplay
 
 __all__ = ["NumbaBackend"]
@@ -133,26 +133,31 @@ class _Gathering:
     def start(self, batches: Batches) -> None:
         """Begin with the first of some batches and with the first slot."""
         self._numbers = np.concatenate(batches.batches)
-        self.calls[0][1][0][0, 2] = self._numbers.ctypes.data
+        first, last = (self.calls[i][1][0] for i in (0, -1))
+        cores = getattr(self.calls[0][0], "size", 1)  # so many rows for each of ours
+        first[0, 2] = self._numbers.ctypes.data
         if batches.settings is not None:
             dtype = batches.settings.targets[0].dtype
             self._values = np.ascontiguousarray(batches.settings.values, dtype)
-            self.calls[0][1][0][1, 2] = self._values.ctypes.data
-        self.calls[-1][1][0][-1, 3] = batches.slots[0].ctypes.data
+            first[cores, 2] = self._values.ctypes.data
+        last[-cores, 3] = batches.slots[0].ctypes.data
         self.count[0] = 0
 
 
 def _parts(lines: Sequence[Row | Call], maker: Maker) -> list[Call]:
     """Rows that follow each other as the replay of a table; calls as they are."""
-    run = _Drawing(maker.locks) if maker.locks else replay
     parts: list[Call] = []
     rows: list[Row] = []
     for line in [*lines, None]:
-        if isinstance(line, list):
+        if isinstance(line, Row):
             rows.append(line)
             continue
         if rows:
-            parts.append((run, (maker.table(rows), 1)))
+            rows, cores = share(rows, maker.kept) if len(rows) == len(lines) else (rows, 1)
+            run: Any = Team(cores) if cores > 1 else replay
+            if maker.locks:
+                run = _Drawing(maker.locks, run)
+            parts.append((run, (np.array(rows, np.int64), 1)))
             rows = []
         if line is not None:
             parts.append(line)
@@ -166,22 +171,25 @@ class _Drawing:
     ----------
     locks : dict
         By their identity: all programs take them in the same order.
+    run : Team or callable
+        What replays it.
     """
 
-    def __init__(self, locks: dict[int, Any]) -> None:
-        self._locks = [lock for _, lock in sorted(locks.items())]
+    def __init__(self, locks: dict[int, Any], run: Any) -> None:
+        self._locks, self._run = [lock for _, lock in sorted(locks.items())], run
+        self.size = getattr(run, "size", 1)
 
     def __call__(self, table: Array, steps: int) -> None:
         """Call the kernels of a table in order, `steps` times."""
         with contextlib.ExitStack() as held:
             for lock in self._locks:
                 held.enter_context(lock)
-            replay(table, steps)
+            self._run(table, steps)
 
 
 def _replay(calls: Sequence[Call], steps: int) -> None:
     run = calls[0][0] if len(calls) == 1 else None
-    if steps == 1 or not (run is replay or isinstance(run, _Drawing)):
+    if steps == 1 or not (run is replay or isinstance(run, (Team, _Drawing))):
         Replay(calls).run(steps)
         return
     table, left, most = calls[0][1][0], steps, 1
@@ -192,12 +200,3 @@ def _replay(calls: Sequence[Call], steps: int) -> None:
         seconds = time.perf_counter() - start
         left -= count
         most = max(1, min(8 * most, int(count * SECONDS / max(seconds, 1e-9))))
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def replay(table: Array, steps: int) -> None:
-    """Call the kernels of a table in order, `steps` times."""
-    first = table.ctypes.data
-    for _ in range(steps):
-        for i in range(table.shape[0]):
-            call(table[i, 0], first + i * 8 * table.shape[1])

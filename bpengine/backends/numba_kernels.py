@@ -17,10 +17,10 @@ from numba.extending import register_jitable
 
 from bpengine.backends.numba_llvm import pointer, real, series, widest
 from bpengine.backends.numba_math import exp, expm1, log1p, sigmoid, tanh
+from bpengine.backends.numba_rows import WORDS
 
-__all__ = ["ELEMENTWISE", "KERNELS", "WORDS", "kernel", "number", "view"]
+__all__ = ["ELEMENTWISE", "KERNELS", "kernel", "number", "view"]
 
-WORDS = 24  # in a row
 KERNELS: dict[str, Callable[..., None]] = {}
 ELEMENTWISE: dict[str, str] = {}
 """Which inputs of an operation are the arrays x, y and the number s of its kernel, in that order."""

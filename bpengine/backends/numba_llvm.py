@@ -8,14 +8,17 @@ from numba import types
 from numba.extending import intrinsic
 
 __all__ = [
+    "arrive",
     "call",
     "doubles",
     "draw",
     "fill",
     "gemm",
+    "give_way",
     "pointer",
     "real",
     "scaled",
+    "seen",
     "series",
     "two_to",
     "widest",
@@ -204,3 +207,38 @@ def gemm(typing, function, bits, a_code, b_code, m, n, k, α, a, lda, b, ldb, β
         return context.get_dummy_value()
 
     return signature, generate
+
+
+@intrinsic
+def arrive(typing, address):
+    """Add 1 to the count at an address, where other cores see it."""
+
+    def generate(context, builder, signature, arguments):
+        place = builder.inttoptr(arguments[0], I64.as_pointer())
+        builder.atomic_rmw("add", place, I64(1), "seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@intrinsic
+def seen(typing, address):
+    """The count at an address, as other cores have left it."""
+
+    def generate(context, builder, signature, arguments):
+        place = builder.inttoptr(arguments[0], I64.as_pointer())
+        return builder.load_atomic(place, "seq_cst", 8)
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def give_way(typing, function):
+    """Let another thread have the core, by the system's function at an address."""
+
+    def generate(context, builder, signature, arguments):
+        kind = ir.FunctionType(I32, [])
+        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate

@@ -13,8 +13,9 @@ from __future__ import annotations
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-from bpengine.backends.numba_kernels import WORDS, kernel, number, view
+from bpengine.backends.numba_kernels import kernel, number, view
 from bpengine.backends.numba_llvm import gemm
+from bpengine.backends.numba_rows import WORDS
 from bpengine.backends.numba_vectors import I64, REGISTERS, WIDTH, Vectors
 
 __all__ = ["cheapest", "panel"]
@@ -183,8 +184,10 @@ def cheapest(m: int, n: int, k: int, lanes: int, *, packed: int, dots: bool, thr
         Of the library; 0 where it can't read the operands.
     """
     vectors = -(-n // lanes)
-    # where the columns are few the library copies a, which costs more than the product
-    if threads and m * n * k > OWN and not (vectors <= 2 and threads == 1):
+    # where the columns are few the library copies a, which costs more than the product; where a sum is
+    # short it is no faster, and cores can share what is not the library's
+    thin = vectors <= 2 or k <= (lanes if threads == 1 else 2 * lanes)
+    if threads and m * n * k > OWN and not thin:
         return "library product"
     # vector operations: of rows with those that read and write c, of dots with those that add up lanes
     by_rows = m * vectors * (k + 4) + 1.5 * packed

@@ -25,9 +25,10 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from bpengine.backends.base import Operation
-from bpengine.backends.numba_kernels import WORDS, kernel, number, view
+from bpengine.backends.numba_kernels import kernel, number, view
 from bpengine.backends.numba_llvm import draw, fill, pointer, real, series, widest
 from bpengine.backends.numba_math import scalar
+from bpengine.backends.numba_rows import WORDS
 from bpengine.backends.numpy_per_example import BLOCK
 
 __all__ = ["DRAWS", "draws"]

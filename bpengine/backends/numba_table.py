@@ -6,7 +6,6 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +16,13 @@ from numba import types
 from bpengine import blas_core
 from bpengine.backends import blas
 from bpengine.backends.base import Array, Batches, Operation, Settings
-from bpengine.backends.numba_kernels import ELEMENTWISE, KERNELS, WORDS
+from bpengine.backends.numba_kernels import ELEMENTWISE, KERNELS
+from bpengine.backends.numba_layout import address_of, contiguous, for_each, one_matrix, planes, same
 from bpengine.backends.numba_own import computes, own_kernel
 from bpengine.backends.numba_products import cheapest, panel
 from bpengine.backends.numba_random import DRAWS, draws
-from bpengine.backends.numba_updates import UPDATES
+from bpengine.backends.numba_rows import Row
+from bpengine.backends.numba_updates import PASSES, UPDATES
 from bpengine.backends.numba_vectors import WIDTH
 
 __all__ = ["Maker", "Row"]
@@ -40,8 +41,6 @@ KERNEL_OF = {  # where it is not the operation's own name
 }
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
 REALS = {FLOAT32: types.float32, FLOAT64: types.float64}
-
-Row = list[int]
 
 
 class Maker:
@@ -82,7 +81,7 @@ class Maker:
         name = KERNEL_OF.get(op.name, op.name)
         if name not in ELEMENTWISE:
             return None
-        if name == "copy" and _same(op.inputs[0], op.output):
+        if name == "copy" and same(op.inputs[0], op.output):
             return []
         return self._elementwise(self._kernel(name, op), ELEMENTWISE[name], op)
 
@@ -109,10 +108,10 @@ class Maker:
         inputs = dict(zip(operands, op.inputs, strict=False))
         shape = op.output.shape
         one = self._constant(1.0, op.output.dtype)
-        rows = []
+        rows: list[Row] = []
         for name, x in inputs.items():
             # what networks share, and whose rows are not contiguous, is copied once for all
-            if x.ndim == len(shape) - 1 > 1 and not _contiguous(x):
+            if x.ndim == len(shape) - 1 > 1 and not contiguous(x):
                 self.kept.append(packed := np.empty(x.shape, x.dtype))
                 (copy,) = self._elementwise(
                     address("copy", x.dtype), "x", replace(op, inputs=(x,), output=packed)
@@ -121,11 +120,11 @@ class Maker:
                 inputs[name] = packed
         parts = [op.output, inputs["x"], inputs.get("y", inputs["x"]), inputs.get("s", one)]
         views = [np.broadcast_to(x, shape) for x in parts]
-        for shape, steps in _planes(views):
-            row = [kernel, *shape]
+        for shape, steps in planes(views):
+            words, size = [kernel, *shape], op.output.itemsize
             for place, (outer, inner) in steps:
-                row += [place, outer, inner // op.output.itemsize]
-            rows.append(row)
+                words += [place, outer, inner // size]
+            rows.append(Row(words, "line", size))
         return rows
 
     def _products(self, op: Operation) -> list[Row] | None:
@@ -135,10 +134,10 @@ class Maker:
         zero, one = (self._constant(x, c.dtype) for x in (0.0, 1.0))
         α, β = op.inputs[3:] if op.name == "add product" else (one, zero)
         # a stack of networks that share their input: one product for all
-        whole_a, whole_c = _one_matrix(a), _one_matrix(c)
+        whole_a, whole_c = one_matrix(a), one_matrix(c)
         if b.ndim == 2 and a.ndim == c.ndim and whole_a is not None and whole_c is not None:
             a, c = whole_a, whole_c
-        a, b = (_for_each(c.shape[:-2], x) for x in (a, b))
+        a, b = (for_each(c.shape[:-2], x) for x in (a, b))
         if c.ndim == 2:
             a, b, c = a[None], b[None], c[None]
         return [self._product(op, a[i], b[i], c[i], α, β) for i in np.ndindex(*c.shape[:-3])]
@@ -147,24 +146,23 @@ class Maker:
         """The row of a product for each network of a stack: all operands have three axes."""
         (count, m, k), n, size = a.shape, b.shape[2], c.itemsize
         function, bits = blas.library(str(c.dtype))
-        contiguous = b.strides[2] == size or n == 1
-        packed = 0 if contiguous else k * n // (1 if b.strides[0] else count)
-        dots, lanes = _contiguous(a) and _contiguous(b.mT), WIDTH // size
+        plain = b.strides[2] == size or n == 1
+        packed = 0 if plain else k * n // (1 if b.strides[0] else count)
+        dots, lanes = contiguous(a) and contiguous(b.mT), WIDTH // size
         readable = bool(function) and all(blas.readable(x[0]) for x in (a, b, c))
         threads = (blas_core.threads() or 1) if readable else 0
         name = cheapest(m, n, k, lanes, packed=packed, dots=dots, threads=threads)
         scratch = width = 0
-        if name == "rows product" and not contiguous:
+        if name == "rows product" and not plain:
             width = -(-n // lanes) * WIDTH
             self.kept.append(rows := np.empty((k, width // size), c.dtype))
-            scratch = _address(rows)
-        places = [_address(x) for x in (a, b, c, α, β)]
+            scratch = address_of(rows)
+        places = [address_of(x) for x in (a, b, c, α, β)]
         matrices = [places[0], *a.strides[1:], places[1], *b.strides[1:], places[2], c.strides[1]]
         steps = [x.strides[0] for x in (a, b, c)]
-        return [
-            *(self._kernel(name, op), m, n, k, *matrices, *places[3:], function, bits),
-            *(count, *steps, scratch, width, panel(name, k, size)),
-        ]
+        words = [self._kernel(name, op), m, n, k, *matrices, *places[3:], function, bits]
+        words += [count, *steps, scratch, width, panel(name, k, size)]
+        return Row(words, "library" if name == "library product" else "product", size)
 
     def _norms(self, op: Operation) -> list[Row] | None:
         """Of each column: of the product of its parts of two matrices, or over the rows of one."""
@@ -173,97 +171,111 @@ class Maker:
         if not op.output.flags.c_contiguous:
             return None
         self.kept.append(scratch := np.empty_like(op.output))
-        row = [self._kernel(op.name, op), op.output.size, _address(op.output)]
+        row = [self._kernel(op.name, op), op.output.size, address_of(op.output)]
         for x in op.inputs:
-            row += [x.shape[0], _address(x), *x.strides]
-        return [[*row, _address(scratch)]]
+            row += [x.shape[0], address_of(x), *x.strides]
+        return [Row([*row, address_of(scratch)])]
 
     def _max_norm(self, op: Operation) -> list[Row] | None:
-        same, (w, bound) = _same(op.inputs[0], op.output), op.inputs
-        w = _one_matrix(w)
-        if w is None or not same or not _contiguous(w):
+        in_place, (w, bound) = same(op.inputs[0], op.output), op.inputs
+        w = one_matrix(w)
+        if w is None or not in_place or not contiguous(w):
             return None
-        return [[self._kernel("max norm", op), *w.shape, _address(w), w.strides[0], _address(bound)]]
+        places = address_of(w), w.strides[0], address_of(bound)
+        return [Row([self._kernel("max norm", op), *w.shape, *places])]
 
     def _add_squares(self, op: Operation) -> list[Row] | None:
         _, w, factor = op.inputs
-        w = _one_matrix(w)
-        if w is None or not _contiguous(w) or op.output.dtype != FLOAT64:
+        w = one_matrix(w)
+        if w is None or not contiguous(w) or op.output.dtype != FLOAT64:
             return None
-        places = _address(w), w.strides[0], _address(factor), _address(op.output)
-        return [[address("add squares", w.dtype), *w.shape, *places]]
+        places = address_of(w), w.strides[0], address_of(factor), address_of(op.output)
+        return [Row([address("add squares", w.dtype), *w.shape, *places])]
 
     def _share(self, op: Operation) -> list[Row] | None:
         (weights,) = op.inputs
-        places = _address(weights), weights.strides[-1], _address(op.output)
-        return [[self._kernel("share", op), weights.shape[-1], *places]]
+        places = address_of(weights), weights.strides[-1], address_of(op.output)
+        return [Row([self._kernel("share", op), weights.shape[-1], *places])]
 
     def _softmax(self, op: Operation) -> list[Row] | None:
         arrays = *op.inputs, op.output
         if not all(x.flags.c_contiguous for x in arrays):
             return None
-        n, m = op.output.shape[-2:]
-        scratch = np.empty(m, op.output.dtype)
-        self.kept.append(scratch)
+        *stack, n, m = op.output.shape
+        self.kept.append(scratch := np.empty((math.prod(stack), m), op.output.dtype))
+        kernel, size, ends = self._kernel(op.name, op), scratch.itemsize, range(3, 3 + len(arrays))
         return [
-            [self._kernel(op.name, op), n, m, *(_address(x[i]) for x in arrays), _address(scratch)]
-            for i in np.ndindex(*op.output.shape[:-2])
+            Row(
+                [kernel, n, m, *(address_of(x[i]) for x in arrays), address_of(own)],
+                "member",
+                size,
+                ends,
+                (p, len(scratch)),
+            )
+            for p, (i, own) in enumerate(zip(np.ndindex(*stack), scratch, strict=True))
         ]
 
     def _draw(self, op: Operation) -> list[Row] | None:
         rows = draws(op, self.kept, self.locks)
-        return None if rows is None else [[self._kernel(name, op), *words] for name, words in rows]
+        return None if rows is None else [Row([self._kernel(name, op), *words]) for name, words in rows]
 
     def _clip_factor(self, op: Operation) -> list[Row] | None:
         """Of one network, or of each of a stack whose parameters are some blocks."""
         (*blocks, bound), out = op.inputs, op.output
         if not all(x.flags.c_contiguous for x in (*blocks, out)):
             return None
-        parts = [(x.size // out.size, _address(x), x.nbytes // out.size) for x in blocks]
+        parts = [(x.size // out.size, address_of(x), x.nbytes // out.size) for x in blocks]
         self.kept.append(places := np.array(parts, np.int64))
-        bounds = _address(bound), bound.strides[0] if bound.size > 1 else 0
+        bounds = address_of(bound), bound.strides[0] if bound.size > 1 else 0
         kernel = self._kernel("clip factor", op)
-        return [[kernel, out.size, _address(out), *bounds, len(blocks), _address(places)]]
+        return [Row([kernel, out.size, address_of(out), *bounds, len(blocks), address_of(places)])]
 
     def _update(self, op: Operation) -> list[Row] | None:
         if len(op.inputs) != UPDATES[op.name] or not all(x.flags.c_contiguous for x in op.inputs):
             return None
-        places = map(_address, (*op.inputs, op.output))
-        return [[self._kernel(op.name, op), op.inputs[0].size, *places]]
+        arrays = *op.inputs, op.output
+        n, places = arrays[0].size, [address_of(x) for x in arrays]
+        words = [self._kernel(op.name, op), n, *places]
+        if op.name not in PASSES:
+            return [Row(words)]
+        vectors = [i for i, x in enumerate(arrays, 2) if x.size == n]
+        first = [self._kernel("adam weights", op), *places[4:6]]
+        before = [Row(first)] if op.name in ("adam", "adam each") else []
+        return [*before, Row(words, "update", arrays[0].itemsize, vectors)]
 
     def gather(self, batches: Batches) -> Row | None:
         """The row that loads the next batch; the address of its numbers, word 2, is still to be set."""
         source, target = batches.examples, batches.rows
-        if source is None or not (_contiguous(source) and _contiguous(target)):
+        if source is None or not (contiguous(source) and contiguous(target)):
             return None
         if source.dtype != target.dtype or source.shape[1] != target.shape[1]:
             return None
-        places = _address(source), source.strides[0], _address(target), target.strides[0]
+        places = address_of(source), source.strides[0], address_of(target), target.strides[0]
         kernel = address("gather", target.dtype)
-        return [kernel, target.shape[0], 0, target.shape[1], *places]
+        return Row([kernel, target.shape[0], 0, target.shape[1], *places])
 
     def set(self, settings: Settings) -> Row | None:
         """The row that sets a step's numbers; the address of these, word 2, is still to be set."""
         targets = settings.targets
         if any(x.dtype != targets[0].dtype or x.shape for x in targets):
             return None
-        places = np.array([_address(x) for x in targets], np.int64)
+        places = np.array([address_of(x) for x in targets], np.int64)
         self.kept.append(places)
         kernel, count = address("set", targets[0].dtype), len(targets)
-        return [kernel, count, 0, _address(places), count * targets[0].itemsize]
+        return Row([kernel, count, 0, address_of(places), count * targets[0].itemsize])
 
     def keep(self, batches: Batches, count: Array) -> Row | None:
         """The row that keeps a step's output and counts it; word 3, where to, is still to be set."""
         output, slots = batches.output, batches.slots
         # parts of one array, in order: an address takes too long to ask each for its own
-        first, last = _address(slots[0]), _address(slots[-1])
-        step = _address(slots[1]) - first if len(slots) > 1 else 0
+        first, last = address_of(slots[0]), address_of(slots[-1])
+        step = address_of(slots[1]) - first if len(slots) > 1 else 0
         if last != first + (len(slots) - 1) * step or any(x.base is not slots[0].base for x in slots):
             return None
         if any(not x.flags.c_contiguous or x.dtype != output.dtype for x in (output, *slots)):
             return None
         kernel = address("keep", output.dtype)
-        return [kernel, output.size, _address(output), first, step, _address(count)]
+        return Row([kernel, output.size, address_of(output), first, step, address_of(count)])
 
     def _constant(self, value: float, dtype: Any) -> Array:
         key = value, dtype
@@ -273,10 +285,6 @@ class Maker:
 
     def _kernel(self, name: str, op: Operation) -> int:
         return address(name, op.output.dtype)
-
-    def table(self, rows: Sequence[Row]) -> Array:
-        """Rows as an array, filled up with zeros."""
-        return np.array([row + [0] * (WORDS - len(row)) for row in rows], np.int64)
 
 
 class _Compiling:
@@ -312,65 +320,3 @@ def tell() -> None:
             _Compiling.seconds,
         )
     _Compiling.seconds, _Compiling.kernels = 0.0, 0
-
-
-def _planes(views: Sequence[Array]) -> Iterator[tuple[tuple[int, int], list[tuple[int, Any]]]]:
-    """Arrays of one shape as one plane or several: rows and columns; addresses and strides in bytes."""
-    shape = list(views[0].shape)
-    strides = [list(x.strides) for x in views]
-    # an axis goes into the one before it where all arrays allow that
-    axis = len(shape) - 1
-    while axis > 0:
-        if shape[axis - 1] == 1 or all(s[axis - 1] == shape[axis] * s[axis] for s in strides):
-            shape[axis - 1] *= shape[axis]
-            for s in strides:
-                s[axis - 1] = s[axis]
-        elif shape[axis] == 1:
-            pass
-        else:
-            axis -= 1
-            continue
-        del shape[axis]
-        for s in strides:
-            del s[axis]
-        axis -= 1
-    while len(shape) < 2:
-        shape.insert(0, 1)
-        for s in strides:
-            s.insert(0, 0)
-    *outer, rows, columns = shape
-    for index in np.ndindex(*outer):
-        offsets = [sum(i * step for i, step in zip(index, s, strict=False)) for s in strides]
-        yield (
-            (rows, columns),
-            [(_address(x) + o, s[-2:]) for x, o, s in zip(views, offsets, strides, strict=True)],
-        )
-
-
-def _one_matrix(x: Array) -> Array | None:
-    """A stack of matrices as one with all their rows; None where these are not evenly spaced."""
-    outer = range(x.ndim - 2)
-    if x.ndim < 2 or any(x.strides[i] != x.shape[i + 1] * x.strides[i + 1] for i in outer):
-        return None
-    rows = math.prod(x.shape[:-1])
-    return np.lib.stride_tricks.as_strided(x, (rows, x.shape[-1]), x.strides[-2:])
-
-
-def _for_each(stack: tuple[int, ...], x: Array) -> Array:
-    """A matrix, or a stack of them, as a stack of so many: with all strides as they are, or 0."""
-    steps = [0] * (len(stack) + 2 - x.ndim) + list(x.strides)
-    shape = [1] * (len(stack) + 2 - x.ndim) + list(x.shape)
-    steps[:-2] = [step if n > 1 else 0 for n, step in zip(shape[:-2], steps[:-2], strict=True)]
-    return np.lib.stride_tricks.as_strided(x, (*stack, *x.shape[-2:]), steps)
-
-
-def _contiguous(x: Array) -> bool:
-    return bool(x.strides[-1] == x.itemsize or x.shape[-1] == 1)
-
-
-def _address(x: Array) -> int:
-    return int(x.__array_interface__["data"][0])
-
-
-def _same(x: Array, y: Array) -> bool:
-    return bool(x.__array_interface__ == y.__array_interface__)

@@ -10,11 +10,12 @@ import math
 
 from numba import carray, njit
 
-from bpengine.backends.numba_kernels import WORDS, formula, helper, kernel, number, view
+from bpengine.backends.numba_kernels import formula, helper, kernel, number, view
 from bpengine.backends.numba_llvm import doubles, pointer, real, widest
 from bpengine.backends.numba_math import exp
+from bpengine.backends.numba_rows import WORDS
 
-__all__ = ["UPDATES"]
+__all__ = ["PASSES", "UPDATES"]
 
 UPDATES = {
     "epsilon": 4,
@@ -30,6 +31,17 @@ UPDATES = {
 }
 """How many inputs an operation has: words 2, 3, … of its row, and then the output. Word 1 is the length
 of the first."""
+PASSES = (
+    "momentum",
+    "nesterov",
+    "adam",
+    "adam each",
+    "rmsprop",
+    "rmsprop each",
+    "adagrad",
+    "adagrad each",
+)
+"""Those that do the same to every number, so that it may be done in parts."""
 
 
 @kernel("momentum")
@@ -54,6 +66,14 @@ def nesterov(row, like):  # θ, step, v, μ
         θ[i] += μ * v[i] - step[i]
 
 
+@kernel("adam weights")
+def adam_weights(row, like):  # the sums' weights, β: words 1 and 2
+    r = carray(row, WORDS)
+    weights, β = view(r[1], 2, like), view(r[2], 2, like)
+    weights[0] = β[0] * weights[0] + real(1, β[0])
+    weights[1] = β[1] * weights[1] + real(1, β[0])
+
+
 @kernel("adam")
 def adam(row, like):  # θ, g, Σ g, Σ g², the sums' weights, β, ε, η
     widest()
@@ -66,8 +86,6 @@ def adam(row, like):  # θ, g, Σ g, Σ g², the sums' weights, β, ε, η
         view(r[5], n, like),
     )
     weights, β = view(r[6], 2, like), view(r[7], 2, like)
-    weights[0] = β[0] * weights[0] + real(1, ε)
-    weights[1] = β[1] * weights[1] + real(1, ε)
     # η m̂ / (√v̂ + ε) = α G / (√S + ε') for sums G, S of weights W, α = η √W₂ / W₁, ε' = ε √W₂
     root = math.sqrt(weights[1])
     α, ε = η * root / weights[0], ε * root
@@ -90,8 +108,6 @@ def adam_each(row, like):  # the same with η for each parameter
         view(r[5], n, like),
     )
     weights, β = view(r[6], 2, like), view(r[7], 2, like)
-    weights[0] = β[0] * weights[0] + real(1, ε)
-    weights[1] = β[1] * weights[1] + real(1, ε)
     root = math.sqrt(weights[1])
     share, ε = root / weights[0], ε * root
     β1, β2 = β[0], β[1]
