@@ -115,6 +115,7 @@ ROOMS = [
     "backends.numba_own",
     "backends.numba_random",
     "backends.numba_updates",
+    "backends.numba_batches",
     "backends.numba_products",
     "backends.numba_vectors",
     "backends.numba_kernels",

@@ -162,9 +162,12 @@ def shared(rows: Sequence[Row], cores: int, kept: list[Any]) -> Iterator[list[Ro
     done: list[list[Row]] = []
     since = [Access() for _ in range(cores)]
     for row in rows:
+        pairs = list(itertools.permutations(range(cores), 2))
         parts = [row.part(i, cores, kept) or Row([]) for i in range(cores)]
         accesses = [part.access() for part in parts]
-        pairs = itertools.permutations(range(cores), 2)
+        if any(accesses[i].meets(accesses[j]) for i, j in pairs):  # for all that spans tell
+            parts = [row, *(Row([]) for _ in range(1, cores))]
+            accesses = [part.access() for part in parts]
         if not row.form or any(since[i].meets(accesses[j]) for i, j in pairs):
             _wait_after(done)
             since = [Access() for _ in range(cores)]

@@ -16,6 +16,7 @@ from numba import types
 from bpengine import blas_core
 from bpengine.backends import blas
 from bpengine.backends.base import Array, Batches, Operation, Settings
+from bpengine.backends.numba_batches import GATHER, KEEP, SET
 from bpengine.backends.numba_kernels import ELEMENTWISE, KERNELS
 from bpengine.backends.numba_layout import address_of, contiguous, for_each, one_matrix, planes, same
 from bpengine.backends.numba_own import computes, own_kernel
@@ -251,7 +252,7 @@ class Maker:
         if source.dtype != target.dtype or source.shape[1] != target.shape[1]:
             return None
         places = address_of(source), source.strides[0], address_of(target), target.strides[0]
-        kernel = address("gather", target.dtype)
+        kernel = address(GATHER, target.dtype)
         return Row([kernel, target.shape[0], 0, target.shape[1], *places])
 
     def set(self, settings: Settings) -> Row | None:
@@ -261,7 +262,7 @@ class Maker:
             return None
         places = np.array([address_of(x) for x in targets], np.int64)
         self.kept.append(places)
-        kernel, count = address("set", targets[0].dtype), len(targets)
+        kernel, count = address(SET, targets[0].dtype), len(targets)
         return Row([kernel, count, 0, address_of(places), count * targets[0].itemsize])
 
     def keep(self, batches: Batches, count: Array) -> Row | None:
@@ -274,7 +275,7 @@ class Maker:
             return None
         if any(not x.flags.c_contiguous or x.dtype != output.dtype for x in (output, *slots)):
             return None
-        kernel = address("keep", output.dtype)
+        kernel = address(KEEP, output.dtype)
         return Row([kernel, output.size, address_of(output), first, step, address_of(count)])
 
     def _constant(self, value: float, dtype: Any) -> Array:

@@ -27,6 +27,7 @@ __all__ = ["Team", "replay", "share"]
 MOST = 8  # cores: more wait for each other longer than they gain in steps this short
 WORTH = 20e3  # nanoseconds of a step from which sharing it out pays
 WAITING = 1e3  # of each wait
+SAVED = 0.8  # of the time of one core, that several may take at most
 LEAST = 2e-3  # seconds of work for which threads are started
 AGAIN = 16  # times after which the slower way is tried again
 SPINS = 200  # looks at the count before a waiting core is given to others
@@ -47,7 +48,7 @@ def share(rows: Sequence[Row], kept: list[Any]) -> tuple[list[Row], int]:
     alone = sum(
         row.work for row, each in zip(rows, parts, strict=True) if not any(part[0] for part in each[1:])
     )
-    if alone + (work - alone) / cores + waits * WAITING > 0.8 * work:
+    if alone + (work - alone) / cores + waits * WAITING > SAVED * work:
         return list(rows), 1
     return [part for each in parts for part in each], cores
 
@@ -97,15 +98,20 @@ class Team:
             for i in range(1, self.size)
         ]
         started: list[threading.Thread] = []
+        refused = False
         try:
             for other in others:
                 other.start()
                 started.append(other)
             _together(*arguments, 0)
+        except RuntimeError:  # the system has no more threads: those that wait have done nothing yet
+            refused = True
         finally:
             state[1] = 1
             for other in started:
                 other.join()
+        if refused:
+            replay(table, steps)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
