@@ -33,6 +33,7 @@ ROOMS = [
     "estimators.stochastic",
     "estimators.full_batch",
     "estimators.watching",
+    "estimators.rules",
     "estimators.steps",
     "estimators.losses",
     "estimators.data",

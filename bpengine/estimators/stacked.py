@@ -17,8 +17,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from bpengine import members
 from bpengine.backends import Array, Batches
+from bpengine.estimators import rules
 from bpengine.estimators.data import Data, Host, example_rows
-from bpengine.estimators.stochastic import _batch_size, _converged, _count, _rule, _split
 from bpengine.network import Network
 from bpengine.plan import Plan
 from bpengine.stacking import stack
@@ -59,13 +59,13 @@ class Member:
         est = self.estimator = estimator
         self.numbers, self.Y, self.weights = np.asarray(numbers), Y, weights
         self.network = est.network_
-        self.optimizer = _rule(est)
+        self.optimizer = rules.optimizer(est)
         self.learning_rate = float(est.learning_rate_init)
         self.order, self._chosen = np.arange(len(Y)), None
         self._given = est._held_out()
         if est.early_stopping and self._given is None:
-            self.order, self._chosen = _split(est, self.order, Y)
-        self.batch_size = _batch_size(est, len(self.order))
+            self.order, self._chosen = rules.split(est, self.order, Y)
+        self.batch_size = rules.batch_size(est, len(self.order))
         self.steps = -(-len(self.order) // self.batch_size)
         self.rest = len(self.order) - (self.steps - 1) * self.batch_size  # examples of the last step
         est.n_iter_ = 0
@@ -91,11 +91,7 @@ class Member:
 
     def next_order(self) -> Host:
         """The examples of an epoch, numbered among the member's own."""
-        est = self.estimator
-        if est.shuffle:
-            shuffled = np.arange(len(self.order))
-            est._random_state.shuffle(shuffled)
-            self.order = self.order[shuffled]
+        self.order = rules.shuffled(self.estimator, self.order)
         return self.order
 
     def held_out(self, X: Host) -> Data | None:
@@ -107,16 +103,9 @@ class Member:
 
     def note(self, loss: float, X: Host) -> bool:
         """An epoch is complete: keep its figures; says whether it was the last."""
-        est = self.estimator
-        est.loss_ = loss
-        est.n_iter_ += 1
-        est.t_ += len(self.order)
-        est.loss_curve_.append(loss)
-        _count(est, self.held_out(X))
-        if est.solver == "sgd" and est.learning_rate == "invscaling":
-            self.learning_rate = est.learning_rate_init / (est.t_ + 1) ** est.power_t
-        # of the steps it asks for the learning rate alone
-        return _converged(est, self)  # type: ignore[arg-type]
+        rules.note_epoch(self.estimator, loss, len(self.order), self.held_out(X))
+        self.learning_rate = rules.next_rate(self.estimator, self.learning_rate)
+        return rules.converged(self.estimator, self)
 
     def end(self, view: Network) -> None:
         """Let the estimator have a network of its own, with the parameters of the stack's."""
