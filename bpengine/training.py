@@ -24,7 +24,7 @@ from bpengine.updates import State
 if TYPE_CHECKING:
     from bpengine.network import Network
 
-__all__ = ["NonFiniteCostError", "Training", "beginning", "finite"]
+__all__ = ["NonFiniteCostError", "Training", "beginning", "finite", "kept_steps"]
 
 KEPT_ELEMENTS = 2**18  # outputs of training steps kept until their costs are added up
 KEPT_STEPS = 8, 256  # at least and at most
@@ -204,15 +204,9 @@ class Training:
         """The statistics of a chunk's first step."""
         return monitor.look(self.trained, chunk, self.epoch + 1, step + 1)
 
-    def _kept(self, m: int) -> int:
-        """Of how many steps on m examples the outputs are kept."""
-        (least, most), times = KEPT_STEPS, self.network.backend.patience
-        elements = math.prod(self.trained.stack) * self.trained.sizes[-1] * m
-        return min(most * times, max(least, KEPT_ELEMENTS * times // elements))
-
     def _most(self, step: int, m: int) -> int:
         """How many steps on m examples may be taken before the costs are looked at."""
-        steps = self._kept(m)
+        steps = kept_steps(self.trained, m)
         if self._monitor is not None:
             steps = int(min(steps, 1 + self._monitor.wait(self.taken, step + 1)))
         return steps
@@ -225,7 +219,7 @@ class Training:
                 del self._plans[next(iter(self._plans))]
             net, m = self.trained, chunk.size
             plan = self._new_plan(chunk)
-            most = self._kept(m)
+            most = kept_steps(net, m)
             kept = net.backend.empty((most, *net.stack, net.sizes[-1], m), net.dtype)
             self._plans[key] = plan, Entries(kept), kept
         return self._plans[key]
@@ -330,6 +324,13 @@ class Training:
             if layer is not None:
                 self._restore(before)
                 raise NonFiniteCostError(self.epoch + 1, step + i + 1, layer)
+
+
+def kept_steps(network: Network, m: int) -> int:
+    """Of how many steps on m examples the outputs are kept until their costs are added up."""
+    (least, most), times = KEPT_STEPS, network.backend.patience
+    elements = math.prod(network.stack) * network.sizes[-1] * m
+    return min(most * times, max(least, KEPT_ELEMENTS * times // elements))
 
 
 def beginning(plan: Plan, results: Sequence[Array], p: int | None = None) -> int | None:

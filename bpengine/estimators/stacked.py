@@ -31,7 +31,7 @@ __all__ = ["Member", "is_for_stacks", "stacks", "train"]
 
 STACK_BYTES = 2**23  # activations of a step that a stack holds at most, but for a single network
 KEPT_ELEMENTS = 2**18  # outputs of training steps kept until their losses are added up
-KEPT_STEPS = 256  # at most
+KEPT_STEPS = 256  # at most; and at least 1, as 8 of a large stack's are more than a cache holds
 
 
 def is_for_stacks(estimator: BaseMLP, X: Any) -> bool:
