@@ -15,7 +15,7 @@ import numpy as np
 from bpengine import datasets, doctor, scaling
 from bpengine.network import Network
 from bpengine.optimizers import SGD
-from bpengine.reference.per_example import PerExampleNetwork
+from bpengine.reference.per_example import PerExampleNetwork, parts_of
 from bpengine.validation import layer_sizes, positive_integer
 
 __all__ = ["main"]
@@ -158,7 +158,7 @@ def train(options: argparse.Namespace) -> int:
     )
     (X, Y), (X_test, Y_test) = _examples(options, np.random.default_rng(options.seed))
     print(f"{net}: {X.shape[1]} examples to learn from, {X_test.shape[1]} to test on")
-    loop = _loop(net)
+    loop = PerExampleNetwork(*parts_of(net))  # which copies them, before they are trained
     history = net.fit(
         X,
         Y,
@@ -210,16 +210,6 @@ def _mnist(options: argparse.Namespace) -> Any:
     except FileNotFoundError:
         # a folder of the 10,000 test images alone will do when some of them are held out
         return *datasets.mnist(options.data, "test"), None
-
-
-def _loop(net: Network) -> PerExampleNetwork:
-    to_numpy = net.backend.to_numpy
-    return PerExampleNetwork(
-        [to_numpy(w) for w in net.weights],
-        [to_numpy(b) for b in net.biases],
-        [σ.name for σ in net.activations],
-        net.cost.name,
-    )
 
 
 def _seconds_per_example(loop: PerExampleNetwork, X: Any, Y: Any, options: argparse.Namespace) -> float:
