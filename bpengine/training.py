@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -171,13 +172,21 @@ class Training:
             self.trained.vector[...] = self.state.arrays["average"]
 
     def _hide_average(self) -> None:
+        """Let each network go on from its own steps; one whose parameters someone has set, from these."""
         if self.stepping is None or self.state is None:
             return
-        vector, arrays = self.trained.vector, self.state.arrays
-        if bool(self.trained.backend.xp.all(vector == arrays["average"])):
-            vector[...] = self.stepping
-        else:  # someone has set parameters meanwhile: these are the first of a new average
-            arrays["average"][...] = vector
+        parameters, arrays = self.trained.parameters, self.state.arrays
+        xp, blocks = self.trained.backend.xp, parameters.blocks
+        same = [
+            xp.all(own == average, axis=(-2, -1), keepdims=True)
+            for own, average in zip(blocks, parameters.split(arrays["average"]), strict=True)
+        ]
+        left_alone = reduce(xp.logical_and, same)
+        for own, stepping in zip(blocks, parameters.split(self.stepping), strict=True):
+            own[...] = xp.where(left_alone, stepping, own)
+        if not bool(xp.all(left_alone)):
+            # these are the first of a new average: of all networks, as they share the count of steps
+            arrays["average"][...] = parameters.vector
             arrays["averaged"][...] = 0.0
         self.stepping = None
 
