@@ -172,7 +172,7 @@ class Training:
             self.trained.vector[...] = self.state.arrays["average"]
 
     def _hide_average(self) -> None:
-        """Let each network go on from its own steps; one whose parameters someone has set, from these."""
+        """Let each network go on from its own steps, or from parameters that someone has set meanwhile."""
         if self.stepping is None or self.state is None:
             return
         parameters, arrays = self.trained.parameters, self.state.arrays
@@ -205,7 +205,11 @@ class Training:
             step += steps
             for callback in self.callbacks:
                 callback.steps(self, steps)
-        self.steps, self.taken = step, self.taken + step
+        return self._passed(total, examples, step)
+
+    def _passed(self, total: np.ndarray[Any, Any], examples: int, steps: int) -> Any:
+        """Count the steps of an epoch; gives the average cost of its examples."""
+        self.steps, self.taken = steps, self.taken + steps
         average = total / max(examples, 1)
         return average if average.ndim else float(average)
 

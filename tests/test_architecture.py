@@ -220,6 +220,13 @@ def test_imports_go_downwards(module):
 
 
 @modules
+def test_no_room_takes_what_is_private_to_another(module):
+    for source, name in imports(TREES[module]):
+        if room(source, name) is not None:
+            assert not str(name).startswith("_"), f"{module} imports {source}.{name}"
+
+
+@modules
 def test_reference_is_numpy_alone_and_for_the_command_line_and_plots_alone(module):
     for source, name in imports(TREES[module]):
         if module.startswith("reference."):
