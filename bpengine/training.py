@@ -172,7 +172,7 @@ class Training:
             self.trained.vector[...] = self.state.arrays["average"]
 
     def _hide_average(self) -> None:
-        """Let each network go on from its own steps, or from parameters that someone has set meanwhile."""
+        """Let each network go on from its own steps, or from parameters that someone has set since."""
         if self.stepping is None or self.state is None:
             return
         parameters, arrays = self.trained.parameters, self.state.arrays
