@@ -28,7 +28,7 @@ from bpengine.estimators.watching import Task
 from bpengine.network import Network
 from bpengine.validation import dtype_name
 
-__all__ = ["ENGINE_NAMES", "SPARSE", "BaseMLP", "Estimator"]
+__all__ = ["BaseMLP", "Estimator"]
 
 ENGINE_NAMES = {"identity": "linear", "logistic": "sigmoid"}
 SCIKIT_NAMES = {"linear": "identity", "sigmoid": "logistic", "exponential": "exp"}
