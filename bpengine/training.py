@@ -263,16 +263,15 @@ class Training:
         What the cost is taken from is kept of every step, so that all costs are added up in one go.
         """
         plan, slots, kept = self._plan(chunk)
-        net, ws = self.trained, plan.workspace
+        net, rows = self.trained, plan.workspace.rows
         xp, σ = net.backend.xp, net.activations[-1]
-        output = ws.z[-1] if net.cost.is_of_z(σ) else ws.a[-1]
         rates = self._rates(step, len(chunk.batches))
         start = self._snapshot()
         taken = [0]
         try:
             settings = None if rates is None else plan.settings(rates)
             batches = Batches(
-                chunk.load, chunk.batches, ws.rows, output, slots, chunk.examples, settings
+                chunk.load, chunk.batches, rows, plan.output, slots, chunk.examples, settings
             )
             plan.program.run_batches(batches, taken)
             if rates is not None:

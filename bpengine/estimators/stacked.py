@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -293,7 +294,7 @@ class StackSteps:
         self._strengthen(totals[0])
         plan, kept = self._plan(m, weighted)
         plan.learning_rate = rates
-        ws = plan.workspace
+        rows = plan.workspace.rows
         shares = weights * (m / totals[..., None]) if weighted else None
         indices: Any = net.backend.asarray(numbers.reshape(len(numbers), -1), "int64")
         penalties = np.zeros(totals.shape[1])
@@ -311,22 +312,21 @@ class StackSteps:
                 penalties[...] += net.l2 * _squares(net)
 
         plain = shares is None and not penalized
-        output = ws.z[-1] if net.cost.is_of_z(net.activations[-1]) else ws.a[-1]
         found = np.zeros(totals.shape[1])
         for start in range(0, len(numbers), kept.shape[0]):
             steps = range(start, min(start + kept.shape[0], len(numbers)))
             slots = [kept[i, ...] for i in range(len(steps))]
             if plain:
                 given = Batches(
-                    lambda batch, rows: net.backend.take(self.rows, batch, rows),
+                    partial(net.backend.take, self.rows),
                     [indices[i, ...] for i in steps],
-                    ws.rows,
-                    output,
+                    rows,
+                    plan.output,
                     slots,
                     self.rows,
                 )
             else:
-                given = Batches(load, steps, ws.rows, output, slots)
+                given = Batches(load, steps, rows, plan.output, slots)
             plan.program.run_batches(given, [0])
             some = indices[start : steps.stop, ...]
             values = self.loss(kept[: len(steps), ...], self._targets(some, m))

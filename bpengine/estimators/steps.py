@@ -187,8 +187,7 @@ class Steps:
         """
         net = self.network
         plan, kept, slots = self._plan(m, examples, alpha)
-        ws, xp = plan.workspace, net.backend.xp
-        output = ws.z[-1] if net.cost.is_of_z(net.activations[-1]) else ws.a[-1]
+        rows, xp = plan.workspace.rows, net.backend.xp
         weights = None
         if examples.weights is not None:
             order, weights = _with_weight(order, examples.weights, m)
@@ -198,7 +197,7 @@ class Steps:
             stop = min(start + m * len(slots), len(order))
             chosen = indices[start:stop]
             batches = [indices[i : i + m] for i in range(start, stop, m)]
-            given = Batches(examples.load, batches, ws.rows, output, slots, examples.rows)
+            given = Batches(examples.load, batches, rows, plan.output, slots, examples.rows)
             plan.program.run_batches(given, [0])
             values = self.loss(kept[: len(batches), ...], examples.targets(chosen, m))
             if weights is not None:
