@@ -149,12 +149,6 @@ class SummedPlan(Plan):
             segment.run(1)
             begin(part)
 
-    @property
-    def output(self) -> Array:
-        """What the cost of the batch is taken from."""
-        σ, ws = self.network.activations[-1], self.workspace
-        return ws.z[-1] if self.network.cost.is_of_z(σ) else ws.a[-1]
-
 
 class SummedProgram:
     """A gradient, its sum over the ranks, and the update.
@@ -237,7 +231,7 @@ class SummedProgram:
 class AccumulatedPlan:
     """A step of `SummedPlan` whose examples are worked through in parts, one after the other.
 
-    It stands for a plan where training runs one: `workspace` has the rows and the output of the whole
+    It stands for a plan where training runs one: `workspace` has the rows and `output` of the whole
     batch, and hidden layers of the last part.
 
     Parameters
@@ -259,11 +253,11 @@ class AccumulatedPlan:
         backend, dtype = self.network.backend, self.network.dtype
         ws = last.workspace
         rows = backend.empty((batch_size, ws.rows.shape[1]), dtype)
-        self._output = backend.empty((*last.output.shape[:-1], batch_size), dtype)
+        self.output = backend.empty((*last.output.shape[:-1], batch_size), dtype)
         self._total = backend.empty(last.vector.shape, dtype)
         start = ws.extended[0].shape[-2]
         targets = rows[:, start : start + self.network.sizes[-1]].mT
-        whole = (*ws.z[:-1], self._output), (*ws.a[:-1], self._output)
+        whole = (*ws.z[:-1], self.output), (*ws.a[:-1], self.output)
         self.workspace = SimpleNamespace(rows=rows, z=whole[0], a=whole[1], targets=targets)
         program = last.program
         assert isinstance(program, SummedProgram)
@@ -307,7 +301,7 @@ class AccumulatedPlan:
                 total[...] = plan.vector
             elif number < last:
                 total += plan.vector
-            self._output[..., columns] = plan.output
+            self.output[..., columns] = plan.output
 
 
 def summing(

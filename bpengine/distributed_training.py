@@ -126,9 +126,7 @@ class DataParallelTraining(Training):
             for callback in self.callbacks:
                 callback.steps(self, steps)
         self._average()
-        self.steps, self.taken = step, self.taken + step
-        average = total / max(examples, 1)
-        return average if average.ndim else float(average)
+        return self._passed(total, examples, step)
 
     def _most(self, step: int, m: int) -> int:
         each = self.options.sync_every

@@ -49,7 +49,8 @@ class Optimizer(ABC):
     averaging : float, optional
         Below 1, such as 0.999: training ends with an average of the parameters of all steps, in
         which a step's share falls by this factor with every later step. The first 1 / (1 - averaging)
-        steps count alike.
+        steps count alike. Where a callback sets parameters, a new average begins with them; in a
+        stack all networks then begin a new one, though only those that were set leave their course.
     """
 
     learning_rate: Rate = 0.1

@@ -120,7 +120,7 @@ class Gradient(Parameters):
 
 def padded(width: int, backend: Backend, dtype: str) -> int:
     """`width` elements of `dtype`, rounded up to the backend's alignment in bytes."""
-    elements = max(1, backend.alignment // (8 if dtype == "float64" else 4))
+    elements = max(1, backend.alignment // np.dtype(dtype).itemsize)
     return -(-width // elements) * elements
 
 

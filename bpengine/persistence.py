@@ -11,6 +11,7 @@ import secrets
 import stat
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ __all__ = [
     "check_shapes",
     "describe",
     "fill",
+    "in_place_of",
     "in_short",
     "read",
     "restore",
@@ -123,22 +125,28 @@ def write(
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
     if mode is not None and not os.access(path, os.W_OK):  # renaming would not ask
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    with in_place_of(path) as temporary, open(temporary, "xb") as file:
+        if mode is not None:
+            os.chmod(temporary, mode)
+        if exchange.is_meant(path):
+            exchange.write(file, text, arrays)
+        else:
+            np.savez(file, description=np.array(text), **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    _flush_folder(path.parent)
+
+
+@contextmanager
+def in_place_of(path: Path) -> Iterator[Path]:
+    """The name of a file to write beside `path`, whose place it takes when it is complete."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with open(temporary, "xb") as file:
-            if mode is not None:
-                os.chmod(temporary, mode)
-            if exchange.is_meant(path):
-                exchange.write(file, text, arrays)
-            else:
-                np.savez(file, description=np.array(text), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _flush_folder(path.parent)
 
 
 def _plain(value: object) -> Any:

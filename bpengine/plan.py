@@ -295,6 +295,12 @@ class Plan:
         return self.run()
 
     @property
+    def output(self) -> Array:
+        """What the cost is best taken from: weighted inputs or activations of the output layer."""
+        net, ws = self.network, self.workspace
+        return ws.z[-1] if net.cost.is_of_z(net.activations[-1]) else ws.a[-1]
+
+    @property
     def cost(self) -> Any:
         """Average cost of the loaded batch at the last step, before its update.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -63,7 +64,7 @@ class Chunk:
     own: tuple[str, ...] = ()
 
 
-class Source:
+class Source(ABC):
     """Examples in an order that is new in each epoch.
 
     Attributes
@@ -76,9 +77,9 @@ class Source:
     steps: int | None
     batch_size: int | None = None
 
+    @abstractmethod
     def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
         """An epoch; a chunk is of ``most(step, size)`` steps or fewer, from that step on."""
-        raise NotImplementedError
 
     def of(self, numbers: np.ndarray[Any, Any]) -> Source:
         """The same examples for some networks of a stack."""
@@ -96,15 +97,8 @@ class Indexed(Source):
 
     def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
         """An epoch."""
-        order = self._placed(self._order(rng))
-        m, step = self.batch_size, 0
-        full = self.examples // m
-        while step < full:
-            steps = min(most(step, m), full - step)
-            yield self.chunk(order[..., step * m : (step + steps) * m], m)
-            step += steps
-        if self.examples % m:
-            yield self.chunk(order[..., full * m :], self.examples % m)
+        for indices, m in self._parts(self._placed(self._order(rng)), most):
+            yield self.chunk(indices, m)
 
     def in_order(self, most: int) -> list[Chunk]:
         """All examples as they are, in chunks of one step on `most` examples or fewer."""
@@ -123,13 +117,24 @@ class Indexed(Source):
         order = windows[rng.permutation(count)].ravel()
         return order[order < N]
 
+    def _parts(self, order: Array, most: Most) -> Iterator[tuple[Array, int]]:
+        """The examples of each chunk's steps, and how many a step."""
+        m, step = self.batch_size, 0
+        full = self.examples // m
+        while step < full:
+            steps = min(most(step, m), full - step)
+            yield order[..., step * m : (step + steps) * m], m
+            step += steps
+        if self.examples % m:
+            yield order[..., full * m :], self.examples % m
+
     def _placed(self, numbers: np.ndarray[Any, Any]) -> Array:
         """Numbers as `chunk` takes them."""
         return numbers
 
+    @abstractmethod
     def chunk(self, indices: Array, m: int) -> Chunk:
         """Steps on the examples of these numbers, m at a time."""
-        raise NotImplementedError
 
 
 class Resident(Indexed):

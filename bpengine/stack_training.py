@@ -94,9 +94,8 @@ class StackTraining(Training):
     def _take_up(self) -> None:
         """Go on from the parameters that the stack has, which may have been set meanwhile."""
         own, whole = self.trained.parameters.blocks, self.network.parameters.blocks
-        for position, p in enumerate(self.active.tolist()):
-            if self.running[p]:
-                _write(own, position, [block[p, ...] for block in whole])
+        for position, p in self._still_running():
+            _write(own, position, [block[p, ...] for block in whole])
 
     def pass_over_examples(self) -> Any:
         """Steps over all examples, by the networks that have not stopped."""
@@ -118,6 +117,10 @@ class StackTraining(Training):
             self.narrow(np.flatnonzero(left))
             return cost[left]
         return cost
+
+    def _still_running(self) -> list[tuple[int, int]]:
+        """Where among those of `trained` the networks are that have not stopped, and their numbers."""
+        return [(position, p) for position, p in enumerate(self.active.tolist()) if self.running[p]]
 
     def narrow(self, positions: np.ndarray[Any, Any]) -> None:
         """Go on with some of the networks alone, in a stack of their own."""
@@ -166,9 +169,8 @@ class StackTraining(Training):
         whole = self.network.parameters.blocks
         if self.trained is not self.network:
             own = self.trained.parameters.blocks
-            for position, p in enumerate(self.active.tolist()):
-                if self.running[p]:
-                    _write(whole, p, [block[position, ...] for block in own])
+            for position, p in self._still_running():
+                _write(whole, p, [block[position, ...] for block in own])
         for p, blocks in self._last_finite.items():
             _write(whole, p, blocks)
         self._last_finite.clear()
@@ -176,10 +178,7 @@ class StackTraining(Training):
     def _of_all(self, figure: Any, name: str) -> Any:
         """Of all networks; one that has stopped keeps its last."""
         before = getattr(self.history, name)
-        figures = np.array(before[-1]) if before else np.full(len(self.network), np.nan)
-        running = self.running[self.active]
-        figures[self.active[running]] = np.asarray(figure)[running]
-        return figures
+        return self._spread(figure, before[-1] if before else np.nan)
 
     def _look(self, monitor: Monitor, chunk: Chunk, step: int) -> Statistics:
         """The statistics of a chunk's first step; NaN for networks that have stopped."""
@@ -188,8 +187,9 @@ class StackTraining(Training):
         figures: Any = {name: tuple(map(self._spread, getattr(found, name))) for name in layers}
         return dataclasses.replace(found, cost=self._spread(found.cost), **figures)
 
-    def _spread(self, figure: Any) -> Any:
-        figures = np.full(len(self.network), np.nan)
+    def _spread(self, figure: Any, others: Any = np.nan) -> Any:
+        """A figure of `trained` among those of all networks."""
+        figures = np.full(len(self.network), others)
         running = self.running[self.active]
         figures[self.active[running]] = np.asarray(figure)[running]
         return figures
@@ -214,9 +214,7 @@ class StackTraining(Training):
         for i, batch in enumerate(chunk.batches):
             before, _ = self._snapshot()
             self._step(plan, chunk, batch, rates, i)
-            for position, p in enumerate(self.active.tolist()):
-                if not self.running[p]:
-                    continue
+            for position, p in self._still_running():
                 layer = beginning(plan, blocks, position)
                 if layer is not None:
                     error = NonFiniteCostError(self.epoch + 1, step + i + 1, layer)

@@ -60,27 +60,18 @@ class Streamed(Indexed):
         self._numbers = self.backend.asarray(np.arange(shape[0]), "int64")
 
     def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
-        """An epoch."""
-        order, ahead = self._order(rng), None
-        for indices, m in self._parts(order, most):
+        """An epoch; a chunk is of as many steps as a buffer has room for, or fewer."""
+
+        def room(step: int, m: int) -> int:
+            return min(most(step, m), self._steps)
+
+        ahead = None
+        for indices, m in self._parts(self._order(rng), room):
             behind, ahead = ahead, (self._send(indices), m)
             if behind is not None:
                 yield self._received(*behind)
         if ahead is not None:
             yield self._received(*ahead)
-
-    def _parts(
-        self, order: np.ndarray[Any, Any], most: Most
-    ) -> Iterator[tuple[np.ndarray[Any, Any], int]]:
-        """The examples of the steps that a buffer has room for, and how many a step."""
-        m, step = self.batch_size, 0
-        full = self.examples // m
-        while step < full:
-            steps = min(most(step, m), self._steps, full - step)
-            yield order[step * m : (step + steps) * m], m
-            step += steps
-        if self.examples % m:
-            yield order[full * m :], self.examples % m
 
     def _send(self, indices: np.ndarray[Any, Any]) -> Any:
         def fill(rows: np.ndarray[Any, Any]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from bpengine.updates import State
 if TYPE_CHECKING:
     from bpengine.network import Network
 
-__all__ = ["NonFiniteCostError", "Training", "beginning", "finite"]
+__all__ = ["NonFiniteCostError", "Training", "beginning", "finite", "kept_steps"]
 
 KEPT_ELEMENTS = 2**18  # outputs of training steps kept until their costs are added up
 KEPT_STEPS = 8, 256  # at least and at most
@@ -171,13 +172,21 @@ class Training:
             self.trained.vector[...] = self.state.arrays["average"]
 
     def _hide_average(self) -> None:
+        """Let each network go on from its own steps, or from parameters that someone has set since."""
         if self.stepping is None or self.state is None:
             return
-        vector, arrays = self.trained.vector, self.state.arrays
-        if bool(self.trained.backend.xp.all(vector == arrays["average"])):
-            vector[...] = self.stepping
-        else:  # someone has set parameters meanwhile: these are the first of a new average
-            arrays["average"][...] = vector
+        parameters, arrays = self.trained.parameters, self.state.arrays
+        xp, blocks = self.trained.backend.xp, parameters.blocks
+        same = [
+            xp.all(own == average, axis=(-2, -1), keepdims=True)
+            for own, average in zip(blocks, parameters.split(arrays["average"]), strict=True)
+        ]
+        left_alone = reduce(xp.logical_and, same)
+        for own, stepping in zip(blocks, parameters.split(self.stepping), strict=True):
+            own[...] = xp.where(left_alone, stepping, own)
+        if not bool(xp.all(left_alone)):
+            # these are the first of a new average: of all networks, as they share the count of steps
+            arrays["average"][...] = parameters.vector
             arrays["averaged"][...] = 0.0
         self.stepping = None
 
@@ -196,7 +205,11 @@ class Training:
             step += steps
             for callback in self.callbacks:
                 callback.steps(self, steps)
-        self.steps, self.taken = step, self.taken + step
+        return self._passed(total, examples, step)
+
+    def _passed(self, total: np.ndarray[Any, Any], examples: int, steps: int) -> Any:
+        """Count the steps of an epoch; gives the average cost of its examples."""
+        self.steps, self.taken = steps, self.taken + steps
         average = total / max(examples, 1)
         return average if average.ndim else float(average)
 
@@ -204,15 +217,9 @@ class Training:
         """The statistics of a chunk's first step."""
         return monitor.look(self.trained, chunk, self.epoch + 1, step + 1)
 
-    def _kept(self, m: int) -> int:
-        """Of how many steps on m examples the outputs are kept."""
-        (least, most), times = KEPT_STEPS, self.network.backend.patience
-        elements = math.prod(self.trained.stack) * self.trained.sizes[-1] * m
-        return min(most * times, max(least, KEPT_ELEMENTS * times // elements))
-
     def _most(self, step: int, m: int) -> int:
         """How many steps on m examples may be taken before the costs are looked at."""
-        steps = self._kept(m)
+        steps = kept_steps(self.trained, m)
         if self._monitor is not None:
             steps = int(min(steps, 1 + self._monitor.wait(self.taken, step + 1)))
         return steps
@@ -225,7 +232,7 @@ class Training:
                 del self._plans[next(iter(self._plans))]
             net, m = self.trained, chunk.size
             plan = self._new_plan(chunk)
-            most = self._kept(m)
+            most = kept_steps(net, m)
             kept = net.backend.empty((most, *net.stack, net.sizes[-1], m), net.dtype)
             self._plans[key] = plan, Entries(kept), kept
         return self._plans[key]
@@ -256,16 +263,15 @@ class Training:
         What the cost is taken from is kept of every step, so that all costs are added up in one go.
         """
         plan, slots, kept = self._plan(chunk)
-        net, ws = self.trained, plan.workspace
+        net, rows = self.trained, plan.workspace.rows
         xp, σ = net.backend.xp, net.activations[-1]
-        output = ws.z[-1] if net.cost.is_of_z(σ) else ws.a[-1]
         rates = self._rates(step, len(chunk.batches))
         start = self._snapshot()
         taken = [0]
         try:
             settings = None if rates is None else plan.settings(rates)
             batches = Batches(
-                chunk.load, chunk.batches, ws.rows, output, slots, chunk.examples, settings
+                chunk.load, chunk.batches, rows, plan.output, slots, chunk.examples, settings
             )
             plan.program.run_batches(batches, taken)
             if rates is not None:
@@ -330,6 +336,13 @@ class Training:
             if layer is not None:
                 self._restore(before)
                 raise NonFiniteCostError(self.epoch + 1, step + i + 1, layer)
+
+
+def kept_steps(network: Network, m: int) -> int:
+    """Of how many steps on m examples the outputs are kept until their costs are added up."""
+    (least, most), times = KEPT_STEPS, network.backend.patience
+    elements = math.prod(network.stack) * network.sizes[-1] * m
+    return min(most * times, max(least, KEPT_ELEMENTS * times // elements))
 
 
 def beginning(plan: Plan, results: Sequence[Array], p: int | None = None) -> int | None:

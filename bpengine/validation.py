@@ -361,6 +361,5 @@ def _finite(x: Array, name: str, dtype: str) -> None:
         count = int(xp.sum(xp.astype(~good, xp.int64)))
         raise ValueError(
             f"{name} holds {count} value{'s' * (count > 1)} that {'are' if count > 1 else 'is'}, "
-            f"the first "
-            f"in column {column}, {what}."
+            f"the first in column {column}, {what}."
         )

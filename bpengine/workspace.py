@@ -252,4 +252,4 @@ def example_bytes(
         entries += P * (padded(n + 1, backend, dtype) + 2 * n)  # [a; 1], z and δ
     for p, n in zip(dropout, sizes, strict=False):
         entries += 2 * P * (n + 1) if p else 0  # the mask, and what is left
-    return entries * (8 if dtype == "float64" else 4)
+    return entries * np.dtype(dtype).itemsize

@@ -33,6 +33,7 @@ ROOMS = [
     "estimators.stochastic",
     "estimators.full_batch",
     "estimators.watching",
+    "estimators.rules",
     "estimators.steps",
     "estimators.losses",
     "estimators.data",
@@ -222,6 +223,13 @@ def test_imports_go_downwards(module):
         target = room(source, name)
         if target is not None:
             assert ROOMS.index(target) > ROOMS.index(module), f"{module} imports {source}.{name}"
+
+
+@modules
+def test_no_room_takes_what_is_private_to_another(module):
+    for source, name in imports(TREES[module]):
+        if room(source, name) is not None:
+            assert not str(name).startswith("_"), f"{module} imports {source}.{name}"
 
 
 @modules

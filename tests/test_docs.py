@@ -172,7 +172,7 @@ def test_the_reference_has_every_public_name(module):
 
 def test_the_reference_has_every_option_of_the_command_line(capsys):
     with pytest.raises(SystemExit):
-        cli.main(["train", "digits", "--help"])
+        cli.main(["train", "mnist", "--help"])
     options = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out)) - {"--help"}
     table = re.findall(
         r"^\| `(--[a-z-]+)", TEXTS[DOCS / "reference" / "command-line.md"], flags=re.MULTILINE

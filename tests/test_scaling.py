@@ -122,10 +122,10 @@ def test_the_command_measures_the_rate(capsys, monkeypatch):
         (["8"], "2 layers or more"),
         (["8", "0"], "sizes"),
         (["8", "2", "--batch-size", "0"], "--batch-size must be"),
-        (["8", "2", "--gflops", "0"], "rate must be"),
-        (["8", "2", "--bandwidth", "-1"], "bandwidth must be"),
+        (["8", "2", "--gflops", "0"], "--gflops must be"),
+        (["8", "2", "--bandwidth", "-1"], "--bandwidth must be above 0 and finite, got -1"),
         (["8", "2", "--latency", "-1"], "latency must be"),
-        (["8", "2", "--gflops", "1", "--ranks", "0"], "ranks must be"),
+        (["8", "2", "--gflops", "1", "--ranks", "0"], "--ranks must be"),
     ],
 )
 def test_the_command_says_what_is_wrong(capsys, arguments, said):

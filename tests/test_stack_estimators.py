@@ -482,6 +482,9 @@ def test_search_over_data_frames_and_nested():
 def test_the_search_refuses_what_it_cannot_do():
     with pytest.raises(TypeError, match=r"LogisticRegression.*GridSearchCV"):
         StackSearchCV(LogisticRegression(), {"C": [1.0]}).fit(X, LABELS)
+    pipe = make_pipeline(StandardScaler(), MLPClassifier())
+    with pytest.raises(TypeError, match=r"at the end of the pipeline"):
+        StackSearchCV(pipe, {"mlpclassifier__alpha": [1.0]}).fit(X, LABELS)
     found = StackSearchCV(MLPClassifier(), {"alpha": [1.0]}).set_callbacks(ScoringMonitor(scoring=None))
     with pytest.raises(ValueError, match="takes no callbacks"):
         found.fit(X, LABELS)

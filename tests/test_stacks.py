@@ -589,6 +589,37 @@ def test_parameters_that_a_callback_sets_are_gone_on_from(lab, averaging):
     np.testing.assert_allclose(seen[-1], 5.0, rtol=1e-9)
 
 
+@pytest.mark.parametrize("frozen", [[], [0]])
+def test_parameters_set_in_one_network_leave_the_steps_of_the_others(lab, frozen):
+    X, labels = rings(lab, m=12)
+
+    def run(network, one, averaging):
+        """The vectors after each epoch, of a step; `one` gives a network whose weights are set in it."""
+        seen = []
+
+        def look(training):
+            networks = training.network if training.network.stack else [training.network]
+            seen.append([np.array(lab.numpy(net.vector)) for net in networks])
+            if training.epoch == 1 and frozen and training.network.stack:
+                training.freeze(frozen)
+            if training.epoch == 2 and one is not None:
+                one(training.network).weights[0] = lab.array(np.full((6, 2), 0.25))
+
+        optimizer = bp.SGD(0.5, momentum=0.5, averaging=averaging)
+        options = {"batch_size": 12, "shuffle": False, "callbacks": [look], "progress": False}
+        network.fit(X, labels, epochs=4, optimizer=optimizer, **options)
+        return seen
+
+    stack = run(small(lab, 3), lambda nets: nets[1], 0.999)
+    alone = run(single(lab, 1), lambda net: net, 0.999)
+    steps = np.array(run(single(lab, 2), None, None))[:, 0]
+    for epoch in range(4):
+        np.testing.assert_allclose(stack[epoch][1], alone[epoch][0], rtol=1e-9)
+    # the average of all begins anew where that of one does
+    np.testing.assert_allclose(stack[1][2], steps[:2].mean(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(stack[3][2], steps[2:].mean(axis=0), rtol=1e-9)
+
+
 def test_ctrl_c_in_an_epoch_after_some_have_stopped(lab):
     X, labels = rings(lab)
     kept = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -24,7 +25,7 @@ __all__ = ["Program"]
 PLANS = 8  # of batches of different sizes that are kept
 
 
-class Program:
+class Program(ABC):
     """A network with the attributes and methods that both programs have.
 
     `weights` and `biases` are plain lists of plain arrays, to be read, changed or replaced at any
@@ -110,13 +111,13 @@ class Program:
         gradient = plan.run_loaded().gradient
         return [b.copy() for b in gradient.biases], [w.copy() for w in gradient.weights]
 
+    @abstractmethod
     def _cost(self) -> Any:
         """The cost, in the book's form."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _update(self, mini_batch: Sequence[Any], eta: float, lmbda: float, n: int) -> None:
         """Call `update_mini_batch`, which a reader may have redefined."""
-        raise NotImplementedError
 
     def _redefined(self, name: str) -> bool:
         """Whether there is a method of the reader's own in place of ours."""

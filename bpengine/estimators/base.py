@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
@@ -28,14 +28,52 @@ from bpengine.estimators.watching import Task
 from bpengine.network import Network
 from bpengine.validation import dtype_name
 
-__all__ = ["BaseMLP"]
+__all__ = ["BaseMLP", "Estimator"]
 
 ENGINE_NAMES = {"identity": "linear", "logistic": "sigmoid"}
 SCIKIT_NAMES = {"linear": "identity", "sigmoid": "logistic", "exponential": "exp"}
+SPARSE = ["csr", "csc"]
 PREDICTED_ELEMENTS = 2**22  # inputs of sparse data that a prediction makes dense at a time
 
 
-class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
+class Estimator(BaseEstimator):  # type: ignore[misc]
+    """What one network and an ensemble have in common: what they are given, and how it is checked."""
+
+    def _set_parameters(self, arguments: dict[str, Any]) -> None:
+        """Keep the arguments of a constructor as they came."""
+        for name, value in arguments.items():
+            if name not in ("self", "__class__"):
+                setattr(self, name, value)
+
+    def _checked(self, X: Any) -> Any:
+        """X to predict from, checked."""
+        return validate_data(self, X, accept_sparse=SPARSE, reset=False)
+
+    def _checked_pair(
+        self, X: Any, y: Any, *, numeric: bool = False, reset: bool = True
+    ) -> tuple[Any, Any]:
+        """X and y to learn from, checked; a single column of y is made flat."""
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse=SPARSE,
+            multi_output=True,
+            y_numeric=numeric,
+            dtype=(np.float64, np.float32),
+            reset=reset,
+        )
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        return X, y
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
     """A multilayer perceptron as a scikit-learn estimator; use `MLPClassifier` or `MLPRegressor`."""
 
     _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
@@ -77,12 +115,6 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     validation_scores_: Any
     best_validation_score_: Any
     best_loss_: Any
-
-    def _set_parameters(self, arguments: dict[str, Any]) -> None:
-        """Keep the arguments of a constructor as they came."""
-        for name, value in arguments.items():
-            if name not in ("self", "__class__"):
-                setattr(self, name, value)
 
     @property
     def coefs_(self) -> list[np.ndarray[Any, Any]]:
@@ -279,9 +311,6 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             weight = _check_sample_weight(weight, X)
         return Data(X, Y.reshape(len(Y), -1), weight)
 
-    def _checked(self, X: Any) -> Any:
-        return validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-
     def _outputs(self, X: Any) -> np.ndarray[Any, Any]:
         """Output activations for checked X, of shape (n_samples, n_outputs)."""
         net = self.network_
@@ -291,11 +320,6 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         chunk = max(1, PREDICTED_ELEMENTS // X.shape[1])
         parts = [_forward(net, X[i : i + chunk].toarray()) for i in range(0, X.shape[0], chunk)]
         return np.concatenate(parts)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags
 
 
 class Layers(list[Any]):

@@ -7,14 +7,14 @@ from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, _fit_context, clone
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.base import ClassifierMixin, RegressorMixin, _fit_context, clone
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from bpengine.costs import Cost
 from bpengine.estimators import full_batch, stochastic
-from bpengine.estimators.base import BaseMLP
+from bpengine.estimators.base import BaseMLP, Estimator
 from bpengine.estimators.classifier import MLPClassifier
 from bpengine.estimators.data import Host
 from bpengine.estimators.regressor import MLPRegressor
@@ -27,30 +27,14 @@ SEEDS = np.iinfo(np.int32).max
 OF_ONE = "warm_start", "verbose", "callbacks"  # parameters of one network that an ensemble has not
 
 
-class BaseEnsemble(BaseEstimator, ABC):  # type: ignore[misc]
+class BaseEnsemble(Estimator, ABC):
     """What the two ensembles share; use `MLPEnsembleClassifier` or `MLPEnsembleRegressor`."""
 
     _single: type[BaseMLP]
     estimators_: list[Any]
 
-    def _set_parameters(self, arguments: dict[str, Any]) -> None:
-        """Keep the arguments of a constructor as they came."""
-        for name, value in arguments.items():
-            if name not in ("self", "__class__"):
-                setattr(self, name, value)
-
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse=["csr", "csc"],
-            multi_output=True,
-            y_numeric=self._single is MLPRegressor,
-            dtype=(np.float64, np.float32),
-        )
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
+        X, y = self._checked_pair(X, y, numeric=self._single is MLPRegressor)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X)
         draws = check_random_state(self.random_state)
@@ -104,14 +88,8 @@ class BaseEnsemble(BaseEstimator, ABC):  # type: ignore[misc]
 
     def _mean_and_std(self, X: Any) -> tuple[Host, Host]:
         check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        found = np.stack(self._predictions(X))
+        found = np.stack(self._predictions(self._checked(X)))
         return found.mean(axis=0), found.std(axis=0)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags
 
 
 def _train_alone(est: BaseMLP, X: Any, y: Any, sample_weight: Any, numbers: Host) -> None:

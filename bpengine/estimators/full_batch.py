@@ -115,8 +115,7 @@ class _Objective:
         total: float = net.penalty.value(net.parameters)
         for share, plan in self._run():
             ws, xp = plan.workspace, net.backend.xp
-            x = ws.z[-1] if net.cost.is_of_z(net.activations[-1]) else ws.a[-1]
-            values = loss(x, ws.targets)
+            values = loss(plan.output, ws.targets)
             if ws.weights is not None:
                 values = values * ws.weights[0, :]
             total += share * float(xp.mean(values))

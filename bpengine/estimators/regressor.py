@@ -7,10 +7,9 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
-from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from bpengine.costs import Cost
 from bpengine.estimators.base import BaseMLP
@@ -158,18 +157,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         return X, y, y
 
     def _check_examples(self, X: Any, y: Any, reset: bool) -> tuple[Any, Any]:
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse=["csr", "csc"],
-            multi_output=True,
-            y_numeric=True,
-            dtype=(np.float64, np.float32),
-            reset=reset,
-        )
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
+        X, y = self._checked_pair(X, y, numeric=True, reset=reset)
         if self.loss == "poisson" and self.cost is None and y.min() < 0:
             raise ValueError(f"loss='poisson' needs targets of 0 or more, got {y.min()}.")
         return X, y

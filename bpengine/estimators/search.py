@@ -15,6 +15,7 @@ from sklearn.model_selection._validation import (
     _insert_error_scores,
     _warn_or_raise_about_fit_failures,
 )
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, indexable
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
@@ -39,7 +40,7 @@ class StackSearchCV(GridSearchCV):  # type: ignore[misc]
     Parameters
     ----------
     estimator : MLPClassifier or MLPRegressor
-        Of `bpengine.estimators`.
+        Of `bpengine.estimators`. No pipeline: the search is the last step of one.
     param_grid : dict of str to sequence, or a list of such dicts
         The settings to try, by parameter.
     scoring : str, callable, list, tuple or dict, default=None
@@ -132,6 +133,13 @@ class StackSearchCV(GridSearchCV):  # type: ignore[misc]
         StackSearchCV
             Itself.
         """
+        if isinstance(self.estimator, Pipeline):
+            raise TypeError(
+                "estimator is a pipeline, whose networks StackSearchCV can't train together. Put the "
+                "search at the end of the pipeline, as in make_pipeline(StandardScaler(), "
+                "StackSearchCV(MLPClassifier(), {'alpha': [1e-4, 1e-2]})), or use "
+                "sklearn.model_selection.GridSearchCV."
+            )
         if not isinstance(self.estimator, BaseMLP):
             raise TypeError(
                 "estimator must be an MLPClassifier or MLPRegressor of bpengine.estimators, got "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from bpengine import members
 from bpengine.backends import Array, Batches
+from bpengine.estimators import rules
 from bpengine.estimators.data import Data, Host, example_rows
-from bpengine.estimators.stochastic import _batch_size, _converged, _count, _rule, _split
 from bpengine.network import Network
 from bpengine.plan import Plan
 from bpengine.stacking import stack
@@ -31,7 +32,7 @@ __all__ = ["Member", "is_for_stacks", "stacks", "train"]
 
 STACK_BYTES = 2**23  # activations of a step that a stack holds at most, but for a single network
 KEPT_ELEMENTS = 2**18  # outputs of training steps kept until their losses are added up
-KEPT_STEPS = 256  # at most
+KEPT_STEPS = 256  # at most; and at least 1, as 8 of a large stack's are more than a cache holds
 
 
 def is_for_stacks(estimator: BaseMLP, X: Any) -> bool:
@@ -59,13 +60,13 @@ class Member:
         est = self.estimator = estimator
         self.numbers, self.Y, self.weights = np.asarray(numbers), Y, weights
         self.network = est.network_
-        self.optimizer = _rule(est)
+        self.optimizer = rules.optimizer(est)
         self.learning_rate = float(est.learning_rate_init)
         self.order, self._chosen = np.arange(len(Y)), None
         self._given = est._held_out()
         if est.early_stopping and self._given is None:
-            self.order, self._chosen = _split(est, self.order, Y)
-        self.batch_size = _batch_size(est, len(self.order))
+            self.order, self._chosen = rules.split(est, self.order, Y)
+        self.batch_size = rules.batch_size(est, len(self.order))
         self.steps = -(-len(self.order) // self.batch_size)
         self.rest = len(self.order) - (self.steps - 1) * self.batch_size  # examples of the last step
         est.n_iter_ = 0
@@ -91,11 +92,7 @@ class Member:
 
     def next_order(self) -> Host:
         """The examples of an epoch, numbered among the member's own."""
-        est = self.estimator
-        if est.shuffle:
-            shuffled = np.arange(len(self.order))
-            est._random_state.shuffle(shuffled)
-            self.order = self.order[shuffled]
+        self.order = rules.shuffled(self.estimator, self.order)
         return self.order
 
     def held_out(self, X: Host) -> Data | None:
@@ -107,16 +104,9 @@ class Member:
 
     def note(self, loss: float, X: Host) -> bool:
         """An epoch is complete: keep its figures; says whether it was the last."""
-        est = self.estimator
-        est.loss_ = loss
-        est.n_iter_ += 1
-        est.t_ += len(self.order)
-        est.loss_curve_.append(loss)
-        _count(est, self.held_out(X))
-        if est.solver == "sgd" and est.learning_rate == "invscaling":
-            self.learning_rate = est.learning_rate_init / (est.t_ + 1) ** est.power_t
-        # of the steps it asks for the learning rate alone
-        return _converged(est, self)  # type: ignore[arg-type]
+        rules.note_epoch(self.estimator, loss, len(self.order), self.held_out(X))
+        self.learning_rate = rules.next_rate(self.estimator, self.learning_rate)
+        return rules.converged(self.estimator, self)
 
     def end(self, view: Network) -> None:
         """Let the estimator have a network of its own, with the parameters of the stack's."""
@@ -304,7 +294,7 @@ class StackSteps:
         self._strengthen(totals[0])
         plan, kept = self._plan(m, weighted)
         plan.learning_rate = rates
-        ws = plan.workspace
+        rows = plan.workspace.rows
         shares = weights * (m / totals[..., None]) if weighted else None
         indices: Any = net.backend.asarray(numbers.reshape(len(numbers), -1), "int64")
         penalties = np.zeros(totals.shape[1])
@@ -322,22 +312,21 @@ class StackSteps:
                 penalties[...] += net.l2 * _squares(net)
 
         plain = shares is None and not penalized
-        output = ws.z[-1] if net.cost.is_of_z(net.activations[-1]) else ws.a[-1]
         found = np.zeros(totals.shape[1])
         for start in range(0, len(numbers), kept.shape[0]):
             steps = range(start, min(start + kept.shape[0], len(numbers)))
             slots = [kept[i, ...] for i in range(len(steps))]
             if plain:
                 given = Batches(
-                    lambda batch, rows: net.backend.take(self.rows, batch, rows),
+                    partial(net.backend.take, self.rows),
                     [indices[i, ...] for i in steps],
-                    ws.rows,
-                    output,
+                    rows,
+                    plan.output,
                     slots,
                     self.rows,
                 )
             else:
-                given = Batches(load, steps, ws.rows, output, slots)
+                given = Batches(load, steps, rows, plan.output, slots)
             plan.program.run_batches(given, [0])
             some = indices[start : steps.stop, ...]
             values = self.loss(kept[: len(steps), ...], self._targets(some, m))

@@ -17,13 +17,10 @@ from bpengine.estimators.data import Examples, Host
 from bpengine.network import Network
 from bpengine.optimizers import Adam, Memory, Optimizer, scalar
 from bpengine.plan import Plan
+from bpengine.training import PLANS, kept_steps
 from bpengine.updates import State
 
 __all__ = ["HatAdam", "Steps"]
-
-KEPT_ELEMENTS = 2**18  # outputs of training steps kept until their losses are added up
-KEPT_STEPS = 8, 256  # at least and at most
-PLANS = 8  # of batches of different sizes that are kept at a time
 
 Loss = Callable[[Array, Array], Array]
 
@@ -176,8 +173,7 @@ class Steps:
                 del self._plans[next(iter(self._plans))]
             options: dict[str, Any] = {"state": self.state, "weighted": weighted}
             plan = LossPlan(net, m, self.optimizer, **options, replayer=self.replayer)
-            least, most = KEPT_STEPS
-            steps = min(most, max(least, KEPT_ELEMENTS // (net.sizes[-1] * m)))
+            steps = kept_steps(net, m)
             kept = net.backend.empty((steps, net.sizes[-1], m), net.dtype)
             self._plans[key] = plan, kept, [kept[i, ...] for i in range(steps)]
         plan = self._plans[key][0]
@@ -191,8 +187,7 @@ class Steps:
         """
         net = self.network
         plan, kept, slots = self._plan(m, examples, alpha)
-        ws, xp = plan.workspace, net.backend.xp
-        output = ws.z[-1] if net.cost.is_of_z(net.activations[-1]) else ws.a[-1]
+        rows, xp = plan.workspace.rows, net.backend.xp
         weights = None
         if examples.weights is not None:
             order, weights = _with_weight(order, examples.weights, m)
@@ -202,7 +197,7 @@ class Steps:
             stop = min(start + m * len(slots), len(order))
             chosen = indices[start:stop]
             batches = [indices[i : i + m] for i in range(start, stop, m)]
-            given = Batches(examples.load, batches, ws.rows, output, slots, examples.rows)
+            given = Batches(examples.load, batches, rows, plan.output, slots, examples.rows)
             plan.program.run_batches(given, [0])
             values = self.loss(kept[: len(batches), ...], examples.targets(chosen, m))
             if weights is not None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import time
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from bpengine.backends import Array
 from bpengine.callbacks import Callback, Function
 from bpengine.estimators.data import Data, columns
 from bpengine.optimizers import LBFGS, Optimizer
-from bpengine.sources import Source
+from bpengine.sources import Chunk, Most, Source
 from bpengine.training import Training
 from bpengine.updates import State
 
@@ -19,6 +22,19 @@ if TYPE_CHECKING:
     from bpengine.estimators.base import BaseMLP
 
 __all__ = ["Fitting", "Task", "Watch"]
+
+
+class OfEstimator(Source):
+    """Examples that an estimator takes its steps on by itself, so many steps an epoch."""
+
+    examples = None
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
+        """None are left to be taken."""
+        return iter(())
 
 
 class Fitting(Training):
@@ -67,9 +83,7 @@ class Watch:
         if held_out is not None:
             weights = () if held_out.weights is None else (held_out.weights,)
             validation = columns(net, held_out.X), columns(net, held_out.Y), *weights
-        source = Source()
-        source.examples, source.steps = None, steps
-        epochs = int(estimator.max_iter)
+        source, epochs = OfEstimator(steps), int(estimator.max_iter)
         self.training = Fitting(
             net, optimizer, source, epochs, validation=validation, callbacks=callbacks
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -12,6 +11,7 @@ import numpy as np
 
 from bpengine.backends import Array
 from bpengine.network import Network
+from bpengine.persistence import in_place_of
 from bpengine.plots import style
 from bpengine.prediction import forward_chunks, true_classes
 from bpengine.validation import positive_integer, positive_number
@@ -209,8 +209,7 @@ def _image(figure: Any) -> Any:
 
 def _write(images: Sequence[Any], path: Path, seconds: Sequence[float]) -> None:
     """Write the frames beside `path`, and rename the file when complete."""
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    try:
+    with in_place_of(path) as temporary:
         images[0].save(
             temporary,
             format="GIF",
@@ -219,7 +218,3 @@ def _write(images: Sequence[Any], path: Path, seconds: Sequence[float]) -> None:
             duration=[round(1000 * s) for s in seconds],
             loop=0,
         )
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -10,6 +10,7 @@ import numpy as np
 from bpengine.network import Network
 from bpengine.plots import style
 from bpengine.reference.nudges import nudge
+from bpengine.reference.per_example import parts_of
 from bpengine.validation import positive_integer
 
 if TYPE_CHECKING:
@@ -143,12 +144,8 @@ def nudges(
     ['true', 'predicted by ∂C/∂w']
     """
     amounts = np.linspace(-1, 1, 41) if amounts is None else np.ravel(style.host(amounts))
-    to_numpy = network.backend.to_numpy
     found = nudge(
-        [to_numpy(w) for w in network.weights],
-        [to_numpy(b) for b in network.biases],
-        [σ.name for σ in network.activations],
-        network.cost.name,
+        *parts_of(network),
         style.host(x),
         style.host(y),
         layer=layer,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["PerExampleNetwork"]
+__all__ = ["PerExampleNetwork", "parts_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -79,6 +79,17 @@ SIMPLIFIED = {
     ("binary_cross_entropy", "sigmoid"),
     ("softmax_cross_entropy", "softmax"),
 }
+
+
+def parts_of(network: Any) -> tuple[list[Array], list[Array], list[str], str]:
+    """What the references take of a `bpengine.Network`: weights, biases, activations and cost."""
+    to_numpy = network.backend.to_numpy
+    return (
+        [to_numpy(w) for w in network.weights],
+        [to_numpy(b) for b in network.biases],
+        [σ.name for σ in network.activations],
+        network.cost.name,
+    )
 
 
 class PerExampleNetwork:

@@ -1,0 +1,130 @@
+"""scikit-learn's rules of a training: its steps, its batches, its figures, and when it ends."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from bpengine.estimators.data import Data, Host
+from bpengine.estimators.steps import HatAdam
+from bpengine.optimizers import SGD, Optimizer
+
+if TYPE_CHECKING:
+    from bpengine.estimators.base import BaseMLP
+
+__all__ = ["batch_size", "converged", "next_rate", "note_epoch", "optimizer", "shuffled", "split"]
+
+LEAST_RATE = 1e-6  # below it the adaptive learning rate ends training
+
+
+class Rated(Protocol):
+    """What has a learning rate that can be set."""
+
+    learning_rate: float
+
+
+def optimizer(est: BaseMLP) -> Optimizer:
+    """The rule of the steps."""
+    η = float(est.learning_rate_init)
+    if est.solver == "adam":
+        betas = float(est.beta_1), float(est.beta_2)
+        return HatAdam(η, *betas, float(est.epsilon), max_norm=est.max_norm)
+    momentum = min(float(est.momentum), float(np.nextafter(1.0, 0.0)))
+    nesterov = bool(est.nesterovs_momentum) and momentum > 0
+    return SGD(η, momentum, nesterov, max_norm=est.max_norm)
+
+
+def split(est: BaseMLP, order: Host, Y: Host) -> tuple[Host, Host]:
+    """Numbers of the examples to train on and of those to validate on."""
+    single = est.n_outputs_ == 1 and Y.dtype == bool
+    train, chosen = train_test_split(
+        order,
+        random_state=est._random_state,
+        test_size=est.validation_fraction,
+        stratify=Y if single else None,  # several outputs are not stratified
+    )
+    if len(chosen) < 2:
+        raise ValueError(
+            "The validation set is too small. Increase 'validation_fraction' or the size of your "
+            "dataset."
+        )
+    return train, chosen
+
+
+def batch_size(est: BaseMLP, examples: int) -> int:
+    """Examples a step."""
+    if est.batch_size == "auto":
+        return min(200, examples)
+    if est.batch_size > examples:
+        warnings.warn(
+            "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
+            stacklevel=6,
+        )
+    return min(int(est.batch_size), examples)
+
+
+def shuffled(est: BaseMLP, order: Host) -> Host:
+    """The order of the next epoch, made from that of the last."""
+    if not est.shuffle:
+        return order
+    # the order that sklearn.utils.shuffle gives, which takes longer than a small step
+    exchanged = np.arange(len(order))
+    est._random_state.shuffle(exchanged)
+    return order[exchanged]
+
+
+def note_epoch(est: BaseMLP, loss: float, examples: int, held_out: Data | None) -> None:
+    """Keep the figures of an epoch, and count those without an improvement.
+
+    Of the score where it decides, else of the loss.
+    """
+    est.loss_ = loss
+    est.n_iter_ += 1
+    est.t_ += examples
+    est.loss_curve_.append(loss)
+    if est.verbose:
+        print(f"Iteration {est.n_iter_}, loss = {loss:.8f}")
+    if held_out is not None:
+        score = est._score(*held_out)
+        est.validation_scores_.append(score)
+        if est.verbose:
+            print(f"Validation score: {score:f}")
+    if est.early_stopping:
+        missed = score < est.best_validation_score_ + est.tol
+    else:
+        missed = loss > est.best_loss_ - est.tol
+        est.best_loss_ = min(est.best_loss_, loss)
+    est._no_improvement_count = est._no_improvement_count + 1 if missed else 0
+    if held_out is not None and score > est.best_validation_score_:
+        est.best_validation_score_ = score
+        est._best = est.network_.backend.to_numpy(est.network_.vector).copy()
+
+
+def next_rate(est: BaseMLP, rate: float) -> float:
+    """The learning rate after an epoch at this one."""
+    if est.solver == "sgd" and est.learning_rate == "invscaling":
+        return float(est.learning_rate_init / (est.t_ + 1) ** est.power_t)
+    return rate
+
+
+def converged(est: BaseMLP, steps: Rated) -> bool:
+    """Whether to end after these epochs without an improvement, or go on at a lower rate."""
+    if not est._no_improvement_count > est.n_iter_no_change:
+        return False
+    what = "Validation score" if est.early_stopping else "Training loss"
+    epochs = f"{est.n_iter_no_change} consecutive epochs."
+    said = f"{what} did not improve more than tol={est.tol:f} for {epochs}"
+    adaptive = est.solver == "sgd" and est.learning_rate == "adaptive"
+    ends = not adaptive or steps.learning_rate <= LEAST_RATE
+    if not ends:
+        steps.learning_rate /= 5.0
+        est._no_improvement_count = 0
+        said += f" Setting learning rate to {steps.learning_rate:f}"
+    else:
+        said += " Learning rate too small. Stopping." if adaptive else " Stopping."
+    if est.verbose:
+        print(said)
+    return ends
