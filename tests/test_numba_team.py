@@ -170,3 +170,8 @@ def test_the_way_that_is_faster_is_taken_and_the_other_tried_again(cores, monkey
     for _ in range(9):
         team(None, 10)
     assert ways.count("together") == 3 and ways[-4:].count("alone") >= 3
+    assert team.steps_in(30.0) == 10
+
+
+def test_a_team_that_was_never_timed_begins_with_one_step():
+    assert Team(2).steps_in(0.1) == 1

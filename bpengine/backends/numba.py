@@ -192,7 +192,8 @@ def _replay(calls: Sequence[Call], steps: int) -> None:
     if steps == 1 or not (run is replay or isinstance(run, (Team, _Drawing))):
         Replay(calls).run(steps)
         return
-    table, left, most = calls[0][1][0], steps, 1
+    table, left = calls[0][1][0], steps
+    most = run.steps_in(SECONDS) if isinstance(run, Team) else 1
     while left:
         count = min(most, left)
         start = time.perf_counter()

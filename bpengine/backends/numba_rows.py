@@ -30,8 +30,15 @@ class Access:
     writes: list[Span] = field(default_factory=list)
 
     def __iadd__(self, other: Access) -> Access:
-        self.reads += other.reads
-        self.writes += other.writes
+        for mine, theirs in ((self.reads, other.reads), (self.writes, other.writes)):
+            for start, stop in theirs:
+                # the rows of a stack's networks follow each other: a few spans are all of them
+                before = (i for i in range(-1, -1 - min(len(mine), 8), -1) if mine[i][1] == start)
+                i = next(before, None)
+                if i is None:
+                    mine.append((start, stop))
+                else:
+                    mine[i] = mine[i][0], stop
         return self
 
     def meets(self, other: Access) -> bool:

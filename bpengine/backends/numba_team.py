@@ -90,6 +90,11 @@ class Team:
         (self._together if way else replay)(table, steps)
         self._seconds[way] = (time.perf_counter() - start) / steps
 
+    def steps_in(self, seconds: float) -> int:
+        """How many steps take so long, by those that were timed; 1 before there are any."""
+        slowest = max(self._seconds)
+        return max(1, int(seconds / slowest)) if slowest else 1
+
     def _together(self, table: Array, steps: int) -> None:
         state = np.zeros(2, np.int64)  # arrivals at waits, and whether all is over
         arguments = table, steps, self.size, state, _yield()
