@@ -134,14 +134,18 @@ def _compiled_counts(rung: str, backend: str) -> dict[str, list[int]]:
     plans = [ladder.plan(rung, m, backend) for m in BATCHES]
     calls = [plan.program.calls for plan in plans]
     tables = [
-        [operands[0] for function, operands in made if getattr(function, "__name__", "") == "replay"]
+        [  # rows for each of some cores
+            len(operands[0]) // getattr(function, "size", 1)
+            for function, operands in made
+            if getattr(function, "__name__", "") == "replay" or hasattr(function, "size")
+        ]
         for made in calls
     ]
     return {
         "products in the plan": [plan.counts["matmul"] for plan in plans],
         CALLS: [len(made) for made in calls],
         "tables": [len(made) for made in tables],
-        "rows of tables": [sum(map(len, made)) for made in tables],
+        "rows of tables": [sum(made) for made in tables],
         "peak bytes of the largest": [peak_bytes(plans[-1])],
     }
 

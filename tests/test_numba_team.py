@@ -34,10 +34,10 @@ def cores(monkeypatch):
 
     def choose(count):
         monkeypatch.setattr(numba_team.blas_core, "threads", lambda: count)
-        for name in ("WORTH", "WAITING", "LEAST"):
+        for name in ("WORTH", "WAITING", "WORTH_STARTING"):
             monkeypatch.setattr(numba_team, name, 0 if count > 1 else 1e12)
         monkeypatch.setattr(numba_team, "SAVED", 1.0)
-        monkeypatch.setattr(numba_team, "AGAIN", 10**9)  # together, for that is 0 s where it is untried
+        monkeypatch.setattr(numba_team.Team, "_together_is_faster", lambda self: True)
 
     return choose
 
@@ -50,8 +50,8 @@ def test_cores_together_make_the_same_bits_as_one(cores, monkeypatch, rule, outp
     rng = np.random.default_rng(0)
     X, Y = rng.random((6, 40)), np.eye(3)[:, rng.integers(0, 3, 40)]
     found, times = [], []
-    together = Team._together
-    monkeypatch.setattr(Team, "_together", lambda *args: times.append(1) or together(*args))
+    together = Team._run_together
+    monkeypatch.setattr(Team, "_run_together", lambda *args: times.append(1) or together(*args))
     for number in (1, count):
         cores(number)
         nets = bp.Network(
@@ -146,32 +146,54 @@ def test_where_a_thread_cannot_start_nobody_waits_for_ever(cores, monkeypatch, e
     np.testing.assert_array_equal(*found)
 
 
-def test_the_way_that_is_faster_is_taken_and_the_other_tried_again(cores, monkeypatch):
-    cores(2)
+def test_a_core_that_fails_before_it_begins_is_not_waited_for(cores, monkeypatch):
+    found, part = [], numba_team._part_of_core
+    for number in (1, 3):
+        cores(number)
+        nets = bp.Network([6, 7, 3], backend="numba", rng=0, stack=6)
+        plan = nets.plan(40, bp.SGD(0.1))
+        plan.load(np.ones((6, 40)), np.ones((3, 40)))
+        found.append((nets, plan))
+
+    def failing(*arguments):
+        if arguments[-1] == 2:
+            raise MemoryError
+        return part(*arguments)
+
+    (_, alone), (_, plan) = found
+    alone.run(50)
+    monkeypatch.setattr(numba_team, "_part_of_core", failing)
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    plan.run(50)
+    np.testing.assert_array_equal(*(nets.vector for nets, _ in found))
+
+
+def test_the_way_that_is_faster_is_taken_and_the_other_tried_again(monkeypatch):
+    monkeypatch.setattr(numba_team.blas_core, "threads", lambda: 2)
     team, ways, clock = Team(2), [], [0.0]
     cost = {"alone": 2.0, "together": 1.0}
 
     def run(way):
         def steps(table, count):
-            ways.append(way)
+            ways.append((way, count))
             clock[0] += cost[way] * count
+            return True
 
         return steps
 
-    monkeypatch.setattr(numba_team, "AGAIN", 4)
     monkeypatch.setattr(numba_team, "replay", run("alone"))
-    monkeypatch.setattr(team, "_together", run("together"))
+    monkeypatch.setattr(team, "_run_together", run("together"))
     monkeypatch.setattr(numba_team.time, "perf_counter", lambda: clock[0])
-    for _ in range(9):
-        team(None, 10)
-    assert ways == ["alone", *["together"] * 3, "alone", *["together"] * 3, "alone"]
-    cost["together"] = 3.0  # a core is busy
+    assert team.steps_in(0.1) == 1, "never timed"
+    for _ in range(17):
+        team(None, 160)
+    assert ways[:16] == [("alone", 160), *[("together", 160)] * 15]
+    assert ways[16:] == [("alone", 10), ("together", 150)], "a few steps of what is slower"
+    assert team.steps_in(30.0) == 30
+    cost["together"] = 30.0  # a core is busy
     ways.clear()
-    for _ in range(9):
-        team(None, 10)
-    assert ways.count("together") == 3 and ways[-4:].count("alone") >= 3
-    assert team.steps_in(30.0) == 10
-
-
-def test_a_team_that_was_never_timed_begins_with_one_step():
-    assert Team(2).steps_in(0.1) == 1
+    for _ in range(100):
+        team(None, 160)
+    assert ways[:2] == [("together", 160), ("alone", 160)]
+    assert 2 <= ways.count(("together", 10)) <= 3, "ever more seldom"
+    assert team.steps_in(30.0) == 15

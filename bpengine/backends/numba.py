@@ -153,8 +153,8 @@ def _parts(lines: Sequence[Row | Call], maker: Maker) -> list[Call]:
             rows.append(line)
             continue
         if rows:
-            rows, cores = share(rows, maker.kept) if len(rows) == len(lines) else (rows, 1)
-            run: Any = Team(cores) if cores > 1 else replay
+            rows, team = share(rows) if len(rows) == len(lines) else (rows, None)
+            run: Any = team or replay
             if maker.locks:
                 run = _Drawing(maker.locks, run)
             parts.append((run, (np.array(rows, np.int64), 1)))
@@ -179,6 +179,10 @@ class _Drawing:
         self._locks, self._run = [lock for _, lock in sorted(locks.items())], run
         self.size = getattr(run, "size", 1)
 
+    def steps_in(self, seconds: float) -> int:
+        """How many steps take so long."""
+        return self._run.steps_in(seconds) if isinstance(self._run, Team) else 1
+
     def __call__(self, table: Array, steps: int) -> None:
         """Call the kernels of a table in order, `steps` times."""
         with contextlib.ExitStack() as held:
@@ -193,7 +197,7 @@ def _replay(calls: Sequence[Call], steps: int) -> None:
         Replay(calls).run(steps)
         return
     table, left = calls[0][1][0], steps
-    most = run.steps_in(SECONDS) if isinstance(run, Team) else 1
+    most = 1 if run is replay else run.steps_in(SECONDS)
     while left:
         count = min(most, left)
         start = time.perf_counter()

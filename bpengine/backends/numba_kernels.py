@@ -1,4 +1,4 @@
-"""Compiled kernels of elementwise lines and products: each reads its operands from a row of words.
+"""Compiled kernels of elementwise lines: each reads its operands from a row of words.
 
 A kernel is called with the address of its row. Word 0 of the row is the kernel's own address; what the
 others say is at the head of each group below. The second argument is never read: its type says

@@ -155,7 +155,7 @@ def dots_product(m, n, k, a, a_row, b, b_column, c, c_row, α, β, size, panel):
         for i in range(0, m, DOTS):
             rows = min(DOTS, m - i)
             x, z = a + i * a_row, c + i * c_row
-            if rows < 4 or stop - start < 4:
+            if rows < DOTS - 1 or stop - start < DOTS - 1:
                 for r in range(rows):
                     for j in range(start, stop, 4):
                         y, place = b + j * b_column, z + r * c_row + j * size
@@ -167,7 +167,7 @@ def dots_product(m, n, k, a, a_row, b, b_column, c, c_row, α, β, size, panel):
                     _dots(x, a_row, y, b_column, place, c_row, k, α, β, rows, columns)
 
 
-def cheapest(m: int, n: int, k: int, lanes: int, *, packed: int, dots: bool, threads: int) -> str:
+def cheapest(m: int, n: int, k: int, lanes: int, *, packed: int, dots: bool, library: bool) -> str:
     """Which kernel a product takes, by what was measured of them.
 
     Parameters
@@ -180,14 +180,13 @@ def cheapest(m: int, n: int, k: int, lanes: int, *, packed: int, dots: bool, thr
         Numbers of b to copy for a product so that b has contiguous rows.
     dots : bool
         Whether a has contiguous rows, and b contiguous columns.
-    threads : int
-        Of the library; 0 where it can't read the operands.
+    library : bool
+        Whether the library can read the operands.
     """
     vectors = -(-n // lanes)
-    # where the columns are few the library copies a, which costs more than the product; where a sum is
-    # short it is no faster, and cores can share what is not the library's
-    thin = vectors <= 2 or k <= (lanes if threads == 1 else 2 * lanes)
-    if threads and m * n * k > OWN and not thin:
+    # where the columns are few the library copies a, which costs more than the product; where sums are
+    # short it is hardly faster, and cores can share what is not the library's
+    if library and m * n * k > OWN and vectors > 2 and k > 2 * lanes:
         return "library product"
     # vector operations: of rows with those that read and write c, of dots with those that add up lanes
     by_rows = m * vectors * (k + 4) + 1.5 * packed

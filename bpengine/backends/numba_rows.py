@@ -1,4 +1,4 @@
-"""A line of a plan as a row of numbers, and the part of it that a core takes.
+"""A line of a plan as a row of whole numbers, and the part of it that a core takes.
 
 A row holds addresses alone. What it reads and writes is told from them: two cores have to wait for each
 other only where one writes what the other needs.
@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["WAIT", "WORDS", "Access", "Row"]
+__all__ = ["WAIT", "WORDS", "Access", "Row", "shared"]
 
 WORDS = 24  # in a row
 WAIT = 23  # the word that says whether all cores wait for each other after the row
-LEAST = 16  # numbers of a part of a line that is cut across its only row
+LEAST_PART = 16  # numbers of a line that is cut across its only row
 
 Span = tuple[int, int]  # of bytes: first, and one past the last
 
@@ -63,7 +63,7 @@ class Row(list[int]):
         Bytes of a number.
     arrays : sequence of int
         The words of an update that are addresses of vectors, or of a member that are of its arrays.
-    share : (int, int)
+    which : (int, int)
         Of a member: which it is, and of how many.
     """
 
@@ -73,10 +73,10 @@ class Row(list[int]):
         form: str = "",
         size: int = 0,
         arrays: Sequence[int] = (),
-        share: tuple[int, int] = (0, 1),
+        which: tuple[int, int] = (0, 1),
     ) -> None:
         super().__init__([*words, *[0] * (WORDS - len(words))])
-        self.form, self.size, self.arrays, self.share = form, size, arrays, share
+        self.form, self.size, self.arrays, self.which = form, size, arrays, which
 
     @property
     def work(self) -> float:
@@ -97,22 +97,22 @@ class Row(list[int]):
         match self.form:
             case "line" if self[1] >= of:
                 return self._cut(1, {at: self[at + 1] for at in (3, 6, 9, 12)}, i, of)
-            case "line" if self[1] == 1 and self[2] >= LEAST * of:
+            case "line" if self[1] == 1 and self[2] >= LEAST_PART * of:
                 return self._cut(2, {at: self[at + 2] * self.size for at in (3, 6, 9, 12)}, i, of)
             case "product" if self[16] >= of:
                 return self._cut(16, {4: self[17], 7: self[18], 10: self[19]}, i, of, kept)
             case "product" if self[16] == 1 and self[1] >= of:
                 return self._cut(1, {4: self[5], 10: self[11]}, i, of, kept)
-            case "update" if self[1] >= LEAST * of:
+            case "update" if self[1] >= LEAST_PART * of:
                 return self._cut(1, dict.fromkeys(self.arrays, self.size), i, of)
             case "member":
-                index, count = self.share
-                return self if index * of // count == i else None
+                which, count = self.which
+                return self if count * i // of <= which < count * (i + 1) // of else None
         return self if i == 0 else None
 
     def copied(self) -> Row:
         """A row like it."""
-        return Row(self, self.form, self.size, self.arrays, self.share)
+        return Row(self, self.form, self.size, self.arrays, self.which)
 
     def _cut(
         self, word: int, steps: dict[int, int], i: int, of: int, kept: list[Any] | None = None
@@ -129,7 +129,7 @@ class Row(list[int]):
         return part
 
     def access(self) -> Access:
-        """The bytes that it reads and writes; of what can't be shared out, none."""
+        """The bytes that it reads and writes; none where the others wait for it anyway."""
         size = self.size
         match self.form:
             case "line":
@@ -169,19 +169,20 @@ def shared(rows: Sequence[Row], cores: int, kept: list[Any]) -> Iterator[list[Ro
     done: list[list[Row]] = []
     since = [Access() for _ in range(cores)]
     for row in rows:
-        pairs = list(itertools.permutations(range(cores), 2))
+        alone = row.form in ("", "library")
         parts = [row.part(i, cores, kept) or Row([]) for i in range(cores)]
         accesses = [part.access() for part in parts]
-        if any(accesses[i].meets(accesses[j]) for i, j in pairs):  # for all that spans tell
+        if any(a.meets(b) for a, b in itertools.combinations(accesses, 2)):  # for all that spans tell
             parts = [row, *(Row([]) for _ in range(1, cores))]
             accesses = [part.access() for part in parts]
-        if not row.form or any(since[i].meets(accesses[j]) for i, j in pairs):
+        pairs = itertools.permutations(range(cores), 2)
+        if alone or any(since[i].meets(accesses[j]) for i, j in pairs):
             _wait_after(done)
             since = [Access() for _ in range(cores)]
         for i, access in enumerate(accesses):
             since[i] += access
         done.append(parts)
-        if not row.form:
+        if alone:
             _wait_after(done)
     _wait_after(done)  # before the next step
     yield from done

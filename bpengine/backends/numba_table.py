@@ -13,7 +13,6 @@ import numba
 import numpy as np
 from numba import types
 
-from bpengine import blas_core
 from bpengine.backends import blas
 from bpengine.backends.base import Array, Batches, Operation, Settings
 from bpengine.backends.numba_batches import GATHER, KEEP, SET
@@ -26,7 +25,7 @@ from bpengine.backends.numba_rows import Row
 from bpengine.backends.numba_updates import PASSES, UPDATES
 from bpengine.backends.numba_vectors import WIDTH
 
-__all__ = ["Maker", "Row"]
+__all__ = ["Maker", "tell"]
 
 KERNEL_OF = {  # where it is not the operation's own name
     "descend": "subtract",
@@ -103,7 +102,8 @@ class Maker:
         rows = self._elementwise(kernel.address, operands, trial)
         if len(rows) != 1 or not computes(kernel, rows[0], trial.output, expected):
             return None
-        return self._elementwise(kernel.address, operands, op)
+        # its last bits may depend on which numbers are one vector: it is not cut
+        return [Row(row) for row in self._elementwise(kernel.address, operands, op)]
 
     def _elementwise(self, kernel: int, operands: str, op: Operation) -> list[Row]:
         inputs = dict(zip(operands, op.inputs, strict=False))
@@ -114,10 +114,8 @@ class Maker:
             # what networks share, and whose rows are not contiguous, is copied once for all
             if x.ndim == len(shape) - 1 > 1 and not contiguous(x):
                 self.kept.append(packed := np.empty(x.shape, x.dtype))
-                (copy,) = self._elementwise(
-                    address("copy", x.dtype), "x", replace(op, inputs=(x,), output=packed)
-                )
-                rows.append(copy)
+                copying = replace(op, inputs=(x,), output=packed)
+                rows += self._elementwise(address("copy", x.dtype), "x", copying)
                 inputs[name] = packed
         parts = [op.output, inputs["x"], inputs.get("y", inputs["x"]), inputs.get("s", one)]
         views = [np.broadcast_to(x, shape) for x in parts]
@@ -151,8 +149,7 @@ class Maker:
         packed = 0 if plain else k * n // (1 if b.strides[0] else count)
         dots, lanes = contiguous(a) and contiguous(b.mT), WIDTH // size
         readable = bool(function) and all(blas.readable(x[0]) for x in (a, b, c))
-        threads = (blas_core.threads() or 1) if readable else 0
-        name = cheapest(m, n, k, lanes, packed=packed, dots=dots, threads=threads)
+        name = cheapest(m, n, k, lanes, packed=packed, dots=dots, library=readable)
         scratch = width = 0
         if name == "rows product" and not plain:
             width = -(-n // lanes) * WIDTH

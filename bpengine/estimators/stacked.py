@@ -17,7 +17,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from bpengine import members
-from bpengine.backends import Array, Batches
+from bpengine.backends import Array, Batches, Entries
 from bpengine.estimators import rules
 from bpengine.estimators.data import Data, Host, example_rows
 from bpengine.network import Network
@@ -203,7 +203,7 @@ class StackSteps:
         self._rates_differ = not constant or len({member.learning_rate for member in group}) > 1
         self.optimizer = group[0].optimizer
         self.state = self._new_state(group)
-        self._plans: dict[tuple[int, bool], tuple[Plan, Array]] = {}
+        self._plans: dict[tuple[int, bool], tuple[Plan, Entries]] = {}
 
     def _new_state(self, group: Sequence[Member]) -> State:
         self.optimizer = dataclasses.replace(self.optimizer, learning_rate=self._rates(group))
@@ -271,7 +271,7 @@ class StackSteps:
             total += self._run(rest, part, rests, rates, weighted or not even)
         return total / [len(member.order) for member in running]
 
-    def _plan(self, m: int, weighted: bool) -> tuple[Plan, Array]:
+    def _plan(self, m: int, weighted: bool) -> tuple[Plan, Entries]:
         """The plan for batches of m, and a place for the output of each of its steps."""
         net = self.network
         if (m, weighted) not in self._plans:
@@ -279,7 +279,7 @@ class StackSteps:
             plan = Plan(net, m, self.optimizer, state=self.state, weighted=weighted, own=own)
             shape = *net.stack, net.sizes[-1], m
             steps = min(KEPT_STEPS, max(1, KEPT_ELEMENTS // int(np.prod(shape))))
-            self._plans[m, weighted] = plan, net.backend.empty((steps, *shape), net.dtype)
+            self._plans[m, weighted] = plan, Entries(net.backend.empty((steps, *shape), net.dtype))
         return self._plans[m, weighted]
 
     def _run(self, m: int, part: tuple[Host, Host], counts: Host, rates: Any, weighted: bool) -> Host:
@@ -292,8 +292,8 @@ class StackSteps:
         net, xp = self.network, self.network.backend.xp
         totals = weights.sum(axis=-1) if weighted else np.full(weights.shape[:2], float(m))
         self._strengthen(totals[0])
-        plan, kept = self._plan(m, weighted)
-        plan.learning_rate = rates
+        plan, slots = self._plan(m, weighted)
+        kept, plan.learning_rate = slots.whole, rates
         rows = plan.workspace.rows
         shares = weights * (m / totals[..., None]) if weighted else None
         indices: Any = net.backend.asarray(numbers.reshape(len(numbers), -1), "int64")
@@ -315,7 +315,6 @@ class StackSteps:
         found = np.zeros(totals.shape[1])
         for start in range(0, len(numbers), kept.shape[0]):
             steps = range(start, min(start + kept.shape[0], len(numbers)))
-            slots = [kept[i, ...] for i in range(len(steps))]
             if plain:
                 given = Batches(
                     partial(net.backend.take, self.rows),
