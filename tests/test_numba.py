@@ -357,10 +357,12 @@ def test_large_products_with_and_without_the_library(monkeypatch, library):
     if library is not None:
         monkeypatch.setattr(numba_table.blas, "library", lambda dtype: library)
     monkeypatch.setattr(numba_products, "OWN", 0)
-    monkeypatch.setattr(numba_table.blas_core, "threads", lambda: 2)
     rng = np.random.default_rng(0)
-    for a, b in [(rng.random((9, 8)), rng.random((8, 7))), (rng.random((8, 9)).T, rng.random((7, 8)).T)]:
-        c = np.empty((9, 7))
+    for a, b in [
+        (rng.random((9, 40)), rng.random((40, 50))),
+        (rng.random((40, 9)).T, rng.random((50, 40)).T),
+    ]:
+        c = np.empty((9, 50))
         backends.get("numba").compile([Operation("matmul", "", None, (a, b), c)]).run(1)
         np.testing.assert_allclose(c, a @ b)
 
