@@ -197,3 +197,20 @@ def test_the_way_that_is_faster_is_taken_and_the_other_tried_again(monkeypatch):
     assert ways[:2] == [("together", 160), ("alone", 160)]
     assert 2 <= ways.count(("together", 10)) <= 3, "ever more seldom"
     assert team.steps_in(30.0) == 15
+
+
+def test_a_step_longer_than_what_threads_are_started_for_is_a_step(monkeypatch):
+    monkeypatch.setattr(numba_team.blas_core, "threads", lambda: 2)
+    team, counts, clock = Team(2), [], [0.0]
+
+    def run(table, count):
+        counts.append(count)
+        clock[0] += count
+        return True
+
+    monkeypatch.setattr(numba_team, "replay", run)
+    monkeypatch.setattr(team, "_run_together", run)
+    monkeypatch.setattr(numba_team.time, "perf_counter", lambda: clock[0])
+    for _ in range(40):
+        team(None, 1)
+    assert counts == [1] * 40

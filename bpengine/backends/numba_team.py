@@ -94,7 +94,7 @@ class Team:
         self._turn += 1
         if self._turn == self._again:  # a few steps the slower way: much slower it may be
             slower = not self._together_is_faster()
-            few = min(steps, max(steps // AGAIN, int(WORTH_STARTING / alone)))
+            few = min(steps, max(1, steps // AGAIN, int(WORTH_STARTING / alone)))
             self._run(table, few, together=slower)
             steps -= few
             lost = self._together_is_faster() != slower
