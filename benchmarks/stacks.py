@@ -287,7 +287,7 @@ def page() -> str:
                     pairs,
                 )
                 if found is not None:
-                    own[backend, task] = found.reference / STEPS
+                    own.setdefault((backend, task), found.reference / STEPS)
                 cells.append(shown(found, GOALS[task] if contender is jax_scan else None))
                 print(f"{backend:6} {task:18} {name:26} {found}", file=sys.stderr, flush=True)
             rows.append(f"| {name} ÷ stack on {backend} | " + " | ".join(cells) + " |")
