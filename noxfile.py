@@ -134,7 +134,7 @@ def compile_kernels(session: nox.Session) -> None:
 
 @nox.session
 def exhaustive(session: nox.Session) -> None:
-    """Optional: the compiled exp, expm1, log1p and tanh on every float32."""
+    """Optional: the compiled exp, expm1, log1p, sigmoid and tanh on every float32."""
     session.install("-e", ".", *group("test"))
     session.run(
         "pytest",

@@ -66,6 +66,33 @@ def test_cores_together_make_the_same_bits_as_one(cores, monkeypatch, rule, outp
     np.testing.assert_array_equal(*found)
 
 
+def line(rows, columns):
+    """An elementwise line that is not run."""
+    x = np.zeros((rows, columns), np.float32)
+    words = [1, rows, columns]
+    for _ in range(4):
+        words += [x.ctypes.data, x.strides[0], 1]
+    return Row(words, "line", 4)
+
+
+def test_what_is_shared_out(monkeypatch):
+    """A step that is long enough, in which no product is the library's, and more cores than one."""
+    long, short, library = line(64, 4000), line(64, 4), Row([1], "library")
+    for cores, rows, size in [
+        (2, [long], 2),
+        (2, [long, short], 2),
+        (20, [long], 8),
+        (1, [long], None),
+        (2, [short], None),
+        (2, [long, library], None),
+        (2, [long, *[Row([1])] * 100], None),
+    ]:
+        monkeypatch.setattr(numba_team.blas_core, "threads", lambda cores=cores: cores)
+        parts, team = numba_team.share(rows)
+        assert getattr(team, "size", None) == size
+        assert len(parts) == len(rows) * (size or 1)
+
+
 lines = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans(), st.booleans()), min_size=1, max_size=8
 )
