@@ -3,4 +3,4 @@
 import importlib.util
 
 collect_ignore = ["tests/mpi/program.py"]  # what its neighbours run under mpiexec
-collect_ignore_glob = [] if importlib.util.find_spec("numba") else ["bpengine/backends/numba*.py"]
+collect_ignore_glob = [] if importlib.util.find_spec("numba") else ["bpengine/backends/numba/*.py"]

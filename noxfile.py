@@ -129,7 +129,9 @@ def bench_gpu(session: nox.Session) -> None:
 def compile_kernels(session: nox.Session) -> None:
     """Optional: every CUDA kernel compiles for a GPU, by NVIDIA's compiler, which needs no GPU."""
     session.install("-e", ".", *group("test"), *group("nvrtc"))
-    session.run("pytest", "tests/test_cupy.py", "-q", "-n", "auto", "-k", "for_a_gpu or wrong_source")
+    session.run(
+        "pytest", "tests/backends/test_cupy.py", "-q", "-n", "auto", "-k", "for_a_gpu or wrong_source"
+    )
 
 
 @nox.session
@@ -138,7 +140,7 @@ def exhaustive(session: nox.Session) -> None:
     session.install("-e", ".", *group("test"))
     session.run(
         "pytest",
-        "tests/test_numba.py",
+        "tests/backends/test_numba.py",
         "-k",
         "every_float32",
         *session.posargs,

@@ -18,9 +18,9 @@ import bpengine as bp  # isort: skip  before NumPy
 
 import numpy as np
 
-from bpengine.book import network
-from bpengine.ratios import Ratio, measure
+from bpengine.book import costs, network
 from bpengine.reference.per_example import PerExampleNetwork
+from bpengine.timing import Ratio, measure
 
 SIZES, BATCH, ETA = [784, 30, 10], 10, 3.0
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "mnist-t10k"
@@ -52,7 +52,7 @@ def loop(net: network.Network, X: np.ndarray, Y: np.ndarray, plain: bool) -> Cal
     """An epoch one example at a time, with the plain sigmoid if asked for."""
     slow = PerExampleNetwork(net.weights, net.biases, ["sigmoid", "sigmoid"], "quadratic")
     if plain:
-        slow.activations = [(network.sigmoid, lambda g, z: g * network.sigmoid_prime(z))] * 2
+        slow.activations = [(costs.sigmoid, lambda g, z: g * costs.sigmoid_prime(z))] * 2
     rng = np.random.default_rng(0)
     return lambda: slow.fit(X, Y, epochs=1, batch_size=BATCH, learning_rate=ETA, rng=rng)
 

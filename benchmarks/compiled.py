@@ -22,8 +22,8 @@ import numpy as np
 from ladder import LADDER, LEARNING_RATE, examples, plain_parameters, plan
 from report import DOCS, PAIRS, SKIPPED, STEPS, processor
 
-from bpengine.ratios import Ratio, measure
 from bpengine.reference.per_example import PerExampleNetwork
+from bpengine.timing import Ratio, measure
 
 CONTENDERS = {
     "JAX scan": contenders.jax_scan,

@@ -73,8 +73,8 @@ def ranks() -> None:
     from mpi4py import MPI
     from threadpoolctl import threadpool_limits
 
-    from bpengine import scaling
-    from bpengine.distributed import DataParallel
+    from bpengine.distributed import scaling
+    from bpengine.distributed.options import DataParallel
 
     world = MPI.COMM_WORLD
 
@@ -152,7 +152,7 @@ def ranks() -> None:
 
 def measured_link(world: Any) -> dict[str, float]:
     """Latency and bandwidth between two ranks, from sums of two sizes: 2 (α + n / 2β) seconds each."""
-    from bpengine.collectives import PIECE_BYTES, Group
+    from bpengine.distributed.collectives import PIECE_BYTES, Group
 
     seconds = {}
     with Group(world, 60.0) as group:

@@ -24,7 +24,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 import bpengine as bp
 from bpengine import estimators
-from bpengine.ratios import Ratio, measure
+from bpengine.timing import Ratio, measure
 
 Data = tuple[np.ndarray, np.ndarray]
 SIZES = {"digits, 64-100-10": (100,)} | {f"MNIST-like, 784-{n}-10": (n,) for n in (50, 100, 512)}

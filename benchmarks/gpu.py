@@ -22,7 +22,7 @@ from ladder import LADDER, LEARNING_RATE, RUNGS, Rung, examples, network, plain_
 
 import bpengine as bp
 from bpengine import backends, plots
-from bpengine.ratios import Ratio, measure
+from bpengine.timing import Ratio, measure
 
 DOCS = Path(__file__).parent.parent / "docs"
 RUNGS["xlarge"] = Rung((4096,) * 5, 8192)

@@ -33,8 +33,9 @@ import bpengine as bp  # noqa: E402, I001  before NumPy
 import numpy as np  # noqa: E402
 from ladder import LEARNING_RATE, examples, network, plain_parameters  # noqa: E402
 
-from bpengine.private import DPSGD  # noqa: E402
-from bpengine.ratios import Ratio, measure  # noqa: E402
+from bpengine.privacy.dpsgd import DPSGD  # noqa: E402
+from bpengine.timing import Ratio  # noqa: E402
+from bpengine.timing import measure  # noqa: E402
 
 Call = Callable[[], object]
 

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 # before NumPy, so that OpenBLAS takes the core that bpengine asks it for
-from bpengine import blas_core  # isort: skip
+from bpengine import openblas  # isort: skip
 
 import exact
 import numpy as np
 import study
 import timed
 
-from bpengine.ratios import Ratio, steady
+from bpengine.timing import Ratio, steady
 
 HERE = Path(__file__).parent
 BASELINE = HERE / "baseline.json"
@@ -153,13 +153,13 @@ def environment() -> dict[str, Any]:
     """What was measured on."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[call-overload]
     return {
-        "processor": blas_core.processor().name or platform.processor(),
+        "processor": openblas.processor().name or platform.processor(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "Python": platform.python_version(),
         "NumPy": np.__version__,
         "BLAS": f"{blas['name']} {blas['version']}",
-        "BLAS core": blas_core.taken_core(),
+        "BLAS core": openblas.taken_core(),
         "settings": timed.SETTINGS,
         "date": datetime.date.today().isoformat(),
     }

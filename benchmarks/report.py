@@ -21,8 +21,8 @@ from ladder import LADDER, RUNGS, Rung, examples, network, plan
 
 import bpengine as bp
 from bpengine import plots
-from bpengine.ratios import Ratio, measure
-from bpengine.sources import Resident
+from bpengine.data.resident import Resident
+from bpengine.timing import Ratio, measure
 
 DOCS = Path(__file__).parent.parent / "docs"
 STEPS = {"tiny": 100, "nielsen": 100, "small": 100, "medium": 100, "large": 10}

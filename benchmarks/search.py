@@ -18,7 +18,7 @@ from sklearn.model_selection import GridSearchCV
 
 import bpengine as bp
 from bpengine import estimators
-from bpengine.ratios import measure
+from bpengine.timing import measure
 
 GRID = {"alpha": [1e-4, 1e-3, 1e-2, 0.1], "learning_rate_init": [1e-4, 3e-4, 1e-3, 3e-3]}
 FOLDS = 5

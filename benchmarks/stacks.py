@@ -36,7 +36,8 @@ import numpy as np  # noqa: E402
 from ladder import LEARNING_RATE, RUNGS, examples  # noqa: E402
 from report import DOCS, processor  # noqa: E402
 
-from bpengine.ratios import Ratio, measure  # noqa: E402
+from bpengine.timing import Ratio  # noqa: E402
+from bpengine.timing import measure  # noqa: E402
 
 STEPS = 100  # of a call, as JAX's scan has them
 TASKS = {"tiny": ("tiny", None), "nielsen": ("nielsen", None), "nielsen, batch 32": ("nielsen", 32)}

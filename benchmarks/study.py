@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import timed
 
-from bpengine import ratios
+from bpengine import timing
 
 ROOT = Path(__file__).parents[1]
 TOLERANCES = (1.10, 1.15, 1.25, 1.50)
@@ -64,11 +64,11 @@ def one_run(
     again = {
         name: measure([name], number)[name].low
         for name in stored
-        if ratios.judge(found[name], stored[name], min(TOLERANCES)) == "slower"
+        if timing.judge(found[name], stored[name], min(TOLERANCES)) == "slower"
     }
     return {
         "stored": stored,
-        "steady": all(ratios.steady(found[name]) for name in timed.CONTROLS),
+        "steady": all(timing.steady(found[name]) for name in timed.CONTROLS),
         "median": {name: found[name].median for name in stored},
         "low": {name: found[name].low for name in stored},
         "again": again,

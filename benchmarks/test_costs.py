@@ -5,8 +5,9 @@ import pytest
 from ladder import LADDER, examples, network
 
 import bpengine as bp
-from bpengine import equations
-from bpengine.workspace import Workspace, example_rows
+from bpengine.backprop import equations
+from bpengine.backprop.workspace import Workspace
+from bpengine.model.packing import example_rows
 
 
 def forward(name: str):

@@ -25,8 +25,8 @@ import frozen
 import ladder
 import numpy as np
 
-from bpengine import ratios
-from bpengine.ratios import Ratio
+from bpengine import timing
+from bpengine.timing import Ratio
 
 TOLERANCE = 1.25  # from the study in docs/performance-check.md
 PAIRS = 151
@@ -97,7 +97,7 @@ def measure_here(
     """Measure in this process, one case after the other."""
     rng = np.random.default_rng(seed)
     return {
-        name: ratios.measure(
+        name: timing.measure(
             *cases[name](), pairs=pairs or (SLOW_PAIRS if name in SLOW else PAIRS), rng=rng
         )
         for name in names
@@ -137,18 +137,18 @@ def part(
     found = measure([*CONTROLS, *stored], 0)
     result = Timed([f"{'':16}stored  ours ÷ frozen           µs ours    µs frozen"])
     for name in CONTROLS:
-        verdict = "steady" if ratios.steady(found[name]) else "OFF"
+        verdict = "steady" if timing.steady(found[name]) else "OFF"
         if verdict == "OFF":
             result.off.append(f"{name} {found[name]}")
         result.lines.append(_line(name, 1.0, found[name], verdict))
     for name, ratio in stored.items():
-        verdict = ratios.judge(found[name], ratio, tolerance)
+        verdict = timing.judge(found[name], ratio, tolerance)
         if verdict == "slower" and result.off:
             verdict = "not judged"
         elif verdict == "slower":
             again = measure([name], 1)[name]
             verdict = f"slower, but in a fresh process {again}"
-            if ratios.judge(again, ratio, tolerance) == "slower":
+            if timing.judge(again, ratio, tolerance) == "slower":
                 verdict = f"SLOWER, and in a fresh process {again}"
                 result.slower.append(
                     f"{name}: {found[name]}, then {again}; stored {ratio:.3f}, so that it takes "

@@ -16,9 +16,11 @@ import numpy as np
 from ladder import LEARNING_RATE, RUNGS, examples, network
 
 import bpengine as bp
-from bpengine.backends import Backend, NumPyBackend, Operation, blas
-from bpengine.backends.numpy import Kernels
-from bpengine.ratios import measure
+from bpengine.backends import Backend, NumPyBackend, Operation
+from bpengine.backends.numpy import blas
+from bpengine.backends.numpy.kernels import calls as calls_of
+from bpengine.backends.numpy.scratch import Scratch
+from bpengine.timing import measure
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 BLOCK = 2**14  # elements: 64 KiB of float32, which a core's own cache holds
@@ -36,12 +38,12 @@ def step(name: str, backend: Backend) -> bp.Plan:
 class Unfolded(NumPyBackend):
     """A gradient array and an update pass, instead of the update within the gradient's product."""
 
-    def calls(self, op: Operation, kernels: Kernels) -> list[Call]:
-        return kernels.calls(op)
+    def calls(self, op: Operation, kernels: Scratch) -> list[Call]:
+        return calls_of(kernels, op)
 
     def compile(self, operations):
         operations = list(operations)
-        kernels = Kernels()
+        kernels = Scratch()
         program = super().compile(operations)
         program.calls = [call for op in operations for call in self.calls(op, kernels)]
         return program
@@ -50,11 +52,11 @@ class Unfolded(NumPyBackend):
 class Variant(NumPyBackend):
     """The plan as it is, but for the calls of some operations."""
 
-    def calls(self, op: Operation, kernels: Kernels) -> list[Call]:
-        return kernels.calls(op)
+    def calls(self, op: Operation, kernels: Scratch) -> list[Call]:
+        return calls_of(kernels, op)
 
     def compile(self, operations):
-        operations, kernels = list(operations), Kernels()
+        operations, kernels = list(operations), Scratch()
         folded = blas.fold_descent(operations)
         program = super().compile(operations)
         program.calls = [
@@ -68,17 +70,17 @@ class Variant(NumPyBackend):
 class Dot(Variant):
     """ndarray.dot for the products that are left, instead of the ufunc matmul."""
 
-    def calls(self, op: Operation, kernels: Kernels) -> list[Call]:
+    def calls(self, op: Operation, kernels: Scratch) -> list[Call]:
         if op.name == "matmul":
             a, b = op.inputs
             return [(a.dot, (b, op.output))]
-        return kernels.calls(op)
+        return calls_of(kernels, op)
 
 
 class TanhSigmoid(Variant):
     """σ(z) = (1 + tanh(z/2)) / 2, instead of 1 / (1 + e⁻ᶻ)."""
 
-    def calls(self, op: Operation, kernels: Kernels) -> list[Call]:
+    def calls(self, op: Operation, kernels: Scratch) -> list[Call]:
         if op.name == "sigmoid":
             (z,), a = op.inputs, op.output
             half = kernels.constant(0.5, a)
@@ -88,14 +90,14 @@ class TanhSigmoid(Variant):
                 (np.multiply, (a, half, a)),
                 (np.add, (a, half, a)),
             ]
-        return kernels.calls(op)
+        return calls_of(kernels, op)
 
 
 class Blocked(Variant):
     """Elementwise lines in blocks that a core's own cache holds, block after block."""
 
-    def calls(self, op: Operation, kernels: Kernels) -> list[Call]:
-        whole = kernels.calls(op)
+    def calls(self, op: Operation, kernels: Scratch) -> list[Call]:
+        whole = calls_of(kernels, op)
         if op.name not in ("sigmoid", "sigmoid slope") or op.output.size <= BLOCK:
             return whole
         rows = max(1, BLOCK // op.output.shape[-1])
@@ -135,7 +137,7 @@ class Negated(NumPyBackend):
 
     def compile(self, operations):
         operations = list(operations)
-        kernels, folded = Kernels(), blas.fold_descent(operations)
+        kernels, folded = Scratch(), blas.fold_descent(operations)
         for i, (product, op) in enumerate(pairwise(operations)):
             if (
                 op.name == "sigmoid"
@@ -143,12 +145,12 @@ class Negated(NumPyBackend):
                 and _same(op.inputs[0], op.output)
             ):
                 folded[i] = [_negative_product(*product.inputs, product.output)]
-                folded[i + 1] = kernels.calls(op)[1:]
+                folded[i + 1] = calls_of(kernels, op)[1:]
         program = super().compile(operations)
         program.calls = [
             call
             for i, op in enumerate(operations)
-            for call in (folded[i] if i in folded else kernels.calls(op))
+            for call in (folded[i] if i in folded else calls_of(kernels, op))
         ]
         return program
 

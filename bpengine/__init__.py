@@ -1,31 +1,37 @@
 """Vectorized, batched backpropagation for multilayer perceptrons, on NumPy or another array library."""
 # ruff: noqa: E402
 
-from bpengine import blas_core
+from bpengine import openblas
 
-blas_core.prepare()  # before anything loads NumPy
+openblas.prepare()  # before anything loads NumPy
 
 from bpengine import backends, callbacks, datasets, schedules
-from bpengine.activations import Activation
 from bpengine.backends import BackendUnavailableError
-from bpengine.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, JSONLinesLog
-from bpengine.checking import GradientCheck, check_gradient, numerical_gradient
-from bpengine.costs import Cost
-from bpengine.curvature import Curvature
+from bpengine.backprop.per_example_plan import ExampleNorms, PerExamplePlan
+from bpengine.backprop.plan import Plan
+from bpengine.callbacks import Checkpoint, CSVLog, EarlyStopping, JSONLinesLog
 from bpengine.datasets import one_hot
-from bpengine.history import History, Statistics
-from bpengine.loading import load
-from bpengine.members import Ensemble
+from bpengine.derivatives.curvature import Curvature
+from bpengine.derivatives.gradient_check import GradientCheck, check_gradient, numerical_gradient
+from bpengine.derivatives.inputs import input_gradients, jacobians
+from bpengine.derivatives.per_example import per_example_gradients
+from bpengine.model.activations import Activation
+from bpengine.model.costs import Cost
+from bpengine.model.parameters import Gradient
 from bpengine.network import Network
-from bpengine.optimizers import LBFGS, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
-from bpengine.parameters import Gradient
-from bpengine.per_example_plans import ExampleNorms, PerExamplePlan, per_example_gradients
-from bpengine.plan import Plan
-from bpengine.private import DPSGD
-from bpengine.private_training import privacy_spent
-from bpengine.sensitivity import input_gradients, jacobians
-from bpengine.stacking import stack
-from bpengine.training import NonFiniteCostError, Training
+from bpengine.network.ensemble import Ensemble
+from bpengine.network.load import load
+from bpengine.network.stack import stack
+from bpengine.optimizers.adam import Adam, AdamW
+from bpengine.optimizers.adaptive import Adagrad, RMSprop
+from bpengine.optimizers.base import Optimizer
+from bpengine.optimizers.lbfgs import LBFGS
+from bpengine.optimizers.sgd import SGD
+from bpengine.privacy.accountant import privacy_spent
+from bpengine.privacy.dpsgd import DPSGD
+from bpengine.training.history import History, Statistics
+from bpengine.training.loop import Callback, Training
+from bpengine.training.steps import NonFiniteCostError
 
 __all__ = [
     "DPSGD",

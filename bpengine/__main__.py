@@ -1,6 +1,6 @@
 """``python -m bpengine``."""
 
-from bpengine.cli import main
+from bpengine.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -10,62 +10,16 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from bpengine import checkpoints
 from bpengine.backends import Array
+from bpengine.training import checkpoint
+from bpengine.training.loop import Callback, Training
 from bpengine.validation import choose, non_negative_number, positive_integer
 
-if TYPE_CHECKING:
-    from bpengine.training import Training
-
-__all__ = [
-    "CSVLog",
-    "Callback",
-    "Checkpoint",
-    "EarlyStopping",
-    "Function",
-    "JSONLinesLog",
-    "Progress",
-]
-
-
-class Callback:
-    """What is told how training goes; derive from it and write the methods of interest.
-
-    Each is given the `Training`: its ``network``, ``history``, ``optimizer``, ``epochs``, the number
-    of complete epochs ``epoch``, and ``stop()``, which ends the training after this epoch; where the
-    network is a stack, also ``freeze(numbers)``, which ends that of some of its networks.
-
-    Examples
-    --------
-    >>> import bpengine as bp
-    >>> class Patient(bp.Callback):
-    ...     def epoch(self, training):
-    ...         if training.history.cost[-1] < 0.1:
-    ...             training.stop()
-    """
-
-    def start(self, training: Training) -> None:
-        """Before the first step; with ``training.epoch`` above 0 where a run is resumed."""
-
-    def steps(self, training: Training, count: int) -> None:
-        """After every `count` steps, some dozens or hundreds at a time."""
-
-    def epoch(self, training: Training) -> None:
-        """After each epoch and its validation."""
-
-    def end(self, training: Training) -> None:
-        """After training, also if it was interrupted or has failed."""
-
-    def memory(self) -> dict[str, Any]:
-        """What a checkpoint is to hold for it: arrays and numbers by name."""
-        return {}
-
-    def recall(self, memory: dict[str, Any]) -> None:
-        """Before the start of a resumed training: take up what `memory` gave, {} if there was none."""
+__all__ = ["CSVLog", "Checkpoint", "EarlyStopping", "Function", "JSONLinesLog", "Progress"]
 
 
 class Function(Callback):
@@ -224,6 +178,9 @@ class Checkpoint(Callback):
     10
     """
 
+    runs_last = True
+    main_rank_only = True
+
     def __init__(self, path: str | os.PathLike[str], every: int = 1) -> None:
         self.path = Path(path)
         self.every = positive_integer(every, "every")
@@ -231,7 +188,7 @@ class Checkpoint(Callback):
     def epoch(self, training: Training) -> None:
         """Write, when it is time."""
         if training.epoch % self.every == 0 or training.is_last:
-            checkpoints.save(training, self.path)
+            checkpoint.save(training, self.path)
 
 
 class CSVLog(Callback):
@@ -242,6 +199,8 @@ class CSVLog(Callback):
     path : path
         Written anew; a resumed training adds to it.
     """
+
+    main_rank_only = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -270,6 +229,8 @@ class JSONLinesLog(Callback):
     path : path
         Written anew; a resumed training adds to it.
     """
+
+    main_rank_only = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -321,6 +282,8 @@ def _shown(value: Any, digits: str) -> str:
 
 class Progress(Callback):
     """A tqdm bar where tqdm is installed, else a line an epoch, on standard error."""
+
+    main_rank_only = True
 
     def start(self, training: Training) -> None:
         """Show the bar."""

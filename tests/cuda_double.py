@@ -27,9 +27,10 @@ import array_api_strict
 import numpy as np
 from array_api_strict._array_object import Array as StrictArray
 
-from bpengine.backends import cupy as cupy_backend
+from bpengine.backends import array_api
 from bpengine.backends.array_api import fallback
-from bpengine.backends.cupy_lines import View
+from bpengine.backends.cupy import backend
+from bpengine.backends.cupy.elementwise import View
 
 HOST = Path(__file__).with_name("cuda")
 COMPILER = shutil.which("g++") or shutil.which("clang++")
@@ -346,7 +347,7 @@ class Cublas:
             C[...] = result if y == 0 else result + y * C
 
 
-class Double(cupy_backend.CuPyBackend):
+class Double(backend.CuPyBackend):
     """The backend on the stand-in."""
 
     def __init__(self, device=None, precision=None, *, nvmath=True, devices=2):
@@ -412,7 +413,7 @@ class Double(cupy_backend.CuPyBackend):
         return View(a.ctypes.data, a.shape, strides, a.dtype.name)
 
     def compile(self, operations):
-        with mock.patch.object(cupy_backend, "fallback", self._expression):
+        with mock.patch.object(array_api, "fallback", self._expression):
             return super().compile(operations)
 
     def _expression(self, op):

@@ -47,7 +47,7 @@ class Told(bp.Callback):
 
 
 def test_the_order_of_calls(lab, monkeypatch):
-    monkeypatch.setattr("bpengine.training.KEPT_STEPS", (2, 2))
+    monkeypatch.setattr("bpengine.training.steps.KEPT_STEPS", (2, 2))
     notes = []
     X, Y = data(10)
     pair = lab.array(X), lab.array(Y)
@@ -331,7 +331,8 @@ def test_arguments_of_early_stopping_are_checked(options, error, message):
 def test_a_checkpoint_is_written_every_so_many_epochs_and_at_the_end(lab, monkeypatch, tmp_path):
     written = []
     monkeypatch.setattr(
-        "bpengine.checkpoints.save", lambda training, path: written.append((training.epoch, path))
+        "bpengine.training.checkpoint.save",
+        lambda training, path: written.append((training.epoch, path)),
     )
     path = tmp_path / "run.npz"
     fit(lab, network(lab), *data(), epochs=7, callbacks=[bp.Checkpoint(path, every=3)])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bpengine import cli
+from bpengine.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -172,7 +172,7 @@ def test_the_reference_has_every_public_name(module):
 
 def test_the_reference_has_every_option_of_the_command_line(capsys):
     with pytest.raises(SystemExit):
-        cli.main(["train", "mnist", "--help"])
+        main.main(["train", "mnist", "--help"])
     options = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out)) - {"--help"}
     table = re.findall(
         r"^\| `(--[a-z-]+)", TEXTS[DOCS / "reference" / "command-line.md"], flags=re.MULTILINE

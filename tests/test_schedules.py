@@ -14,15 +14,7 @@ from hypothesis import strategies as st
 from strategies import deep
 
 import bpengine as bp
-from bpengine.schedules import (
-    Cosine,
-    InverseScaling,
-    OnPlateau,
-    Schedule,
-    StepDecay,
-    WarmUp,
-    resolve,
-)
+from bpengine.schedules import Cosine, InverseScaling, OnPlateau, Schedule, StepDecay, WarmUp, resolve
 
 rates = st.floats(1e-6, 10.0)
 epochs = st.floats(0.0, 100.0)

@@ -10,7 +10,9 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from bpengine.backends.base import Array, Backend, Batches, Operation, Program
+from bpengine.backends.base import Backend
+from bpengine.backends.operation import Array, Operation
+from bpengine.backends.program import Batches, Program
 
 __all__ = ["ArrayAPIBackend", "Call", "Replay", "fallback"]
 

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
-import array_api_compat
 import numpy as np
 
-__all__ = [
-    "Array",
-    "Backend",
-    "BackendUnavailableError",
-    "Batches",
-    "DeviceMemoryError",
-    "Entries",
-    "Operation",
-    "Program",
-    "Settings",
-    "Slices",
-    "size",
-]
+from bpengine.backends.operation import Array, Operation
+from bpengine.backends.program import Program
 
-Array = Any  # an array of any library that follows the array API standard
-
-
-def size(array: Array) -> int:
-    """Number of elements of `array`."""
-    return math.prod(array.shape)
+__all__ = ["Backend", "BackendUnavailableError", "DeviceMemoryError"]
 
 
 class BackendUnavailableError(ImportError):
@@ -50,171 +31,6 @@ class DeviceMemoryError(MemoryError):
     def __init__(self, message: str, left: int) -> None:
         self.left = left
         super().__init__(f"{message}; {left:,} bytes are left on the device.")
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Operation:
-    """One line of a training step, as plain data: what, on which arrays.
-
-    Parameters
-    ----------
-    name : str
-        What is done, and the key by which a backend finds its kernel: ``"matmul"``, ``"sigmoid"``, …
-    equation : str
-        The equation it belongs to: ``"feedforward"``, ``"BP1"``, …, ``"update"``.
-    expression : callable
-        The array-API function of `inputs` that `output` is to equal; where there is a state it gives
-        a tuple, the output and then the state. A backend without a kernel of this name evaluates it;
-        every kernel is tested against it.
-    inputs : tuple of arrays
-        What is read.
-    output : array
-        What is written; it may be one of the inputs.
-    state : tuple of arrays
-        Those inputs that are written besides, such as the velocity of an update rule.
-    """
-
-    name: str
-    equation: str
-    expression: Callable[..., Array]
-    inputs: tuple[Array, ...]
-    output: Array
-    state: tuple[Array, ...] = ()
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations: 2 m n k for a product, one an element for anything else."""
-        elements = size(self.output)
-        return 2 * elements * int(self.inputs[0].shape[-1]) if self.name == "matmul" else elements
-
-    @property
-    def bytes(self) -> int:
-        """Bytes moved if every input is read once, and output and state are written once."""
-        return sum(size(x) * itemsize(x) for x in (*self.inputs, self.output, *self.state))
-
-
-def itemsize(array: Array) -> int:
-    """Bytes an element of `array`, of a floating-point type, takes."""
-    bits: int = array_api_compat.array_namespace(array).finfo(array.dtype).bits
-    return bits // 8
-
-
-class Slices(Sequence[Array]):
-    """An array in pieces of as many rows each.
-
-    Parameters
-    ----------
-    whole : array
-    each : int
-        Rows of a piece; the last may have fewer.
-    """
-
-    def __init__(self, whole: Array, each: int) -> None:
-        self.whole, self.each = whole, each
-
-    def __len__(self) -> int:
-        return -(-int(self.whole.shape[0]) // self.each)
-
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
-        if not -len(self) <= i < len(self):
-            raise IndexError(i)
-        start = i % len(self) * self.each
-        return self.whole[start : start + self.each]
-
-    def __iter__(self) -> Iterator[Array]:
-        whole, each = self.whole, self.each
-        return (whole[i : i + each] for i in range(0, int(whole.shape[0]), each))
-
-
-class Entries(Sequence[Array]):
-    """The parts of an array along its first axis.
-
-    Parameters
-    ----------
-    whole : array
-    """
-
-    def __init__(self, whole: Array) -> None:
-        self.whole = whole
-
-    def __len__(self) -> int:
-        return int(self.whole.shape[0])
-
-    def __getitem__(self, i: Any) -> Any:
-        if not -len(self) <= i < len(self):
-            raise IndexError(i)
-        return self.whole[i, ...]
-
-    def __iter__(self) -> Iterator[Array]:
-        whole = self.whole
-        return (whole[i, ...] for i in range(int(whole.shape[0])))
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Settings:
-    """Numbers that differ from step to step, such as the learning rate.
-
-    Parameters
-    ----------
-    targets : sequence of arrays of shape ()
-        Where a step reads them.
-    values : NumPy array of shape (steps, len(targets))
-    """
-
-    targets: Sequence[Array]
-    values: np.ndarray[Any, Any]
-
-    def set(self, step: int) -> None:
-        """Write the numbers of a step where it reads them."""
-        for target, value in zip(self.targets, self.values[step].tolist(), strict=True):
-            target[...] = value
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Batches:
-    """Batches for the steps of a program, and where to keep what each step has put out.
-
-    Parameters
-    ----------
-    load : callable
-        ``load(batch, rows)`` writes a batch into the rows of the program's workspace.
-    batches : sequence
-        What `load` takes, one a step.
-    rows : array
-        Where batches go.
-    output : array
-        What is kept of each step.
-    slots : sequence of arrays
-        Where it is kept, one a step.
-    examples : array, optional
-        Where `load` is a gather: the array whose rows ``batch`` numbers.
-    settings : Settings, optional
-        Numbers to set before each step.
-    """
-
-    load: Callable[[Any, Array], None]
-    batches: Sequence[Any]
-    rows: Array
-    output: Array
-    slots: Sequence[Array]
-    examples: Array | None = None
-    settings: Settings | None = None
-
-
-class Program(Protocol):
-    """Operations made ready to be run again and again on the same arrays."""
-
-    @property
-    def calls(self) -> Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]:
-        """The (function, operands) pairs of one step, in order."""
-
-    def run(self, steps: int) -> None:
-        """Run all operations, in order, `steps` times."""
-
-    def run_batches(self, batches: Batches, taken: list[int]) -> None:
-        """A step on each of some batches; counts in ``taken[0]`` those that are complete."""
 
 
 class Backend(ABC):
@@ -280,7 +96,7 @@ class Backend(ABC):
     def over_ranks(self, group: Any, vector: Array, parts: Sequence[tuple[int, int]]) -> Any:
         """What adds up `vector` over the ranks of a group on the device itself; None where nothing does.
 
-        It has the methods of `bpengine.collectives.HostSum`, and its arguments.
+        It has the methods of `bpengine.distributed.collectives.HostSum`, and its arguments.
         """
         return None
 

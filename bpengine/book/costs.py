@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bpengine.activations import Activation
 from bpengine.backends import Array, Operation
-from bpengine.costs import Cost
+from bpengine.model.activations import Activation
+from bpengine.model.costs import Cost
 
 __all__ = ["CrossEntropyCost", "QuadraticCost", "engine_cost", "sigmoid", "sigmoid_prime"]
 

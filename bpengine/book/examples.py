@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends import Array
-from bpengine.network import Network
-from bpengine.parameters import padded
-from bpengine.workspace import example_rows
+from bpengine.model.packing import example_rows
+from bpengine.model.parameters import padded
+from bpengine.model.model import Model
 
 __all__ = ["Examples", "column"]
 
@@ -103,7 +103,7 @@ class Examples(list[Any]):
             )
         return np.eye(n)[labels.astype(int)] if n > 1 else labels.reshape(-1, 1).astype("float64")
 
-    def rows(self, network: Network) -> Array:
+    def rows(self, network: Model) -> Array:
         """The examples as rows ``[x | 1 | 0 | y]``, of which a plan's batches are taken."""
         self.check_not_empty()
         n, outputs, backend, dtype = network.sizes[0], network.sizes[-1], network.backend, network.dtype

@@ -11,17 +11,11 @@ from bpengine import datasets
 from bpengine.backends import Array
 from bpengine.book.network2 import vectorized_result
 
-__all__ = [
-    "load_data",
-    "load_data_wrapper",
-    "load_digits_wrapper",
-    "vectorized_result",
-]
+__all__ = ["load_data", "load_data_wrapper", "load_digits_wrapper", "vectorized_result"]
 
 Pairs = list[tuple[Array, Any]]
 Part = tuple[Array, Array]
 Wrapped = tuple[Pairs, Pairs, Pairs]
-
 VALIDATION = 10_000  # images at the end of MNIST's training part
 DIGITS = 300  # of the packaged digits, for validation and for testing each
 

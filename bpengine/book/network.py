@@ -10,7 +10,7 @@ from typing import Any
 from bpengine.backends import Array
 from bpengine.book.costs import QuadraticCost, sigmoid, sigmoid_prime
 from bpengine.book.examples import Examples
-from bpengine.book.shared import Program
+from bpengine.book.program import Program
 
 __all__ = ["Network", "sigmoid", "sigmoid_prime"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from bpengine.backends import Array
 from bpengine.book.costs import CrossEntropyCost, QuadraticCost, engine_cost, sigmoid, sigmoid_prime
 from bpengine.book.examples import Examples
-from bpengine.book.shared import Program
+from bpengine.book.program import Program
 
 __all__ = [
     "CrossEntropyCost",

@@ -16,16 +16,13 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from bpengine import backends
-from bpengine.activations import Activation
 from bpengine.backends import Array, Backend
-from bpengine.callbacks import Callback
-from bpengine.costs import Cost
 from bpengine.estimators.data import Data, columns
-from bpengine.estimators.full_batch import minimize
 from bpengine.estimators.losses import Loss
-from bpengine.estimators.stochastic import train
-from bpengine.estimators.watching import Task
-from bpengine.network import Network
+from bpengine.model.activations import Activation
+from bpengine.model.costs import Cost
+from bpengine.network.network import Network
+from bpengine.training.loop import Callback
 from bpengine.validation import dtype_name
 
 __all__ = ["BaseMLP", "Estimator"]
@@ -172,19 +169,6 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
                 f"{self.solver} is not stochastic."
             )
         return True
-
-    def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> BaseMLP:
-        given = X, y, sample_weight
-        data = self._prepare(X, y, sample_weight, incremental)
-        task = None if incremental else Task(self, *given, max_subtasks=self.max_iter)
-        if task is not None and self.solver == "lbfgs":
-            minimize(self, data, task)
-        else:
-            train(self, data, task)
-        self._check_trained()
-        if task is not None:
-            task.close()
-        return self
 
     def _prepare(self, X: Any, y: Any, sample_weight: Any, incremental: bool = False) -> Data:
         """The data, checked, and a network to train, new where training does not go on."""

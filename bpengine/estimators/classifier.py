@@ -13,8 +13,9 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from bpengine.costs import COSTS, Cost
 from bpengine.estimators.base import ENGINE_NAMES, SPARSE, BaseMLP
+from bpengine.estimators.fit import fit
+from bpengine.model.costs import COSTS, Cost
 
 __all__ = ["MLPClassifier"]
 
@@ -183,7 +184,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         MLPClassifier
             Itself.
         """
-        self._fit(X, y, sample_weight, incremental=False)
+        fit(self, X, y, sample_weight, incremental=False)
         return self
 
     @available_if(lambda self: self._check_solver())  # type: ignore[untyped-decorator]
@@ -210,7 +211,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             self._label_binarizer = LabelBinarizer()
             multilabel = type_of_target(y).startswith("multilabel")
             self._label_binarizer.fit(y if multilabel else classes)
-        self._fit(X, y, sample_weight, incremental=True)
+        fit(self, X, y, sample_weight, incremental=True)
         return self
 
     def predict(self, X: Any) -> np.ndarray[Any, Any]:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bpengine.backends import Array
-from bpengine.network import Network
-from bpengine.workspace import example_rows as rows_of_columns
+from bpengine.model.packing import example_rows as rows_of_columns
+from bpengine.network.network import Network
 
 __all__ = ["Data", "Examples", "Host", "columns", "example_rows"]
 

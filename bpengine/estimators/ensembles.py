@@ -12,14 +12,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from bpengine.costs import Cost
-from bpengine.estimators import full_batch, stochastic
+from bpengine.estimators import lbfgs, stochastic
 from bpengine.estimators.base import BaseMLP, Estimator
+from bpengine.estimators.callbacks import Task
 from bpengine.estimators.classifier import MLPClassifier
 from bpengine.estimators.data import Host
 from bpengine.estimators.regressor import MLPRegressor
 from bpengine.estimators.stacked import Member, is_for_stacks, stacks, train
-from bpengine.estimators.watching import Task
+from bpengine.model.costs import Cost
 
 __all__ = ["MLPEnsembleClassifier", "MLPEnsembleRegressor"]
 
@@ -96,7 +96,7 @@ def _train_alone(est: BaseMLP, X: Any, y: Any, sample_weight: Any, numbers: Host
     """Train an estimator that is not for stacks on the examples of these numbers."""
     data = est._prepare(X, y, sample_weight).take(numbers)
     task = Task(est, X, y, sample_weight, max_subtasks=est.max_iter)
-    (full_batch.minimize if est.solver == "lbfgs" else stochastic.train)(est, data, task)
+    (lbfgs.minimize if est.solver == "lbfgs" else stochastic.train)(est, data, task)
 
 
 def _constraints(single: type[BaseMLP]) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from bpengine.activations import ACTIVATIONS
 from bpengine.backends import Array
-from bpengine.network import Network
+from bpengine.model.activations import ACTIVATIONS
+from bpengine.network.network import Network
 
 __all__ = ["Loss"]
 

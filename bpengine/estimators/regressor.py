@@ -11,8 +11,9 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from bpengine.costs import Cost
 from bpengine.estimators.base import BaseMLP
+from bpengine.estimators.fit import fit
+from bpengine.model.costs import Cost
 
 __all__ = ["MLPRegressor"]
 
@@ -115,7 +116,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         MLPRegressor
             Itself.
         """
-        self._fit(X, y, sample_weight, incremental=False)
+        fit(self, X, y, sample_weight, incremental=False)
         return self
 
     @available_if(lambda self: self._check_solver())  # type: ignore[untyped-decorator]
@@ -134,7 +135,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         MLPRegressor
             Itself.
         """
-        self._fit(X, y, sample_weight, incremental=True)
+        fit(self, X, y, sample_weight, incremental=True)
         return self
 
     def predict(self, X: Any) -> np.ndarray[Any, Any]:

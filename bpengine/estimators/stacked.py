@@ -11,22 +11,20 @@ import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from bpengine import members
 from bpengine.backends import Array, Batches, Entries
+from bpengine.backprop.plan import Plan
 from bpengine.estimators import rules
+from bpengine.estimators.base import BaseMLP
 from bpengine.estimators.data import Data, Host, example_rows
-from bpengine.network import Network
-from bpengine.plan import Plan
-from bpengine.stacking import stack
-from bpengine.updates import State
-
-if TYPE_CHECKING:
-    from bpengine.estimators.base import BaseMLP
+from bpengine.model.model import take_networks
+from bpengine.network.network import Network
+from bpengine.network.stack import stack
+from bpengine.optimizers.update import State
 
 __all__ = ["Member", "is_for_stacks", "stacks", "train"]
 
@@ -229,7 +227,7 @@ class StackSteps:
     def narrow(self, left: Host) -> None:
         """Go on with some of the networks alone."""
         network, before, old = self.network, self.network.parameters, self.state.arrays
-        self.network, self.alpha = members.part(network, left), self.alpha[left]
+        self.network, self.alpha = network.take(left), self.alpha[left]
         rates = self.optimizer.learning_rate
         if isinstance(rates, tuple):
             rates = tuple(rates[p] for p in left)
@@ -240,7 +238,7 @@ class StackSteps:
             if old[name].shape == before.vector.shape:
                 blocks = zip(parameters.split(array), before.split(old[name]), strict=True)
                 for new, whole in blocks:
-                    new[...] = members.picked(network, whole, left)
+                    new[...] = take_networks(network.backend, whole, left)
             else:
                 array[...] = old[name]
         self._plans.clear()

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from bpengine.backends.choice import for_training
 from bpengine.estimators import rules
+from bpengine.estimators.base import BaseMLP
+from bpengine.estimators.callbacks import Task, Watch
 from bpengine.estimators.data import Data, Examples
 from bpengine.estimators.steps import Steps
-from bpengine.estimators.watching import Task, Watch
-
-if TYPE_CHECKING:
-    from bpengine.estimators.base import BaseMLP
+from bpengine.training.compilation import for_training
 
 __all__ = ["train"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bpengine.plots import style
-from bpengine.ratios import Ratio
+from bpengine.timing import Ratio
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,12 +7,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from bpengine.plots import style
+from bpengine.training.history import History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from bpengine.history import History
 
 __all__ = ["norms", "saturation", "training_curves"]
 

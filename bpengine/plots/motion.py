@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 
 from bpengine.backends import Array
-from bpengine.network import Network
-from bpengine.persistence import in_place_of
+from bpengine.backprop.forward import forward_chunks
+from bpengine.model.files import in_place_of
+from bpengine.model.labels import true_classes
+from bpengine.network.network import Network
 from bpengine.plots import style
-from bpengine.prediction import forward_chunks, true_classes
+from bpengine.training.history import History
+from bpengine.training.loop import Callback, Training
 from bpengine.validation import positive_integer, positive_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from bpengine.callbacks import Callback
-    from bpengine.history import History
-    from bpengine.training import Training
 
 __all__ = ["hidden_motion"]
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 
 from bpengine.backends import Array, infer
-from bpengine.network import Network
+from bpengine.model.labels import classes
+from bpengine.network.network import Network
 from bpengine.plots import style
-from bpengine.prediction import classes
 from bpengine.validation import positive_integer
 
 if TYPE_CHECKING:

@@ -7,15 +7,14 @@ import textwrap
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from bpengine.plan import Plan
+from bpengine.backends import Operation
+from bpengine.backprop.plan import Plan
+from bpengine.derivatives.gradient_check import GradientCheck
 from bpengine.plots import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from bpengine.backends import Operation
-    from bpengine.checking import GradientCheck
 
 __all__ = ["gradient_check", "plan"]
 

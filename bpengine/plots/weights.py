@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 
-from bpengine.network import Network
+from bpengine.network.network import Network
 from bpengine.plots import style
 from bpengine.reference.nudges import nudge
 from bpengine.reference.per_example import parts_of

@@ -34,7 +34,6 @@ OF_A: dict[str, Callable[[Array, Array], Any]] = {
     "binary_cross_entropy": lambda a, y: -(_log(y, a) + _log(1 - y, 1 - a)).sum(),
     "softmax_cross_entropy": lambda a, y: -_log(y, a).sum(),
 }
-
 # (name, output activation): C_x of the weighted inputs, where the activations may round to 0 or 1
 OF_Z: dict[tuple[str, str], Callable[[Array, Array], Any]] = {
     ("poisson", "exponential"): lambda z, y: (np.exp(z) - y * z).sum(),

@@ -21,7 +21,6 @@ from bpengine.reference.per_example import ACTIVATIONS, PerExampleNetwork
 __all__ = ["MOST_PATHS", "Path", "PathNetwork"]
 
 Array = np.ndarray[Any, Any]
-
 MOST_PATHS = 100_000  # that are listed in one call
 
 

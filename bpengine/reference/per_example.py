@@ -61,7 +61,6 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array, Array], 
         lambda g, z: g * (sigmoid(z) + z * sigmoid(z) * (1 - sigmoid(z))),
     ),
 }
-
 # name: ∇_a C_x
 COSTS: dict[str, Callable[[Array, Array], Array]] = {
     "quadratic": lambda a, y: a - y,
@@ -71,7 +70,6 @@ COSTS: dict[str, Callable[[Array, Array], Array]] = {
     "binary_cross_entropy": lambda a, y: (a - y) / (a * (1 - a)),
     "softmax_cross_entropy": lambda a, y: -y / a,
 }
-
 # where ∇_a C ⊙ σ' is a - y
 SIMPLIFIED = {
     ("quadratic", "linear"),

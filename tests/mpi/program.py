@@ -14,8 +14,8 @@ import numpy as np
 from mpi4py import MPI
 
 import bpengine as bp
-from bpengine import collectives, distributed
-from bpengine.distributed import DataParallel
+from bpengine.distributed import collectives, plan
+from bpengine.distributed.options import DataParallel
 
 WORLD = MPI.COMM_WORLD
 RANK, SIZE = WORLD.rank, WORLD.size
@@ -55,7 +55,7 @@ def together(parts, batch_sizes):
 
 def equality(count, seed):
     """Random networks and shards, on the ranks and in one process; the digest of all that came out."""
-    distributed.BUCKET_BYTES, collectives.PIECE_BYTES = 400, 4096  # several of each
+    plan.BUCKET_BYTES, collectives.PIECE_BYTES = 400, 4096  # several of each
     digest, worst = hashlib.sha256(), 0.0
     for number in range(int(count)):
         rng = np.random.default_rng([int(seed), number])

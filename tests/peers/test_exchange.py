@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import bpengine as bp
-from bpengine.activations import ACTIVATIONS
+from bpengine.model.activations import ACTIVATIONS
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")

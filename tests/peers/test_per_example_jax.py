@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import bpengine as bp
-from bpengine.curvature import Curvature
-from bpengine.sensitivity import input_gradients, jacobians
+from bpengine.derivatives.curvature import Curvature
+from bpengine.derivatives.inputs import input_gradients, jacobians
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy

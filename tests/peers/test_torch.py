@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bpengine as bp
-from bpengine.activations import ACTIVATIONS
-from bpengine.costs import COSTS as BUILT_IN_COSTS
+from bpengine.model.activations import ACTIVATIONS
+from bpengine.model.costs import COSTS as BUILT_IN_COSTS
 
 torch = pytest.importorskip("torch")
 functional = torch.nn.functional

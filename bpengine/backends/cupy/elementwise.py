@@ -1,0 +1,329 @@
+"""Elementwise lines as CUDA kernels: neighbours on the same elements become one kernel."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from bpengine.backends.cupy.cuda_source import ELEMENTWISE, HELPERS, REALS, SPECIAL, TINY, UNIFORM
+
+__all__ = ["Launch", "Line", "View", "fused", "helpers", "special"]
+
+THREADS = 256
+BLOCKS = 2**16  # at most; kernels go on from there in strides
+OPERANDS = 24  # that one kernel takes at most
+
+
+class View(NamedTuple):
+    """An array as a kernel sees it: where it is, and how it lies there; strides in elements."""
+
+    address: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether elements follow each other in memory, rows first."""
+        steps = zip(self.shape, self.strides, _row_major(self.shape), strict=True)
+        return all(stride == wanted for n, stride, wanted in steps if n > 1)
+
+    @property
+    def mT(self) -> View:  # noqa: N802, as the array API has it
+        """The transpose of the last two axes."""
+        shape, strides = self.shape, self.strides
+        return self._replace(
+            shape=(*shape[:-2], shape[-1], shape[-2]), strides=(*strides[:-2], strides[-1], strides[-2])
+        )
+
+    def at(self, axis: int, index: int) -> View:
+        """The part at one index of an axis."""
+        axis %= len(self.shape)
+        shape = self.shape[:axis] + self.shape[axis + 1 :]
+        strides = self.strides[:axis] + self.strides[axis + 1 :]
+        start = self.address + index * self.strides[axis] * self.itemsize
+        return View(start, shape, strides, self.dtype)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return 8 if self.dtype in ("float64", "int64") else 4
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Address of the first byte, and of the first byte behind."""
+        if not self.size:
+            return self.address, self.address
+        last = sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
+        return self.address, self.address + (last + 1) * self.itemsize
+
+    def broadcast(self, shape: tuple[int, ...]) -> View:
+        """The array repeated along axes that it lacks or has once."""
+        missing = len(shape) - len(self.shape)
+        strides = [0] * missing
+        for n, own, stride in zip(shape[missing:], self.shape, self.strides, strict=True):
+            if own not in (n, 1):
+                raise ValueError(f"an array of shape {self.shape} does not fill shape {shape}.")
+            strides.append(stride if own == n and n > 1 else 0)
+        return View(self.address, shape, tuple(strides), self.dtype)
+
+    def even(self, last: int) -> int | None:
+        """The stride from one part to the next, over all axes but the last few; None where it changes.
+
+        0 where there is one part, or they are all the same.
+        """
+        step, behind = 0, 1
+        for n, own in zip(reversed(self.shape[:-last]), reversed(self.strides[:-last]), strict=True):
+            if n == 1:
+                continue
+            if behind == 1:
+                step = own
+            elif own != step * behind:
+                return None
+            behind *= n
+        return step
+
+    def overlaps(self, other: View) -> bool:
+        """Whether the two may have memory in common."""
+        (low, high), (first, last) = self.bounds, other.bounds
+        return low < last and first < high
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel and what it is called with: all are whole numbers, addresses among them."""
+
+    source: str
+    name: str
+    grid: int
+    block: int
+    arguments: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One elementwise line: an operation's code, and the arrays that stand for $0, $1, … in it.
+
+    Parameters
+    ----------
+    name : str
+        Out of `ELEMENTWISE`, or "uniform".
+    inputs : tuple of View
+    output : View
+        Whose shape is that of the line.
+    extra : tuple of int, optional
+        Numbers that stand for $a, $b in the code.
+    """
+
+    name: str
+    inputs: tuple[View, ...]
+    output: View
+    extra: tuple[int, ...] = ()
+
+    @property
+    def code(self) -> str:
+        """What it computes."""
+        if self.name == "uniform":
+            return "$o = uniform((const word*)$a, (word)i + $b, (T)0);"
+        return ELEMENTWISE[self.name][0]
+
+    @property
+    def operands(self) -> tuple[View, ...]:
+        """Inputs and output, all of the line's shape."""
+        shape = self.output.shape
+        return *(x.broadcast(shape) for x in self.inputs), self.output.broadcast(shape)
+
+    @property
+    def written(self) -> tuple[View, ...]:
+        """Those operands that are written."""
+        state = () if self.name == "uniform" else ELEMENTWISE[self.name][1]
+        operands = self.operands
+        return *(operands[i] for i in state), operands[-1]
+
+    def follows(self, others: Sequence[Line]) -> bool:
+        """Whether it may be done element by element together with lines before it."""
+        if self.output.shape != others[0].output.shape or self.output.dtype != others[0].output.dtype:
+            return False
+        if len({x for line in (*others, self) for x in line.operands}) > OPERANDS:
+            return False
+        own, own_written = set(self.operands), set(self.written)
+        for line in others:
+            written = line.written
+            for x in line.operands:
+                for y in own:
+                    if (x in written or y in own_written) and x != y and x.overlaps(y):
+                        return False
+        return True
+
+    def is_nothing(self) -> bool:
+        """Whether it copies an array to itself."""
+        return self.name in ("linear", "linear slope") and self.operands[0] == self.operands[-1]
+
+
+def fused(items: Iterable[Any]) -> list[Any]:
+    """Lines as kernels, where neighbours that may be done together are one; all else as it is."""
+    made: list[Any] = []
+    group: list[Line] = []
+    for item in items:
+        if isinstance(item, Line):
+            if item.is_nothing() or not item.output.size:
+                continue
+            if group and not item.follows(group):
+                made.append(_kernel(group))
+                group = []
+            group.append(item)
+            continue
+        if group:
+            made.append(_kernel(group))
+            group = []
+        made.append(item)
+    return [*made, _kernel(group)] if group else made
+
+
+def helpers(dtype: str) -> str:
+    """What the sources of all kernels for `dtype` begin with."""
+    return HELPERS.format(real=REALS[dtype], root_tiny=repr(math.sqrt(TINY[dtype])))
+
+
+def special(name: str, dtype: str, grid: int, arguments: Iterable[int], block: int = THREADS) -> Launch:
+    """A kernel of `SPECIAL`."""
+    grid = max(1, min(grid, BLOCKS))
+    return Launch(helpers(dtype) + SPECIAL[name], name, grid, block, tuple(map(int, arguments)))
+
+
+def _kernel(lines: Sequence[Line]) -> Launch:
+    """Lines of one shape as one kernel: each array is read once and written once."""
+    views: list[View] = []
+    loaded: list[View] = []
+    written: list[View] = []
+    extras: list[int] = []
+    body = []
+    for line in lines:
+        operands = line.operands
+        for x in operands:
+            if x not in views:
+                views.append(x)
+        code = line.code
+        for x in operands[:-1]:
+            if x not in written and x not in loaded:
+                loaded.append(x)
+        written += [x for x in line.written if x not in written]
+        names = {str(i): f"v{views.index(x)}" for i, x in enumerate(operands[:-1])}
+        names["o"] = f"v{views.index(operands[-1])}"
+        for letter, value in zip("ab", line.extra, strict=False):
+            names[letter] = f"e{len(extras)}"
+            extras.append(value)
+        for own, name in names.items():
+            code = code.replace(f"${own}", name)
+        body.append(f"{{ {code} }}")
+    shape, strides = _merged(lines[0].output.shape, [x.strides for x in views])
+    return _source(lines, views, loaded, written, extras, body, shape, strides)
+
+
+def _source(
+    lines: Sequence[Line],
+    views: Sequence[View],
+    loaded: Sequence[View],
+    written: Sequence[View],
+    extras: Sequence[int],
+    body: Sequence[str],
+    shape: tuple[int, ...],
+    strides: Sequence[tuple[int, ...]],
+) -> Launch:
+    size, dtype = math.prod(shape), lines[0].output.dtype
+    reach = max(x.bounds[1] - x.bounds[0] for x in views)
+    integer = "int" if max(size, reach) < 2**30 else "long long"
+    parameters, arguments = ["long long count"], [size]
+    for axis, n in enumerate(shape[1:], 1):
+        parameters.append(f"long long n{axis}")
+        arguments.append(n)
+    before, load, store = [], [], []
+    for k, (x, steps) in enumerate(zip(views, strides, strict=True)):
+        parameters.append(f"T* p{k}")
+        arguments.append(x.address)
+        if not any(steps) and x not in written:  # a number for all elements
+            before.append(f"const T v{k} = *p{k};")
+            continue
+        place = _place(k, steps, parameters, arguments)
+        load.append(f"T v{k} = p{k}[{place}];" if x in loaded else f"T v{k};")
+        if x in written:
+            store.append(f"p{k}[{place}] = v{k};")
+    for k, value in enumerate(extras):
+        parameters.append(f"long long e{k}")
+        arguments.append(value)
+    where = []
+    if len(shape) > 1:
+        where.append("place rest = i;")
+        for axis in range(len(shape) - 1, 0, -1):
+            where.append(f"const place i{axis} = rest % (place)n{axis}; rest /= (place)n{axis};")
+        where.append("const place i0 = rest;")
+    # named after what it does, for profilers, and apart from C's own functions
+    name = "line_" + re.sub(r"\W", "_", "_".join(line.name for line in lines))[:100]
+    inner = "\n        ".join([*where, *load, *body, *store])
+    source = f"""
+typedef {integer} place;
+extern "C" __global__ void {name}({", ".join(parameters)}) {{
+    {" ".join(before)}
+    for (place i = blockIdx.x * (place)blockDim.x + threadIdx.x; i < (place)count;
+         i += (place)gridDim.x * blockDim.x) {{
+        {inner}
+    }}
+}}
+"""
+    random = UNIFORM if any(line.name == "uniform" for line in lines) else ""
+    grid = max(1, min(-(-size // THREADS), BLOCKS))
+    return Launch(helpers(dtype) + random + source, name, grid, THREADS, tuple(arguments))
+
+
+def _place(k: int, steps: tuple[int, ...], parameters: list[str], arguments: list[int]) -> str:
+    """Where an operand has the element of the loop's index."""
+    if len(steps) == 1 and steps[0] == 1:
+        return "i"
+    terms = []
+    for axis, step in enumerate(steps):
+        position = f"i{axis}" if len(steps) > 1 else "i"
+        if step == 1:
+            terms.append(position)
+        elif step:
+            parameters.append(f"long long s{k}_{axis}")
+            arguments.append(step)
+            terms.append(f"{position} * (place)s{k}_{axis}")
+    return " + ".join(terms) or "0"
+
+
+def _row_major(shape: Sequence[int]) -> list[int]:
+    strides = [1] * len(shape)
+    for axis in range(len(shape) - 2, -1, -1):
+        strides[axis] = strides[axis + 1] * shape[axis + 1]
+    return strides
+
+
+def _merged(
+    shape: tuple[int, ...], strides: Sequence[tuple[int, ...]]
+) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """The same elements in the same order with as few axes as may be, one or more."""
+    sizes: list[int] = []
+    steps: list[list[int]] = [[] for _ in strides]
+    for axis, n in enumerate(shape):
+        own = [each[axis] for each in strides]
+        if n == 1:
+            continue
+        if sizes and all(kept[-1] == step * n for kept, step in zip(steps, own, strict=True)):
+            sizes[-1] *= n
+            for kept, step in zip(steps, own, strict=True):
+                kept[-1] = step
+        else:
+            sizes.append(n)
+            for kept, step in zip(steps, own, strict=True):
+                kept.append(step)
+    if not sizes:
+        return (1,), [(0,) for _ in strides]
+    return tuple(sizes), [tuple(kept) for kept in steps]

@@ -1,0 +1,254 @@
+"""Operations of a step as kernels and products, with the numbers and scratch arrays that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bpengine.backends.base import Backend
+from bpengine.backends.cupy.cuda_source import ELEMENTWISE
+from bpengine.backends.cupy.elementwise import THREADS, Launch, Line, View, special
+from bpengine.backends.cupy.matmul import Product, product
+from bpengine.backends.operation import Array, Operation
+from bpengine.backends.program import Batches, Entries
+
+__all__ = ["Item", "Maker", "gather"]
+
+Item = Line | Launch | Product
+COLUMNS = 128  # threads of a block, where a thread has a column to itself
+SUMS = 512  # parts of a sum over a vector, at most
+
+
+class Maker:
+    """Makes the items of operations.
+
+    Parameters
+    ----------
+    backend : Backend
+        Makes arrays.
+    view : callable
+        Gives an array's `View`.
+
+    Attributes
+    ----------
+    kept : list
+        What addresses lead to, and has to stay.
+    random : NumPy's generator, or None
+        What the step draws from.
+    state : array of 6 64-bit words
+        Its state on the device.
+    """
+
+    def __init__(self, backend: Backend, view: Callable[[Array], View]) -> None:
+        self.backend, self._view = backend, view
+        self.kept: list[Any] = []
+        self.random: Any = None
+        self.state: Array = None
+        self.drawn, self.halves = 0, False
+        self._numbers: dict[tuple[float, str], int] = {}
+
+    def view(self, x: Array) -> View:
+        """An array as kernels see it; the array is kept."""
+        self.kept.append(x)
+        return self._view(x)
+
+    def new(self, shape: tuple[int, ...], dtype: str) -> View:
+        """Scratch memory."""
+        return self.view(self.backend.empty(shape, dtype))
+
+    def number(self, value: float, dtype: str) -> int:
+        """The address of a number on the device."""
+        if (value, dtype) not in self._numbers:
+            array = self.backend.asarray(np.array(value), dtype)
+            self._numbers[value, dtype] = self.view(array).address
+        return self._numbers[value, dtype]
+
+    def items(self, op: Operation) -> Sequence[Item] | None:
+        """What carries out `op`, in order; None where there is no kernel for it."""
+        arrays = *op.inputs, op.output, *op.state
+        views = [self.view(x) for x in arrays]
+        dtype = views[-1].dtype
+        if dtype not in ("float32", "float64") or any(x.dtype != dtype for x in views):
+            return None
+        inputs, output = views[: len(op.inputs)], views[len(op.inputs)]
+        if op.name in SPECIAL:
+            made: Sequence[Item] | None = SPECIAL[op.name](self, op, inputs, output)
+            return made
+        if op.name in ELEMENTWISE:
+            return [Line(op.name, tuple(inputs), output)]
+        return None
+
+    def _uniform(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item] | None:
+        rngs: Any = getattr(op.expression, "rngs", ())
+        rng = rngs[0] if len(rngs) == 1 else None  # of a stack each has its own: drawn on the host
+        bits = getattr(rng, "bit_generator", None)
+        if type(bits).__name__ != "PCG64" or self.random not in (None, rng):
+            return None
+        if self.state is None:
+            self.random = rng
+            # as whole numbers of 64 bits, whatever their sign
+            self.state = self.backend.empty((6,), "int64")
+        line = Line("uniform", (), output, (self.view(self.state).address, self.drawn))
+        self.drawn, self.halves = self.drawn + output.size, output.dtype == "float32"
+        return [line]
+
+    def end_of_step(self, dtype: str) -> Sequence[Launch]:
+        """What has to be done after all operations: the generator moves on."""
+        if not self.drawn:
+            return []
+        arguments = self.view(self.state).address, self.drawn
+        return [special("drawn", dtype, 1, arguments, 1)]
+
+    def _matmul(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item] | None:
+        if len(output.shape) < 2 or not all(x.size for x in (*inputs, output)):
+            return None
+        a, b = inputs[:2]
+        if op.name == "matmul":
+            α, β = self.number(1.0, output.dtype), self.number(0.0, output.dtype)
+        else:  # "add product": of a, b, c, scale, β
+            α, β = (x.address for x in inputs[3:])
+        made = product(a, b, output, α, β)
+        return None if made is None else [made]
+
+    def _adam(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item]:
+        θ, g, gradients, squares, weights, betas, ε, η = inputs
+        α, ε_ = (self.new((), θ.dtype) for _ in range(2))
+        sums, β = ([x.at(0, i) for i in range(2)] for x in (weights, betas))
+        return [
+            Line("adam weights", (*sums, *β, η, ε, ε_), α),
+            Line("adam", (θ, g, gradients, squares, *β, ε_, α), output),
+        ]
+
+    def _average(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item]:
+        average, θ, count, least = inputs
+        share = self.new((), θ.dtype)
+        return [
+            Line("average share", (count, least), share),
+            Line("average", (average, θ, share), output),
+        ]
+
+    def _clip_factor(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item] | None:
+        g, bound = inputs
+        if not g.contiguous:
+            return None
+        count = max(1, min(-(-g.size // (4 * THREADS)), SUMS))
+        sums = self.new((count,), g.dtype).address
+        return [
+            special("square_sums", g.dtype, count, (g.size, g.address, sums)),
+            special("clip_factor", g.dtype, 1, (count, sums, bound.address, output.address)),
+        ]
+
+    def _max_norm(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item] | None:
+        w, bound = inputs
+        w_step, step = w.even(1), output.even(1)
+        if w_step is None or step is None:
+            return None
+        rows, n = w.size // w.shape[-1], w.shape[-1]
+        places = (
+            w.address,
+            w_step,
+            w.strides[-1],
+            bound.address,
+            output.address,
+            step,
+            output.strides[-1],
+        )
+        return [special("max_norm", w.dtype, rows, (rows, n, *places), COLUMNS)]
+
+    def _softmax(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item] | None:
+        n, m = output.shape[-2:]
+        count = output.size // n
+        arguments = [n, m, count]
+        for x in (*inputs, output):
+            planes = _planes(x.broadcast(output.shape))
+            if planes is None:
+                return None
+            arguments += planes
+        name = op.name.replace(" ", "_")
+        return [special(name, output.dtype, -(-count // COLUMNS), arguments, COLUMNS)]
+
+    def _product_norms(
+        self, op: Operation, inputs: Sequence[View], output: View
+    ) -> Sequence[Item] | None:
+        lead, m = output.shape[:-1], output.shape[-1]
+        δ, x = (each.broadcast((*lead, *each.shape[-2:])) for each in inputs)
+        rows = output._replace(
+            shape=(*lead, 1, m), strides=(*output.strides[:-1], 0, output.strides[-1])
+        )
+        left, right, out = (_planes(each) for each in (δ, x, rows))
+        if left is None or right is None or out is None:
+            return None
+        address, plane, _, column = out
+        arguments = [δ.shape[-2], x.shape[-2], m, output.size, *left, *right, address, plane, column]
+        return [special("product_norms", δ.dtype, output.size, arguments, COLUMNS)]
+
+    def _total_norms(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item] | None:
+        (layers,) = inputs
+        if len(layers.shape) != 2:
+            return None
+        (n, m), (row, column) = layers.shape, layers.strides
+        arguments = n, m, layers.address, row, column, output.address, output.strides[0]
+        return [special("total_norms", layers.dtype, -(-m // COLUMNS), arguments, COLUMNS)]
+
+    def _column_products(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item]:
+        # δ (…, n, m) and x (…, K, m) as (…, m, n, 1) and (…, m, 1, K)
+        δ, x = (each.mT for each in inputs)
+        left = View(δ.address, (*δ.shape, 1), (*δ.strides, 0), δ.dtype)
+        right = View(
+            x.address, (*x.shape[:-1], 1, x.shape[-1]), (*x.strides[:-1], 0, x.strides[-1]), x.dtype
+        )
+        return [Line("column products", (left, right), output)]
+
+    def batches(self, batches: Batches, numbers: View, at: View) -> tuple[Launch, Launch] | None:
+        """The kernels that load a batch and keep a step's output, of the step that `at` says."""
+        if batches.examples is None:
+            return None
+        if not isinstance(batches.slots, Entries):
+            return None
+        load = gather(self._view(batches.examples), self._view(batches.rows), numbers, at)
+        output, slots = self._view(batches.output), self._view(batches.slots.whole)
+        if load is None or not (slots.contiguous and output.contiguous) or output.dtype != slots.dtype:
+            return None
+        arguments = output.size, output.address, slots.address, slots.strides[0], at.address
+        return load, special("keep", output.dtype, -(-output.size // THREADS), arguments)
+
+    def settings(self, table: Array, targets: Array, count: int, at: View) -> Launch:
+        """The kernel that sets a step's numbers: row ``at`` of a table, each where `targets` says."""
+        arguments = count, self._view(table).address, self._view(targets).address, at.address
+        return special("settings", self._view(table).dtype, 1, arguments, 32)
+
+
+def gather(source: View, rows: View, numbers: View, at: View) -> Launch | None:
+    """The kernel that takes a batch's rows; None where rows don't lie as it reads them."""
+    if source.dtype != rows.dtype or source.shape[1:] != rows.shape[1:] or not rows.size:
+        return None
+    if source.strides[1] != 1 or rows.strides[1] != 1:
+        return None
+    m, width = rows.shape
+    arguments = m, width, source.address, source.strides[0], rows.address, rows.strides[0]
+    grid = -(-m * width // THREADS)
+    return special("gather", rows.dtype, grid, (*arguments, numbers.address, at.address))
+
+
+def _planes(x: View) -> list[int] | None:
+    """Address and strides of matrices that follow each other evenly; None where they don't."""
+    step = x.even(2)
+    return None if step is None else [x.address, step, *x.strides[-2:]]
+
+
+SPECIAL: dict[str, Callable[..., Sequence[Item] | None]] = {
+    "matmul": Maker._matmul,
+    "add product": Maker._matmul,
+    "uniform": Maker._uniform,
+    "adam": Maker._adam,
+    "average": Maker._average,
+    "clip factor": Maker._clip_factor,
+    "max norm": Maker._max_norm,
+    "softmax": Maker._softmax,
+    "softmax slope": Maker._softmax,
+    "product norms": Maker._product_norms,
+    "total norms": Maker._total_norms,
+    "column products": Maker._column_products,
+}

@@ -1,0 +1,344 @@
+"""Compiled kernels of whole lines: optimizers, each in one pass, norms, softmax.
+
+What the words of a row say is beside each; word 0 is the kernel's own address.
+"""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
+from __future__ import annotations
+
+import math
+
+from numba import carray, njit
+
+from bpengine.backends.numba.elementwise import formula, helper, kernel, number, view
+from bpengine.backends.numba.instruction import WORDS
+from bpengine.backends.numba.intrinsics import doubles, pointer, real, widest
+from bpengine.backends.numba.vector_math import exp
+
+__all__ = ["PASSES", "UPDATES"]
+
+UPDATES = {
+    "epsilon": 4,
+    "momentum": 4,
+    "nesterov": 4,
+    "adam": 8,
+    "adam each": 8,
+    "rmsprop": 7,
+    "rmsprop each": 7,
+    "adagrad": 5,
+    "adagrad each": 5,
+    "average": 4,
+}
+"""How many inputs an operation has: words 2, 3, … of its row, and then the output. Word 1 is the length
+of the first."""
+PASSES = (
+    "momentum",
+    "nesterov",
+    "adam",
+    "adam each",
+    "rmsprop",
+    "rmsprop each",
+    "adagrad",
+    "adagrad each",
+)
+"""Those that do the same to every number, so that it may be done in parts."""
+
+
+@kernel("momentum")
+def momentum(row, like):  # θ, step, v, μ
+    widest()
+    r = carray(row, WORDS)
+    n, μ = r[1], number(r[5], like)
+    θ, step, v = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
+    for i in range(n):
+        v[i] = μ * v[i] - step[i]
+        θ[i] += v[i]
+
+
+@kernel("nesterov")
+def nesterov(row, like):  # θ, step, v, μ
+    widest()
+    r = carray(row, WORDS)
+    n, μ = r[1], number(r[5], like)
+    θ, step, v = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
+    for i in range(n):
+        v[i] = μ * v[i] - step[i]
+        θ[i] += μ * v[i] - step[i]
+
+
+@kernel("adam weights")
+def adam_weights(row, like):  # the sums' weights, β: words 1 and 2
+    r = carray(row, WORDS)
+    weights, β = view(r[1], 2, like), view(r[2], 2, like)
+    weights[0] = β[0] * weights[0] + real(1, β[0])
+    weights[1] = β[1] * weights[1] + real(1, β[0])
+
+
+@kernel("adam")
+def adam(row, like):  # θ, g, Σ g, Σ g², the sums' weights, β, ε, η
+    widest()
+    r = carray(row, WORDS)
+    n, ε, η = r[1], number(r[8], like), number(r[9], like)
+    θ, g, gradients, squares = (
+        view(r[2], n, like),
+        view(r[3], n, like),
+        view(r[4], n, like),
+        view(r[5], n, like),
+    )
+    weights, β = view(r[6], 2, like), view(r[7], 2, like)
+    # η m̂ / (√v̂ + ε) = α G / (√S + ε') for sums G, S of weights W, α = η √W₂ / W₁, ε' = ε √W₂
+    root = math.sqrt(weights[1])
+    α, ε = η * root / weights[0], ε * root
+    β1, β2 = β[0], β[1]
+    for i in range(n):
+        gradients[i] = β1 * gradients[i] + g[i]
+        squares[i] = β2 * squares[i] + g[i] * g[i]
+        θ[i] -= α * gradients[i] / (math.sqrt(squares[i]) + ε)
+
+
+@kernel("adam each")
+def adam_each(row, like):  # the same with η for each parameter
+    widest()
+    r = carray(row, WORDS)
+    n, ε, η = r[1], number(r[8], like), view(r[9], r[1], like)
+    θ, g, gradients, squares = (
+        view(r[2], n, like),
+        view(r[3], n, like),
+        view(r[4], n, like),
+        view(r[5], n, like),
+    )
+    weights, β = view(r[6], 2, like), view(r[7], 2, like)
+    root = math.sqrt(weights[1])
+    share, ε = root / weights[0], ε * root
+    β1, β2 = β[0], β[1]
+    for i in range(n):
+        gradients[i] = β1 * gradients[i] + g[i]
+        squares[i] = β2 * squares[i] + g[i] * g[i]
+        θ[i] -= η[i] * share * gradients[i] / (math.sqrt(squares[i]) + ε)
+
+
+@kernel("epsilon")
+def epsilon(row, like):  # 1 - βᵗ, β, 1 - β, ε, and ε / √(1 - βᵗ)
+    r = carray(row, WORDS)
+    correction, out = view(r[2], 1, like), view(r[6], 1, like)
+    correction[0] = number(r[3], like) * correction[0] + number(r[4], like)
+    out[0] = number(r[5], like) / math.sqrt(correction[0])
+
+
+@kernel("rmsprop")
+def rmsprop(row, like):  # θ, g, v, ρ, 1 - ρ, ε, η
+    widest()
+    r = carray(row, WORDS)
+    n, ρ, rest = r[1], number(r[5], like), number(r[6], like)
+    ε, η = number(r[7], like), number(r[8], like)
+    θ, g, v = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
+    for i in range(n):
+        v[i] = ρ * v[i] + rest * (g[i] * g[i])
+        θ[i] -= η * g[i] / (math.sqrt(v[i]) + ε)
+
+
+@kernel("rmsprop each")
+def rmsprop_each(row, like):  # the same with η for each parameter
+    widest()
+    r = carray(row, WORDS)
+    n, ρ, rest = r[1], number(r[5], like), number(r[6], like)
+    ε, η = number(r[7], like), view(r[8], r[1], like)
+    θ, g, v = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
+    for i in range(n):
+        v[i] = ρ * v[i] + rest * (g[i] * g[i])
+        θ[i] -= η[i] * g[i] / (math.sqrt(v[i]) + ε)
+
+
+@kernel("adagrad")
+def adagrad(row, like):  # θ, g, s, ε, η
+    widest()
+    r = carray(row, WORDS)
+    n, ε, η = r[1], number(r[5], like), number(r[6], like)
+    θ, g, s = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
+    for i in range(n):
+        s[i] += g[i] * g[i]
+        θ[i] -= η * g[i] / (math.sqrt(s[i]) + ε)
+
+
+@kernel("adagrad each")
+def adagrad_each(row, like):  # the same with η for each parameter
+    widest()
+    r = carray(row, WORDS)
+    n, ε, η = r[1], number(r[5], like), view(r[6], r[1], like)
+    θ, g, s = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
+    for i in range(n):
+        s[i] += g[i] * g[i]
+        θ[i] -= η[i] * g[i] / (math.sqrt(s[i]) + ε)
+
+
+@kernel("average")
+def average(row, like):  # θ̄, θ, count, least
+    widest()
+    r = carray(row, WORDS)
+    n, count, least = r[1], view(r[4], 1, like), number(r[5], like)
+    mean, θ = view(r[2], n, like), view(r[3], n, like)
+    count[0] += real(1, least)
+    share = real(1, least) / count[0]
+    share = least if share < least else share
+    for i in range(n):
+        mean[i] += share * (θ[i] - mean[i])
+
+
+@njit(fastmath={"contract", "reassoc"}, error_model="numpy")
+def squares(x):
+    """Σ x², in any order: in vectors, and rounded less than one by one."""
+    total = x[0] * x[0]
+    for i in range(1, x.size):
+        total += x[i] * x[i]
+    return total
+
+
+@kernel("clip factor")
+def clip_factor(
+    row, like
+):  # networks, factors, bound, its stride; blocks, each's length, address, stride
+    widest()
+    r = carray(row, WORDS)
+    factors, blocks = view(r[2], r[1], like), carray(pointer(r[6], row), 3 * r[5])
+    for p in range(r[1]):
+        bound = number(r[3] + p * r[4], like)
+        total = real(0, bound)
+        for l in range(0, 3 * r[5], 3):
+            total += squares(view(blocks[l + 1] + p * blocks[l + 2], blocks[l], like))
+        norm = math.sqrt(total)
+        factors[p] = bound / (bound if norm < bound else norm)
+
+
+@kernel("add squares")
+def add_squares(row, like):  # rows, columns, w, its stride in bytes, factor, total in float64
+    widest()
+    r = carray(row, WORDS)
+    total = 0.0
+    for i in range(r[1]):
+        total += squares(view(r[3] + i * r[4], r[2], like))
+    carray(doubles(r[6]), 1)[0] += number(r[5], like) * total
+
+
+@kernel("share")
+def share(row, like):  # m, weights, their stride in bytes, and m / Σ weights
+    r = carray(row, WORDS)
+    total = 0.0
+    for i in range(r[1]):
+        total += number(r[2] + i * r[3], like)
+    view(r[4], 1, like)[0] = r[1] / total
+
+
+@kernel("max norm")
+def max_norm(row, like):  # rows, columns, w, its stride in bytes, bound
+    widest()
+    r = carray(row, WORDS)
+    bound = number(r[5], like)
+    for i in range(r[1]):
+        w = view(r[3] + i * r[4], r[2], like)
+        norm = math.sqrt(squares(w))
+        factor = bound / (bound if norm < bound else norm)
+        for j in range(r[2]):
+            w[j] *= factor
+
+
+@kernel("product norms")
+def product_norms(row, like):  # columns, norms; of δ and of x: rows, address, strides in bytes; scratch
+    widest()
+    r = carray(row, WORDS)
+    norms, others = view(r[2], r[1], like), view(r[11], r[1], like)
+    _square_sums(r, 3, norms, like)
+    _square_sums(r, 7, others, like)
+    for j in range(r[1]):
+        # each root on its own: the product of two squares leaves the range sooner
+        norms[j] = math.sqrt(norms[j]) * math.sqrt(others[j])
+
+
+@helper
+def _square_sums(r, at, sums, like):
+    """‖x‖² of every column of a matrix whose rows or whose columns are contiguous."""
+    rows, address, row_step, column_step = r[at], r[at + 1], r[at + 2], r[at + 3]
+    if column_step != sums.itemsize:
+        for j in range(sums.size):
+            sums[j] = squares(view(address + j * column_step, rows, like))
+        return
+    for j in range(sums.size):
+        sums[j] = real(0, sums[j])
+    for i in range(rows):
+        x = view(address + i * row_step, sums.size, like)
+        for j in range(sums.size):
+            sums[j] += x[j] * x[j]
+
+
+@kernel("total norms")
+def total_norms(row, like):  # columns, norms; layers, address, strides in bytes
+    r = carray(row, WORDS)
+    norms = view(r[2], r[1], like)
+    for j in range(r[1]):
+        total = number(r[4] + j * r[6], like)
+        for i in range(1, r[3]):
+            # without squares of norms, which leave the range where norms do not
+            total = math.hypot(total, number(r[4] + i * r[5] + j * r[6], like))
+        norms[j] = total
+
+
+@kernel("softmax")
+def softmax(row, like):  # rows, columns, z, a, scratch of a row
+    widest()
+    r = carray(row, WORDS)
+    rows, m, total = r[1], r[2], view(r[5], r[2], like)
+    step = m * total.itemsize
+    _each_row(_assign, r[3], 0, total, 1, like)
+    _each_row(_greatest, r[3], step, total, rows, like)
+    for i in range(rows):
+        z, a = view(r[3] + i * step, m, like), view(r[4] + i * step, m, like)
+        for j in range(m):
+            # the largest exponent is 0
+            a[j] = exp(z[j] - total[j])
+    _each_row(_assign, r[4], 0, total, 1, like)
+    _each_row(_sum, r[4] + step, step, total, rows - 1, like)
+    for i in range(rows):
+        a = view(r[4] + i * step, m, like)
+        for j in range(m):
+            a[j] /= total[j]
+
+
+@formula
+def _assign(total, x):
+    return x
+
+
+@formula
+def _sum(total, x):
+    return total + x
+
+
+@formula
+def _greatest(total, x):
+    return x if not x <= total else total  # NaN too
+
+
+@helper
+def _each_row(f, start, step, total, rows, like):
+    """``total = f(total, x)`` for the rows x of an array, one after the other."""
+    for i in range(rows):
+        x = view(start + i * step, total.size, like)
+        for j in range(total.size):
+            total[j] = f(total[j], x[j])
+
+
+@kernel("softmax slope")
+def softmax_slope(row, like):  # rows, columns, g, a, δ, scratch of a row
+    widest()
+    r = carray(row, WORDS)
+    rows, m, total = r[1], r[2], view(r[6], r[2], like)
+    step = m * total.itemsize
+    # a ⊙ (g - Σ_j a_j g_j)
+    for i in range(rows):
+        g, a = view(r[3] + i * step, m, like), view(r[4] + i * step, m, like)
+        for j in range(m):
+            total[j] = (total[j] if i else real(0, g[j])) + g[j] * a[j]
+    for i in range(rows):
+        g, a = view(r[3] + i * step, m, like), view(r[4] + i * step, m, like)
+        δ = view(r[5] + i * step, m, like)
+        for j in range(m):
+            δ[j] = (g[j] - total[j]) * a[j]

@@ -1,0 +1,86 @@
+"""NumPy arrays on the host, and the replay of a step as NumPy calls."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Iterable
+from typing import Any
+
+import array_api_compat.numpy
+import numpy as np
+
+from bpengine.backends.array_api import ArrayAPIBackend, Call, Replay
+from bpengine.backends.base import Backend
+from bpengine.backends.numpy.blas import fold_descent
+from bpengine.backends.numpy.kernels import calls as calls_of
+from bpengine.backends.numpy.scratch import Scratch
+from bpengine.backends.operation import Array, Operation
+from bpengine.backends.program import Batches
+
+__all__ = ["NumPyBackend"]
+
+
+class NumPyBackend(ArrayAPIBackend):
+    """NumPy arrays on the host."""
+
+    def __init__(self) -> None:
+        super().__init__(array_api_compat.numpy, name="numpy")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NumPyBackend, ()
+
+    def on(self, device: Any = None, precision: str | None = None) -> Backend:
+        """Give this backend, which has one device: the CPU."""
+        if device is not None and str(device) != str(self.device):
+            raise ValueError(
+                f"device={device!r}: NumPy computes on the CPU. Use device=None, or another backend."
+            )
+        return super().on(None, precision)
+
+    def asarray(self, x: Array, dtype: str) -> Array:
+        """`x` in `dtype`: itself where it has it already."""
+        return np.asarray(x, dtype)
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """New array with contents of any value."""
+        return np.empty(shape, dtype)
+
+    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+        """`x` itself."""
+        return np.asarray(x)
+
+    def take(self, rows: Array, indices: Array, out: Array) -> None:
+        """Write ``rows[indices]`` into `out`, without the bounds check that costs a copy."""
+        rows.take(indices, 0, out, "clip")
+
+    def compile(self, operations: Iterable[Operation]) -> Replay:
+        """Make operations ready to be replayed: ufuncs where there is a kernel."""
+        scratch = Scratch()
+        operations = list(operations)
+        folded = fold_descent(operations)
+        calls: list[Call] = []
+        for i, op in enumerate(operations):
+            calls += folded[i] if i in folded else calls_of(scratch, op)
+        return QuietReplay(calls, keep=operations)
+
+
+class QuietReplay(Replay):
+    """A replay in which a saturated exp may overflow to infinity, as it should, without a warning.
+
+    NumPy keeps its error state in a context variable; a context of our own costs a tenth of what
+    entering ``np.errstate`` at every step would.
+    """
+
+    def __init__(self, calls: list[Call], keep: object) -> None:
+        super().__init__(calls)
+        self._keep = keep  # calls into BLAS hold addresses alone; the arrays must stay
+        self._context = contextvars.copy_context()
+        self._context.run(np.seterr, over="ignore", invalid="ignore", divide="ignore")
+
+    def run(self, steps: int) -> None:
+        """Walk over the calls `steps` times."""
+        self._context.run(super().run, steps)
+
+    def run_batches(self, batches: Batches, taken: list[int]) -> None:
+        """A step on each of some batches."""
+        self._context.run(super().run_batches, batches, taken)

@@ -1,0 +1,149 @@
+"""NumPy's own BLAS through its C interface: C ← α A B + β C, which no NumPy function offers.
+
+The library is the one that NumPy's extension module is linked with; where it can't be found, nothing
+here is used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bpengine.backends.array_api import Call
+from bpengine.backends.fusion import Layout, fold
+from bpengine.backends.operation import Array, Operation
+
+__all__ = ["NUMPY", "fold_descent", "library", "readable"]
+
+ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE = 101, 111, 112
+SYMBOLS = (  # as NumPy's wheels name it, as other builds do; the width of its integers
+    ("scipy_cblas_{}gemm64_", ctypes.c_int64),
+    ("cblas_{}gemm64_", ctypes.c_int64),
+    ("cblas_{}gemm", ctypes.c_int),
+)
+REALS: dict[str, tuple[str, Any]] = {
+    "float32": ("s", ctypes.c_float),
+    "float64": ("d", ctypes.c_double),
+}
+
+
+class _NumPyLayout(Layout):
+    """Where NumPy's arrays lie in memory."""
+
+    def bounds(self, x: Array) -> tuple[int, int]:
+        """Address of the first byte, and of the first behind the last."""
+        low, high = np.lib.array_utils.byte_bounds(x)
+        return low, high
+
+    def number(self, value: float, like: Array) -> Array:
+        """An array of shape () of the dtype of `like`."""
+        return np.full((), value, like.dtype)
+
+    def readable(self, x: Array) -> bool:
+        """Whether a product can read x as it lies."""
+        return readable(x)
+
+
+NUMPY = _NumPyLayout()
+
+
+def fold_descent(operations: Sequence[Operation]) -> dict[int, list[Call]]:
+    """`fold` as calls, by way of C for the products; empty where there is no such way."""
+    if any(_library(str(op.output.dtype))[0] is None for op in operations[-1:]):
+        return {}
+    return {i: [call for op in ops for call in _calls(op)] for i, ops in fold(operations, NUMPY).items()}
+
+
+def _calls(op: Operation) -> list[Call]:
+    if op.name == "add product":
+        return [_gemm(*op.inputs)]
+    if op.name == "shrink":
+        target, w, factor = op.inputs
+        part = np.empty(w.shape, w.dtype)
+        return [(np.multiply, (w, factor, part)), (np.subtract, (target, part, target))]
+    function = {
+        "add": np.add,
+        "decay": np.multiply,
+        "descend": np.subtract,
+        "reverse difference": np.subtract,
+    }[op.name]
+    return [(function, (*op.inputs, op.output))]
+
+
+def _gemm(a: Array, b: Array, c: Array, scale: Array, β: Array) -> Call:
+    """The call of c ← β c + scale · a b; `scale` is read anew each time."""
+    name = str(c.dtype)
+    function, integer = _library(name)
+    real = REALS[name][1]
+    (transpose_a, lda), (transpose_b, ldb), (_, ldc) = map(_layout, (a, b, c))  # type: ignore[misc]
+    (m, k), n = a.shape, b.shape[1]
+    operands = (
+        *map(ctypes.c_int, (ROW_MAJOR, transpose_a, transpose_b)),
+        *map(integer, (m, n, k)),
+        real.from_buffer(scale),
+        a.ctypes.data_as(ctypes.c_void_p),
+        integer(lda),
+        b.ctypes.data_as(ctypes.c_void_p),
+        integer(ldb),
+        real(float(β)),
+        c.ctypes.data_as(ctypes.c_void_p),
+        integer(ldc),
+    )
+    assert function is not None
+    return function, operands
+
+
+def readable(x: Array) -> bool:
+    """Whether BLAS can read `x` as it lies in memory, as a matrix or its transpose."""
+    return _layout(x) is not None
+
+
+def _layout(x: Array) -> tuple[int, int] | None:
+    """Whether a matrix is stored transposed, and its leading dimension; None if BLAS can't read it."""
+    if x.ndim != 2 or any(stride % x.itemsize or stride <= 0 for stride in x.strides):
+        return None
+    rows, columns = (stride // x.itemsize for stride in x.strides)
+    if columns == 1 and rows >= x.shape[1]:
+        return NO_TRANSPOSE, rows
+    if rows == 1 and columns >= x.shape[0]:
+        return TRANSPOSE, columns
+    return None
+
+
+def library(dtype: str) -> tuple[int, int]:
+    """Address of NumPy's gemm for a dtype and the bits of its integers; (0, 0) where there is none."""
+    function, integer = _library(dtype)
+    if function is None:
+        return 0, 0
+    address: Any = ctypes.cast(function, ctypes.c_void_p).value  # type: ignore[arg-type]
+    return address, 8 * ctypes.sizeof(integer)
+
+
+@functools.cache
+def _library(dtype: str) -> tuple[Callable[..., None] | None, Any]:
+    """NumPy's gemm for a dtype, tried on a small product first; (None, None) where there is none."""
+    letter, real = REALS[dtype]
+    try:
+        library = ctypes.CDLL(sys.modules["numpy._core._multiarray_umath"].__file__)
+    except (KeyError, OSError, TypeError):
+        return None, None
+    for symbol, integer in SYMBOLS:
+        function = getattr(library, symbol.format(letter), None)
+        if function is None:
+            continue
+        function.restype = None
+        a, b = np.arange(6.0, dtype=dtype).reshape(2, 3), np.arange(12.0, dtype=dtype).reshape(3, 4)
+        c = np.ones((2, 4), dtype)
+        pointers = [x.ctypes.data_as(ctypes.c_void_p) for x in (a, b, c)]
+        codes = map(ctypes.c_int, (ROW_MAJOR, NO_TRANSPOSE, NO_TRANSPOSE))
+        m, n, k, lda, ldb, ldc = map(integer, (2, 4, 3, 3, 4, 4))
+        one = real(1.0)
+        function(*codes, m, n, k, one, pointers[0], lda, pointers[1], ldb, one, pointers[2], ldc)
+        if np.array_equal(c, a @ b + 1):
+            return function, integer
+    return None, None

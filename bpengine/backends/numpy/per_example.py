@@ -1,0 +1,85 @@
+"""NumPy kernels of per-example gradients: norms and scaled columns."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bpengine.backends.array_api import Call
+from bpengine.backends.numpy.scratch import Scratch
+from bpengine.backends.operation import NOISE_BLOCK, Array
+
+__all__ = ["PER_EXAMPLE", "gaussian_noise"]
+
+
+def _square_sums(x: Array, out: Array) -> Call:
+    """‖x‖² of every column, without a temporary."""
+    if x.strides[-2] == x.itemsize:  # examples contiguous
+        return np.vecdot, (x.mT, x.mT, out)
+    return partial(np.einsum, out=out), ("kx,kx->x", x, x)
+
+
+def _product_norms(k: Scratch, δ: Array, x: Array, out: Array) -> list[Call]:
+    # ‖δ‖ ‖x‖, column by column
+    squares = k.scratch(out)
+    return [
+        _square_sums(δ, out),
+        (np.sqrt, (out, out)),
+        _square_sums(x, squares),
+        (np.sqrt, (squares, squares)),
+        (np.multiply, (out, squares, out)),
+    ]
+
+
+def _total_norms(k: Scratch, layers: Array, out: Array) -> list[Call]:
+    return [(np.hypot.reduce, (layers, 0, None, out))]
+
+
+def _clip_factors(k: Scratch, total: Array, bound: Array, scale: Array, out: Array) -> list[Call]:
+    # scale · bound / max(total, bound)
+    return [
+        (partial(np.maximum, out=out), (total, bound)),
+        (np.divide, (bound, out, out)),
+        (np.multiply, (out, scale, out)),
+    ]
+
+
+def _scale_columns(k: Scratch, δ: Array, factors: Array, out: Array) -> list[Call]:
+    return [(np.multiply, (δ, factors, out))]
+
+
+def _column_products(k: Scratch, δ: Array, x: Array, out: Array) -> list[Call]:
+    return [(np.multiply, (δ.mT[..., :, None], x.mT[..., None, :], out))]
+
+
+def gaussian_noise(k: Scratch, fill: Any, g: Array, strength: Array) -> list[Call]:
+    """Add noise to g block by block: what has been drawn is added while a core's cache has it.
+
+    `fill` writes normal numbers of some strength into a block.
+    """
+    if not g.flags.c_contiguous:  # rows that are padded: all at once, in the same order
+        return [(_add_noise, (g, strength, np.empty(g.size, g.dtype), fill))]
+    calls: list[Call] = []
+    whole = g.reshape(-1)
+    for start in range(0, whole.size, NOISE_BLOCK):
+        part = whole[start : start + NOISE_BLOCK]
+        noise = k.scratch(part)
+        calls += [(fill, (noise, strength)), (np.add, (part, noise, part))]
+    return calls
+
+
+def _add_noise(g: Array, strength: Array, noise: Array, fill: Any) -> None:
+    for start in range(0, noise.size, NOISE_BLOCK):
+        fill(noise[start : start + NOISE_BLOCK], strength)
+    np.add(g, noise.reshape(g.shape), g)
+
+
+PER_EXAMPLE: dict[str, Any] = {
+    "product norms": _product_norms,
+    "total norms": _total_norms,
+    "clip factors": _clip_factors,
+    "scale columns": _scale_columns,
+    "column products": _column_products,
+}

@@ -1,0 +1,1 @@
+"""The equations, and the steps made of them."""

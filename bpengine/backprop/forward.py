@@ -1,0 +1,99 @@
+"""Feedforward over many examples in chunks of bounded memory, and what is told from the outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from bpengine.backends import Array, Program
+from bpengine.backprop import equations
+from bpengine.backprop.workspace import Workspace
+from bpengine.model.examples import sample_weights
+from bpengine.model.labels import classes, true_classes
+from bpengine.model.model import Model
+from bpengine.model.packing import example_rows, own_parts
+
+__all__ = ["evaluate", "feedforward", "forward_chunks"]
+
+CHUNK_ELEMENTS = 2**22  # elements of all activations that a prediction holds at a time
+
+
+def feedforward(model: Model, X: Array) -> Array:
+    """Output activations for every column of X; see `bpengine.Network.feedforward`."""
+    X = model.check_inputs(X)
+    out = model.backend.empty((*model.stack, model.sizes[-1], X.shape[-1]), model.dtype)
+    for columns, workspace in forward_chunks(model, X):
+        out[..., columns] = workspace.a[-1]
+    return out
+
+
+def forward_chunks(
+    network: Model, X: Array, Y: Array | None = None
+) -> Iterator[tuple[slice, Workspace]]:
+    """Feed X forward in chunks of bounded memory: the columns of each, and its workspace.
+
+    The workspace holds the chunk's z, a and targets until the next one is asked for.
+    """
+    m = int(X.shape[-1])
+    chunk = max(1, min(m, CHUNK_ELEMENTS // (sum(network.sizes) * math.prod(network.stack))))
+    outputs, backend, dtype = network.sizes[-1], network.backend, network.dtype
+    own = own_parts(X, X if Y is None else Y, None)
+    for start in range(0, m, chunk):
+        columns = slice(start, min(m, start + chunk))
+        workspace, program = _forward_program(network, columns.stop - columns.start, own)
+        y = None if Y is None else Y[..., columns]
+        example_rows(X[..., columns], y, outputs, backend, dtype, out=workspace.rows)
+        program.run(1)
+        yield columns, workspace
+
+
+def _forward_program(network: Model, m: int, own: tuple[str, ...]) -> tuple[Workspace, Program]:
+    """Feedforward for m examples; each thread keeps the one that it used last."""
+    kept = network.forward_programs
+    parameters, activations, *size = getattr(kept, "made_for", (None, None))
+    if (
+        parameters is not network.parameters
+        or activations is not network.activations
+        or size != [m, own]
+    ):
+        σ, backend = network.activations, network.backend
+        workspace = Workspace(
+            network.sizes, σ, m, backend, network.dtype, errors=False, stack=network.stack, own=own
+        )
+        operations = equations.feedforward(network.parameters, σ, workspace)
+        kept.program = workspace, backend.compile(operations)
+        kept.made_for = network.parameters, σ, m, own
+    found: tuple[Workspace, Program] = kept.program
+    return found
+
+
+def evaluate(network: Model, X: Array, Y: Array, sample_weight: Array | None = None) -> dict[str, Any]:
+    """Average cost and, where the targets are classes, accuracy; see `Network.evaluate`."""
+    backend, m = network.backend, int(X.shape[-1])
+    xp = backend.xp
+    weights = None
+    if sample_weight is not None:
+        found = sample_weights(sample_weight, m, backend, stack=network.stack)
+        weights = backend.asarray(found, "float64")
+    cost: Any = 0.0
+    right: Any = 0.0
+    for columns, ws in forward_chunks(network, X, Y):
+        σ = network.activations[-1]
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = network.cost.per_example(σ, ws.z[-1], ws.a[-1], ws.targets)
+        values = xp.astype(values, xp.float64)
+        some = None if weights is None else weights[..., columns]
+        cost = cost + backend.figure(xp.sum(values if some is None else values * some, axis=-1))
+        wanted = None if right is None else true_classes(xp, ws.targets)
+        if right is None or wanted is None:
+            right = None
+            continue
+        hits = xp.astype(classes(xp, ws.a[-1]) == wanted, xp.float64)
+        right = right + backend.figure(xp.sum(hits if some is None else hits * some, axis=-1))
+    result = {"cost": cost / m + network.penalty.value(network.parameters)}
+    if right is not None:
+        result["accuracy"] = right / m
+    return result

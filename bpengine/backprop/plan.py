@@ -1,0 +1,403 @@
+"""A step recorded once for one batch size and replayed: it can be run, counted, printed and priced."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, Self, SupportsIndex
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from bpengine import schedules
+from bpengine.backends import Array, Backend, DeviceMemoryError, Operation, Program, Settings
+from bpengine.backprop import equations
+from bpengine.backprop.workspace import Workspace, example_bytes
+from bpengine.model.examples import sample_weights
+from bpengine.model.model import Model
+from bpengine.model.packing import OWN, example_rows, own_parts
+from bpengine.model.parameters import Gradient
+from bpengine.optimizers.base import Optimizer, check_optimizer
+from bpengine.optimizers.update import State, one_by_one
+from bpengine.validation import choose, each, non_negative_number, positive_integer
+
+__all__ = ["Plan", "gradient"]
+
+
+class Plan:
+    """One training step, or one gradient, of a network for one batch size.
+
+    Made by `Network.plan`. The plan works on the network's own parameters.
+
+    Parameters
+    ----------
+    network : Network
+    batch_size : int
+        Number of examples in the batch, m.
+    optimizer : Optimizer, optional
+        The rule for the update; without one a step is feedforward and gradient only, and dropout
+        and label smoothing, which belong to training, are left out.
+    state : State, optional
+        What the optimizer remembers, where plans share it; a new one where not given.
+    weighted : bool, optional
+        Whether examples have weights.
+    own : collection of {"inputs", "targets", "weights"}, optional
+        What each network of a stack has for itself; the rest they share.
+    replayer : Backend, optional
+        Who replays the step, on the arrays of the network's backend; that one where not given.
+
+    Attributes
+    ----------
+    operations : list of Operation
+        The step, line by line.
+    counts : dict
+        How often each operation occurs: ``counts["matmul"]`` is 3 times the number of weight
+        layers, less 1, for any batch size.
+    flops, bytes : int
+        Floating-point operations of a step, and bytes moved if each operation reads its inputs and
+        writes its output once.
+    averaged : int
+        Over how many examples the gradient is an average: the batch's, unless others are added to them.
+    workspace : Workspace
+        The buffers of the batch.
+
+    Notes
+    -----
+    The operations are what a step computes; how is the backend's choice. NumPy's folds the update of
+    plain SGD into the products of BP3 and BP4 where it can, and then moves fewer bytes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bpengine as bp
+    >>> net = bp.Network([784, 30, 10], rng=0)
+    >>> plan = net.plan(batch_size=10, optimizer=bp.SGD(0.5))
+    >>> plan.counts["matmul"]
+    5
+    >>> X, Y = np.ones((784, 10), "float32"), np.ones((10, 10), "float32")
+    >>> plan.load(X, Y)
+    >>> before = plan.run().cost
+    >>> plan.run(steps=100).cost < before
+    True
+    """
+
+    def __init__(
+        self,
+        network: Model,
+        batch_size: SupportsIndex,
+        optimizer: Optimizer | None = None,
+        *,
+        state: State | None = None,
+        weighted: bool = False,
+        own: Collection[str] = (),
+        replayer: Backend | None = None,
+    ) -> None:
+        m = positive_integer(batch_size, "batch_size")
+        if optimizer is not None:
+            check_optimizer(optimizer)
+        self.network = network
+        self.optimizer = optimizer
+        self.batch_size = self.averaged = m
+        self.own = _checked_own(own, network.stack)
+        parameters, σ, backend, dtype = (
+            network.parameters,
+            network.activations,
+            network.backend,
+            network.dtype,
+        )
+        self.state: State | None = None
+        if optimizer is not None:
+            self.state = State(optimizer, parameters) if state is None else state
+        scales = self.state is not None and self.state.unit_is_each
+        dropout = network.dropout if optimizer is not None else ()
+        failed = None
+        try:
+            self.workspace = Workspace(
+                network.sizes,
+                σ,
+                m,
+                backend,
+                dtype,
+                stack=network.stack,
+                own=self.own,
+                weighted=weighted,
+                dropout=dropout,
+                rngs=network.rngs,
+                scales=scales,
+            )
+        except DeviceMemoryError as error:
+            failed = str(error)
+        if failed is not None:  # here, where what has been made of the buffers is gone again
+            raise _too_large(network, m, dropout, failed)
+        self._gradient = Gradient(network.sizes, backend, dtype, network.stack)
+        per_network = scales or any(map(np.ndim, (network.l1, network.l2)))
+        shape = (2, *network.stack, 1, 1) if per_network else (2,)
+        self._strengths = backend.empty(shape, dtype)
+        self._targets: list[Array] | None = None
+        backprop = equations.backprop(parameters, σ, network.cost, self.workspace, self._gradient)
+        self.operations: list[Operation] = [
+            *equations.feedforward(parameters, σ, self.workspace),
+            *self._backward(backprop),
+        ]
+        _write(self._units(1.0))
+        if optimizer is not None and self.state is not None:
+            self.operations += self._update(self.state)
+            self.learning_rate = schedules.resolve(optimizer.learning_rate).rate(0.0)
+        self._replayer = replayer or backend
+        self.program = self._compile()
+        self._loaded = self._ran = False
+
+    def _compile(self) -> Program:
+        """What runs the operations."""
+        return self._replayer.compile(self.operations)
+
+    def _backward(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
+        """What the step makes of the operations of `equations.backprop`."""
+        yield from backprop
+        yield from self.network.penalty.operations(
+            self.network.parameters, self._gradient, self._strengths
+        )
+
+    def _update(self, state: State) -> Iterator[Operation]:
+        """What the step makes of the gradient."""
+        return state.operations(self._gradient)
+
+    @property
+    def learning_rate(self) -> Any:
+        """The step η; set it to use another from the next step on.
+
+        A plan of an optimizer with a schedule starts with the schedule's first. A stack's plan whose
+        optimizer has a rate for each network takes as many.
+        """
+        if self.state is None:
+            raise ValueError("this plan has no optimizer, and so no learning rate.")
+        return self.state.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, η: Any) -> None:
+        if self.state is None:
+            raise ValueError("this plan has no optimizer, and so no learning rate.")
+        checked, dtype = each(η, non_negative_number, "learning_rate"), self.network.dtype
+        η = checked if isinstance(checked, float) else np.array(checked)
+        if np.shape(η) != np.shape(self.state.learning_rate):
+            count = np.size(self.state.learning_rate)
+            raise ValueError(f"learning_rate has {np.size(η)} values; this plan takes {count}.")
+        if np.max(η) > float(np.finfo(dtype).max):
+            raise ValueError(f"learning_rate={η} is beyond what {dtype} holds.")
+        self.state.learning_rate = η
+        _write(self._scalars(self.state, η))
+
+    def settings(self, rates: Sequence[float]) -> Settings:
+        """What steps at these learning rates read, as numbers to set before each of them."""
+        assert self.state is not None
+        pairs = [list(self._scalars(self.state, η)) for η in rates]
+        if self._targets is None:
+            self._targets = [array for array, _ in pairs[0]]
+        return Settings(self._targets, np.array([[value for _, value in each] for each in pairs]))
+
+    def _scalars(self, state: State, η: Any) -> Iterator[tuple[Array, float]]:
+        yield from state.settings(η)
+        yield from self._units(state.unit(η))
+
+    def _units(self, unit: Any) -> Iterator[tuple[Array, float]]:
+        """What the gradient is multiplied by: 1, or η for rules that take a step as it is."""
+        network = self.network
+        yield from one_by_one(self.workspace.scale, np.divide(unit, self.averaged))
+        for i, strength in enumerate((network.l1, network.l2)):
+            yield from one_by_one(self._strengths[i, ...], np.multiply(unit, strength))
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How often each operation occurs in a step."""
+        return Counter(op.name for op in self.operations)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of a step."""
+        return sum(op.flops for op in self.operations)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the operations of a step read and write."""
+        return sum(op.bytes for op in self.operations)
+
+    def load(self, X: Array, Y: Array, sample_weight: Array | None = None) -> None:
+        """Put a batch into the plan's buffers.
+
+        Parameters
+        ----------
+        X : array of shape (n_1, m)
+        Y : array of shape (n_L, m), or m integer labels
+            As for `Network.fit`.
+        sample_weight : array of shape (m,), optional
+            For a plan that is `weighted`: how much each example counts, relative to their mean.
+            X, Y and these have a leading axis of P where each network of a stack has its `own`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If they don't fit the network, or are not the plan's m examples.
+        """
+        net = self.network
+        X, Y = net.check_examples(X, Y)
+        if X.shape[-1] != self.batch_size:
+            raise ValueError(
+                f"X has {X.shape[-1]} examples; this plan is for batches of {self.batch_size}. "
+                f"Make one with net.plan(batch_size={X.shape[-1]})."
+            )
+        if sample_weight is not None and self.workspace.weights is None:
+            raise ValueError(
+                "this plan takes no sample_weight; make one that does with "
+                f"net.plan(batch_size={self.batch_size}, …, weighted=True)."
+            )
+        weights = None
+        if self.workspace.weights is not None:
+            weights = sample_weights(sample_weight, self.batch_size, net.backend, stack=net.stack)
+        X, Y, weights = self._shaped(X, Y, weights)
+        if self.optimizer is not None:
+            Y = net.smoothed(Y)
+        rows = self.workspace.rows
+        example_rows(X, Y, net.sizes[-1], net.backend, net.dtype, out=rows, weights=weights)
+        self._loaded, self._ran = True, False
+
+    def _shaped(self, X: Array, Y: Array, weights: Any) -> tuple[Array, Array, Any]:
+        """Examples with a leading axis where each network has its own, and nowhere else."""
+        found, stack = [], self.network.stack
+        for part, x, axes in zip(OWN, (X, Y, weights), (2, 2, 1), strict=True):
+            if x is not None and part in self.own and x.ndim == axes:
+                xp = array_namespace(x)
+                x = xp.broadcast_to(x, (*stack, *x.shape))
+            elif x is not None and x.ndim > axes and not {part, "inputs"} & set(self.own):
+                raise ValueError(
+                    f"the {part} are those of {stack[0]} networks, one set each; this plan is for "
+                    f"{part} that all share. Make one with net.plan(batch_size={self.batch_size}, …, "
+                    f"own=[{part!r}])."
+                )
+            found.append(x)
+        return found[0], found[1], found[2]
+
+    def run(self, steps: SupportsIndex = 1) -> Self:
+        """Run the step on the loaded batch, `steps` times; gives the plan itself.
+
+        Raises
+        ------
+        ValueError
+            If no batch has been loaded.
+        """
+        if not self._loaded:
+            raise ValueError("no batch is loaded: call plan.load(X, Y) before plan.run().")
+        self.program.run(positive_integer(steps, "steps"))
+        self._ran = True
+        return self
+
+    def run_loaded(self) -> Self:
+        """Run a step on the batch that has been written into the workspace's rows."""
+        self._loaded = True
+        return self.run()
+
+    @property
+    def output(self) -> Array:
+        """What the cost is best taken from: weighted inputs or activations of the output layer."""
+        net, ws = self.network, self.workspace
+        return ws.z[-1] if net.cost.is_of_z(net.activations[-1]) else ws.a[-1]
+
+    @property
+    def cost(self) -> Any:
+        """Average cost of the loaded batch at the last step, before its update.
+
+        A float, or for a stack a NumPy array with that of each network.
+
+        A penalty on the weights is that of the weights as they are now.
+
+        Raises
+        ------
+        ValueError
+            If no step has run on the loaded batch.
+        """
+        if not self._ran:
+            raise ValueError("no step has run on this batch: call plan.run() first.")
+        net, ws = self.network, self.workspace
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = net.cost.per_example(net.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
+        xp = net.backend.xp
+        values = xp.astype(values, xp.float64)
+        if ws.weights is not None:
+            values = values * xp.astype(ws.weights[..., 0, :], xp.float64)
+        return net.backend.figure(xp.mean(values, axis=-1)) + net.penalty.value(net.parameters)
+
+    @property
+    def gradient(self) -> Gradient:
+        """Gradient of the average cost at the last step; for a plan without an optimizer.
+
+        It is the plan's own buffer, which the next step writes again: copy what you want to keep.
+
+        Raises
+        ------
+        ValueError
+            For a plan with an optimizer, which has no use for the gradient as such, or if no step has
+            run on the loaded batch.
+        """
+        if self.optimizer is not None:
+            raise ValueError(
+                "this plan updates the parameters and keeps no gradient; make one without an "
+                f"optimizer: net.plan(batch_size={self.batch_size})."
+            )
+        self._gradient.cost = self.cost
+        return self._gradient
+
+    def __str__(self) -> str:
+        net = self.network
+        what = "gradient" if self.optimizer is None else f"training step, {self.optimizer}"
+        sizes = "-".join(map(str, net.sizes)) + "".join(f", stack of {P}" for P in net.stack)
+        title = f"{what}: {sizes}, batch {self.batch_size}, {net.dtype}, {net.backend.name}"
+        lines = [("", "equation", "operation", "shapes", "FLOPs", "bytes")]
+        for i, op in enumerate(self.operations, 1):
+            shapes = " · ".join(_shape(x) for x in op.inputs) + " → " + _shape(op.output)
+            lines.append((str(i), op.equation, op.name, shapes, f"{op.flops:,}", f"{op.bytes:,}"))
+        products = f"{self.counts['matmul']} matrix products"
+        lines.append(("", "total", products, "", f"{self.flops:,}", f"{self.bytes:,}"))
+        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+        text = [title]
+        for line in lines:
+            left = [cell.ljust(width) for cell, width in zip(line[1:4], widths[1:4], strict=True)]
+            right = [cell.rjust(width) for cell, width in zip(line[4:], widths[4:], strict=True)]
+            text.append("  ".join([line[0].rjust(widths[0]), *left, *right]))
+        return "\n".join(text)
+
+
+def gradient(model: Model, X: Array, Y: Array, sample_weight: Array | None = None) -> Gradient:
+    """Gradient of the average cost over the columns of X; see `bpengine.Network.backprop`."""
+    X, Y = model.check_examples(X, Y)
+    own = own_parts(X, Y, sample_weight) if model.stack else ()
+    plan = Plan(model, X.shape[-1], weighted=sample_weight is not None, own=own)
+    plan.load(X, Y, sample_weight)
+    return plan.run().gradient
+
+
+def _checked_own(own: Collection[str], stack: tuple[int, ...]) -> tuple[str, ...]:
+    names = [choose(name, {part: part for part in OWN}, "own") for name in own]
+    if names and not stack:
+        raise ValueError(f"own={list(own)} is for stacks; this is one network.")
+    return tuple(names)
+
+
+def _too_large(network: Model, m: int, dropout: Sequence[Any], failed: str) -> DeviceMemoryError:
+    """The error for a batch whose buffers a device has no room for, with one that would fit."""
+    backend = network.backend
+    each = example_bytes(network.sizes, backend, network.dtype, dropout, network.stack)
+    left = backend.memory_left() or 0
+    fits = left // each
+    advice = f"A batch of {fits} would fit" if fits else "There is no room for a single example"
+    return DeviceMemoryError(
+        f"a batch of {m} examples needs {m * each:,} bytes of buffers on the device ({failed}) {advice}",
+        left,
+    )
+
+
+def _write(scalars: Iterable[tuple[Array, float]]) -> None:
+    for array, value in scalars:
+        array[...] = value
+
+
+def _shape(x: Array) -> str:
+    return "×".join(map(str, x.shape)) or "scalar"

@@ -1,0 +1,190 @@
+"""The buffers that one batch size needs: made once, written by every step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+
+from bpengine.backends import Array, Backend, Operation
+from bpengine.backprop.dropout import Dropout
+from bpengine.model.activations import Activation
+from bpengine.model.packing import in_stack
+from bpengine.model.parameters import padded
+
+__all__ = ["Workspace", "example_bytes"]
+
+
+class Workspace:
+    """Activations, weighted inputs and errors of one batch.
+
+    An example is one row of memory, ``[x | 1 | 0 | y]``, with its weight as a last entry where
+    examples have weights: a shuffled mini-batch is a gather of whole rows. Seen from the equations,
+    `extended[0]` and `targets` are its transposes, with examples as columns.
+
+    The networks of a stack share the examples. Targets or weights that each has for itself follow each
+    other in the row; where each has inputs of its own it has rows of its own, those of the first
+    network first.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Neurons per layer, input first.
+    activations : sequence of Activation
+        One per layer after the input.
+    batch_size : int
+        Number of examples, m.
+    backend : Backend
+    dtype : str
+    errors : bool, optional
+        Whether to make the buffers of the backward pass too.
+    stack : tuple of int, optional
+        (P,) for a stack of P networks.
+    own : collection of {"inputs", "targets", "weights"}, optional
+        What each network of a stack has for itself.
+    weighted : bool, optional
+        Whether each example has a weight.
+    dropout : sequence of float or of P floats, optional
+        For each layer before the output, the share of activations that a step leaves out.
+    rngs : sequence of numpy.random.Generator, optional
+        What draws them, one for each network.
+    scales : bool, optional
+        Whether each network of a stack has a `scale` for itself.
+
+    Attributes
+    ----------
+    rows : array of shape (m, K_1 + n_L), or one more where examples have weights
+        The batch: inputs, 1, padding, targets, weight. With inputs for each of P networks (P m, …).
+    extended : list of arrays of shape (…, K_l, m)
+        ``[a; 1; 0]`` of every layer but the last: what ``[w b 0]`` of the next is applied to. The
+        first has no leading axis where the networks share their inputs.
+    z, a : lists of arrays of shape (…, n_l, m)
+        Weighted inputs and activations of the layers after the input; where the slope of a hidden
+        layer follows from a, its z shares a's memory.
+    delta : list of arrays of shape (…, n_l, m)
+        Errors of the layers after the input.
+    targets : array of shape (n_L, m), or (P, n_L, m)
+    scale : array of shape (), or (P, 1, 1)
+        What the output error is multiplied by: 1/m for the gradient of the average cost.
+    example_scale : array of the shape of scale, or (1, m) or (P, 1, m)
+        `scale`, or where examples have weights, `scale` times the weight of each.
+    dropout : Dropout
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        activations: Sequence[Activation],
+        batch_size: int,
+        backend: Backend,
+        dtype: str,
+        *,
+        errors: bool = True,
+        stack: tuple[int, ...] = (),
+        own: Collection[str] = (),
+        weighted: bool = False,
+        dropout: Sequence[float | tuple[float, ...]] = (),
+        rngs: Sequence[np.random.Generator] = (),
+        scales: bool = False,
+    ) -> None:
+        m = batch_size
+        width = padded(sizes[0] + 1, backend, dtype)
+        x, y, weights = self._make_rows(sizes[-1], m, width, backend, dtype, stack, own, weighted)
+        self.inputs: Array = x[..., : sizes[0]]
+        self.extended: list[Array] = [x.mT]
+        self.targets: Array = y
+        self.weights: Array | None = weights
+        shapes = [(*stack, m, sizes[0]), *((*stack, n, m) for n in sizes[1:-1])]
+        self.dropout = Dropout(dropout, shapes, rngs, backend, dtype)
+        if 0 in self.dropout:
+            # what is left of the inputs is another array: a batch stays as it was loaded
+            left = backend.empty((*stack, m, width), dtype)
+            left[..., sizes[0] :] = 0.0
+            left[..., sizes[0]] = 1.0
+            self.extended[0] = left.mT
+        self.z: list[Array] = []
+        self.a: list[Array] = []
+        for l, (n, σ) in enumerate(zip(sizes[1:-1], activations, strict=False), 1):
+            extended = backend.empty((*stack, padded(n + 1, backend, dtype), m), dtype)
+            extended[..., n:, :] = 0.0
+            extended[..., n, :] = 1.0
+            self.extended.append(extended)
+            # what is left of a after dropout is another array: the slope is taken from a itself
+            whole = extended[..., :n, :]
+            self.a.append(backend.empty(whole.shape, dtype) if l in self.dropout else whole)
+            # where one product gives z of all networks, z has no other rows between theirs
+            keeps_z = σ.of == "z" or (l == 1 and self.extended[0].ndim <= len(stack) + 1)
+            self.z.append(backend.empty((*stack, n, m), dtype) if keeps_z else self.a[-1])
+        # the cost of an output is exact from z alone, so the last layer keeps its z
+        self.z.append(backend.empty((*stack, sizes[-1], m), dtype))
+        self.a.append(backend.empty((*stack, sizes[-1], m), dtype))
+        self.delta: list[Array] = (
+            [backend.empty((*stack, n, m), dtype) for n in sizes[1:]] if errors else []
+        )
+        self.scale = backend.empty((*stack, 1, 1) if scales else (), dtype)
+        self.scale[...] = 1 / m
+        self.example_scale = self.scale
+        if weights is not None:
+            each = self.scale.ndim or weights.ndim > 2
+            self.example_scale = backend.empty((*stack, 1, m) if each else (1, m), dtype)
+
+    def _make_rows(
+        self,
+        outputs: int,
+        m: int,
+        width: int,
+        backend: Backend,
+        dtype: str,
+        stack: tuple[int, ...],
+        own: Collection[str],
+        weighted: bool,
+    ) -> tuple[Array, Array, Array | None]:
+        """The rows; gives their parts ``[x | 1 | 0]``, targets and weights, these two as columns."""
+        if "inputs" in own:
+            end = width + outputs
+            self.rows = backend.empty((*stack, m, end + weighted), dtype)
+            x, y, weights = self.rows[..., :width], self.rows[..., width:end], self.rows[..., end:]
+            self.rows = backend.xp.reshape(self.rows, (-1, end + weighted), copy=False)
+            return x, y.mT, weights.mT if weighted else None
+        y_stack = stack if "targets" in own else ()
+        weights_stack = stack if "weights" in own else ()
+        end = width + outputs * math.prod(y_stack)
+        self.rows = backend.empty((m, end + weighted * math.prod(weights_stack)), dtype)
+        y = in_stack(self.rows[:, width:end], y_stack)
+        return self.rows[:, :width], y, in_stack(self.rows[:, end:], weights_stack) if weighted else None
+
+    def weigh(self) -> Iterator[Operation]:
+        """Where examples have weights: the scale of each."""
+        if self.weights is not None:
+            inputs = self.weights, self.scale
+            yield Operation("weigh", "BP1", _weigh, inputs, self.example_scale)
+
+    def drop(self, l: int) -> Iterator[Operation]:
+        """Where layer l, counted from the input, has dropout: leave activations out of ``[a; 1]``."""
+        if l in self.dropout:
+            a = self.a[l - 1] if l else self.inputs
+            x = self.extended[l]
+            kept = x[..., : a.shape[-2], :] if l else x.mT[..., : a.shape[-1]]
+            yield from self.dropout.draw(l, a, kept)
+
+
+def _weigh(weights: Array, scale: Array) -> Array:
+    return weights * scale
+
+
+def example_bytes(
+    sizes: Sequence[int],
+    backend: Backend,
+    dtype: str,
+    dropout: Sequence[float | tuple[float, ...]] = (),
+    stack: tuple[int, ...] = (),
+) -> int:
+    """Bytes that a `Workspace` takes for each example, at most."""
+    P = math.prod(stack)
+    entries = P * (padded(sizes[0] + 1, backend, dtype) + sizes[-1] + 1)
+    for n in sizes[1:]:
+        entries += P * (padded(n + 1, backend, dtype) + 2 * n)  # [a; 1], z and δ
+    for p, n in zip(dropout, sizes, strict=False):
+        entries += 2 * P * (n + 1) if p else 0  # the mask, and what is left
+    return entries * np.dtype(dtype).itemsize

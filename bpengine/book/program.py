@@ -1,0 +1,284 @@
+"""What the networks of the book's two programs share: parameters in lists, the work on the engine."""
+
+from __future__ import annotations
+
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from bpengine import validation
+from bpengine.backends import Array
+from bpengine.backprop.forward import forward_chunks
+from bpengine.backprop.plan import Plan
+from bpengine.book.costs import engine_cost, sigmoid
+from bpengine.book.examples import Examples, column
+from bpengine.network.network import Network as Engine
+from bpengine.optimizers.sgd import SGD
+
+__all__ = ["Program"]
+
+PLANS = 8  # of batches of different sizes that are kept
+
+
+class Program(ABC):
+    """A network with the attributes and methods that both programs have.
+
+    `weights` and `biases` are plain lists of plain arrays, to be read, changed or replaced at any
+    time. What computes copies them to the engine, and training sets new ones: arrays that were read
+    before it stay as they were.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Neurons per layer, input first.
+
+    Attributes
+    ----------
+    num_layers : int
+    sizes : sequence of int
+        As given.
+    biases : list of arrays of shape (n, 1)
+        Float64, one for each layer after the input.
+    weights : list of arrays of shape (n, n_prev)
+    """
+
+    biases: list[Any]
+    weights: list[Any]
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        validation.layer_sizes(sizes)
+        self.num_layers = len(sizes)
+        self.sizes = sizes
+        self._engine: Engine | None = None
+        self._engine_is_for: Any = None
+        self._plans: dict[tuple[int, bool | None], Plan] = {}
+
+    def _draw_parameters(self) -> None:
+        """Biases and weights of standard deviation 1, biases first, as `np.random.seed` repeats them."""
+        draw = np.random.randn
+        self.biases = [draw(n, 1) for n in self.sizes[1:]]
+        self.weights = [draw(n, fan_in) for fan_in, n in pairwise(self.sizes)]
+
+    def feedforward(self, a: Array) -> Any:
+        """The output for an input.
+
+        Parameters
+        ----------
+        a : array of shape (n_1, 1)
+            Or (n_1, m): m inputs side by side.
+
+        Returns
+        -------
+        array of shape (n_L, 1), or (n_L, m)
+
+        Raises
+        ------
+        ValueError
+            If it has another shape.
+        """
+        a = np.asarray(a)
+        if a.ndim != 2 or a.shape[0] != self.sizes[0]:
+            column(a, self.sizes[0], "a")
+        for w, b in zip(self.weights, self.biases, strict=True):
+            a = sigmoid(np.dot(w, a) + b)
+        return a
+
+    def backprop(self, x: Array, y: Array) -> tuple[list[Any], list[Any]]:
+        """The gradient of one example's cost.
+
+        Parameters
+        ----------
+        x : array of shape (n_1, 1)
+        y : array of shape (n_L, 1)
+
+        Returns
+        -------
+        nabla_b, nabla_w : lists of arrays
+            In the shapes of `biases` and `weights`.
+
+        Raises
+        ------
+        ValueError
+            If x or y has another shape.
+        """
+        plan = self._plan(1)
+        self._fill(plan, Examples([(x, y)], "backprop"))
+        gradient = plan.run_loaded().gradient
+        return [b.copy() for b in gradient.biases], [w.copy() for w in gradient.weights]
+
+    @abstractmethod
+    def _cost(self) -> Any:
+        """The cost, in the book's form."""
+
+    @abstractmethod
+    def _update(self, mini_batch: Sequence[Any], eta: float, lmbda: float, n: int) -> None:
+        """Call `update_mini_batch`, which a reader may have redefined."""
+
+    def _redefined(self, name: str) -> bool:
+        """Whether there is a method of the reader's own in place of ours."""
+        module = getattr(getattr(self, name), "__module__", None)
+        return not str(module).startswith(__package__)
+
+    def _take_step(self, mini_batch: Iterable[Any], eta: float, lmbda: float, n: int) -> None:
+        """One step of gradient descent; see `update_mini_batch`."""
+        batch = Examples(mini_batch, "mini_batch")
+        batch.check_not_empty()
+        if self._redefined("backprop"):
+            self._take_step_by_examples(batch, eta, lmbda / n)
+            return
+        plan = self._plan(len(batch), eta, lmbda / n)
+        self._fill(plan, batch)
+        plan.run_loaded()
+        self._read_engine()
+
+    def _take_step_by_examples(self, batch: Examples, eta: float, l2: float) -> None:
+        gradients = [self.backprop(x, y) for x, y in batch]
+        nabla_b, nabla_w = (
+            [sum(layer) / len(batch) for layer in zip(*each, strict=True)]
+            for each in zip(*gradients, strict=True)
+        )
+        self.weights = [
+            w - eta * (nabla + l2 * w) for w, nabla in zip(self.weights, nabla_w, strict=True)
+        ]
+        self.biases = [b - eta * nabla for b, nabla in zip(self.biases, nabla_b, strict=True)]
+
+    def _epochs(
+        self,
+        training_data: Iterable[Any],
+        data: Examples,
+        epochs: int,
+        mini_batch_size: int,
+        eta: float,
+        lmbda: float = 0.0,
+    ) -> Iterator[int]:
+        """Train for an epoch whenever the next number is asked for; `data` holds `training_data`.
+
+        A list is shuffled in place, by `random.shuffle`, which for a list of as many numbers does the
+        same exchanges.
+        """
+        m, n = validation.positive_integer(mini_batch_size, "mini_batch_size"), len(data)
+        data.check_not_empty()
+        run = self._epoch_by_batches(data, m, eta, lmbda)
+        if not any(map(self._redefined, ("update_mini_batch", "backprop"))):
+            run = self._epoch_on_engine(data, min(m, n), eta, lmbda / n)
+        order = list(range(n))
+        for j in range(epochs):
+            random.shuffle(order)
+            if isinstance(training_data, list):
+                training_data[:] = [data[i] for i in order]
+            run(order)
+            yield j
+
+    def _epoch_by_batches(
+        self, data: Examples, m: int, eta: float, lmbda: float
+    ) -> Callable[[list[int]], None]:
+        def run(order: list[int]) -> None:
+            for k in range(0, len(order), m):
+                self._update([data[i] for i in order[k : k + m]], eta, lmbda, len(data))
+
+        return run
+
+    def _epoch_on_engine(
+        self, data: Examples, m: int, eta: float, l2: float
+    ) -> Callable[[list[int]], None]:
+        engine = self._ready_engine(l2)
+        rows, take = data.rows(engine), engine.backend.take
+        rest = len(data) % m
+
+        def run(order: list[int]) -> None:
+            numbers = np.array(order)
+            plan = self._plan(m, eta, l2)
+            last = self._plan(rest, eta, l2) if rest else plan
+            batch, step = plan.workspace.rows, plan.program.run
+            try:
+                for k in range(0, len(order) - rest, m):
+                    take(rows, numbers[k : k + m], batch)
+                    step(1)
+                if rest:
+                    take(rows, numbers[-rest:], last.workspace.rows)
+                    last.program.run(1)
+            finally:  # with Ctrl-C, the steps so far
+                self._read_engine()
+
+        return run
+
+    def _hits(self, data: Examples, labels: Array) -> int:
+        """How many examples have their greatest output where their label says."""
+        data.check_not_empty()
+        if self._redefined("feedforward"):
+            guesses = np.array([np.argmax(self.feedforward(x)) for x, _ in data])
+        else:
+            engine, X = self._ready_engine(), data.inputs(self.sizes[0]).T
+            chunks = [ws.a[-1].argmax(axis=0) for _, ws in forward_chunks(engine, X)]
+            guesses = np.concatenate(chunks)
+        return int(np.count_nonzero(guesses == labels))
+
+    def _average_cost(self, data: Examples, targets: Array) -> float:
+        """The average of the examples' costs; `targets` are rows."""
+        if self._redefined("feedforward"):
+            pairs = zip(data, targets, strict=True)
+            total = sum(self._cost().fn(self.feedforward(x), y[:, None]) for (x, _), y in pairs)
+            return float(total) / len(data)
+        engine, X = self._ready_engine(), data.inputs(self.sizes[0]).T
+        σ, total = engine.activations[-1], 0.0
+        with np.errstate(all="ignore"):
+            for _, ws in forward_chunks(engine, X, targets.T):
+                values = engine.cost.per_example(σ, ws.z[-1], ws.a[-1], ws.targets)
+                total += float(np.sum(values))
+        return total / len(data)
+
+    def _ready_engine(self, l2: float = 0.0) -> Engine:
+        """The engine's network of this cost, with the parameters of now."""
+        cost = self._cost()
+        if self._engine is None or self._engine_is_for != cost:
+            kind = engine_cost(cost)
+            self._plans.clear()
+            self._engine = Engine(self.sizes, cost=kind, backend="numpy", dtype="float64", rng=0)
+            self._engine_is_for = cost
+        engine = self._engine
+        engine.l2 = l2
+        for kind, views in (("weights", engine.weights), ("biases", engine.biases)):
+            arrays = getattr(self, kind)
+            if len(arrays) != len(views):
+                raise ValueError(f"{kind} has {len(arrays)} arrays; this network has {len(views)}.")
+            for l, view in enumerate(views):
+                if np.shape(arrays[l]) != view.shape:
+                    raise ValueError(
+                        f"{kind}[{l}] has shape {np.shape(arrays[l])}; this network of sizes "
+                        f"{list(self.sizes)} takes {view.shape}."
+                    )
+                view[...] = arrays[l]
+        return engine
+
+    def _read_engine(self) -> None:
+        """Take the engine's parameters as new arrays."""
+        assert self._engine is not None
+        self.weights = [w.copy() for w in self._engine.weights]
+        self.biases = [b.copy() for b in self._engine.biases]
+
+    def _plan(self, m: int, eta: float | None = None, l2: float = 0.0) -> Plan:
+        """A plan for m examples: a step, or without eta a gradient; the engine is made ready."""
+        engine = self._ready_engine(l2)
+        key = m, None if eta is None else l2 != 0
+        if key not in self._plans:
+            if len(self._plans) == PLANS:
+                self._plans.clear()
+            self._plans[key] = Plan(engine, m, None if eta is None else SGD(1.0))
+        plan = self._plans[key]
+        if eta is not None:
+            if not math.isfinite(eta):
+                raise ValueError(f"eta must be finite, got {eta}.")
+            plan.learning_rate = eta
+        return plan
+
+    def _fill(self, plan: Plan, batch: Examples) -> None:
+        plan.workspace.rows[...] = batch.rows(plan.network)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # copies and pickles make an engine of their own
+        return {**vars(self), "_engine": None, "_engine_is_for": None, "_plans": {}}

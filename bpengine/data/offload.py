@@ -1,0 +1,148 @@
+"""Examples that a device has no room for: their rows are sent there ahead of their steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bpengine.backends import Array, NumPyBackend, Slices
+from bpengine.data.memmap import Mapped
+from bpengine.data.source import Chunk, Indexed, Most
+from bpengine.model.model import Model
+from bpengine.model.packing import Tail, example_rows
+from bpengine.model.parameters import padded
+
+__all__ = ["Streamed", "fits", "sent"]
+
+BUFFER_BYTES = 2**26  # of each of the buffers that rows go through
+Write = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], None]
+
+
+class Streamed(Indexed):
+    """Examples whose rows the host has: a part is sent while the device computes on another.
+
+    Parameters
+    ----------
+    network : Network
+    write : callable
+        ``write(numbers, rows)`` writes the rows of some examples into host memory.
+    examples : int
+    weighted : bool
+    batch_size, shuffle
+        As for `Network.fit`.
+    """
+
+    def __init__(
+        self,
+        network: Model,
+        write: Write,
+        examples: int,
+        weighted: bool,
+        batch_size: int,
+        shuffle: bool | int,
+    ) -> None:
+        super().__init__(examples, batch_size, shuffle)
+        self.network, self.backend, self.weighted, self._write = (
+            network,
+            network.backend,
+            weighted,
+            write,
+        )
+        self._width, itemsize = _row(network, weighted)
+        self._steps = max(1, BUFFER_BYTES // (self._width * itemsize * batch_size))
+        shape = min(self._steps, self.steps) * batch_size, self._width
+        self._feeder = self.backend.feeder(shape, network.dtype)
+        self._numbers = self.backend.asarray(np.arange(shape[0]), "int64")
+
+    def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
+        """An epoch; a chunk is of as many steps as a buffer has room for, or fewer."""
+
+        def room(step: int, m: int) -> int:
+            return min(most(step, m), self._steps)
+
+        ahead = None
+        for indices, m in self._parts(self._order(rng), room):
+            behind, ahead = ahead, (self._send(indices), m)
+            if behind is not None:
+                yield self._received(*behind)
+        if ahead is not None:
+            yield self._received(*ahead)
+
+    def _send(self, indices: np.ndarray[Any, Any]) -> Any:
+        def fill(rows: np.ndarray[Any, Any]) -> int:
+            self._write(indices, rows[: len(indices)])
+            return len(indices)
+
+        return self._feeder.send(fill)
+
+    def _received(self, sending: Any, m: int) -> Chunk:
+        rows, count = self._feeder.receive(sending)
+        load = partial(self.backend.take, rows)
+        outcomes = partial(self._outcomes, rows, count, m)
+        return Chunk(m, self.weighted, Slices(self._numbers[:count], m), load, outcomes, rows)
+
+    def _outcomes(self, rows: Array, count: int, m: int) -> tuple[Array, Array | None]:
+        tail = Tail(self.network.sizes[-1], self.weighted, self.network.stack)
+        last = rows[:count, self._width - tail.width :]
+        return tail.outcomes(self.backend.xp.reshape(last, (-1, m, tail.width)))
+
+    def chunk(self, indices: Array, m: int) -> Chunk:
+        """Steps on the examples of these numbers, m at a time, each read when its turn comes."""
+
+        def read(some: np.ndarray[Any, Any]) -> Array:
+            rows = np.empty((len(some), self._width), self.network.dtype)
+            self._write(some, rows)
+            return self.backend.asarray(rows, self.network.dtype)
+
+        def load(some: np.ndarray[Any, Any], rows: Array) -> None:
+            rows[...] = read(some)
+
+        def outcomes() -> tuple[Array, Array | None]:
+            return self._outcomes(read(indices), len(indices), m)
+
+        return Chunk(m, self.weighted, Slices(indices, m), load, outcomes)
+
+
+def fits(network: Model, examples: int, weighted: bool) -> bool:
+    """Whether a backend has room for the rows of so many examples, and for X beside them."""
+    left = network.backend.memory_left()
+    width, itemsize = _row(network, weighted)
+    return left is None or 2 * examples * width * itemsize <= left
+
+
+def sent(
+    network: Model,
+    X: Array,
+    Y: Array,
+    weights: Array | None,
+    batch_size: int,
+    shuffle: bool | int,
+    columns: np.ndarray[Any, Any] | None = None,
+) -> Streamed:
+    """Examples of arrays, or of a memory map of which these columns are taken, as they are sent."""
+    host = NumPyBackend()
+    host.alignment = network.backend.alignment
+    X, Y = (network.backend.to_numpy(x) if network.backend.owns(x) else x for x in (X, Y))
+    weighted = weights is not None
+    if Mapped.is_meant(X):
+        mapped = Mapped(network, X, Y, weights, batch_size, shuffle, columns)
+        write: Write = partial(mapped.write, host)
+        return Streamed(network, write, mapped.examples, weighted, batch_size, shuffle)
+    if network.label_smoothing:
+        Y = network.backend.to_numpy(network.smoothed(Y))
+    rows = np.empty((X.shape[1], _row(network, weighted)[0]), network.dtype)
+    example_rows(X, Y, network.sizes[-1], host, network.dtype, out=rows, weights=weights)
+
+    def gather(numbers: np.ndarray[Any, Any], out: np.ndarray[Any, Any]) -> None:
+        rows.take(numbers, 0, out, "clip")
+
+    return Streamed(network, gather, len(rows), weighted, batch_size, shuffle)
+
+
+def _row(network: Model, weighted: bool) -> tuple[int, int]:
+    """Numbers of an example's row, and bytes of each."""
+    width = padded(network.sizes[0] + 1, network.backend, network.dtype)
+    return width + network.sizes[-1] + weighted, np.dtype(network.dtype).itemsize

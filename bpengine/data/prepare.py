@@ -1,0 +1,184 @@
+"""From the X, Y and weights of `fit` to checked examples, a source and a held-out set."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+from bpengine.backends import Array, Backend
+from bpengine.data.memmap import Mapped
+from bpengine.data.offload import fits, sent
+from bpengine.data.per_network import Each
+from bpengine.data.resident import Resident
+from bpengine.data.source import Source
+from bpengine.model.examples import sample_weights
+from bpengine.model.labels import class_weights
+from bpengine.model.model import Model
+from bpengine.model.packing import OWN, own_parts
+from bpengine.validation import fraction, positive_integer
+
+__all__ = [
+    "Pair",
+    "Totals",
+    "checked_examples",
+    "checked_validation",
+    "make_source",
+    "some_weights",
+    "split",
+    "take_columns",
+]
+
+Pair = tuple[Array, ...]  # X, Y and perhaps weights
+
+
+class Totals:
+    """Sums over all examples of a training: here those of the one process that there is."""
+
+    alone = True
+
+    def check_own(self, own: Collection[str]) -> None:
+        """Raise ValueError if networks of a stack can't have this for themselves."""
+
+    def count(self, counts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Counts over all processes."""
+        return counts
+
+    def relative(self, weights: Any, N: int) -> Any:
+        """The weights of N examples, relative to the mean of all."""
+        return weights
+
+
+def checked_examples(
+    network: Model,
+    X: Any,
+    Y: Any,
+    sample_weight: Any,
+    class_weight: Any,
+    totals: Totals,
+) -> tuple[Array, Array, Array | None]:
+    """Examples, targets and, where there are any, weights relative to their mean.
+
+    Those of several ranks are as given: their mean is known when all have theirs.
+    """
+    if Y is None:
+        raise TypeError("Y is missing: fit takes X and Y, or an iterable of batches (X, Y).")
+    X, Y = network.check_examples(X, Y, read=not Mapped.is_meant(X))
+    each = class_weights(class_weight, Y, network.backend, totals.count)
+    if sample_weight is None and each is None:
+        return X, Y, None
+    m, stack = int(X.shape[-1]), network.stack
+    relative = totals.alone
+    weights = sample_weights(sample_weight, m, network.backend, relative=relative, stack=stack)
+    if not totals.alone:
+        return X, Y, weights if each is None else weights * each
+    if each is not None:
+        weights = sample_weights(weights * each, m, network.backend, stack=stack)
+    return X, Y, weights
+
+
+def make_source(
+    network: Model,
+    X: Array,
+    Y: Array,
+    weights: Array | None,
+    columns: np.ndarray[Any, Any] | None,
+    batch_size: int | None,
+    shuffle: bool | int | str,
+    totals: Totals,
+) -> Source:
+    """The examples of these columns as a source; without a batch size, of all of them at once."""
+    if shuffle == "each":
+        if not network.stack:
+            raise ValueError("shuffle='each' is for a stack of networks; this is one network.")
+    elif not isinstance(shuffle, bool):
+        shuffle = positive_integer(shuffle, "shuffle")  # type: ignore[arg-type]
+    N = int(X.shape[-1]) if columns is None else len(columns)
+    m = batch_size or N
+    if m > N:
+        raise ValueError(
+            f"batch_size={m} is more than the {N} examples of X; use batch_size={N} or less."
+        )
+    if columns is not None:
+        Y = take_columns(network.backend, Y, columns)
+        weights = some_weights(network.backend, weights, columns, totals)
+    own = own_parts(X, Y, weights)
+    totals.check_own(OWN if shuffle == "each" else own)
+    weights = totals.relative(weights, N)
+    if own or isinstance(shuffle, str):
+        if Mapped.is_meant(X):
+            raise ValueError(
+                "a memory map this large is read batch by batch, for all networks of the stack alike: "
+                "give X, Y and sample_weight without an axis for the networks, and no shuffle='each'."
+            )
+        X = X if columns is None else take_columns(network.backend, X, columns)
+        if isinstance(shuffle, str) or "inputs" in own:
+            return Each(network, X, Y, weights, m, shuffle)
+        return Resident(network, X, Y, weights, m, shuffle)
+    on_host = network.backend.memory_left() is None
+    if Mapped.is_meant(X):
+        if on_host:
+            return Mapped(network, X, Y, weights, m, shuffle, columns)
+        return sent(network, X, Y, weights, m, shuffle, columns)
+    if columns is not None:
+        X = take_columns(network.backend, X, columns)
+    if not fits(network, N, weights is not None):
+        return sent(network, X, Y, weights, m, shuffle)
+    return Resident(network, X, Y, weights, m, shuffle)
+
+
+def split(network: Model, N: int, share: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The examples to train on and, a random share of them, those to validate on: their columns."""
+    share = fraction(share, "validation")
+    count = max(1, round(share * N))
+    if not share or count >= N:
+        what = "train" if share else "validate"
+        raise ValueError(f"validation={share} of {N} examples leaves none to {what} on.")
+    order = network.rng.permutation(N)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def take_columns(backend: Backend, x: Array, columns: np.ndarray[Any, Any]) -> Array:
+    """Some columns of x, in memory."""
+    if isinstance(x, np.ndarray):
+        return x[..., columns]  # np.take would first copy all of a memory map
+    return backend.xp.take(x, backend.asarray(columns, "int64"), axis=-1)
+
+
+def some_weights(
+    backend: Backend,
+    weights: Array | None,
+    columns: np.ndarray[Any, Any],
+    totals: Totals,
+) -> Array | None:
+    """The weights of some examples, relative to their own mean; of several ranks, as given."""
+    if weights is None:
+        return None
+    some = weights[..., columns]
+    return sample_weights(some, len(columns), backend, relative=totals.alone, stack=some.shape[:-1])
+
+
+def checked_validation(network: Model, validation: Any) -> Pair | None:
+    """The data to validate on, checked."""
+    if validation is None:
+        return None
+    if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
+        raise TypeError(
+            "validation must be a pair (X, Y) of examples and targets, a triple (X, Y, sample_weight), "
+            f"or a share of the examples such as 0.1; got {_short(validation)}."
+        )
+    X, Y, *weights = validation
+    X, Y = network.check_examples(X, Y, ("validation X", "validation Y"), read=not Mapped.is_meant(X))
+    m, backend, stack = int(X.shape[-1]), network.backend, network.stack
+    for each in weights:
+        sample_weights(each, m, backend, stack=stack)
+    return X, Y, *(sample_weights(w, m, backend, relative=False, stack=stack) for w in weights)
+
+
+def _short(value: object) -> str:
+    """What something is, in a few words."""
+    length = f" of {len(value)}" if isinstance(value, (tuple, list)) else ""
+    return (
+        f"{value!r:.60}" if isinstance(value, (int, float, str)) else f"{type(value).__name__}{length}"
+    )

@@ -1,0 +1,71 @@
+"""Examples in memory, prepared once as rows: a batch is a gather of whole rows."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bpengine.backends import Array, Slices
+from bpengine.data.source import Chunk, Indexed
+from bpengine.model.model import Model
+from bpengine.model.packing import Tail, example_rows, own_parts
+
+__all__ = ["Resident"]
+
+
+class Resident(Indexed):
+    """Examples prepared once as rows ``[x | 1 | 0 | y]``: a batch is a gather of whole rows."""
+
+    def __init__(
+        self,
+        network: Model,
+        X: Array,
+        Y: Array,
+        weights: Array | None,
+        batch_size: int,
+        shuffle: bool | int,
+    ) -> None:
+        super().__init__(int(X.shape[1]), batch_size, shuffle)
+        self.backend, self.outputs, self.stack = network.backend, network.sizes[-1], network.stack
+        self.weighted = weights is not None
+        self.own = own_parts(X, Y, weights) if self.stack else ()
+        self.rows = example_rows(
+            X, network.smoothed(Y), self.outputs, network.backend, network.dtype, weights=weights
+        )
+
+    def of(self, numbers: np.ndarray[Any, Any]) -> Resident:
+        """The same examples for some networks of the stack, in the order that is drawn for all."""
+        if not self.own:
+            return self
+        some = copy.copy(self)
+        some.stack = (len(numbers),)
+        P, n = self.stack[0], self.outputs
+        weights = self.weighted * (P if "weights" in self.own else 1)
+        start = self.rows.shape[1] - weights - n * (P if "targets" in self.own else 1)
+        parts = [np.arange(start)]
+        targets = np.arange(start, self.rows.shape[1] - weights)
+        parts.append(targets.reshape(-1, n)[numbers].ravel() if "targets" in self.own else targets)
+        last = np.arange(self.rows.shape[1] - weights, self.rows.shape[1])
+        parts.append(last[numbers] if "weights" in self.own else last)
+        columns = self.backend.asarray(np.concatenate(parts), "int64")
+        some.rows = self.backend.xp.take(self.rows, columns, axis=1)
+        return some
+
+    def _placed(self, numbers: np.ndarray[Any, Any]) -> Array:
+        return self.backend.asarray(numbers, "int64")
+
+    def chunk(self, indices: Array, m: int) -> Chunk:
+        """Steps on the examples of these numbers, m at a time."""
+        load = partial(self.backend.take, self.rows)
+        outcomes = partial(self._outcomes, indices, m)
+        batches = Slices(indices, m)
+        return Chunk(m, self.weighted, batches, load, outcomes, self.rows, own=self.own)
+
+    def _outcomes(self, indices: Array, m: int) -> tuple[Array, Array | None]:
+        xp = self.backend.xp
+        tail = Tail(self.outputs, self.weighted, self.stack, self.own)
+        rows = xp.take(self.rows[:, self.rows.shape[1] - tail.width :], indices, axis=0)
+        return tail.outcomes(xp.reshape(rows, (-1, m, rows.shape[1])))

@@ -1,0 +1,7 @@
+"""Data to train on: digits, MNIST, circles, a step. Columns are examples, contiguous in memory."""
+
+from bpengine.datasets.mnist import idx, mnist
+from bpengine.datasets.toy import circles, digits, step
+from bpengine.model.labels import one_hot
+
+__all__ = ["circles", "digits", "idx", "mnist", "one_hot", "step"]

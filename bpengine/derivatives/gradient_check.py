@@ -1,0 +1,299 @@
+"""Gradient checking: backpropagation against finite differences of the cost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bpengine.backends import Array
+from bpengine.backprop import equations
+from bpengine.backprop.plan import gradient
+from bpengine.backprop.workspace import Workspace
+from bpengine.model.examples import sample_weights
+from bpengine.model.model import Model, check_single
+from bpengine.model.packing import example_rows
+from bpengine.model.parameters import Gradient, Parameters
+from bpengine.validation import positive_number
+
+__all__ = ["GradientCheck", "WorstEntry", "check_gradient", "numerical_gradient"]
+
+STACK_ELEMENTS = 2**20  # elements of all networks that are nudged at the same time
+
+
+@dataclass(frozen=True)
+class WorstEntry:
+    """The parameter whose two derivatives lie furthest apart.
+
+    Attributes
+    ----------
+    parameter : str
+        Where it is, as one would write it: ``"weights[0][3, 5]"``.
+    backprop, numerical : float
+        The two derivatives.
+    """
+
+    parameter: str
+    backprop: float
+    numerical: float
+
+
+@dataclass(frozen=True)
+class GradientCheck:
+    """What `check_gradient` found.
+
+    Attributes
+    ----------
+    relative_error : float
+        ``‖num - bp‖ / (‖num‖ + ‖bp‖)`` over all parameters; 0 where both vanish to rounding.
+    per_layer : tuple of float
+        The same for each layer's weights and biases alone.
+    tolerance : float
+    passed : bool
+        Whether `relative_error` is at most `tolerance`.
+    worst : WorstEntry
+    """
+
+    relative_error: float
+    per_layer: tuple[float, ...]
+    tolerance: float
+    worst: WorstEntry
+
+    @property
+    def passed(self) -> bool:
+        """Whether the relative error is within the tolerance."""
+        return self.relative_error <= self.tolerance
+
+    def __str__(self) -> str:
+        return (
+            f"{'passed' if self.passed else 'FAILED'}: relative error {self.relative_error:.2e} "
+            f"(tolerance {self.tolerance:.0e}); worst at {self.worst.parameter}: "
+            f"backprop {self.worst.backprop:.6e}, numerical {self.worst.numerical:.6e}"
+        )
+
+
+def numerical_gradient(
+    network: Model,
+    X: Array,
+    Y: Array,
+    *,
+    sample_weight: Array | None = None,
+    epsilon: float = 1e-5,
+    two_sided: bool = True,
+) -> Gradient:
+    """Gradient of the average cost, penalties included, by finite differences, in float64.
+
+    Every parameter θ is nudged alone: ``(C(θ + ε) - C(θ - ε)) / 2ε``, or with ``two_sided=False``
+    ``(C(θ + ε) - C(θ)) / ε``, the chapter's equation 46. The nudged networks are fed forward as
+    stacks; it still takes two forward passes for every parameter.
+
+    Parameters
+    ----------
+    network : Network
+        Left as it is; computed in float64 whatever its dtype.
+    X : array of shape (n_1, m)
+    Y : array of shape (n_L, m), or m integer labels
+    sample_weight : array of shape (m,), optional
+        How much each example counts in the average, relative to the others.
+    epsilon : float, optional
+        The nudge ε.
+    two_sided : bool, optional
+        Two-sided differences have an error of order ε², one-sided ones of order ε.
+
+    Returns
+    -------
+    Gradient
+        With arrays of float64 on the network's backend.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument does not fit.
+    """
+    epsilon = positive_number(epsilon, "epsilon")
+    check_single(network, "numerical_gradient")
+    X, Y = network.check_examples(X, Y)
+    relative = sample_weights(sample_weight, int(X.shape[1]), network.backend)
+    nudged = _NudgedNetworks(network, X, Y)
+    result = Gradient(network.sizes, network.backend, "float64")
+    result.cost = float((nudged.unnudged * relative).mean())
+    for l, block in enumerate(nudged.blocks):
+        derivative = np.empty(block.size)
+        for start in range(0, block.size, nudged.count):
+            entries = np.arange(start, min(start + nudged.count, block.size))
+            above, up = nudged.costs(l, entries, epsilon)
+            if two_sided:
+                below, down = nudged.costs(l, entries, -epsilon)
+            else:
+                below, down = block.flat[entries], nudged.unnudged
+            # differences first, example by example: they lose fewer digits than averages do
+            derivative[entries] = ((up - down) * relative).mean(axis=-1) / (above - below)
+        gradient, w = derivative.reshape(block.shape), block[:, :-1]
+        result.cost += float(_penalty(network, w).sum())
+        gradient[:, :-1] += _penalty_derivative(network, w, epsilon, two_sided)
+        nudged.put(result, l, gradient)
+    return result
+
+
+def _penalty(network: Model, w: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """λ₂/2 w² + λ₁ |w| of each weight."""
+    return np.asarray(network.l2 / 2 * w**2 + network.l1 * np.abs(w))
+
+
+def _penalty_derivative(
+    network: Model, w: np.ndarray[Any, Any], epsilon: float, two_sided: bool
+) -> np.ndarray[Any, Any]:
+    """Its finite differences, with nudges that stop at 0: none spans the kink of l1."""
+    nudge = np.minimum(epsilon, np.abs(w))
+    above, below = w + nudge, w - nudge if two_sided else w
+    difference = _penalty(network, above) - _penalty(network, below)
+    derivative = np.zeros(w.shape)
+    np.divide(difference, above - below, out=derivative, where=above > below)
+    return derivative
+
+
+def check_gradient(
+    network: Model,
+    X: Array,
+    Y: Array,
+    *,
+    sample_weight: Array | None = None,
+    epsilon: float = 1e-5,
+    two_sided: bool = True,
+    tolerance: float | None = None,
+) -> GradientCheck:
+    """Compare backpropagation with finite differences, in float64.
+
+    Parameters
+    ----------
+    network : Network
+        Left as it is; computed in float64 whatever its dtype.
+    X : array of shape (n_1, m)
+    Y : array of shape (n_L, m), or m integer labels
+    sample_weight : array of shape (m,), optional
+        How much each example counts in the average, relative to the others.
+    epsilon : float, optional
+        The nudge of each parameter. 1e-7 is often quoted; in float64 the rounding of the cost then
+        outweighs the error of the difference, and two-sided differences are best near 1e-5.
+    two_sided : bool, optional
+        Whether the differences are two-sided; one-sided ones are the chapter's equation 46.
+    tolerance : float, optional
+        Relative error up to which the check passes: 1e-7 where not given, for one-sided
+        differences ten times `epsilon`.
+
+    Returns
+    -------
+    GradientCheck
+        ``.relative_error``, ``.passed``, ``.worst`` and ``.per_layer``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument does not fit.
+
+    Notes
+    -----
+    A kink, such as relu's at 0, has no derivative; a network that has a weighted input within
+    epsilon of one may fail the check there. At l1's, a weight of 0, both derivatives are 0. What
+    belongs to training alone, dropout and label smoothing, is left out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bpengine as bp
+    >>> rng = np.random.default_rng(0)
+    >>> X, Y = rng.standard_normal((3, 10)), rng.random((2, 10))
+    >>> check = bp.check_gradient(bp.Network([3, 5, 2], rng=0), X, Y)
+    >>> check.passed, check.relative_error < 1e-8
+    (True, True)
+    """
+    if tolerance is None:
+        tolerance = 1e-7 if two_sided else 10 * epsilon
+    tolerance = positive_number(tolerance, "tolerance")
+    numerical = numerical_gradient(
+        network, X, Y, sample_weight=sample_weight, epsilon=epsilon, two_sided=two_sided
+    )
+    exact = network if network.dtype == "float64" else network.astype("float64")
+    backprop = gradient(exact, X, Y, sample_weight)
+    to_numpy = network.backend.to_numpy
+    differences: list[tuple[float, WorstEntry]] = []
+    layers: list[tuple[Any, Any]] = []
+    for l in range(len(network.weights)):
+        pair = []
+        for kind in ("weights", "biases"):
+            num, bp = (to_numpy(getattr(g, kind)[l]) for g in (numerical, backprop))
+            pair.append((num.ravel(), bp.ravel()))
+            apart = np.nan_to_num(np.abs(num - bp), nan=np.inf)
+            at = np.unravel_index(apart.argmax(), num.shape)
+            entry = WorstEntry(f"{kind}[{l}][{at[0]}, {at[1]}]", float(bp[at]), float(num[at]))
+            differences.append((float(apart[at]), entry))
+        num, bp = (np.concatenate(arrays) for arrays in zip(*pair, strict=True))
+        layers.append((num, bp))
+    num, bp = (np.concatenate(arrays) for arrays in zip(*layers, strict=True))
+    # a cost C is rounded to some ε_machine C, so that each difference is no better than this
+    noise = 4 * float(np.finfo("float64").eps) * max(1.0, numerical.cost) / epsilon
+    return GradientCheck(
+        relative_error=_relative_error(num, bp, noise),
+        per_layer=tuple(_relative_error(*layer, noise) for layer in layers),
+        tolerance=tolerance,
+        worst=max(differences, key=lambda pair: pair[0])[1],
+    )
+
+
+def _relative_error(num: Any, bp: Any, noise: float) -> float:
+    norm = np.linalg.norm
+    total = float(norm(num) + norm(bp))
+    return 0.0 if total <= noise * math.sqrt(num.size) else float(norm(num - bp)) / total
+
+
+class _NudgedNetworks:
+    """A stack of copies of one network in float64, of which each can have one parameter nudged."""
+
+    def __init__(self, network: Model, X: Array, Y: Array) -> None:
+        self.network = network
+        backend, sizes = network.backend, network.sizes
+        pairs = zip(network.weights, network.biases, strict=True)
+        self.blocks = [
+            np.concatenate([backend.to_numpy(w), backend.to_numpy(b)], axis=1).astype("float64")
+            for w, b in pairs
+        ]
+        m, σ = int(X.shape[1]), network.activations
+        each = sum(block.size for block in self.blocks) + 2 * m * sum(sizes)
+        self.count = max(1, min(STACK_ELEMENTS // each, max(block.size for block in self.blocks)))
+        stack = (self.count,)
+        self.parameters = Parameters(sizes, backend, "float64", stack)
+        for l, block in enumerate(self.blocks):
+            self.put(self.parameters, l, block)
+        self.workspace = Workspace(sizes, σ, m, backend, "float64", errors=False, stack=stack)
+        example_rows(X, Y, sizes[-1], backend, "float64", out=self.workspace.rows)
+        feedforward = equations.feedforward(self.parameters, σ, self.workspace)
+        self.program = backend.compile(feedforward)
+        self.unnudged = self._costs()[0]
+
+    def put(self, parameters: Parameters, l: int, block: np.ndarray[Any, Any]) -> None:
+        """Write ``[w b]`` of layer l, for one network or for a stack."""
+        backend = self.network.backend
+        parameters.weights[l][...] = backend.asarray(block[..., :-1].copy(), "float64")
+        parameters.biases[l][...] = backend.asarray(block[..., -1:].copy(), "float64")
+
+    def costs(
+        self, l: int, entries: np.ndarray[Any, Any], nudge: float
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Nudge one entry of layer l in each network: the entries' values and all costs C_x."""
+        block = np.repeat(self.blocks[l][np.newaxis], self.count, axis=0)
+        nudged = block.reshape(self.count, -1)
+        which = np.arange(len(entries))
+        nudged[which, entries] += nudge
+        self.put(self.parameters, l, block)
+        costs = self._costs()[: len(entries)]
+        self.put(self.parameters, l, self.blocks[l])
+        return nudged[which, entries], costs
+
+    def _costs(self) -> np.ndarray[Any, Any]:
+        self.program.run(1)
+        cost, ws = self.network.cost, self.workspace
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = cost.per_example(self.network.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
+        return self.network.backend.to_numpy(values)

@@ -1,0 +1,98 @@
+"""How the cost and the outputs change with the inputs, example by example."""
+
+from __future__ import annotations
+
+from bpengine.backends import Array
+from bpengine.backprop.forward import forward_chunks
+from bpengine.derivatives.per_example import CHUNK_ELEMENTS, chunks
+from bpengine.model.model import Model, check_single
+
+__all__ = ["input_gradients", "jacobians"]
+
+
+def input_gradients(network: Model, X: Array, Y: Array) -> Array:
+    """``∂C_x/∂x`` of every example: which inputs its cost depends on most (its saliency).
+
+    Parameters
+    ----------
+    network : Network
+    X : array of shape (n_1, m)
+    Y : array of shape (n_L, m), or m integer labels
+
+    Returns
+    -------
+    array of shape (n_1, m)
+
+    Raises
+    ------
+    ValueError, TypeError
+        If X or Y does not fit the network.
+
+    References
+    ----------
+    K. Simonyan, A. Vedaldi and A. Zisserman, arXiv:1312.6034.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bpengine as bp
+    >>> net = bp.Network([3, 4, 2], rng=0)
+    >>> bp.input_gradients(net, np.ones((3, 5)), np.zeros((2, 5))).shape
+    (3, 5)
+    """
+    check_single(network, "input_gradients")
+    X, Y = network.check_examples(X, Y)
+    out = network.backend.empty(tuple(X.shape), network.dtype)
+    most = CHUNK_ELEMENTS // sum(network.sizes)
+    for columns, plan in chunks(network, X, Y, "norms", most):
+        # BP2 once more, to the input, which has no σ
+        out[:, columns] = network.weights[0].mT @ plan.run().workspace.delta[0]
+    return out
+
+
+def jacobians(network: Model, X: Array) -> Array:
+    """``∂a[L]/∂x`` of every example: how each output changes with each input.
+
+    Parameters
+    ----------
+    network : Network
+    X : array of shape (n_1, m)
+
+    Returns
+    -------
+    array of shape (n_L, n_1, m)
+        Entry (j, i, x) is the rate at which output j changes with input i at example x.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If X does not fit the network.
+
+    Notes
+    -----
+    One forward pass, and one backward pass for all outputs at once: they are a leading axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bpengine as bp
+    >>> net = bp.Network([3, 4, 2], rng=0)
+    >>> bp.jacobians(net, np.ones((3, 5))).shape
+    (2, 3, 5)
+    """
+    check_single(network, "jacobians")
+    net = network
+    X = net.backend.asarray(net.check_inputs(X), net.dtype)
+    outputs, inputs = net.sizes[-1], net.sizes[0]
+    xp = net.backend.xp
+    out = net.backend.empty((outputs, inputs, int(X.shape[1])), net.dtype)
+    eye = xp.eye(outputs, dtype=out.dtype, device=net.backend.device)[:, :, None]
+    for columns, ws in forward_chunks(net, X):
+        count = columns.stop - columns.start
+        δ = xp.broadcast_to(eye, (outputs, outputs, count))
+        for l in range(len(net.activations) - 1, -1, -1):
+            σ = net.activations[l]
+            δ = σ.slope(δ, ws.z[l] if σ.of == "z" else ws.a[l])
+            δ = net.weights[l].mT @ δ
+        out[:, :, columns] = δ
+    return out

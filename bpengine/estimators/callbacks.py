@@ -1,0 +1,181 @@
+"""What callbacks are given of an estimator's training: bpengine's and scikit-learn's."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from bpengine.backends import Array
+from bpengine.callbacks import Function
+from bpengine.data.source import Chunk, Most, Source
+from bpengine.estimators.base import BaseMLP
+from bpengine.estimators.data import Data, columns
+from bpengine.optimizers.base import Optimizer
+from bpengine.optimizers.lbfgs import LBFGS
+from bpengine.optimizers.update import State
+from bpengine.training.loop import Callback, Training
+
+__all__ = ["Fitting", "Task", "Watch"]
+
+
+class OfEstimator(Source):
+    """Examples that an estimator takes its steps on by itself, so many steps an epoch."""
+
+    examples = None
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
+        """None are left to be taken."""
+        return iter(())
+
+
+class Fitting(Training):
+    """The training of an estimator, as `bpengine.Callback` objects see it: it has an ``estimator``."""
+
+    estimator: BaseMLP
+
+
+class Watch:
+    """Tells an estimator's `bpengine.Callback` objects how its training goes, if there are any.
+
+    Parameters
+    ----------
+    estimator : BaseMLP
+    optimizer : Optimizer or LBFGS
+    state : State or None
+        What the optimizer remembers.
+    steps : int
+        Of an epoch.
+    held_out : Data, optional
+        What is evaluated after each epoch.
+    silent : bool, optional
+        Whether to leave the callbacks alone.
+
+    Attributes
+    ----------
+    training : Fitting or None
+        What callbacks are given; None where there are none.
+    """
+
+    def __init__(
+        self,
+        estimator: BaseMLP,
+        optimizer: Optimizer | LBFGS,
+        state: State | None,
+        steps: int,
+        held_out: Data | None = None,
+        silent: bool = False,
+    ) -> None:
+        self.training: Fitting | None = None
+        callbacks = [] if silent else _callbacks(estimator.callbacks)
+        if not callbacks:
+            return
+        net = estimator.network_
+        validation: tuple[Array, ...] | None = None
+        if held_out is not None:
+            weights = () if held_out.weights is None else (held_out.weights,)
+            validation = columns(net, held_out.X), columns(net, held_out.Y), *weights
+        source, epochs = OfEstimator(steps), int(estimator.max_iter)
+        self.training = Fitting(
+            net, optimizer, source, epochs, validation=validation, callbacks=callbacks
+        )
+        self.training.estimator, self.training.state = estimator, state
+        self._clock = time.perf_counter()
+
+    def __enter__(self) -> Watch:
+        self._started: list[Callback] = []
+        try:
+            for callback in self.training.callbacks if self.training else ():
+                self._started.append(callback)
+                callback.start(self.training)  # type: ignore[arg-type]
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for callback in self._started:
+            callback.end(self.training)  # type: ignore[arg-type]
+
+    def note(self, loss: float, rate: float) -> bool:
+        """An epoch is complete: tell the callbacks; says whether one of them stops training."""
+        training = self.training
+        if training is None:
+            return False
+        for callback in training.callbacks:
+            callback.steps(training, training.source.steps or 1)
+        training.rate = rate
+        net, seconds = training.network, time.perf_counter() - self._clock
+        training.end_epoch(loss - net.penalty.value(net.parameters), seconds)
+        self._clock = time.perf_counter()
+        return training.stopped
+
+    def interrupted(self) -> None:
+        """Ctrl-C has ended training, which is no error."""
+        warnings.warn("Training interrupted by user.", stacklevel=6)
+        if self.training is not None:
+            self.training.history.interrupted = True
+
+
+def _callbacks(given: Any) -> list[Callback]:
+    given = [given] if callable(given) or isinstance(given, Callback) else given or ()
+    for callback in given:
+        if not (callable(callback) or isinstance(callback, Callback)) or isinstance(callback, type):
+            raise TypeError(
+                "callbacks must be bpengine.Callback objects or functions of the training; got "
+                f"{callback!r}. Those of scikit-learn's protocol go to set_callbacks."
+            )
+    return [c if isinstance(c, Callback) else Function(c) for c in given]
+
+
+class Task:
+    """One call of `fit` as scikit-learn's callbacks see it; it does nothing where there are none.
+
+    Parameters
+    ----------
+    estimator : estimator
+    X, y, sample_weight : object
+        As the user gave them.
+    max_subtasks : int
+        The most iterations there can be.
+    """
+
+    def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any, max_subtasks: int) -> None:
+        self.estimator = estimator
+        self.data: dict[str, Any] = {"estimator": estimator, "X": X, "y": y}
+        if sample_weight is not None:
+            self.data["metadata"] = {"sample_weight": sample_weight}
+        self.context: Any = None
+        self._iteration: Any = None
+        if getattr(estimator, "_skl_callbacks", None) or hasattr(estimator, "_parent_callback_ctx"):
+            self.context = estimator._init_callback_context(max_subtasks=max_subtasks)
+            self.context.call_on_fit_task_begin(**self.data)
+
+    def begin(self) -> None:
+        """An iteration begins."""
+        if self.context is not None:
+            self._iteration = self.context.subcontext(task_name="iteration")
+            self._iteration.call_on_fit_task_begin(**self.data)
+
+    def end(self) -> bool:
+        """An iteration ends; says whether a callback asks for training to stop."""
+        if self._iteration is None:
+            return False
+        iteration, self._iteration = self._iteration, None
+        return bool(iteration.call_on_fit_task_end(**self.data, reconstruction_attributes=self._fitted))
+
+    def close(self) -> None:
+        """`fit` ends."""
+        if self.context is not None:
+            self.context.call_on_fit_task_end(**self.data, reconstruction_attributes={})
+
+    def _fitted(self) -> dict[str, Any]:
+        """What makes a copy of the estimator one that is fitted as far as this."""
+        return {"network_": copy.deepcopy(self.estimator.network_)}

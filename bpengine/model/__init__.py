@@ -1,0 +1,1 @@
+"""What is computed, as data: sizes, activations, cost, parameters, examples and files."""

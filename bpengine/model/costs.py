@@ -1,0 +1,304 @@
+"""Costs: averages over examples of functions of the output activations, C = (1/m) Σ_x C_x.
+
+Built in, by name, each with its ``C_x`` as a sum over the outputs:
+
+- quadratic: ``½ (a - y)²``.
+- absolute_error: ``|a - y|``.
+- huber: ``½ r²`` up to ``r = |a - y| = 1`` and ``r - ½`` beyond.
+- poisson: ``a - y log a``, what depends on a in the negative logarithm of a Poisson distribution's
+  probability of y where its mean is a.
+- binary_cross_entropy: ``-y log a - (1 - y) log(1 - a)``.
+- softmax_cross_entropy: ``-y log a``, the log-likelihood of classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from bpengine.backends import Array, Operation
+from bpengine.model.activations import ACTIVATIONS, Activation
+from bpengine.validation import choose
+
+__all__ = ["COSTS", "Cost", "resolve"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A cost that meets the chapter's two assumptions.
+
+    Parameters
+    ----------
+    name : str
+        Its name in messages, plans and files.
+    function : callable
+        ``C_x`` from the activations a and the targets y, both (…, n_L, m): shape (…, m).
+    derivative : callable
+        ``∇_a C_x`` from a and y: shape (…, n_L, m).
+    canonical : str, optional
+        Name of the output activation for which the output error is a - y.
+    function_of_z : callable, optional
+        ``C_x`` from z and y with the canonical activation, where that loses no digits.
+    classification : bool, optional
+        Whether integer labels may stand for the targets.
+    within : tuple of float, optional
+        The least and greatest output activation and target that the cost is defined for.
+    second_derivative : callable, optional
+        ``∂²C_x/∂a_j²`` from a and y, shape (…, n_L, m), of a cost that is a sum over outputs j: for
+        `Curvature` alone.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bpengine as bp
+    >>> quartic = bp.Cost(
+    ...     "quartic",
+    ...     lambda a, y: ((a - y) ** 4).sum(axis=-2),
+    ...     lambda a, y: 4 * (a - y) ** 3,
+    ... )
+    >>> net = bp.Network([2, 3, 1], cost=quartic, dtype="float64", rng=0)
+    >>> bp.check_gradient(net, np.ones((2, 4)), np.ones((1, 4))).passed
+    True
+    """
+
+    name: str
+    function: Callable[[Array, Array], Array]
+    derivative: Callable[[Array, Array], Array]
+    canonical: str | None = None
+    function_of_z: Callable[[Array, Array], Array] | None = None
+    classification: bool = False
+    within: tuple[float, float] = (-math.inf, math.inf)
+    second_derivative: Callable[[Array, Array], Array] | None = None
+
+    def __post_init__(self) -> None:
+        if self.canonical is not None:
+            choose(self.canonical, ACTIVATIONS, "activation")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if COSTS.get(self.name) is self:
+            return resolve, (self.name,)
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
+
+    @property
+    def operation(self) -> str:
+        """The name of its operations: backends have kernels for the built-in names alone."""
+        return self.name if COSTS.get(self.name) is self else f"own {self.name}"
+
+    def is_canonical(self, σ: Activation) -> bool:
+        """Whether the output error with the output activation σ is a - y."""
+        return self.canonical is not None and ACTIVATIONS[self.canonical] is σ
+
+    def is_of_z(self, σ: Activation) -> bool:
+        """Whether the cost of outputs a = σ(z) is best taken from z, where no digit is lost."""
+        return self.function_of_z is not None and self.is_canonical(σ)
+
+    def per_example(self, σ: Activation, z: Array, a: Array, y: Array) -> Array:
+        """``C_x`` for every column, shape (…, m); only that one of z and a is read that is best."""
+        if self.function_of_z is not None and self.is_of_z(σ):
+            return self.function_of_z(z, y)
+        values = self.function(a, y)
+        expected = (*a.shape[:-2], a.shape[-1])
+        if tuple(getattr(values, "shape", ())) != expected:
+            raise ValueError(
+                f"cost {self.name!r} gave shape {tuple(getattr(values, 'shape', ()))}, expected "
+                f"{expected}: one cost for each example. Sum over axis -2, the outputs."
+            )
+        return values
+
+    def scaled_derivative(self, a: Array, y: Array, scale: Array) -> Array:
+        """``scale ∇_a C_x``."""
+        return self.derivative(a, y) * scale
+
+    def output_error(
+        self, σ: Activation, z: Array, a: Array, y: Array, scale: Array, delta: Array
+    ) -> Iterator[Operation]:
+        """Operations for BP1, δ[L] = scale · ∇_a C ⊙ σ'(z[L])."""
+        if self.is_canonical(σ):
+            yield Operation("difference", "BP1", _difference, (a, y, scale), delta)
+            return
+        name = "difference" if self is COSTS["quadratic"] else f"{self.operation} slope"
+        yield Operation(name, "BP1", self.scaled_derivative, (a, y, scale), delta)
+        yield from σ.backward("BP1", delta, z, a, delta)
+
+    def check(self, σ: Activation, outputs: int) -> None:
+        """Raise ValueError if outputs with the activation σ leave where this cost is defined."""
+        if self.name == "softmax_cross_entropy" and not self.is_canonical(σ):
+            raise ValueError(
+                f"cost 'softmax_cross_entropy' needs a softmax output layer; the last activation is "
+                f"{σ.name!r}. Use activations=[…, 'softmax'], or cost='binary_cross_entropy'."
+            )
+        if self.canonical == "softmax" and outputs == 1:
+            raise ValueError(
+                f"cost {self.name!r} with one output is always 0: its softmax is always 1. Use two "
+                "outputs, or one with 'sigmoid' and cost='binary_cross_entropy'."
+            )
+        if σ.range[0] < self.within[0] or σ.range[1] > self.within[1]:
+            fits = "one that fits" if self.canonical is None else repr(self.canonical)
+            raise ValueError(
+                f"cost {self.name!r} is defined for output activations from {self.within[0]} to "
+                f"{self.within[1]}; those of {σ.name!r} go from {σ.range[0]} to {σ.range[1]}. "
+                f"Use {fits} in the last layer, or cost='quadratic'."
+            )
+
+    def check_targets(self, y: Array, name: str) -> None:
+        """Raise ValueError if targets of shape (…, n_L, m) are not what this cost is defined for."""
+        xp = array_namespace(y)
+        low, high = self.within
+        if bool(xp.any((y < low) | (y > high))):
+            raise ValueError(
+                f"{name} has values from {float(xp.min(y))} to {float(xp.max(y))}; cost "
+                f"{self.name!r} takes targets from {low} to {high}."
+            )
+        if self.name == "softmax_cross_entropy":
+            sums = xp.reshape(xp.sum(y, axis=-2), (-1,))
+            wrong = xp.abs(sums - 1) > 1e-3
+            if bool(xp.any(wrong)):
+                i = int(xp.argmax(xp.astype(wrong, xp.int32)))
+                raise ValueError(
+                    f"{name}[:, {i % y.shape[-1]}] sums to {float(sums[i])}; the targets of each "
+                    "example must sum to 1, as one-hot columns do."
+                )
+
+
+def _difference(a: Array, y: Array, scale: Array) -> Array:
+    return (a - y) * scale
+
+
+def _quadratic(a: Array, y: Array) -> Array:
+    return 0.5 * array_namespace(a).sum((a - y) ** 2, axis=-2)
+
+
+def _absolute_error(a: Array, y: Array) -> Array:
+    xp = array_namespace(a)
+    return xp.sum(xp.abs(a - y), axis=-2)
+
+
+def _absolute_error_derivative(a: Array, y: Array) -> Array:
+    # 0 at the kink
+    return array_namespace(a).sign(a - y)
+
+
+def _huber(a: Array, y: Array) -> Array:
+    # P. J. Huber, Robust estimation of a location parameter, 1964: c²/2 + (r - c) c for c = min(r, 1).
+    # PyTorch's HuberLoss is this, with the same threshold; scikit-learn's HuberRegressor minimizes
+    # twice this for residuals in units of a scale that it estimates, with the threshold 1.35
+    xp = array_namespace(a)
+    r = xp.abs(a - y)
+    c = xp.minimum(r, xp.ones_like(r))
+    return xp.sum(c * (r - 0.5 * c), axis=-2)
+
+
+def _huber_derivative(a: Array, y: Array) -> Array:
+    return array_namespace(a).clip(a - y, -1.0, 1.0)
+
+
+def _tiny(a: Array) -> float:
+    return float(array_namespace(a).finfo(a.dtype).smallest_normal)
+
+
+def _log(a: Array) -> Array:
+    # where a has underflowed to 0: the logarithm of the smallest normal number, which is finite
+    xp = array_namespace(a)
+    return xp.log(xp.maximum(a, _tiny(a) * xp.ones_like(a)))
+
+
+def _quotient(error: Array, a: Array) -> Array:
+    # a kept off 0 by √tiny, so that the quotient times a learning rate stays finite
+    xp = array_namespace(a)
+    return error / xp.maximum(a, math.sqrt(_tiny(a)) * xp.ones_like(a))
+
+
+def _poisson(a: Array, y: Array) -> Array:
+    # -log(e⁻ᵃ aʸ / y!) without log y!, as PyTorch's PoissonNLLLoss is; scikit-learn's Poisson deviance
+    # is twice what this is above its least value, y - y log y
+    return array_namespace(a).sum(a - y * _log(a), axis=-2)
+
+
+def _poisson_of_z(z: Array, y: Array) -> Array:
+    # a - y log a for a = eᶻ
+    xp = array_namespace(z)
+    return xp.sum(xp.exp(z) - y * z, axis=-2)
+
+
+def _poisson_derivative(a: Array, y: Array) -> Array:
+    # 1 - y / a
+    return _quotient(a - y, a)
+
+
+def _binary_cross_entropy(a: Array, y: Array) -> Array:
+    return -array_namespace(a).sum(y * _log(a) + (1 - y) * _log(1 - a), axis=-2)
+
+
+def _binary_cross_entropy_of_z(z: Array, y: Array) -> Array:
+    # -y log σ(z) - (1 - y) log(1 - σ(z)) = log(1 + eᶻ) - y z
+    return array_namespace(z).sum(ACTIVATIONS["softplus"].function(z) - y * z, axis=-2)
+
+
+def _binary_cross_entropy_derivative(a: Array, y: Array) -> Array:
+    return _quotient(a - y, a * (1 - a))
+
+
+def _softmax_cross_entropy(a: Array, y: Array) -> Array:
+    return -array_namespace(a).sum(y * _log(a), axis=-2)
+
+
+def _softmax_cross_entropy_of_z(z: Array, y: Array) -> Array:
+    # -Σ_j y_j log a_j = Σ_j y_j (log Σ_k e^{z_k} - z_j)
+    xp = array_namespace(z)
+    top = xp.max(z, axis=-2, keepdims=True)
+    log_sum = top + xp.log(xp.sum(xp.exp(z - top), axis=-2, keepdims=True))
+    return xp.sum(y * (log_sum - z), axis=-2)
+
+
+def _softmax_cross_entropy_derivative(a: Array, y: Array) -> Array:
+    xp = array_namespace(a)
+    return -y / xp.maximum(a, _tiny(a) * xp.ones_like(a))
+
+
+COSTS: dict[str, Cost] = {
+    cost.name: cost
+    for cost in (
+        Cost("quadratic", _quadratic, lambda a, y: a - y, canonical="linear"),
+        Cost("absolute_error", _absolute_error, _absolute_error_derivative),
+        Cost("huber", _huber, _huber_derivative),
+        Cost(
+            "poisson",
+            _poisson,
+            _poisson_derivative,
+            canonical="exponential",
+            function_of_z=_poisson_of_z,
+            within=(0, math.inf),
+        ),
+        Cost(
+            "binary_cross_entropy",
+            _binary_cross_entropy,
+            _binary_cross_entropy_derivative,
+            canonical="sigmoid",
+            function_of_z=_binary_cross_entropy_of_z,
+            classification=True,
+            within=(0, 1),
+        ),
+        Cost(
+            "softmax_cross_entropy",
+            _softmax_cross_entropy,
+            _softmax_cross_entropy_derivative,
+            canonical="softmax",
+            function_of_z=_softmax_cross_entropy_of_z,
+            classification=True,
+            within=(0, 1),
+        ),
+    )
+}
+
+
+def resolve(cost: str | Cost) -> Cost:
+    """The cost of a name, or the object itself."""
+    if isinstance(cost, Cost):
+        if COSTS.get(cost.name, cost) is not cost:
+            raise ValueError(f"cost {cost.name!r} is built in; give one of your own another name.")
+        return cost
+    return choose(cost, COSTS, "cost")

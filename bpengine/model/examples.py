@@ -1,0 +1,225 @@
+"""Examples, targets and weights from outside, checked against what a network takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from bpengine.backends import Array, Backend
+from bpengine.model.labels import one_hot
+
+__all__ = ["examples", "sample_weights", "targets"]
+
+
+def examples(
+    X: Array,
+    rows: int,
+    backend: Backend,
+    dtype: str,
+    name: str = "X",
+    *,
+    read: bool = True,
+    stack: tuple[int, ...] = (),
+) -> Array:
+    """`X` as a floating array (rows, m), m ≥ 1, finite in `dtype`, that `backend` can take in.
+
+    With a `stack` (P,) it may be (P, rows, m) too: other inputs for each network. Without `read`, as
+    for a memory map, its values are not looked at.
+    """
+    X = _array(X, backend, name)
+    expected = f"this network takes {rows} rows, one column an example"
+    if stack:
+        P = stack[0]
+        expected = (
+            f"this stack takes ({rows}, m), one column an example, or ({P}, {rows}, m), with inputs of "
+            "each network's own"
+        )
+    if X.ndim == 1:
+        shape = "one example" if X.shape[0] == rows else "no batch"
+        hint = "" if X.shape[0] % rows else f" Give it two axes: {name}.reshape({rows}, -1)."
+        raise ValueError(f"{name} has shape {tuple(X.shape)}: {shape}; {expected}.{hint}")
+    if X.ndim < 2 or tuple(X.shape[:-1]) not in {(rows,), (*stack, rows)}:
+        hint = f" Did you mean {name}.T?" if X.ndim == 2 and X.shape[1] == rows else ""
+        raise ValueError(f"{name} has shape {tuple(X.shape)}; {expected}.{hint}")
+    if X.shape[-1] == 0:
+        raise ValueError(f"{name} has shape {tuple(X.shape)}: an empty batch; give 1 example or more.")
+    _floating(X, name)
+    if read:
+        _finite(X, name, dtype)
+    return X
+
+
+def targets(
+    Y: Array,
+    outputs: int,
+    m: int,
+    backend: Backend,
+    dtype: str,
+    *,
+    labels: bool,
+    names: tuple[str, str] = ("X", "Y"),
+    stack: tuple[int, ...] = (),
+) -> Array:
+    """`Y` as a floating array (outputs, m); with `labels` allowed, m whole numbers become one-hot.
+
+    One output takes labels 0 and 1 as they are; more outputs take labels 0 … outputs - 1. With a
+    `stack` (P,) there may be such an array, or m labels, for each network.
+    """
+    X_name, name = names
+    Y = _array(Y, backend, name)
+    each_has_labels = stack and Y.ndim == 2 and tuple(Y.shape) == (*stack, m) and _is_integer(Y)
+    if each_has_labels or (stack and Y.ndim == 3 and tuple(Y.shape) == (*stack, outputs, m)):
+        checked = [
+            targets(Y[p, ...], outputs, m, backend, dtype, labels=labels, names=(X_name, f"{name}[{p}]"))
+            for p in range(stack[0])
+        ]
+        return array_api_compat.array_namespace(*checked).stack(checked)
+    if Y.ndim == 1:
+        if Y.shape[0] != m:
+            raise ValueError(f"{name} has {Y.shape[0]} labels and {X_name} has {m} examples.")
+        if not _is_integer(Y):
+            raise TypeError(
+                f"{name} has shape {tuple(Y.shape)} and dtype {Y.dtype}: one axis is for integer "
+                f"labels. Give labels as integers, or targets of shape ({outputs}, {m})."
+            )
+        if not labels:
+            raise ValueError(
+                f"{name} has one axis, as labels have, but this network's cost is not a "
+                f"classification's: it needs targets of shape ({outputs}, {m}). "
+                + (
+                    f"bpengine.one_hot(labels, {outputs}) makes them."
+                    if outputs > 1
+                    else f"Give {name}.reshape(1, -1).astype('float32')."
+                )
+            )
+        host = backend.to_numpy(Y) if backend.owns(Y) else Y
+        classes = max(outputs, 2)
+        wrong = np.flatnonzero((host < 0) | (host >= classes))
+        if wrong.size:
+            raise ValueError(
+                f"{name}[{wrong[0]}] is {host[wrong[0]]}; the labels of a network of {outputs} "
+                f"output{'s' * (outputs > 1)} must be from 0 to {classes - 1}."
+            )
+        return one_hot(host, outputs) if outputs > 1 else one_hot(host, 2)[1:]
+    if Y.ndim != 2 or tuple(Y.shape) != (outputs, m):
+        transposed = Y.ndim == 2 and tuple(Y.shape) == (m, outputs)
+        hint = f" Did you mean {name}.T?" if transposed else ""
+        if stack:
+            hint += f" Targets of each network's own have shape ({stack[0]}, {outputs}, {m})"
+            hint += f", labels ({stack[0]}, {m})." if labels else "."
+        raise ValueError(
+            f"{name} has shape {tuple(Y.shape)}; expected ({outputs}, {m}): one row an output, "
+            f"one column an example of {X_name}.{hint}"
+        )
+    if stack and labels and _is_integer(Y):
+        raise TypeError(
+            f"{name} has shape {tuple(Y.shape)} and dtype {Y.dtype}; labels of each network's own have "
+            f"shape ({stack[0]}, {m}), and targets are floating point: {name}.astype('float32')."
+        )
+    _floating(Y, name)
+    _finite(Y, name, dtype)
+    return Y
+
+
+def sample_weights(
+    weights: Array | None,
+    m: int,
+    backend: Backend,
+    name: str = "sample_weight",
+    *,
+    relative: bool = True,
+    stack: tuple[int, ...] = (),
+) -> np.ndarray[Any, Any]:
+    """Weights of m examples on the host, relative to their mean; ones where there are none.
+
+    Without `relative`, they are as given, and may all be 0. With a `stack` (P,) there may be m for each
+    network.
+    """
+    if weights is None:
+        return np.ones(m)
+    weights = backend.to_numpy(weights) if backend.owns(weights) else weights
+    try:
+        host = np.asarray(weights, "float64")
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be numbers, one an example, got {weights!r}.") from None
+    if stack and host.shape == (*stack, m):
+        options: Any = {"relative": relative}
+        each_weights = [
+            sample_weights(w, m, backend, f"{name}[{p}]", **options) for p, w in enumerate(host)
+        ]
+        return np.stack(each_weights)
+    if host.shape != (m,):
+        raise ValueError(
+            f"{name} has shape {host.shape}; expected ({m},), a weight for each example of X"
+            + (f", or ({stack[0]}, {m}), as many for each network." if stack else ".")
+        )
+    bad = np.flatnonzero(~(host >= 0) | np.isinf(host))
+    if bad.size:
+        raise ValueError(f"{name}[{bad[0]}] is {host[bad[0]]}; weights must be 0 or more and finite.")
+    if not relative:
+        return host
+    mean = float(host.mean())
+    if mean == 0:
+        raise ValueError(f"{name} is 0 for every example; at least one must count.")
+    return host / mean
+
+
+def _array(x: Array, backend: Backend, name: str) -> Array:
+    if backend.owns(x):
+        if backend.device_of(x) != backend.device:
+            raise ValueError(
+                f"{name} is on device {backend.device_of(x)}; this network is on {backend.device}. "
+                "Move one of them: arrays of two devices can't be mixed."
+            )
+        return x
+    if array_api_compat.is_array_api_obj(x) and not array_api_compat.is_numpy_array(x):
+        library = array_api_compat.array_namespace(x).__name__.rpartition(".")[2]
+        raise TypeError(
+            f"{name} is an array of {library}; this network's backend is {backend.name!r}. Convert "
+            f"{name}, or make the network with that library's backend."
+        )
+    try:
+        x = np.asanyarray(x) if isinstance(x, np.memmap) else np.asarray(x)
+    except ValueError:
+        raise ValueError(
+            f"{name} can't be made an array; give it every row of the same length, one number for each "
+            "example."
+        ) from None
+    if x.dtype.kind in "OSUVMm":
+        raise TypeError(
+            f"{name} has dtype {x.dtype}; expected floating point. Every entry must be a number and "
+            "every row of the same length."
+        )
+    return x
+
+
+def _is_integer(x: Array) -> bool:
+    return bool(array_api_compat.array_namespace(x).isdtype(x.dtype, "integral"))
+
+
+def _floating(x: Array, name: str) -> None:
+    if not array_api_compat.array_namespace(x).isdtype(x.dtype, "real floating"):
+        raise TypeError(
+            f"{name} has dtype {x.dtype}; expected floating point (float32 or float64). "
+            f"Convert it: {name}.astype('float32')"
+            + (", with / 255 for pixels from 0 to 255." if "int8" in str(x.dtype) else ".")
+        )
+
+
+def _finite(x: Array, name: str, dtype: str) -> None:
+    xp = array_api_compat.array_namespace(x)
+    good = xp.isfinite(x)
+    what = "NaN or infinite; all must be finite. Remove those examples or fill the values in"
+    if bool(xp.all(good)) and dtype == "float32" and x.dtype == xp.float64:
+        good = xp.abs(x) <= float(np.finfo(dtype).max)
+        what = "beyond what float32 holds; scale them, or make the network with dtype='float64'"
+    if not bool(xp.all(good)):
+        bad = xp.any(~good, axis=tuple(range(x.ndim - 1)))
+        column = int(xp.argmax(xp.astype(bad, xp.int32)))
+        count = int(xp.sum(xp.astype(~good, xp.int64)))
+        raise ValueError(
+            f"{name} holds {count} value{'s' * (count > 1)} that {'are' if count > 1 else 'is'}, "
+            f"the first in column {column}, {what}."
+        )

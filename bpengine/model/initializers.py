@@ -1,0 +1,119 @@
+"""Where training starts: random weights and biases, drawn on the host so that a seed says all.
+
+By name, for a layer of n neurons with fan_in inputs each. The biases are 0 but for "gaussian". Normal
+distributions are not truncated, as in PyTorch (Keras cuts them at two standard deviations).
+
+- gaussian: the chapter's, weights and biases of standard deviation 1.
+- scaled_gaussian, lecun_normal: two names of one, with variance 1/fan_in; lecun_uniform: up to
+  ±√(3/fan_in), which has this variance too.
+- glorot_normal: variance 2/(fan_in + n), for tanh and its like; glorot_uniform: up to
+  ±√(6/(fan_in + n)).
+- he_normal: variance 2/fan_in, for relu and its like; he_uniform: up to ±√(6/fan_in).
+- orthogonal: orthonormal rows where n ≤ fan_in, orthonormal columns where n ≥ fan_in.
+
+References
+----------
+- Y. LeCun, L. Bottou, G. Orr, K.-R. Müller, Efficient BackProp, 1998, section 4.6.
+- X. Glorot, Y. Bengio, Understanding the difficulty of training deep feedforward neural networks,
+  AISTATS 2010, equations 12 and 16.
+- K. He, X. Zhang, S. Ren, J. Sun, Delving deep into rectifiers, ICCV 2015, arXiv:1502.01852,
+  equation 10.
+- A. Saxe, J. McClelland, S. Ganguli, Exact solutions to the nonlinear dynamics of learning in deep
+  linear neural networks, ICLR 2014, arXiv:1312.6120.
+- F. Mezzadri, How to generate random matrices from the classical compact groups, Notices of the AMS 54,
+  2007, arXiv:math-ph/0609050.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bpengine.model.parameters import Parameters
+
+__all__ = ["INITIALIZERS", "initialize"]
+
+Draw = Callable[[np.random.Generator, int, int], tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
+Precision = Callable[[int, int], float]
+
+
+def _gaussian(rng: np.random.Generator, n: int, fan_in: int) -> Any:
+    return rng.standard_normal((n, fan_in)), rng.standard_normal((n, 1))
+
+
+def _normal(precision: Precision) -> Draw:
+    def draw(rng: np.random.Generator, n: int, fan_in: int) -> Any:
+        return rng.standard_normal((n, fan_in)) / math.sqrt(precision(n, fan_in)), np.zeros((n, 1))
+
+    return draw
+
+
+def _uniform(precision: Precision) -> Draw:
+    def draw(rng: np.random.Generator, n: int, fan_in: int) -> Any:
+        # numbers from -r to r have the variance r²/3
+        r = math.sqrt(3 / precision(n, fan_in))
+        return rng.uniform(-r, r, (n, fan_in)), np.zeros((n, 1))
+
+    return draw
+
+
+# precisions, 1 / variance
+def _lecun(n: int, fan_in: int) -> float:
+    # z is of the size of one input, however many there are
+    return fan_in
+
+
+def _glorot(n: int, fan_in: int) -> float:
+    # half-way between fan_in, which keeps the size of activations, and n, which keeps that of errors
+    return (fan_in + n) / 2
+
+
+def _he(n: int, fan_in: int) -> float:
+    # relu lets half of the variance through
+    return fan_in / 2
+
+
+def _orthogonal(rng: np.random.Generator, n: int, fan_in: int) -> Any:
+    q, r = np.linalg.qr(rng.standard_normal((max(n, fan_in), min(n, fan_in))))
+    # with the diagonal of r made positive, q is uniform among all such matrices (Mezzadri)
+    q *= np.copysign(1, np.diagonal(r))
+    return q if n >= fan_in else q.T, np.zeros((n, 1))
+
+
+_scaled_gaussian = _normal(_lecun)
+INITIALIZERS: dict[str, Draw] = {
+    "gaussian": _gaussian,
+    "scaled_gaussian": _scaled_gaussian,
+    "lecun_normal": _scaled_gaussian,
+    "lecun_uniform": _uniform(_lecun),
+    "glorot_normal": _normal(_glorot),
+    "glorot_uniform": _uniform(_glorot),
+    "he_normal": _normal(_he),
+    "he_uniform": _uniform(_he),
+    "orthogonal": _orthogonal,
+}
+
+
+def initialize(
+    parameters: Parameters,
+    draw: Draw,
+    rngs: Sequence[np.random.Generator],
+    scale: float | np.ndarray[Any, Any],
+    dtype: str,
+) -> None:
+    """Fill `parameters`, network by network, layer by layer from the input on.
+
+    `rngs` holds a generator for each network; what they draw is multiplied by `scale`, which may be
+    one number for each network.
+    """
+    as_array = partial(parameters.backend.asarray, dtype=dtype)
+    for p, (rng, factor) in enumerate(np.broadcast(np.array(rngs), scale)):
+        for weights, biases in zip(parameters.weights, parameters.biases, strict=True):
+            w, b = draw(rng, *weights.shape[-2:])
+            of_network: Any = (p, ...) if parameters.stack else ...
+            weights[of_network] = as_array(factor * w)
+            biases[of_network] = as_array(factor * b)

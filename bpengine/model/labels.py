@@ -1,0 +1,106 @@
+"""Labels and classes: one-hot targets, the class of each output column, weights of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from bpengine.backends import Array, Backend
+from bpengine.validation import choose, non_negative_number
+
+__all__ = ["class_weights", "one_hot"]
+
+
+def one_hot(labels: ArrayLike, classes: int, dtype: DTypeLike = "float32") -> NDArray[Any]:
+    """Turn integer labels into columns with a single 1.
+
+    Parameters
+    ----------
+    labels : (m,)
+        Integers from 0 to classes - 1.
+    classes : int
+        The number of rows.
+    dtype : the result's
+
+    Returns
+    -------
+    Y : (classes, m)
+        1 where the row is the column's label; the transpose of a C-ordered array.
+
+    Raises
+    ------
+    ValueError
+        More or fewer than one axis, or a label that is no integer or out of range.
+
+    Examples
+    --------
+    >>> one_hot([2, 0], classes=3, dtype=int)
+    array([[0, 1],
+           [0, 0],
+           [1, 0]])
+    """
+    found, allowed = np.asarray(labels), f"integers from 0 to {classes - 1}"
+    if found.ndim != 1:
+        raise ValueError(f"labels has shape {found.shape}; expected one axis, (m,), of {allowed}")
+    if found.size and found.dtype.kind not in "iu":
+        raise ValueError(
+            f"labels[0] is {found[0]}, of dtype {found.dtype}; expected {allowed}. "
+            "Convert with labels.astype(int) if they are whole numbers"
+        )
+    bad = np.flatnonzero((found < 0) | (found >= classes))
+    if bad.size:
+        raise ValueError(f"labels[{bad[0]}] is {found[bad[0]]}; expected {allowed}")
+    columns = np.zeros((found.size, classes), dtype)
+    columns[np.arange(found.size), found.astype(np.int64)] = 1
+    return columns.T
+
+
+def class_weights(
+    class_weight: Mapping[int, float] | str | None,
+    Y: Array,
+    backend: Backend,
+    count: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] | None = None,
+) -> np.ndarray[Any, Any] | None:
+    """A weight for each example, from those of its class; `Y` holds targets of shape (n_L, m).
+
+    Where there are more examples elsewhere, `count` makes the counts of all classes from those here.
+    """
+    if class_weight is None:
+        return None
+    if Y.ndim > 2:
+        found = [class_weights(class_weight, Y[p, ...], backend, count) for p in range(Y.shape[0])]
+        return np.stack([weights for weights in found if weights is not None])
+    host = backend.to_numpy(Y) if backend.owns(Y) else Y
+    labels = host.argmax(axis=0) if len(host) > 1 else (host[0] >= 0.5).astype(int)
+    classes = max(len(host), 2)
+    if not (((host == 0) | (host == 1)).all() and (len(host) == 1 or (host.sum(axis=0) == 1).all())):
+        raise ValueError("class_weight needs classes: integer labels, or columns with a single 1.")
+    if isinstance(class_weight, str):
+        choose(class_weight, {"balanced": None}, "class_weight")
+        counts = np.bincount(labels, minlength=classes)
+        if count is not None:
+            counts = count(counts)
+        table = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    else:
+        table = np.ones(classes)
+        for label, weight in class_weight.items():
+            if label not in range(classes):
+                raise ValueError(f"class_weight has label {label!r}; labels are 0 to {classes - 1}.")
+            table[label] = non_negative_number(weight, f"class_weight[{label}]")
+    return np.asarray(table[labels])
+
+
+def classes(xp: Any, a: Array) -> Array:
+    """The class of each column: the row of the greatest output; with one output, whether it is ≥ ½."""
+    return xp.argmax(a, axis=-2) if a.shape[-2] > 1 else a[..., 0, :] >= 0.5
+
+
+def true_classes(xp: Any, y: Array) -> Array | None:
+    """The class that each column of targets stands for, or None where they are not classes."""
+    one_hot = xp.all((y == 0) | (y == 1))
+    if y.shape[-2] > 1:
+        one_hot = one_hot & xp.all(xp.sum(y, axis=-2) == 1)
+    return classes(xp, y) if bool(one_hot) else None

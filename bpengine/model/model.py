@@ -1,0 +1,371 @@
+"""Model: what is computed. Sizes, activations, cost, parameters, backend; one network or a stack."""
+
+from __future__ import annotations
+
+import copy
+import operator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self, SupportsIndex, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from bpengine import validation
+from bpengine.backends import Array, Backend, get, infer
+from bpengine.model import costs
+from bpengine.model.activations import ActivationLike, per_layer
+from bpengine.model.costs import Cost
+from bpengine.model.examples import examples, targets
+from bpengine.model.initializers import INITIALIZERS, initialize
+from bpengine.model.parameters import Member, Parameters, Views
+from bpengine.model.regularization import Penalty, probabilities, smoothed
+
+__all__ = ["Model", "check_single", "contiguous", "take_networks"]
+
+M = TypeVar("M", bound="Model")
+
+# attributes under their names in pickles of version 0.1
+OLD_NAMES = {
+    "own_rngs": "network_rngs",
+    "named": "backend_was_given",
+    "_settled": "_bound",
+    "partial": "_training",
+}
+
+
+class Model:
+    """What a multilayer perceptron computes, as data; `bpengine.Network` adds what is done with it.
+
+    Parameters
+    ----------
+    sizes, activations, cost, backend, dtype, initializer, rng, dropout, l1, l2, label_smoothing,
+    initial_scale, stack, device, precision
+        As for `bpengine.Network`.
+
+    Attributes
+    ----------
+    backend_was_given : bool
+        Whether the constructor was given a backend.
+    forward_programs : threading.local
+        The feedforward that each thread used last.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[SupportsIndex],
+        activations: ActivationLike | Sequence[ActivationLike] = "sigmoid",
+        cost: str | Cost = "quadratic",
+        backend: str | Backend | None = None,
+        dtype: DTypeLike = "float32",
+        initializer: str = "scaled_gaussian",
+        rng: int | np.random.Generator | Sequence[Any] | None = None,
+        *,
+        dropout: float | Sequence[Any] = 0.0,
+        l1: float | Sequence[float] = 0.0,
+        l2: float | Sequence[float] = 0.0,
+        label_smoothing: float = 0.0,
+        initial_scale: float | Sequence[float] = 1.0,
+        stack: SupportsIndex | None = None,
+        device: int | str | None = None,
+        precision: str | None = None,
+    ) -> None:
+        self.sizes = validation.layer_sizes(sizes)
+        self.stack: tuple[int, ...] = (
+            () if stack is None else (validation.positive_integer(stack, "stack"),)
+        )
+        self.activations = per_layer(activations, self.sizes)
+        self.cost = costs.resolve(cost)
+        self.cost.check(self.activations[-1], self.sizes[-1])
+        self.dtype = validation.dtype_name(dtype)
+        self.dropout = probabilities(dropout, self.sizes, self.stack)
+        self.l1 = self._per_network(l1, validation.non_negative_number, "l1")
+        self.l2 = self._per_network(l2, validation.non_negative_number, "l2")
+        scale = self._per_network(initial_scale, validation.positive_number, "initial_scale")
+        self.label_smoothing = validation.fraction(label_smoothing, "label_smoothing")
+        if self.label_smoothing and not self.cost.classification:
+            raise ValueError(
+                f"label_smoothing is for a classification's cost, such as 'softmax_cross_entropy'; "
+                f"this network's is {self.cost.name!r}."
+            )
+        draw = validation.choose(initializer, INITIALIZERS, "initializer")
+        self.rng, self.network_rngs = random_generators(rng, self.stack)
+        self.backend_was_given = self._bound = backend is not None
+        if backend is None and (device, precision) != (None, None):
+            raise ValueError("device and precision are a backend's: name the backend too.")
+        self.backend = get("numpy" if backend is None else backend, device, precision)
+        self.parameters = Parameters(self.sizes, self.backend, self.dtype, self.stack)
+        self._reset()
+        initialize(self.parameters, draw, self.rngs, scale, self.dtype)
+
+    def _reset(self) -> None:
+        """Begin without what is kept between calls."""
+        self.forward_programs = threading.local()
+
+    def _per_network(
+        self, value: Any, check: Callable[[Any, str], float], name: str
+    ) -> float | np.ndarray[Any, Any]:
+        checked = validation.each(value, check, name)
+        validation.check_count(checked, self.stack, name)
+        return np.array(checked) if isinstance(checked, tuple) else checked
+
+    def __len__(self) -> int:
+        """Networks in the stack."""
+        if not self.stack:
+            raise TypeError("this is one network, not a stack: it has no len() and no nets[i].")
+        return self.stack[0]
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __getitem__(self, i: SupportsIndex) -> Self:
+        """Network i of the stack, which shares its memory.
+
+        It can do all that a network can but take a plan with an optimizer, which needs its parameters
+        in one piece; `fit` trains a copy and writes it back.
+        """
+        p = range(len(self))[operator.index(i)]
+        one = self._like(p)
+        one.stack, one.parameters, one.rng = (), Member(self.parameters, p), self.rngs[p]
+        one._bound = True  # on arrays of another library it would not share the stack's memory
+        return one
+
+    def __iter__(self) -> Iterator[Self]:
+        return (self[i] for i in range(len(self)))
+
+    def take(self, numbers: np.ndarray[Any, Any]) -> Self:
+        """A stack of some networks of a stack, with parameters of its own."""
+        some = self._like(numbers)
+        some.stack = (len(numbers),)
+        some.network_rngs = [self.rngs[i] for i in numbers]
+        some.parameters = Parameters(self.sizes, self.backend, self.dtype, some.stack)
+        for block, whole in zip(some.parameters.blocks, self.parameters.blocks, strict=True):
+            block[...] = take_networks(self.backend, whole, numbers)
+        return some
+
+    def _like(self, which: int | np.ndarray[Any, Any]) -> Self:
+        """A model with the options of one, or of some, of a stack; what they share is shared."""
+        new = object.__new__(type(self))
+        vars(new).update(vars(self))
+        new.l1, new.l2 = (_chosen(value, which) for value in (self.l1, self.l2))
+        new.dropout = tuple(_chosen(share, which) for share in self.dropout)
+        new._reset()
+        return new
+
+    @property
+    def weights(self) -> Views:
+        """``weights[l]``, (n_{l+1}, n_l) counted from 0: views, set by ``net.weights[l] = w``."""
+        return self.parameters.weights
+
+    @property
+    def biases(self) -> Views:
+        """``biases[l]`` of shape (n, 1): views; ``net.biases[l] = b`` writes into it."""
+        return self.parameters.biases
+
+    @property
+    def vector(self) -> Array:
+        """All parameters as one flat vector, of which weights and biases are views."""
+        return self.parameters.vector
+
+    @property
+    def rngs(self) -> list[np.random.Generator]:
+        """What draws parameters and dropout: a generator for each network of a stack, else `rng`."""
+        return self.network_rngs if self.stack else [self.rng]
+
+    @property
+    def penalty(self) -> Penalty:
+        """What the cost has besides the average over examples."""
+        return Penalty(self.l1, self.l2)
+
+    def smoothed(self, Y: Array) -> Array:
+        """Targets as training has them: with label smoothing."""
+        if not self.label_smoothing:
+            return Y
+        Y = self.backend.asarray(Y, self.dtype)
+        return smoothed(Y, self.label_smoothing, exclusive=self.cost.canonical == "softmax")
+
+    def check_inputs(self, X: Array) -> Array:
+        """X, checked against this model; the first array decides the backend of one without."""
+        backend = self._backend_for(X)
+        X = examples(X, self.sizes[0], backend, self.dtype, stack=self.stack)
+        self._bind_backend(backend)
+        return X
+
+    def check_examples(
+        self, X: Array, Y: Array, names: tuple[str, str] = ("X", "Y"), *, read: bool = True
+    ) -> tuple[Array, Array]:
+        """X and Y, checked against this network; labels become one-hot columns.
+
+        The first array that a network without a backend takes decides its backend. Without `read`,
+        X is not looked through for what is not finite.
+        """
+        backend = self._backend_for(X)
+        stack = self.stack
+        X = examples(X, self.sizes[0], backend, self.dtype, names[0], read=read, stack=stack)
+        Y = targets(
+            Y,
+            self.sizes[-1],
+            X.shape[-1],
+            backend,
+            self.dtype,
+            labels=self.cost.classification,
+            names=names,
+            stack=stack,
+        )
+        self.cost.check_targets(Y, names[1])
+        self._bind_backend(backend)
+        return X, Y
+
+    def astype(self, dtype: DTypeLike) -> Self:
+        """A copy of the network that computes in `dtype`.
+
+        Parameters
+        ----------
+        dtype : float32 or float64
+        """
+        net = self._copy_to(self.backend if self._bound else None, dtype)
+        net.backend_was_given = self.backend_was_given
+        return net
+
+    def to(
+        self,
+        backend: str | Backend | None = None,
+        *,
+        device: int | str | None = None,
+        precision: str | None = None,
+    ) -> Self:
+        """A copy of the network on another backend, another device or in another precision.
+
+        Parameters
+        ----------
+        backend : str or Backend, optional
+            The network's own where not given.
+        device, precision : optional
+            As for `Network`.
+
+        Raises
+        ------
+        ValueError, BackendUnavailableError
+            If there is no such backend, or it can't be used here.
+
+        Examples
+        --------
+        >>> import bpengine as bp
+        >>> net = bp.Network([3, 4, 2], backend="numpy", rng=0)
+        >>> bool((net.to("array_api_strict").to("numpy").vector == net.vector).all())
+        True
+        """
+        backend = get(self.backend if backend is None else backend, device, precision)
+        return self._copy_to(backend, self.dtype)
+
+    def _copy_to(self, backend: Backend | None, dtype: DTypeLike) -> Self:
+        """A copy that lives on `backend` and computes in `dtype`."""
+        new = type(self)(
+            self.sizes,
+            self.activations,
+            self.cost,
+            backend,
+            dtype,
+            dropout=self.dropout,
+            l1=self.l1,  # type: ignore[arg-type]
+            l2=self.l2,  # type: ignore[arg-type]
+            label_smoothing=self.label_smoothing,
+            stack=self.stack[0] if self.stack else None,
+        )
+        new.rng, new.network_rngs = copy.deepcopy((self.rng, self.network_rngs))
+        for kind in ("weights", "biases"):
+            for x, own in zip(getattr(self, kind), getattr(new, kind), strict=True):
+                own[...] = new.backend.asarray(self.backend.to_numpy(x), new.dtype)
+        return new
+
+    def _backend_for(self, X: Array) -> Backend:
+        return self.backend if self._bound else infer(X)
+
+    def _bind_backend(self, backend: Backend) -> None:
+        """Stay on `backend` from here on; a model without a backend is on its first array's."""
+        if not self._bound and backend.name != self.backend.name:
+            new = self._copy_to(backend, self.dtype)
+            self.backend, self.parameters = new.backend, new.parameters
+        self._bound = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**vars(self), "vector": self.backend.to_numpy(self.vector)}
+        del state["parameters"], state["forward_programs"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vector = state.pop("vector")
+        self._reset()
+        vars(self).update({OLD_NAMES.get(name, name): value for name, value in state.items()})
+        self.parameters = Parameters(self.sizes, self.backend, self.dtype, self.stack)
+        self.vector[...] = self.backend.asarray(vector, self.dtype)
+
+    def __repr__(self) -> str:
+        names = [σ.name for σ in self.activations]
+        return (
+            f"{type(self).__name__}({list(self.sizes)}, activations={names}, cost={self.cost.name!r}, "
+            f"backend={self.backend.name!r}, dtype={self.dtype!r}"
+            + "".join(f", stack={P})" for P in self.stack or ())
+            + ("" if self.stack else ")")
+        )
+
+
+def random_generators(
+    rng: Any, stack: tuple[int, ...]
+) -> tuple[np.random.Generator, list[np.random.Generator]]:
+    """What draws for a whole network or stack, and for each network in it.
+
+    From a sequence of P seeds or generators, network i is drawn as ``Network(…, rng=rng[i])`` is; from
+    a single one, each network of a stack has a stream of its own.
+    """
+    if stack and isinstance(rng, (Sequence, np.ndarray)) and not isinstance(rng, str):
+        validation.check_count(rng, stack, "rng")
+        each = [_generator(seed) for seed in rng]
+        return each[0].spawn(1)[0], each
+    whole = _generator(rng)
+    return whole, whole.spawn(stack[0]) if stack else []
+
+
+def _generator(rng: Any) -> np.random.Generator:
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"rng must be None, a whole number of 0 or more, or a numpy.random.Generator, got {rng!r}."
+        ) from None
+
+
+def _chosen(value: Any, which: int | np.ndarray[Any, Any]) -> Any:
+    if not np.ndim(value):
+        return value
+    chosen = np.asarray(value)[which]
+    return tuple(chosen.tolist()) if isinstance(value, tuple) and np.ndim(chosen) else chosen[()]
+
+
+def take_networks(backend: Backend, x: Array, numbers: np.ndarray[Any, Any]) -> Array:
+    """The parts of some networks of an array with a leading axis for the networks."""
+    return backend.xp.take(x, backend.asarray(numbers, "int64"), axis=0)
+
+
+def check_single(model: Model, what: str) -> None:
+    """Raise ValueError if `model` is a stack."""
+    if model.stack:
+        raise ValueError(
+            f"{what} is for one network, and this is a stack of {len(model)}: use nets[i], which "
+            "shares its memory."
+        )
+
+
+@contextmanager
+def contiguous(model: M) -> Iterator[M]:
+    """`model` itself; for a network of a stack a copy, whose parameters it has in the end."""
+    if not isinstance(model.parameters, Member):
+        yield model
+        return
+    alone = copy.copy(model)
+    try:
+        yield alone
+    finally:
+        for block, new in zip(model.parameters.blocks, alone.parameters.blocks, strict=True):
+            block[...] = new

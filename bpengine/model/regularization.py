@@ -1,0 +1,98 @@
+"""Penalties on the weights and dropout, as operations of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from bpengine.backends import Array, Operation
+from bpengine.model.parameters import Parameters
+from bpengine.validation import check_count, each, fraction
+
+__all__ = ["Penalty", "probabilities", "smoothed"]
+
+PerNetwork = float | np.ndarray[Any, Any]
+
+
+class Penalty:
+    """λ₂/2 Σ w² + λ₁ Σ |w|, over the weights and not the biases.
+
+    Parameters
+    ----------
+    l1, l2 : float, or arrays of shape (P,)
+        λ₁ and λ₂, of all networks or of each.
+    """
+
+    def __init__(self, l1: PerNetwork, l2: PerNetwork) -> None:
+        self.l1, self.l2 = l1, l2
+        self._has_l1, self._has_l2 = (bool(np.any(strength)) for strength in (l1, l2))
+
+    def value(self, parameters: Parameters) -> Any:
+        """The penalty of a network's weights, or of each network's, added up in float64."""
+        total: Any = 0.0
+        backend = parameters.backend
+        for w in parameters.weights:
+            xp = array_namespace(w)
+            if self._has_l2:
+                squares = xp.sum(w * w, axis=(-2, -1), dtype=xp.float64)
+                total = total + self.l2 / 2 * backend.figure(squares)
+            if self._has_l1:
+                total = total + self.l1 * backend.figure(
+                    xp.sum(xp.abs(w), axis=(-2, -1), dtype=xp.float64)
+                )
+        return total
+
+    def operations(
+        self, parameters: Parameters, gradient: Parameters, strengths: Array
+    ) -> Iterator[Operation]:
+        """Add the penalty's gradient, λ₂ w + λ₁ sign w, times a unit.
+
+        `strengths` is an array of shape (2,) or (2, P, 1, 1): λ₁ and λ₂ times the unit.
+        """
+        for w, g in zip(parameters.weights, gradient.weights, strict=True):
+            if self._has_l2:
+                yield Operation("l2", "penalty", _l2, (g, w, strengths[1, ...]), g)
+            if self._has_l1:
+                yield Operation("l1", "penalty", _l1, (g, w, strengths[0, ...]), g)
+
+
+def probabilities(
+    dropout: float | Sequence[Any], sizes: Sequence[int], stack: tuple[int, ...] = ()
+) -> tuple[float | tuple[float, ...], ...]:
+    """Shares left out of each layer before the output; a single one is that of the hidden layers.
+
+    In a stack each may be one for all networks or as many as there are networks.
+    """
+    hidden = len(sizes) - 2
+    if isinstance(dropout, Sequence) and not isinstance(dropout, str):
+        if len(dropout) != hidden + 1:
+            raise ValueError(
+                f"dropout has {len(dropout)} entries; a network of sizes {list(sizes)} takes "
+                f"{hidden + 1}, one for each layer before the output, input first."
+            )
+        shares = tuple(each(p, fraction, f"dropout[{l}]") for l, p in enumerate(dropout))
+        for l, share in enumerate(shares):
+            check_count(share, stack, f"dropout[{l}]")
+        return shares
+    return (0.0, *(fraction(dropout, "dropout") for _ in range(hidden)))  # type: ignore[arg-type]
+
+
+def smoothed(Y: Array, smoothing: float, exclusive: bool) -> Array:
+    """Targets (1 - ε) y + ε/n, where one of n classes is right; (1 - ε) y + ε/2 otherwise.
+
+    References
+    ----------
+    C. Szegedy et al., arXiv:1512.00567, section 7.
+    """
+    return (1 - smoothing) * Y + smoothing / (Y.shape[-2] if exclusive else 2)
+
+
+def _l2(g: Array, w: Array, strength: Array) -> Array:
+    return g + strength * w
+
+
+def _l1(g: Array, w: Array, strength: Array) -> Array:
+    return g + strength * array_namespace(w).sign(w)

@@ -1,0 +1,178 @@
+"""Safetensors files: a network's arrays under the names that PyTorch gives them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+__all__ = ["describe", "is_meant", "package", "parse", "read", "renamed", "write"]
+
+KEY = "bpengine"  # of our description in the file's metadata
+DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U8": "|u1",
+    "BOOL": "|b1",
+}
+PARAMETER = re.compile(r"(.*?)(?<![0-9])([0-9]{1,9})\.(weight|bias)", re.DOTALL)
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+def is_meant(path: str | os.PathLike[str]) -> bool:
+    """Whether a file of this name is a safetensors file."""
+    return Path(path).suffix.lower() == ".safetensors"
+
+
+def package(name: str = "safetensors") -> Any:
+    """The module `name` of the package safetensors, which is an extra.
+
+    Raises
+    ------
+    ImportError
+        If it is not installed; the message names the extra.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ImportError(
+            "files that end in .safetensors need the package safetensors. Install it: "
+            'pip install "bpengine[safetensors]"'
+        ) from None
+
+
+def write(file: BinaryIO, text: str, arrays: Mapping[str, Any]) -> None:
+    """Write the arrays, the layers' as ``torch.nn.Sequential(Linear, σ, Linear, …)`` names them.
+
+    ``weights_l`` becomes ``"{2l}.weight"``, and ``biases_l`` ``"{2l}.bias"`` of one axis.
+    """
+    tensors = {}
+    for name, array in arrays.items():
+        kind, _, l = name.rpartition("_")
+        if kind in ("weights", "biases"):
+            name = f"{2 * int(l)}.{'weight' if kind == 'weights' else 'bias'}"
+            array = array if kind == "weights" else array.reshape(-1)
+        tensors[name] = np.asarray(array, order="C")
+    file.write(package("safetensors.numpy").save(tensors, metadata={KEY: text}))
+
+
+def read(content: bytes) -> tuple[str | None, Arrays]:
+    """The text that `write` was given, None in a file of another program, and the tensors as named."""
+    tensors = {name: _array(name, tensor) for name, tensor in package().deserialize(content)}
+    header = parse(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return (header.get("__metadata__") or {}).get(KEY), tensors
+
+
+def parse(text: str | bytes) -> Any:
+    """What the JSON says.
+
+    Raises
+    ------
+    ValueError, RecursionError
+        If it is none, is nested too deep, or gives one key of an object twice.
+    """
+    return json.loads(text, object_pairs_hook=_without_doubles)
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("it names one thing twice")
+    return found
+
+
+def _array(name: str, tensor: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    dtype = tensor["dtype"]
+    if dtype not in DTYPES:
+        raise ValueError(f"{name} is of {dtype}, expected F32, F64, F16 or BF16")
+    array = np.frombuffer(tensor["data"], DTYPES[dtype]).reshape(tensor["shape"])
+    # a bfloat16 is the first half of a float32
+    return (array.astype("<u4") << 16).view("<f4") if dtype == "BF16" else array
+
+
+def renamed(tensors: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+    """Tensors of Linear layers as ``weights_l`` (n_{l+1}, n_l) and ``biases_l`` (n_{l+1}, 1).
+
+    Their names are a prefix that all share, such as "layers.", an index that grows from layer to
+    layer, and ".weight" or ".bias". A layer without a bias has none here either.
+
+    Raises
+    ------
+    ValueError
+        If a tensor has another name or shape.
+    """
+    layers: dict[int, dict[str, str]] = {}
+    prefixes: dict[str, str] = {}
+    for name in tensors:
+        match = PARAMETER.fullmatch(name)
+        if match is None:
+            raise ValueError(f"{name} is no tensor of a Linear layer, such as 0.weight or 0.bias")
+        prefix, index, kind = match.groups()
+        prefixes.setdefault(prefix, name)
+        if layers.setdefault(int(index), {}).setdefault(kind, name) != name:
+            raise ValueError(f"{layers[int(index)][kind]} and {name} are of the same layer")
+    if len(prefixes) > 1:
+        raise ValueError(f"{' and '.join(list(prefixes.values())[:2])} do not begin alike")
+    arrays = {}
+    for l, (_, names) in enumerate(sorted(layers.items())):
+        if "weight" not in names:
+            raise ValueError(f"{names['bias']} has no weight beside it")
+        w = tensors[names["weight"]]
+        if w.ndim != 2:
+            raise ValueError(
+                f"{names['weight']} has shape {w.shape}; a Linear layer's has two axes, (n_out, n_in)"
+            )
+        arrays[f"weights_{l}"] = w
+        if "bias" in names:
+            b = tensors[names["bias"]]
+            if b.shape != w.shape[:1]:
+                raise ValueError(
+                    f"{names['bias']} has shape {b.shape}, expected {w.shape[:1]} beside "
+                    f"{names['weight']} of shape {w.shape}"
+                )
+            arrays[f"biases_{l}"] = b.reshape(-1, 1)
+    return arrays
+
+
+def describe(tensors: Mapping[str, np.ndarray[Any, Any]]) -> tuple[dict[str, Any], Arrays]:
+    """Sizes and dtype of the network that another program's tensors make, and its arrays.
+
+    All become float64 where one is, else float32. A bias that is not there is 0.
+
+    Raises
+    ------
+    ValueError
+        If the tensors are not those of Linear layers, each taking what the one before it gives.
+    """
+    for name, array in tensors.items():
+        if array.dtype.kind != "f":
+            raise ValueError(f"{name} has dtype {array.dtype}, expected floating point")
+    arrays = renamed(tensors)
+    weights = [array for name, array in arrays.items() if name.startswith("weights")]
+    if not weights:
+        raise ValueError("it holds no tensors")
+    for l, (one, next_one) in enumerate(pairwise(weights), 1):
+        if next_one.shape[1] != one.shape[0]:
+            raise ValueError(
+                f"its Linear layer {l} gives {one.shape[0]} numbers and layer {l + 1} takes "
+                f"{next_one.shape[1]}"
+            )
+    double = any(array.dtype == "float64" for array in arrays.values())
+    dtype = "float64" if double else "float32"
+    for l, w in enumerate(weights):
+        arrays.setdefault(f"biases_{l}", np.zeros((w.shape[0], 1), dtype))
+    sizes = [weights[0].shape[1], *(w.shape[0] for w in weights)]
+    return {"sizes": sizes, "dtype": dtype}, {n: a.astype(dtype) for n, a in arrays.items()}

@@ -1,0 +1,219 @@
+"""What `Network.fit` is given: checked once, made a training, and run."""
+
+from __future__ import annotations
+
+import numbers
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import numpy as np
+
+from bpengine.backends import Array
+from bpengine.callbacks import Function, Progress
+from bpengine.data.prepare import (
+    Pair,
+    Totals,
+    checked_examples,
+    checked_validation,
+    make_source,
+    some_weights,
+    split,
+    take_columns,
+)
+from bpengine.data.source import Source
+from bpengine.data.stream import Stream
+from bpengine.distributed.collectives import Group
+from bpengine.distributed.options import DataParallel
+from bpengine.distributed.start import Ranks, take_up
+from bpengine.distributed.strategy import DataParallelStackTraining, DataParallelTraining
+from bpengine.model.model import Model, check_single
+from bpengine.optimizers.base import Optimizer, check_optimizer
+from bpengine.optimizers.lbfgs import LBFGS
+from bpengine.optimizers.sgd import SGD
+from bpengine.privacy.dpsgd import DPSGD
+from bpengine.privacy.training import PrivateTraining
+from bpengine.training import checkpoint, full_batch
+from bpengine.training.history import History
+from bpengine.training.loop import Callback, Training
+from bpengine.training.stack import StackTraining
+from bpengine.validation import positive_integer
+
+__all__ = ["partial_fit", "prepared", "run"]
+
+
+@contextmanager
+def prepared(model: Model, X: Any, Y: Any, *, comm: Any, **options: Any) -> Iterator[Training]:
+    """The training that `Network.fit` asks for, checked and ready for `run`."""
+    if comm is None:
+        yield _training(model, X, Y, **options)
+        return
+    data_parallel = DataParallel.of(comm)
+    with Group(data_parallel.comm, data_parallel.timeout) as group:
+        yield _training(model, X, Y, ranks=Ranks(group, data_parallel), **options)
+
+
+def _training(
+    network: Model,
+    X: Array | Iterable[Pair],
+    Y: Array | None,
+    *,
+    epochs: SupportsIndex,
+    batch_size: SupportsIndex,
+    optimizer: Optimizer | LBFGS | DPSGD,
+    validation: Pair | float | None,
+    sample_weight: Array | None,
+    class_weight: Mapping[int, float] | str | None,
+    shuffle: bool | int | str,
+    callbacks: Sequence[Callback | Callable[[Training], None]],
+    monitor: int | str | None,
+    resume: str | os.PathLike[str] | None,
+    progress: bool,
+    ranks: Ranks | None = None,
+) -> Training:
+    epochs = positive_integer(epochs, "epochs")
+    m = positive_integer(batch_size, "batch_size")
+    listeners = _listeners(callbacks, progress)
+    if isinstance(optimizer, (LBFGS, DPSGD)):
+        check_single(network, type(optimizer).__name__)
+    if isinstance(optimizer, LBFGS):
+        full_batch.check(network, monitor)
+    elif not isinstance(optimizer, DPSGD):
+        check_optimizer(optimizer)
+    if ranks is not None:
+        listeners = ranks.start(network, optimizer, listeners, Y is None and not hasattr(X, "shape"))
+    if monitor != "epoch" and monitor is not None:
+        monitor = positive_integer(monitor, "monitor")  # type: ignore[arg-type]
+    source: Source
+    if Y is None and not hasattr(X, "shape"):
+        if isinstance(validation, numbers.Real):
+            raise ValueError("a share of the examples for validation needs X and Y as arrays.")
+        if sample_weight is not None or class_weight is not None:
+            raise ValueError(
+                "with an iterable of batches, give weights in the batches: (X, Y, sample_weight)."
+            )
+        if isinstance(shuffle, str):
+            raise ValueError(
+                "shuffle='each' needs X and Y as arrays: an iterable gives the same batches to all."
+            )
+        source, held = _stream(network, X, epochs, optimizer), validation
+    else:
+        X, Y, weights = checked_examples(network, X, Y, sample_weight, class_weight, ranks or Totals())
+        columns, held = None, validation
+        if isinstance(validation, numbers.Real):
+            columns, rest = split(network, int(X.shape[-1]), validation)
+            share = some_weights(network.backend, weights, rest, ranks or Totals())
+            held = tuple(take_columns(network.backend, x, rest) for x in (X, Y))
+            held += () if share is None else (share,)
+        whole = isinstance(optimizer, LBFGS)
+        source = make_source(
+            network, X, Y, weights, columns, None if whole else m, shuffle, ranks or Totals()
+        )
+    held = checked_validation(network, held)
+    options: Any = {"validation": held, "callbacks": listeners, "monitor": monitor}
+    training: Training
+    if ranks is not None:
+        parallel = DataParallelStackTraining if network.stack else DataParallelTraining
+        training = parallel(ranks.group, ranks.options, network, optimizer, source, epochs, **options)
+        take_up(training, resume)
+    elif isinstance(optimizer, DPSGD):
+        training = PrivateTraining(network, optimizer, source, epochs, **options)
+    else:
+        kind = StackTraining if network.stack else Training
+        training = kind(network, optimizer, source, epochs, **options)
+    if ranks is None and resume is not None and Path(resume).exists():
+        checkpoint.resume(training, resume)
+    return training
+
+
+def run(training: Training) -> History:
+    """Train between the callbacks' start and end, until all epochs are complete or Ctrl-C."""
+    started: list[Callback] = []
+    # a cost that overflows is told by NonFiniteCostError, not by warnings
+    with np.errstate(all="ignore"):
+        try:
+            for callback in training.callbacks:
+                callback.start(training)
+                started.append(callback)
+            if isinstance(training.optimizer, LBFGS):
+                full_batch.minimize(training)
+            else:
+                training.run()
+        except KeyboardInterrupt:
+            training.history.interrupted = True
+            training.history.keep_complete()
+        finally:
+            training.show_average()
+            with ExitStack() as ends:  # which comes to each, whatever happens in another
+                for callback in reversed(started):
+                    ends.callback(callback.end, training)
+    return training.history
+
+
+def partial_fit(
+    model: Model,
+    training: Training | None,
+    X: Array,
+    Y: Array,
+    *,
+    batch_size: SupportsIndex,
+    optimizer: Optimizer | None,
+    sample_weight: Array | None,
+    class_weight: Mapping[int, float] | str | None,
+    shuffle: bool | int | str,
+) -> tuple[Training, Any]:
+    """One pass over some examples; gives the training that the next call goes on with, and the cost."""
+    m = positive_integer(batch_size, "batch_size")
+    if optimizer is not None:
+        check_optimizer(optimizer)
+    X, Y, weights = checked_examples(model, X, Y, sample_weight, class_weight, Totals())
+    source = make_source(model, X, Y, weights, None, min(m, int(X.shape[-1])), shuffle, Totals())
+    if training is None or optimizer not in (None, training.optimizer):
+        kind = StackTraining if model.stack else Training
+        training = kind(model, optimizer or SGD(), source)
+    training.feed(source)
+    with np.errstate(all="ignore"):
+        try:
+            cost = training.pass_over_examples()
+        finally:
+            training.show_average()
+    return training, training.complete(cost)
+
+
+def _listeners(callbacks: Any, progress: bool) -> list[Callback]:
+    if not isinstance(callbacks, Iterable) or isinstance(callbacks, str):
+        raise TypeError(f"callbacks must be a list, such as [bp.EarlyStopping()]; got {callbacks!r}.")
+    found: list[Callback] = []
+    for callback in callbacks:
+        if isinstance(callback, Callback):
+            found.append(callback)
+        elif callable(callback) and not isinstance(callback, type):
+            found.append(Function(callback))
+        else:
+            raise TypeError(
+                "callbacks must be bpengine.Callback objects or functions of the training; "
+                f"got {callback!r}."
+            )
+    if progress:
+        found.append(Progress())
+    # a checkpoint holds what the others remember, once they have seen the epoch
+    return sorted(found, key=lambda callback: callback.runs_last)
+
+
+def _stream(network: Model, X: Any, epochs: int, optimizer: object) -> Stream:
+    """An iterable of batches as a source."""
+    if not isinstance(X, Iterable):
+        raise TypeError(
+            f"X must be an array of shape (n_1, N), with Y, or an iterable of batches (X, Y); "
+            f"got {type(X).__name__}."
+        )
+    if isinstance(X, Iterator) and epochs > 1:
+        raise TypeError(
+            f"X is an iterator, which can be read once, and epochs={epochs}. Give an iterable that "
+            "starts anew in each epoch, such as a list or an object with __iter__, or epochs=1."
+        )
+    if isinstance(optimizer, LBFGS):
+        raise ValueError("LBFGS takes all examples in every step: give X and Y as arrays.")
+    return Stream(network, X)

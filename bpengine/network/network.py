@@ -1,0 +1,471 @@
+"""Network: what a user holds. A model, and what is done with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal, SupportsIndex, overload
+
+from bpengine.backends import Array
+from bpengine.backprop import forward
+from bpengine.backprop import plan as plans
+from bpengine.backprop.per_example_plan import ExampleNorms
+from bpengine.backprop.plan import Plan
+from bpengine.derivatives import per_example as of_examples
+from bpengine.model import files
+from bpengine.model.model import Model, contiguous
+from bpengine.model.parameters import Gradient
+from bpengine.network import ensemble, fit
+from bpengine.network.ensemble import Ensemble
+from bpengine.optimizers.base import Optimizer
+from bpengine.optimizers.lbfgs import LBFGS
+from bpengine.optimizers.sgd import SGD
+from bpengine.privacy import plan as private
+from bpengine.privacy.dpsgd import DPSGD
+from bpengine.training.history import History
+from bpengine.training.loop import Callback, Training
+
+__all__ = ["Network"]
+
+
+class Network(Model):
+    """A multilayer perceptron, trained by backpropagation over batches with columns as examples.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Neurons per layer, input first: two layers or more.
+    activations : str, Activation, or a list with one per layer after the input, optional
+        Built in: sigmoid, tanh, relu, leaky_relu, linear, softmax, softplus, exponential, gelu,
+        swish. Within the list, a list of names gives each neuron of that layer its own.
+    cost : str or Cost, optional
+        Built in: quadratic, absolute_error, huber, poisson, binary_cross_entropy,
+        softmax_cross_entropy; their formulas are in `bpengine.costs`.
+    backend : str or Backend, optional
+        Whose arrays to compute on. None infers it from the first array and keeps it.
+    device : int or str, optional
+        With ``backend="cupy"``, the GPU: its number, or ``"cuda:1"``. The current one where not given.
+    precision : {"full", "tf32"}, optional
+        Of products of float32 numbers on a GPU: "tf32" rounds their factors to 10 bits of mantissa.
+    dtype : float32 or float64, optional
+        By name or as NumPy's type. Of all parameters and computations.
+    initializer : str, optional
+        "scaled_gaussian": weights of standard deviation 1/√n_{l-1}, biases 0. "gaussian": the
+        chapter's, weights and biases of standard deviation 1. Also, with biases 0: glorot_uniform,
+        glorot_normal, he_uniform, he_normal, lecun_uniform, lecun_normal, orthogonal; see
+        `bpengine.initializers`.
+    rng : int or numpy.random.Generator, optional
+        Seed for the initial parameters, the shuffling and dropout: the same on every backend. For a
+        stack also a list of P: its network i then starts as the network of seed ``rng[i]`` does.
+    dropout : float or list of float, optional
+        Share of the hidden activations that a training step leaves out at random; in a list, that
+        of each layer before the output, input first.
+    l1, l2 : float, optional
+        λ₁ and λ₂ of the penalty λ₁ Σ|w| + λ₂/2 Σw² that the cost C has besides the average over
+        examples; of weights, not of biases.
+    label_smoothing : float, optional
+        ε by which training targets are moved towards indifference: (1 - ε) y + ε/n.
+    initial_scale : float, optional
+        What the initial parameters are multiplied by.
+    stack : int, optional
+        P independent networks, trained together by the same equations: all arrays then have a
+        leading axis of P, `len` is P, and ``nets[i]`` is a `Network` that shares the stack's memory.
+        `l1`, `l2`, `initial_scale` and the entries of a list of `dropout` may then be P numbers.
+
+    Attributes
+    ----------
+    sizes : tuple of int
+    activations : tuple of Activation
+    cost : Cost
+    backend : Backend
+    dtype : str
+    dropout : tuple of float
+        Of each layer before the output.
+    l1, l2, label_smoothing : float
+    stack : tuple of int
+        (P,) for a stack, else ().
+    history : History or None
+        What the last call of `fit` saw.
+    parameters : Parameters
+        All weights and biases; `weights`, `biases` and `vector` are its views.
+    rng : numpy.random.Generator
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not as described; the message says what was expected and what came.
+
+    References
+    ----------
+    M. Nielsen, Neural Networks and Deep Learning, chapter 2, http://neuralnetworksanddeeplearning.com
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bpengine as bp
+    >>> X = np.array([[0, 0, 1, 1], [0, 1, 0, 1]], "float32")  # a column for each example
+    >>> Y = np.array([[0, 1, 1, 0]], "float32")
+    >>> net = bp.Network([2, 8, 1], activations=["tanh", "sigmoid"], rng=0)
+    >>> history = net.fit(X, Y, epochs=500, batch_size=4, optimizer=bp.SGD(2.0), progress=False)
+    >>> net.feedforward(X).round()
+    array([[0., 1., 1., 0.]], dtype=float32)
+    """
+
+    history: History | None
+    _training: Training | None  # that `partial_fit` goes on with
+
+    def _reset(self) -> None:
+        super()._reset()
+        self.history = self._training = None
+
+    def feedforward(self, X: Array) -> Array:
+        """Output activations for every column of X.
+
+        Several threads may call this at once.
+
+        Parameters
+        ----------
+        X : array of shape (n_1, m)
+            Examples as columns, floating point. For a stack of P networks also (P, n_1, m).
+
+        Returns
+        -------
+        array of shape (n_L, m), of a stack (P, n_L, m)
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X does not fit the network.
+        """
+        return forward.feedforward(self, X)
+
+    @overload
+    def backprop(self, X: Array, Y: Array, sample_weight: Array | None = None) -> Gradient: ...
+    @overload
+    def backprop(self, X: Array, Y: Array, *, per_example: Literal["norms"]) -> ExampleNorms: ...
+    @overload
+    def backprop(
+        self, X: Array, Y: Array, *, per_example: str, max_norm: float | None = None
+    ) -> Gradient: ...
+    def backprop(
+        self,
+        X: Array,
+        Y: Array,
+        sample_weight: Array | None = None,
+        *,
+        per_example: str | None = None,
+        max_norm: float | None = None,
+    ) -> Gradient | ExampleNorms:
+        """Gradient of the average cost over the columns of X, by one forward and one backward pass.
+
+        Parameters
+        ----------
+        X : array of shape (n_1, m)
+            Examples as columns.
+        Y : array of shape (n_L, m), or m integer labels
+            Targets; labels where the cost is a classification's.
+        sample_weight : array of shape (m,), optional
+            How much each example counts in the average, relative to the others.
+        per_example : {"norms", "gradients", "clip"}, optional
+            Norms of each example's gradient; all these gradients, ``.weights[l]`` of shape
+            (m, n_l, n_{l-1}); or their average, with those longer than `max_norm` scaled down to it.
+        max_norm : float, optional
+            For "clip".
+
+        Returns
+        -------
+        Gradient or ExampleNorms
+            ``.weights[l]``, ``.biases[l]``, ``.vector`` and ``.cost``; with "norms" ``.total``,
+            ``.layers`` and ``.cost``.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X or Y does not fit the network.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import bpengine as bp
+        >>> net = bp.Network([3, 4, 2], rng=0)
+        >>> gradient = net.backprop(np.ones((3, 5)), np.zeros((2, 5)))
+        >>> [w.shape for w in gradient.weights]
+        [(4, 3), (2, 4)]
+        """
+        if per_example is None and max_norm is None:
+            return plans.gradient(self, X, Y, sample_weight)
+        return of_examples.backprop(self, X, Y, per_example, max_norm, sample_weight)
+
+    def plan(
+        self,
+        batch_size: SupportsIndex,
+        optimizer: Optimizer | DPSGD | None = None,
+        *,
+        weighted: bool = False,
+        per_example: str | None = None,
+        max_norm: float | None = None,
+        own: Collection[str] = (),
+    ) -> Plan:
+        """Record a step for batches of `batch_size` examples; see `Plan`.
+
+        Parameters
+        ----------
+        batch_size : int
+        optimizer : Optimizer, optional
+            Without one, the plan is feedforward and gradient only.
+        weighted : bool, optional
+            Whether examples are to have weights.
+        per_example, max_norm : optional
+            As for `backprop`: the plan is a `PerExamplePlan`.
+        own : collection of {"inputs", "targets", "weights"}, optional
+            What each network of a stack is to have for itself.
+        """
+        self._bind_backend(self.backend)  # the plan's buffers are there
+        options: Any = {"weighted": weighted, "own": own}
+        return private.plan(self, batch_size, optimizer, per_example, max_norm, **options)
+
+    def fit(
+        self,
+        X: Array | Iterable[tuple[Array, ...]],
+        Y: Array | None = None,
+        *,
+        epochs: SupportsIndex = 30,
+        batch_size: SupportsIndex = 32,
+        optimizer: Optimizer | LBFGS | DPSGD | None = None,
+        validation: tuple[Array, ...] | float | None = None,
+        sample_weight: Array | None = None,
+        class_weight: Mapping[int, float] | str | None = None,
+        shuffle: bool | int | str = True,
+        callbacks: Sequence[Callback | Callable[[Training], None]] = (),
+        monitor: int | str | None = None,
+        resume: str | os.PathLike[str] | None = None,
+        progress: bool = True,
+        comm: Any = None,
+    ) -> History:
+        """Train by mini-batches.
+
+        Parameters
+        ----------
+        X : array of shape (n_1, N), or iterable of batches
+            Training examples as columns. The transpose of a C-ordered (N, n_1) array is taken in
+            fastest; such a memory map may be larger than memory. Or anything that can be iterated
+            over once an epoch and gives batches: (X, Y) or (X, Y, sample_weight), whose weights
+            count as they are and not relative to the batch's mean.
+        Y : array of shape (n_L, N), or N integer labels
+            Targets; labels where the cost is a classification's. None with an iterable. In a stack of
+            P networks X, Y and `sample_weight` may have a leading axis of P, with those of each.
+        epochs : int, optional
+            Passes over all examples.
+        batch_size : int, optional
+            Examples a step, at most N. The last step of an epoch takes what is left.
+        optimizer : Optimizer, LBFGS or DPSGD, optional
+            SGD() where not given.
+        validation : pair (X, Y), triple (X, Y, sample_weight) or float, optional
+            Data to evaluate on after each epoch; or the share of the examples, chosen at random,
+            that is kept for it.
+        sample_weight : array of shape (N,), optional
+            How much each example counts, relative to their mean.
+        class_weight : dict or "balanced", optional
+            A weight for each label, by which its examples' weights are multiplied; "balanced" lets
+            all classes count alike.
+        shuffle : bool or int, optional
+            Whether to take examples in a new random order in each epoch. A whole number shuffles
+            within windows of that many neighbours, and the windows: what reads a memory map in
+            pieces. In a stack "each" gives every network an order of its own, which is that of the
+            network trained alone.
+        callbacks : sequence, optional
+            Objects as in `bpengine.callbacks`, or functions that are given the `Training` after each
+            epoch.
+        monitor : int or "epoch", optional
+            Note the statistics of every so many steps, or of each epoch's first step, in
+            ``History.monitored``.
+        resume : path, optional
+            A checkpoint to go on from, as `Checkpoint` writes it. Where there is none yet, training
+            starts with the first epoch, so that the same script can be run again.
+        progress : bool, optional
+            Whether to show progress: a bar where tqdm is installed, else a line an epoch.
+        comm : mpi4py.MPI.Comm or bpengine.distributed.DataParallel, optional
+            The ranks of an MPI program that train together. Each gives examples and validation data
+            of its own, of which `batch_size` is then what each rank takes in a step; parameters are
+            those of rank 0, and stay the same everywhere. Rank 0 alone shows progress and writes
+            checkpoints and logs.
+
+        Returns
+        -------
+        History
+            Costs per epoch, of a stack as arrays of shape (P,). Ctrl-C ends the training and gives the
+            epochs that were complete; the network keeps all steps taken.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument does not fit.
+        NonFiniteCostError
+            If the cost turns NaN or infinite; the network keeps the last finite parameters. In a stack
+            such a network stops with a warning, and the error comes when all have.
+        RankError
+            If training has ended on another rank.
+        """
+        with (
+            contiguous(self) as network,
+            fit.prepared(
+                network,
+                X,
+                Y,
+                epochs=epochs,
+                batch_size=batch_size,
+                optimizer=SGD() if optimizer is None else optimizer,
+                validation=validation,
+                sample_weight=sample_weight,
+                class_weight=class_weight,
+                shuffle=shuffle,
+                callbacks=callbacks,
+                monitor=monitor,
+                resume=resume,
+                progress=progress,
+                comm=comm,
+            ) as training,
+        ):
+            self._training = None
+            self.history = fit.run(training)
+        return self.history
+
+    def partial_fit(
+        self,
+        X: Array,
+        Y: Array,
+        *,
+        batch_size: SupportsIndex = 32,
+        optimizer: Optimizer | None = None,
+        sample_weight: Array | None = None,
+        class_weight: Mapping[int, float] | str | None = None,
+        shuffle: bool | int | str = True,
+    ) -> Any:
+        """Train by one pass over some examples; what the optimizer remembers is kept between calls.
+
+        Parameters
+        ----------
+        X : array of shape (n_1, N)
+        Y : array of shape (n_L, N), or N integer labels
+        batch_size : int, optional
+            Examples a step; with fewer examples than that, all of them.
+        optimizer : Optimizer, optional
+            That of the call before, or SGD() at the first. Another one starts anew, as does a call
+            of `fit` in between.
+        sample_weight, class_weight, shuffle
+            As for `fit`.
+
+        Returns
+        -------
+        float
+            Average cost of the examples, as the steps met them; of a stack an array of shape (P,).
+
+        Raises
+        ------
+        ValueError, TypeError, NonFiniteCostError
+            As for `fit`.
+        """
+        self._training, cost = fit.partial_fit(
+            self,
+            self._training,
+            X,
+            Y,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+            shuffle=shuffle,
+        )
+        return cost
+
+    def evaluate(self, X: Array, Y: Array, sample_weight: Array | None = None) -> dict[str, Any]:
+        """Average cost and, where the targets are classes, accuracy.
+
+        Parameters
+        ----------
+        X : array of shape (n_1, m)
+        Y : array of shape (n_L, m), or m integer labels
+        sample_weight : array of shape (m,), optional
+            How much each example counts, relative to the others.
+
+        Returns
+        -------
+        dict
+            ``"cost"``, penalties included, and ``"accuracy"`` if Y holds labels or columns of zeros
+            with a single 1: the share of columns whose greatest output (with one output: whether it
+            is ½ or more) is the right one. Floats, or for a stack arrays of shape (P,).
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X or Y does not fit the network.
+        """
+        X, Y = self.check_examples(X, Y)
+        return forward.evaluate(self, X, Y, sample_weight)
+
+    def best(self, metric: str | Sequence[float] | Callable[[Network], float] | None = None) -> Network:
+        """The network of a stack that is best by some metric.
+
+        Parameters
+        ----------
+        metric : {"validation_cost", "validation_accuracy", "cost"}, callable or sequence, optional
+            A figure of the last `fit`; by default the validation's cost, or without validation the
+            training's. Or a function of a network, or a score for each: of these the greatest is best.
+
+        Returns
+        -------
+        Network
+            As ``nets[i]``.
+
+        Examples
+        --------
+        >>> import bpengine as bp
+        >>> X, labels = bp.datasets.circles(200, rng=0)
+        >>> nets = bp.Network([2, 8, 2], cost="binary_cross_entropy", stack=5, rng=0)
+        >>> history = nets.fit(X, labels, epochs=3, progress=False)
+        >>> bool(nets.best().evaluate(X, labels)["cost"] == min(nets.evaluate(X, labels)["cost"]))
+        True
+        """
+        found: Network = ensemble.best(self, self.history, metric)
+        return found
+
+    def ensemble(self, X: Array) -> Ensemble:
+        """Mean and spread of the outputs of a stack's networks.
+
+        Parameters
+        ----------
+        X : array of shape (n_1, m), or (P, n_1, m)
+
+        Returns
+        -------
+        Ensemble
+            ``.mean`` and ``.spread``, the standard deviation, both of shape (n_L, m).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import bpengine as bp
+        >>> nets = bp.Network([3, 4, 2], stack=10, rng=0)
+        >>> mean, spread = nets.ensemble(np.ones((3, 5)))
+        >>> mean.shape, spread.shape
+        ((2, 5), (2, 5))
+        """
+        return ensemble.ensemble(self, X)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to a file, which `load` reads on any backend.
+
+        Parameters
+        ----------
+        path : path
+            Ends in ``.safetensors`` for the format that PyTorch's users exchange, with the extra
+            `safetensors`; else the file is an ``.npz``.
+
+        Notes
+        -----
+        Activations and costs are kept by name. The file is complete or not there at all.
+        """
+        files.write(path, *files.describe(self))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_training": None}

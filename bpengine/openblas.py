@@ -1,0 +1,202 @@
+"""Asks OpenBLAS for its AVX-512 kernels on processors where it would not look for them.
+
+OpenBLAS chooses its kernels while NumPy loads, so this runs first and imports no NumPy.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+__all__ = [
+    "Decision",
+    "Processor",
+    "better_core",
+    "chooses",
+    "parse",
+    "prepare",
+    "processor",
+    "taken_core",
+    "threads",
+]
+
+CPUINFO = "/proc/cpuinfo"
+CORETYPE = "OPENBLAS_CORETYPE"
+OPT_OUT = "BPENGINE_BLAS_CORE"
+CORE = "SkylakeX"
+# OpenBLAS compiles its SkylakeX kernels for these; one that is missing is an illegal instruction.
+SKYLAKEX_NEEDS = frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
+# For these vendors OpenBLAS (driver/others/dynamic.c, get_coretype) goes by the family and looks for
+# AVX-512 in family 19h alone: 17h and 18h become Zen, an alias of Haswell in NumPy's wheels, and 15h
+# something older. Virtual machines give a new processor an old family to be alike on all hosts. Families
+# unknown to it are asked for their features, and for 19h the variable names what OpenBLAS takes itself.
+# Intel's models with AVX-512 are asked for it, so they need no help.
+BY_FAMILY = frozenset({"AuthenticAMD", "HygonGenuine"})
+# What OpenBLAS takes such a processor for, all without AVX-512 (NumPy's wheels call Prescott Katmai). A
+# name unknown here may be a better one.
+LESSER = frozenset(
+    {"Katmai", "Prescott", "Nehalem", "Barcelona", "Sandybridge", "Excavator", "Haswell", "Zen"}
+)
+Decision = Literal["opted out", "given", "set", "too late", "not needed"]
+decision: Decision = "not needed"
+_warned = False
+
+
+class Processor(NamedTuple):
+    """What ``/proc/cpuinfo`` says of the first processor; empty where it says nothing."""
+
+    vendor: str = ""
+    name: str = ""
+    flags: frozenset[str] = frozenset()
+
+
+def parse(text: str) -> Processor:
+    """The first processor in the text of ``/proc/cpuinfo``."""
+    fields = {}
+    for line in text.strip().splitlines():
+        if not line.strip():
+            break
+        key, _, value = line.partition(":")
+        fields[key.strip()] = value.strip()
+    flags = fields.get("flags", fields.get("Features", ""))  # the second on ARM
+    return Processor(fields.get("vendor_id", ""), fields.get("model name", ""), frozenset(flags.split()))
+
+
+def processor() -> Processor:
+    """The processor as Linux describes it; empty elsewhere."""
+    lines = []
+    try:
+        # The kernel writes this file as it is read: stop after the first of perhaps hundreds.
+        with open(CPUINFO, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if not line.strip():
+                    break
+                lines.append(line)
+    except OSError:
+        return Processor()
+    return parse("".join(lines))
+
+
+def better_core(processor: Processor) -> str | None:
+    """The core to ask OpenBLAS for, or None where its own choice should stand.
+
+    Parameters
+    ----------
+    processor : Processor
+        From `processor` or `parse`.
+    """
+    qualified = processor.vendor in BY_FAMILY and processor.flags >= SKYLAKEX_NEEDS
+    return CORE if qualified else None
+
+
+def prepare() -> Decision:
+    """Set ``OPENBLAS_CORETYPE`` for this process where that helps and NumPy is not loaded yet.
+
+    A value that is set already stays, and ``BPENGINE_BLAS_CORE=0`` turns all of this off.
+
+    Returns
+    -------
+    str
+        "opted out", "given" (set in the environment), "set" (by this call), "too late" (NumPy was
+        loaded first and took a lesser core) or "not needed"; also kept in `decision`.
+
+    Warns
+    -----
+    RuntimeWarning
+        Once in a process, where it is too late.
+    """
+    global decision
+    decision = _decide()
+    if decision == "set":
+        os.environ[CORETYPE] = CORE
+    elif decision == "too late":
+        _warn()
+    return decision
+
+
+def _decide() -> Decision:
+    if os.environ.get(OPT_OUT, "").strip().lower() in {"0", "no", "off", "false"}:
+        return "opted out"
+    if CORETYPE in os.environ:
+        return "given"
+    if not _linux_x86_64() or better_core(processor()) is None:
+        return "not needed"
+    if "numpy" not in sys.modules:
+        return "set"
+    return "too late" if taken_core() in LESSER and chooses() else "not needed"
+
+
+def _linux_x86_64() -> bool:
+    return sys.platform == "linux" and os.uname().machine == "x86_64"
+
+
+def _warn() -> None:
+    global _warned
+    if _warned:
+        return
+    _warned = True
+    warnings.warn(
+        f"OpenBLAS takes this processor for a {taken_core()} and leaves its AVX-512 unused, which may "
+        "halve the speed of matrix products. NumPy was loaded before bpengine, so it is too late to "
+        f"change that here. Put this line in the environment:\n    export {CORETYPE}={CORE}\n"
+        f"or import bpengine before NumPy. To silence this message: export {OPT_OUT}=0",
+        RuntimeWarning,
+        stacklevel=4,  # past `prepare` and bpengine's own line, to the user's import
+    )
+
+
+def taken_core() -> str | None:
+    """The core that the loaded NumPy's OpenBLAS took; None without NumPy or OpenBLAS."""
+    import ctypes
+
+    function = _openblas("get_corename", ctypes.c_char_p)
+    return None if function is None else function().decode()
+
+
+def chooses() -> bool:
+    """Whether the loaded OpenBLAS has several cores to choose from, so that the variable can matter."""
+    import ctypes
+
+    function = _openblas("get_config", ctypes.c_char_p)
+    return function is not None and b"DYNAMIC_ARCH" in function()
+
+
+def threads() -> int | None:
+    """The number of threads of the loaded NumPy's OpenBLAS; None without NumPy or OpenBLAS."""
+    import ctypes
+
+    function = _openblas("get_num_threads", ctypes.c_int)
+    return None if function is None else function()
+
+
+@functools.cache
+def _library(path: str) -> Any:
+    import ctypes
+
+    return ctypes.CDLL(path)
+
+
+def _openblas(name: str, result: Any) -> Callable[[], Any] | None:
+    """One of OpenBLAS's functions, looked up from NumPy's own extension module.
+
+    Other packages may have loaded an OpenBLAS of theirs; a symbol looked up from here is NumPy's.
+    """
+    extension = sys.modules.get("numpy._core._multiarray_umath")
+    path = getattr(extension, "__file__", None)
+    if path is None:
+        return None
+    try:
+        library = _library(path)
+    except OSError:
+        return None
+    for prefix in ("scipy_openblas_", "openblas_"):
+        for suffix in ("64_", ""):
+            function = getattr(library, f"{prefix}{name}{suffix}", None)
+            if function is not None:
+                function.restype = result
+                return function  # type: ignore[no-any-return]
+    return None

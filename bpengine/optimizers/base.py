@@ -1,0 +1,140 @@
+"""What an optimizer is: init and update on a state that is passed in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import Any, ClassVar
+
+from array_api_compat import array_namespace, device
+
+from bpengine import schedules
+from bpengine.backends import Array, Operation
+from bpengine.optimizers.lbfgs import LBFGS
+from bpengine.schedules import Schedule
+from bpengine.validation import each, fraction, non_negative_number, positive_number
+
+__all__ = ["Optimizer", "check_optimizer"]
+
+Rate = float | Sequence[float] | Schedule | Callable[[float], float]
+Memory = dict[str, Array]
+
+
+@dataclass(frozen=True, repr=False)
+class Optimizer(ABC):
+    """A rule θ ← θ + step, with what it remembers from step to step given to it as arrays.
+
+    Derive from it for a rule of your own: `memory` and `update` are what it has to say.
+
+    Parameters
+    ----------
+    learning_rate : float, Schedule or function of the epochs passed
+        The step's length η. For a stack of P networks also P numbers, one for each.
+    clip_norm : float, optional
+        Greatest norm of the gradient as one vector; a longer one is scaled down to it.
+    weight_decay : float, optional
+        λ of decoupled decay: each step multiplies the weights, not the biases, by 1 - η λ. For a
+        stack of P networks also P numbers.
+    max_norm : float, optional
+        Greatest norm of the weights into one neuron; longer ones are scaled down to it.
+    averaging : float, optional
+        Below 1, such as 0.999: training ends with an average of the parameters of all steps, in
+        which a step's share falls by this factor with every later step. The first 1 / (1 - averaging)
+        steps count alike. Where a callback sets parameters, a new average begins with them; in a
+        stack all networks then begin a new one, though only those that were set leave their course.
+    """
+
+    learning_rate: Rate = 0.1
+    _: KW_ONLY
+    clip_norm: float | None = None
+    weight_decay: float | Sequence[float] = 0.0
+    max_norm: float | None = None
+    averaging: float | None = None
+
+    takes_step: ClassVar[bool] = False
+    """Whether `update` is given η ∇C for the gradient, not ∇C."""
+
+    def __post_init__(self) -> None:
+        rate = schedules.resolve(self.learning_rate)
+        if isinstance(rate, schedules.Constant):
+            object.__setattr__(self, "learning_rate", rate.value)
+        decay = each(self.weight_decay, non_negative_number, "weight_decay")
+        object.__setattr__(self, "weight_decay", decay)
+        for name in ("clip_norm", "max_norm"):
+            if getattr(self, name) is not None:
+                positive_number(getattr(self, name), name)
+        if self.averaging is not None:
+            fraction(self.averaging, "averaging")
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in fields(self)
+            if field.name == "learning_rate" or getattr(self, field.name) != field.default
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    @abstractmethod
+    def memory(self, parameters: Array) -> Memory:
+        """What the rule remembers, as it is before the first step: arrays by name."""
+
+    @abstractmethod
+    def update(
+        self, parameters: Array, gradient: Array, memory: Memory, rate: Array
+    ) -> Iterator[Operation]:
+        """Operations of a step.
+
+        Parameters
+        ----------
+        parameters, gradient : arrays of shape (size,)
+            The flat vectors θ, which is moved, and ∇C, or η ∇C if the class `takes_step`.
+        memory : dict
+            What `memory` gave, moved on by the steps so far.
+        rate : array of shape (), or of that of the parameters
+            The learning rate η, which may differ from step to step.
+
+        Notes
+        -----
+        On a GPU the vectors have zeros between the rows of ``[w b]``, with gradient 0. A rule has to
+        leave them 0, as any does that takes no step where the gradient has always been 0.
+        """
+
+
+def check_optimizer(optimizer: object) -> None:
+    """Raise TypeError if `optimizer` is no optimizer that takes steps."""
+    if not isinstance(optimizer, Optimizer):
+        if isinstance(optimizer, LBFGS):
+            raise TypeError("LBFGS takes all examples in every step: give it to net.fit.")
+        what = optimizer.__name__ if isinstance(optimizer, type) else repr(optimizer)
+        raise TypeError(f"optimizer must be one such as bp.SGD(0.5) or bp.Adam(); got {what}.")
+
+
+def suffix(rate: Array) -> str:
+    """What is said of a rule whose rate is a vector, with η for each parameter."""
+    return " each" if rate.ndim else ""
+
+
+def zeros_like(array: Array) -> Array:
+    """An array of zeros of the same shape, dtype and device."""
+    return array_namespace(array).zeros_like(array)
+
+
+def array_of(values: Any, like: Array) -> Array:
+    """Host numbers as an array of the dtype and on the device of `like`."""
+    return array_namespace(like).asarray(values, dtype=like.dtype, device=device(like))
+
+
+def scalar(value: float, like: Array) -> Array:
+    """A number as an array of shape () of the dtype and on the device of `like`.
+
+    One above 0 that the dtype does not hold becomes the nearest that it does, which is not 0.
+    """
+    least, most = limits(like)
+    return array_of(min(max(value, least), most) if value else 0.0, like)
+
+
+def limits(like: Array) -> tuple[float, float]:
+    """The least normal number above 0 and the greatest that the dtype of `like` holds."""
+    info = array_namespace(like).finfo(like.dtype)
+    return float(info.smallest_normal), float(info.max)

@@ -1,0 +1,55 @@
+"""L-BFGS: its options, and SciPy's minimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bpengine.validation import non_negative_number, positive_integer
+
+__all__ = ["LBFGS"]
+
+
+@dataclass(frozen=True)
+class LBFGS:
+    """Limited-memory BFGS over all examples at once, by SciPy, for small data: `fit` alone takes it.
+
+    Each iteration counts as an epoch; the batch size is not used. In a checkpoint there are the
+    parameters and not the method's memory, which starts anew when training is resumed.
+
+    Parameters
+    ----------
+    memory : int, optional
+        Pairs of steps and gradients remembered.
+    tolerance : float, optional
+        Training ends where no entry of the gradient is larger.
+    max_evaluations : int, optional
+        Of the gradient over all examples.
+
+    References
+    ----------
+    R. Byrd, P. Lu, J. Nocedal and C. Zhu, SIAM Journal on Scientific Computing 16, 1995.
+
+    Examples
+    --------
+    >>> import bpengine as bp
+    >>> bp.LBFGS(tolerance=1e-6)
+    LBFGS(memory=10, tolerance=1e-06, max_evaluations=15000)
+    """
+
+    memory: int = 10
+    tolerance: float = 1e-5
+    max_evaluations: int = 15000
+
+    def __post_init__(self) -> None:
+        positive_integer(self.memory, "memory")
+        non_negative_number(self.tolerance, "tolerance")
+        positive_integer(self.max_evaluations, "max_evaluations")
+
+
+def scipy_optimize() -> Any:
+    try:
+        from scipy import optimize
+    except ImportError:
+        raise ImportError('bp.LBFGS needs SciPy. Install it: pip install "bpengine[scipy]"') from None
+    return optimize

@@ -1,0 +1,157 @@
+"""The update of a step: what every optimizer has around its own rule, and what it remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from bpengine import schedules
+from bpengine.backends import Array, Operation
+from bpengine.model.parameters import Member, Parameters
+from bpengine.optimizers.base import Optimizer, limits, scalar, zeros_like
+from bpengine.validation import check_count
+
+__all__ = ["State", "one_by_one"]
+
+
+class State:
+    """What an optimizer remembers about one network, and the scalars of its next step, as arrays.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    parameters : Parameters
+
+    Attributes
+    ----------
+    arrays : dict
+        What moves with the steps, by name: what a checkpoint has to hold.
+    learning_rate : float, or NumPy array of shape (P,)
+        η, of all networks of a stack or of each; and as an array `rate`: of shape (), or of that of
+        the flat vector.
+    """
+
+    def __init__(self, optimizer: Optimizer, parameters: Parameters) -> None:
+        if isinstance(parameters, Member):
+            raise ValueError(
+                "a network of a stack takes no plan with an optimizer, as its parameters are not in one "
+                "piece: use nets[i].fit, or copy.deepcopy(nets[i]), a network by itself."
+            )
+        θ, stack = parameters.vector, parameters.stack
+        schedule = schedules.resolve(optimizer.learning_rate)
+        rate = np.asarray(schedule.value if isinstance(schedule, schedules.Constant) else 0.0)
+        for name, value in (("learning_rate", rate), ("weight_decay", optimizer.weight_decay)):
+            check_count(value, stack, name)
+        self.optimizer = optimizer
+        self.parameters = parameters
+        self.arrays = dict(optimizer.memory(θ))
+        if optimizer.averaging is not None:
+            self.arrays["average"] = array_namespace(θ).asarray(θ, copy=True)
+            self.arrays["averaged"] = scalar(0.0, θ)
+        # the rate of each network is that of each of its parameters, for rules that work on the vector
+        self._rates = bool(rate.ndim)
+        self.rate = zeros_like(θ) if rate.ndim and not optimizer.takes_step else scalar(0.0, θ)
+        each = (*stack, 1, 1) if self._rates or isinstance(optimizer.weight_decay, tuple) else ()
+        self._bound, self._shrink = (parameters.backend.empty(each, parameters.dtype) for _ in range(2))
+        self._limits = limits(θ)
+        self.learning_rate: Any = rate * 0.0
+
+    @property
+    def unit_is_each(self) -> bool:
+        """Whether the gradient is to be multiplied by another number for each network of a stack."""
+        return self._rates and self.optimizer.takes_step
+
+    def unit(self, η: Any) -> Any:
+        """What the gradient is to be multiplied by at the learning rate η: η or 1."""
+        return η if self.optimizer.takes_step else 1.0
+
+    def settings(self, η: Any) -> Iterator[tuple[Array, float]]:
+        """The scalars of a step at the learning rate η, and the arrays that hold them.
+
+        Parameters
+        ----------
+        η : float, or array of shape (P,) where the optimizer has as many
+        """
+        optimizer, unit = self.optimizer, self.unit(η)
+        least, most = self._limits
+        rates = self.parameters.split(self.rate) if self.rate.ndim else [self.rate]
+        for rate in rates if not self.unit_is_each else ():
+            yield from one_by_one(rate, np.minimum(η, most))
+        # never 0, not even where η is: the gradient's norm may be that too, and 0 / 0 is no number
+        bound = np.clip(np.multiply(unit, optimizer.clip_norm or 0.0), least, most)
+        yield from one_by_one(self._bound, bound)
+        shrink = np.maximum(1.0 - np.multiply(η, optimizer.weight_decay), -most)
+        yield from one_by_one(self._shrink, shrink)
+
+    def operations(self, gradient: Parameters) -> Iterator[Operation]:
+        """Operations of an update, after those that write the gradient."""
+        optimizer, θ, g = self.optimizer, self.parameters.vector, gradient.vector
+        if optimizer.clip_norm is not None:
+            yield from self._clip(gradient)
+        if np.any(optimizer.weight_decay):
+            for w in self.parameters.weights:
+                yield Operation("decay", "update", _multiply, (w, self._shrink), w)
+        yield from optimizer.update(θ, g, self.arrays, self.rate)
+        if optimizer.max_norm is not None:
+            bound = scalar(optimizer.max_norm, θ)
+            for w in self.parameters.weights:
+                yield Operation("max norm", "update", _max_norm, (w, bound), w)
+        if optimizer.averaging is not None:
+            average, count = self.arrays["average"], self.arrays["averaged"]
+            inputs = average, θ, count, scalar(1 - optimizer.averaging, θ)
+            yield Operation("average", "update", _average, inputs, average, (count,))
+
+    def _clip(self, gradient: Parameters) -> Iterator[Operation]:
+        g, stack = gradient.vector, gradient.stack
+        if not stack:
+            factor = scalar(1.0, g)
+            yield Operation("clip factor", "update", _clip_factor, (g, self._bound), factor)
+            yield Operation("clip", "update", _multiply, (g, factor), g)
+            return
+        factor = gradient.backend.empty((*stack, 1, 1), gradient.dtype)
+        inputs = *gradient.blocks, self._bound
+        yield Operation("clip factor each", "update", _clip_factors, inputs, factor)
+        for block in gradient.blocks:
+            yield Operation("clip", "update", _multiply, (block, factor), block)
+
+
+def one_by_one(array: Array, values: Any) -> Iterator[tuple[Array, float]]:
+    """The places of a number, or of one for each network of a stack, and what belongs there."""
+    if not array.ndim:
+        yield array, float(values)
+        return
+    P = array.shape[0]
+    for p, value in enumerate(np.broadcast_to(values, (P,)).tolist()):
+        alone = tuple(array.shape[1:]) == (1, 1)
+        yield array[(p, 0, 0, ...) if alone else (p, ...)], value
+
+
+def _clip_factor(g: Array, bound: Array) -> Array:
+    xp = array_namespace(g)
+    norm = xp.sqrt(xp.sum(g * g))
+    return bound / xp.maximum(norm, bound)
+
+
+def _clip_factors(*operands: Array) -> Array:
+    *blocks, bound = operands
+    xp = array_namespace(bound)
+    squares = sum(xp.sum(g * g, axis=(-2, -1), keepdims=True) for g in blocks)
+    return bound / xp.maximum(xp.sqrt(squares), bound)
+
+
+def _multiply(x: Array, factor: Array) -> Array:
+    return x * factor
+
+
+def _max_norm(w: Array, bound: Array) -> Array:
+    xp = array_namespace(w)
+    norms = xp.sqrt(xp.sum(w * w, axis=-1, keepdims=True))
+    return w * (bound / xp.maximum(norms, bound))
+
+
+def _average(average: Array, θ: Array, count: Array, least: Array) -> tuple[Array, ...]:
+    count = count + 1
+    return average + array_namespace(θ).maximum(1 / count, least) * (θ - average), count

@@ -1,0 +1,70 @@
+"""Poisson sampling: batches that each example is in with the same probability."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bpengine.backends import Slices
+from bpengine.data.resident import Resident
+from bpengine.data.source import Chunk, Indexed, Most
+
+__all__ = ["Poisson"]
+
+
+class Poisson(Resident):
+    """Batches that each example is in with the same probability, whatever the others do.
+
+    They are of different sizes: those of a chunk are filled up to the same one with a row of weight 0.
+
+    Parameters
+    ----------
+    source : Resident
+        The examples, without weights; its batch size is that of a batch on average.
+    dtype : str
+    rng : numpy.random.Generator
+        What draws the batches.
+    """
+
+    def __init__(self, source: Resident, dtype: str, rng: np.random.Generator) -> None:
+        Indexed.__init__(self, source.examples, source.batch_size, True)
+        self.backend, self.outputs, self.weighted = source.backend, source.outputs, True
+        self.stack, self.own = source.stack, source.own
+        self.rng, self.rate = rng, source.batch_size / source.examples
+        N, width = source.rows.shape
+        self.rows = self.backend.empty((N + 1, width + 1), dtype)
+        self.rows[:N, :width] = source.rows
+        self.rows[:N, width] = 1.0
+        # the filling: an input of zeros, targets that are some example's, weight 0
+        self.rows[N, :] = 0.0
+        self.rows[N, width - self.outputs : width] = source.rows[0, width - self.outputs :]
+
+    def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
+        """An epoch: as many steps as there are batches of the average size in the examples."""
+        N = self.examples
+        sizes = self.rng.binomial(N, self.rate, self.steps)
+        step = 0
+        while step < self.steps:
+            width = self._width(int(sizes[step:].max()))
+            some = sizes[step : step + most(step, width)]
+            width = self._width(int(some.max()))
+            numbers = np.full((len(some), width), N)
+            for row, size in zip(numbers, some, strict=True):
+                row[:size] = self.rng.choice(N, size, replace=False, shuffle=False)
+            yield self._filled(numbers, int(some.sum()))
+            step += len(some)
+
+    def _width(self, size: int) -> int:
+        """The size that batches are filled up to: one of a few, for which there are plans."""
+        grain = max(1, math.isqrt(self.batch_size))
+        return max(1, -(-size // grain)) * grain
+
+    def _filled(self, numbers: np.ndarray[Any, Any], total: int) -> Chunk:
+        indices = self._placed(numbers.ravel())
+        m = numbers.shape[1]
+        load, outcomes = partial(self.backend.take, self.rows), partial(self._outcomes, indices, m)
+        return Chunk(m, True, Slices(indices, m), load, outcomes, self.rows, total)

@@ -1,0 +1,198 @@
+"""How much slower one callable is than another: a ratio with an interval, from times taken in turn.
+
+Two times that were taken right after each other have a ratio that says little about the machine: what
+slows the one slows the other. So a project keeps a step that it never changes, measures its own
+against it, and compares the ratio with a stored one.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+__all__ = ["Ratio", "judge", "measure", "steady"]
+
+Verdict = Literal["slower", "unchanged", "faster"]
+CONFIDENCE = 0.95
+RESAMPLES = 2000  # the ends of a 95 % interval rest on the 50 lowest and 50 highest of these
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """What `measure` found.
+
+    Attributes
+    ----------
+    median : float
+        Time of ours ÷ time of the reference: the median over the pairs.
+    low, high : float
+        95 % bootstrap interval of that median.
+    pairs : int
+        Number of pairs measured.
+    ours, reference : float
+        Median microseconds of one call, for information: they hold for this machine and this hour.
+
+    Examples
+    --------
+    >>> from bpengine.ratios import Ratio
+    >>> print(Ratio(median=0.712, low=0.7, high=0.731, pairs=151, ours=21.4, reference=30.1))
+    0.712 [0.700, 0.731]
+    """
+
+    median: float
+    low: float
+    high: float
+    pairs: int
+    ours: float
+    reference: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def measure(
+    ours: Callable[[], object],
+    reference: Callable[[], object],
+    *,
+    pairs: int = 151,
+    seconds: float = 0.0005,
+    rng: int | np.random.Generator | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Ratio:
+    """Time of `ours` relative to that of `reference`.
+
+    Both are timed once in each pair, in random order, so that neither is always the one that finds
+    the caches warm. The garbage collector is off meanwhile.
+
+    Parameters
+    ----------
+    ours, reference : callable
+        Called without arguments; they should take a microsecond or more. Both must leave things such
+        that the next call does the same work.
+    pairs : int, optional
+        Number of pairs. With fewer than about 20 the interval means little.
+    seconds : float, optional
+        A timing repeats its callable until it lasts about this long. On a busy machine many short
+        timings say more than a few long ones: most of them end before another process gets its turn,
+        and the median is one of those.
+    rng : int or numpy.random.Generator, optional
+        Seed for the order within pairs and for the bootstrap.
+    clock : callable, optional
+        Gives the time in seconds.
+
+    Returns
+    -------
+    Ratio
+
+    Raises
+    ------
+    ValueError
+        If `pairs` or `seconds` is not above 0.
+
+    References
+    ----------
+    B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13: percentile intervals.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bpengine.ratios import measure
+    >>> x, out = np.ones(1000), np.empty(1000)
+    >>> ratio = measure(lambda: np.add(x, x, out), lambda: x + x, pairs=5, rng=0)
+    >>> ratio.low <= ratio.median <= ratio.high
+    True
+    """
+    if pairs < 1 or seconds <= 0:
+        raise ValueError(f"pairs and seconds must be above 0; got pairs={pairs}, seconds={seconds}.")
+    rng = np.random.default_rng(rng)
+    sides, times = (ours, reference), np.empty((pairs, 2))
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        repeats = [_repeats(side, seconds, clock) for side in sides]
+        for pair in times:
+            for i in rng.permutation(2):
+                pair[i] = _time(sides[i], repeats[i], clock) / repeats[i]
+    finally:
+        if collecting:
+            gc.enable()
+    logs = np.log(times[:, 0] / times[:, 1])
+    medians = np.median(rng.choice(logs, (RESAMPLES, pairs)), axis=1)
+    tail = (1 - CONFIDENCE) / 2
+    median, low, high = np.exp([np.median(logs), *np.quantile(medians, (tail, 1 - tail))]).tolist()
+    each = (1e6 * np.median(times, axis=0)).tolist()
+    return Ratio(median, low, high, pairs, ours=each[0], reference=each[1])
+
+
+def judge(measured: Ratio, stored: float, tolerance: float = 1.25) -> Verdict:
+    """Compare a measured ratio with a stored one.
+
+    Parameters
+    ----------
+    measured : Ratio
+    stored : float
+        The ratio that was measured when all was well.
+    tolerance : float, optional
+        The factor that counts as a change. `measured` is slower only if all of its interval lies above
+        tolerance × stored, and faster only if all of it lies below stored ÷ tolerance.
+
+    Returns
+    -------
+    {"slower", "unchanged", "faster"}
+
+    Raises
+    ------
+    ValueError
+        If `stored` is not above 0 or `tolerance` is below 1.
+
+    Examples
+    --------
+    >>> from bpengine.ratios import Ratio, judge
+    >>> judge(Ratio(1.1, 1.05, 1.2, pairs=151, ours=33, reference=30), stored=0.7)
+    'slower'
+    """
+    if not (stored > 0 and tolerance >= 1):
+        raise ValueError(f"stored must be above 0 and tolerance 1 or more; got {stored}, {tolerance}.")
+    if measured.low > tolerance * stored:
+        return "slower"
+    return "faster" if measured.high < stored / tolerance else "unchanged"
+
+
+def steady(control: Ratio, within: float = 0.05) -> bool:
+    """Whether a control, a callable measured against itself, came out as 1: if not, don't judge.
+
+    Parameters
+    ----------
+    control : Ratio
+    within : float, optional
+        How far the median may be off.
+
+    Examples
+    --------
+    >>> from bpengine.ratios import Ratio, steady
+    >>> steady(Ratio(0.9, 0.88, 0.95, pairs=151, ours=27, reference=30))
+    False
+    """
+    return 1 / (1 + within) <= control.median <= 1 + within
+
+
+def _time(call: Callable[[], Any], repeats: int, clock: Callable[[], float]) -> float:
+    start = clock()
+    for _ in range(repeats):
+        call()
+    return clock() - start
+
+
+def _repeats(call: Callable[[], Any], seconds: float, clock: Callable[[], float]) -> int:
+    """How many calls last about `seconds`, by the fastest of three tries."""
+    # by an interrupted try, timings would be shorter and less often interrupted than the other side's
+    call()
+    repeats = 1
+    while min(times := [_time(call, repeats, clock) for _ in range(3)]) < seconds / 2:
+        repeats *= 2
+    return max(1, round(repeats * seconds / min(times)))

@@ -1,0 +1,103 @@
+"""The figures of single steps that tell how a network learns: norms and saturation, layer by layer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from bpengine.backends import Array, Backend
+from bpengine.backprop.plan import Plan
+from bpengine.data.source import Chunk
+from bpengine.model.activations import Activation, PerNeuron
+from bpengine.model.model import Model
+from bpengine.training.history import Statistics
+
+__all__ = ["Monitor", "statistics"]
+
+MARGIN = 0.01  # of the range: an activation nearer than this to an end is saturated
+
+
+class Monitor:
+    """Looks at some of the steps of a training; the others know nothing of it.
+
+    Parameters
+    ----------
+    every : int or "epoch"
+        Every so many steps, from the first on; or the first step of each epoch.
+    """
+
+    def __init__(self, every: int | str) -> None:
+        self.every = every
+        self._key: tuple[Model, int, bool] | None = None
+
+    def wait(self, taken: int, step: int) -> float:
+        """How many steps there are before the next that is looked at.
+
+        Parameters
+        ----------
+        taken : int
+            Steps of the epochs before.
+        step : int
+            Steps of this epoch.
+        """
+        if isinstance(self.every, int):
+            return -(taken + step) % self.every
+        return math.inf if step else 0
+
+    def look(self, network: Model, chunk: Chunk, epoch: int, step: int) -> Statistics:
+        """Figures of a chunk's first step, which is about to be taken."""
+        key = network, chunk.size, chunk.weighted
+        if self._key != key:
+            plan = Plan(network, chunk.size, weighted=chunk.weighted, own=chunk.own)
+            self._key, self._plan = key, plan
+        plan = self._plan
+        chunk.load(chunk.batches[0], plan.workspace.rows)
+        return statistics(plan.run_loaded(), epoch, step)
+
+
+def statistics(plan: Plan, epoch: int, step: int) -> Statistics:
+    """Figures of a gradient plan that has run.
+
+    Parameters
+    ----------
+    plan : Plan
+        Without an optimizer.
+    epoch, step : int
+        Where training is.
+    """
+    network, workspace = plan.network, plan.workspace
+    xp, gradient = network.backend.xp, plan.gradient
+    activations = [xp.astype(a, xp.float64) for a in workspace.a]
+    return Statistics(
+        epoch=epoch,
+        step=step,
+        cost=gradient.cost,
+        gradient_norms=tuple(_norm(network.backend, block) for block in gradient.blocks),
+        weight_norms=tuple(_norm(network.backend, w) for w in network.weights),
+        saturated=tuple(
+            _saturated(network.backend, σ, a)
+            for σ, a in zip(network.activations, activations, strict=True)
+        ),
+        mean_activations=tuple(
+            network.backend.figure(xp.mean(xp.abs(a), axis=(-2, -1))) for a in activations
+        ),
+    )
+
+
+def _norm(backend: Backend, x: Array) -> Any:
+    xp = backend.xp
+    x = xp.astype(x, xp.float64)
+    return backend.figure(xp.sqrt(xp.sum(x * x, axis=(-2, -1))))
+
+
+def _saturated(backend: Backend, σ: Activation, a: Array) -> Any:
+    if isinstance(σ, PerNeuron):
+        rows = (a[..., j : j + 1, :] for j in range(len(σ.members)))
+        shares = (_saturated(backend, member, row) for member, row in zip(σ.members, rows, strict=True))
+        return sum(shares) / len(σ.members)
+    xp = backend.xp
+    low, high = σ.range
+    # of a range that is open at one end, such as relu's, the margin is that of a unit
+    margin = MARGIN * (high - low if math.isfinite(high - low) else 1.0)
+    at_end = (a < low + margin) | (a > high - margin)
+    return backend.figure(xp.mean(xp.astype(at_end, a.dtype), axis=(-2, -1)))

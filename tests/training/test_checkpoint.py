@@ -1,0 +1,676 @@
+"""Checkpoints: a training that is killed, at any moment, and run again ends as if it had not been."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import examples
+from trainings import (
+    OPTIMIZERS,
+    arrays,
+    assert_alike,
+    assert_same,
+    blobs,
+    data,
+    fit,
+    in_steps,
+    network,
+    optimizers,
+    vector,
+)
+
+import bpengine as bp
+from bpengine.model import files
+
+DRIVER = '''
+"""Trains in child processes that are killed again and again, and prints what came of it."""
+import json, mmap, os, pathlib, random, signal, sys, time
+import numpy as np
+import bpengine as bp
+from bpengine import callbacks
+from bpengine.data import resident, source
+from bpengine.model import files, safetensors
+from bpengine.network import fit
+from bpengine.training import checkpoint, loop, steps
+
+MODULES = [callbacks, checkpoint, safetensors, fit, files, resident, source, loop, steps]
+FILES = {module.__file__: module.__name__.rpartition(".")[2] for module in MODULES}
+LINES = 4000  # of these modules that a killed child runs at most: about four epochs
+EPOCHS = 40
+
+
+def train(folder, suffix):
+    net = bp.Network(
+        [2, 8, 2], "tanh", "quadratic", backend="numpy", rng=1, dropout=[0.1, 0.2], l2=1e-3
+    )
+    X, labels = bp.datasets.circles(400, rng=0)
+    path = folder / f"run{suffix}"
+    history = net.fit(
+        X,
+        bp.one_hot(labels, 2),
+        epochs=EPOCHS,
+        batch_size=16,
+        optimizer=bp.Adam(bp.schedules.Cosine(0.02, epochs=EPOCHS), averaging=0.9),
+        validation=0.25,
+        shuffle=50,
+        monitor=7,
+        callbacks=[
+            bp.EarlyStopping(patience=3, min_change=3e-3),
+            bp.CSVLog(folder / "log.csv"),
+            bp.JSONLinesLog(folder / "log.jsonl"),
+            bp.Checkpoint(path),
+        ],
+        resume=path,
+        progress=False,
+    )
+    found = {name: value for name, value in history.as_dict().items() if name != "seconds"}
+    (folder / "history.json").write_text(json.dumps(found))
+    net.save(folder / "net.npz")
+
+
+def kill_at(line, place):
+    """This process kills itself as that line of training is about to run, counted as they are run."""
+    left = [line]
+
+    def trace(frame, event, argument):
+        name = FILES.get(frame.f_code.co_filename)
+        if name is None:
+            return None
+        if event == "line":
+            left[0] -= 1
+            if not left[0]:
+                place[:] = name.ljust(len(place)).encode()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    sys.settrace(trace)
+
+
+def child(folder, suffix, line=None, place=None):
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        if line is not None:
+            kill_at(line, place)
+        train(folder, suffix)
+        sys.settrace(None)
+        os._exit(0)
+    except BaseException:
+        sys.settrace(None)
+        import traceback
+
+        traceback.print_exc()
+    os._exit(1)
+
+
+def completed(pid):
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status in (0, -signal.SIGKILL), status
+    return status == 0
+
+
+def by_the_clock(folder, suffix, rng, whole):
+    """Kill children at random times; gives how many there were before one came to the end."""
+    for kills in range(1000):
+        pid = child(folder, suffix)
+        # longer and longer, so that one comes to the end however busy the machine is
+        time.sleep(whole * rng.random() * (0.4 + 0.05 * kills))
+        os.kill(pid, signal.SIGKILL)
+        if completed(pid):
+            return kills
+
+
+def by_the_line(folder, suffix, rng, places):
+    place = mmap.mmap(-1, 20)
+    for kills in range(1000):
+        if completed(child(folder, suffix, rng.randint(1, LINES), place)):
+            return kills
+        places.append(place[:].decode().strip())
+
+
+def main(folder, suffix, seed, least):
+    folder, rng = pathlib.Path(folder), random.Random(seed)
+    (folder / "straight").mkdir()
+    start = time.perf_counter()
+    assert completed(child(folder / "straight", suffix))
+    whole = time.perf_counter() - start
+    kills, places, runs = {"clock": 0, "line": 0}, [], 0
+    while min(kills.values()) < least:
+        for how in kills:
+            runs += 1
+            here = folder / f"{how} {runs}"
+            here.mkdir()
+            if how == "clock":
+                kills[how] += by_the_clock(here, suffix, rng, whole)
+            else:
+                kills[how] += by_the_line(here, suffix, rng, places)
+            # once more, when all is done
+            assert completed(child(here, suffix))
+    print(json.dumps({"kills": kills, "runs": runs, "places": {p: places.count(p) for p in places}}))
+
+
+main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+'''
+
+
+def without_times(path):
+    """A log without the column of seconds."""
+    if path.suffix == ".jsonl":
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    column = rows[0].index("seconds")
+    return [row[:column] + row[column + 1 :] for row in rows]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked and killed")
+@pytest.mark.parametrize(("suffix", "least"), [(".npz", 25), (".safetensors", 8)])
+def test_a_training_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path, suffix, least):
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors")
+    driver = tmp_path / "driver.py"
+    driver.write_text(textwrap.dedent(DRIVER), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8", driver, tmp_path, suffix, "0", str(least)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert min(told["kills"].values()) >= least
+    # kills came within steps, within writing a checkpoint, and within logs and early stopping
+    assert {"training", "persistence", "callbacks", "sources"} <= set(told["places"])
+
+    straight = tmp_path / "straight"
+    expected = json.loads((straight / "history.json").read_text())
+    assert 5 < len(expected["cost"]) < 40  # it has stopped early
+    assert 0 < expected["best_epoch"] == len(expected["cost"]) - 3
+    steps = [(entry["epoch"], entry["step"]) for entry in expected["monitored"]]
+    assert steps[-1][0] == len(expected["cost"])
+    net = bp.load(straight / "net.npz")
+    _, checkpoint = files.read(straight / f"run{suffix}")
+    assert any(name.startswith("state_callback") for name in checkpoint)
+    folders = [path for path in tmp_path.iterdir() if path.is_dir() and path != straight]
+    assert len(folders) == told["runs"]
+    for folder in folders:
+        np.testing.assert_array_equal(bp.load(folder / "net.npz").vector, net.vector)
+        assert json.loads((folder / "history.json").read_text()) == expected
+        for log in ("log.csv", "log.jsonl"):
+            assert without_times(folder / log) == without_times(straight / log)
+        _, found = files.read(folder / f"run{suffix}")
+        assert found.keys() == checkpoint.keys()
+        for name, array in checkpoint.items():
+            np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+class Crash(bp.Callback):
+    """Ends the training with an error after an epoch."""
+
+    def __init__(self, after):
+        self.after = after
+
+    def epoch(self, training):
+        if training.epoch == self.after:
+            raise ZeroDivisionError
+
+
+class Anew:
+    """Batches without a length."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+@given(
+    optimizer=optimizers,
+    dropout=st.sampled_from([0.0, 0.4]),
+    dtype=st.sampled_from(["float32", "float64"]),
+    suffix=st.sampled_from([".npz", ".safetensors"]),
+    source=st.sampled_from(["shuffled", "windows", "batches"]),
+    validation=st.sampled_from([None, 0.3]),
+    monitor=st.sampled_from([None, "epoch", 4]),
+    every=st.integers(1, 3),
+    crashes=st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    generator=st.sampled_from(["PCG64", "MT19937", "Philox", "SFC64"]),
+)
+@examples(40)
+def test_a_resumed_training_ends_as_one_in_one_go(
+    lab,
+    tmp_path_factory,
+    optimizer,
+    dropout,
+    dtype,
+    suffix,
+    source,
+    validation,
+    monitor,
+    every,
+    crashes,
+    generator,
+):
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors")
+    path = tmp_path_factory.mktemp("run") / f"run{suffix}"
+    X, Y = data(11)
+
+    def run(*callbacks, resume=None):
+        rng = np.random.Generator(getattr(np.random, generator)(5))
+        net = network(lab, dtype=dtype, dropout=dropout, rng=rng)
+        options = {
+            "epochs": 6,
+            "optimizer": optimizer,
+            "monitor": monitor,
+            "callbacks": [bp.EarlyStopping(patience=2, min_change=1e-4), *callbacks],
+            "resume": resume,
+        }
+        if source == "batches":
+            stream = [tuple(lab.array(x[:, i : i + 4]) for x in (X, Y)) for i in (0, 4, 8)]
+            return net, net.fit(Anew(stream), progress=False, **options)
+        options |= {"shuffle": source == "shuffled" or 3, "validation": validation}
+        return net, fit(lab, net, X, Y, **options)
+
+    expected, history = run()
+    for after in crashes:
+        try:
+            run(bp.Checkpoint(path, every=every), Crash(after), resume=path)
+        except ZeroDivisionError:
+            continue
+        break
+    net, found = run(bp.Checkpoint(path, every=every), resume=path)
+    assert_alike(lab, net, expected)
+    assert in_steps(found) == in_steps(history)
+    assert len(found.seconds) == len(found.cost)
+    for _ in range(2):  # done: nothing is left to do
+        again, same = run(bp.Checkpoint(path, every=every), resume=path)
+        assert_same(lab, again, arrays(lab, expected))
+        assert same.as_dict() == found.as_dict()
+
+
+@pytest.mark.parametrize("crash", [1, 2, 3])
+def test_a_schedule_goes_on_over_batches_of_unknown_number(lab, tmp_path, crash):
+    """Its fractions of an epoch are of as many steps as the epoch before had."""
+    path, rates = tmp_path / "run.npz", []
+
+    def run(*callbacks, resume=None):
+        stream = [tuple(lab.array(x[:, i : i + 4]) for x in data(12)) for i in (0, 4, 8)]
+
+        def rate(epoch):
+            rates.append(epoch)
+            return 0.1 / (1 + epoch)
+
+        net = network(lab)
+        del rates[:]
+        net.fit(
+            Anew(stream),
+            epochs=4,
+            optimizer=bp.SGD(rate),
+            callbacks=callbacks,
+            resume=resume,
+            progress=False,
+        )
+        return net, rates[2:]  # the first is asked for beforehand, and by the plan
+
+    expected, asked = run()
+    np.testing.assert_allclose(asked[:3] + asked[-3:], [0, 0, 0, 3, 3 + 1 / 3, 3 + 2 / 3])
+    with pytest.raises(ZeroDivisionError):
+        run(bp.Checkpoint(path), Crash(crash + 1), resume=path)
+    net, again = run(bp.Checkpoint(path), resume=path)
+    assert_same(lab, net, arrays(lab, expected))
+    assert again == asked[-len(again) :]
+
+
+def options(path, **more):
+    return {"callbacks": [bp.Checkpoint(path)], "resume": path, **more}
+
+
+def test_where_there_is_no_checkpoint_training_starts_at_the_first_epoch(lab, tmp_path):
+    net, twin = network(lab), network(lab)
+    path = tmp_path / "run.npz"
+    history = fit(lab, net, *data(), **options(path))
+    assert len(history.cost) == 2
+    fit(lab, twin, *data())
+    assert_same(lab, net, arrays(lab, twin))
+    assert_same(lab, bp.load(path, backend=lab.backend), arrays(lab, net))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("callbacks", [[], [bp.EarlyStopping()]], ids=["", "early stopping"])
+def test_more_epochs_than_before(lab, tmp_path, optimizer, callbacks):
+    """A run that was complete goes on where it ended."""
+    path = tmp_path / "run.npz"
+    optimizer = OPTIMIZERS[optimizer]
+    for epochs in (2, 3, 3, 5):
+        net = network(lab, dropout=0.2)
+        history = fit(
+            lab,
+            net,
+            *data(),
+            epochs=epochs,
+            optimizer=optimizer,
+            callbacks=[bp.Checkpoint(path), *callbacks],
+            resume=path,
+        )
+        assert len(history.cost) == epochs
+    twin = network(lab, dropout=0.2)
+    straight = fit(lab, twin, *data(), epochs=5, optimizer=optimizer, callbacks=callbacks)
+    assert_alike(lab, net, twin)
+    assert in_steps(history) == in_steps(straight)
+
+
+def test_fewer_epochs_than_before_train_no_further(lab, tmp_path):
+    path = tmp_path / "run.npz"
+    net, again = network(lab), network(lab)
+    history = fit(lab, net, *data(), epochs=4, **options(path))
+    found = fit(lab, again, *data(), epochs=2, **options(path))
+    assert_same(lab, again, arrays(lab, net))
+    assert found.as_dict() == history.as_dict()
+
+
+def test_a_run_that_has_stopped_early_trains_no_further(lab, tmp_path):
+    path = tmp_path / "run.npz"
+    X, labels = blobs(8)
+    # what is learned from one half of the labels is wrong for the other
+    pair = tuple(map(lab.array, (X, 1 - labels)))
+
+    def run(epochs):
+        net = network(lab, (2, 2), activations="softmax", cost="softmax_cross_entropy")
+        callbacks = [bp.Checkpoint(path), bp.EarlyStopping(patience=2)]
+        return net, fit(
+            lab, net, X, labels, epochs=epochs, validation=pair, callbacks=callbacks, resume=path
+        )
+
+    net, history = run(10)
+    assert (len(history.cost), history.best_epoch) == (3, 1)
+    for epochs in (10, 50):
+        again, found = run(epochs)
+        assert_same(lab, again, arrays(lab, net))
+        assert found.as_dict() == history.as_dict()
+
+
+def test_ctrl_c_and_on(lab, tmp_path):
+    """Steps since the last checkpoint are taken again."""
+    path = tmp_path / "run.npz"
+
+    class Press(bp.Callback):
+        def steps(self, training, count):
+            if training.epoch == 2:
+                raise KeyboardInterrupt
+
+    net, twin = network(lab), network(lab)
+    history = fit(lab, net, *data(), epochs=5, callbacks=[bp.Checkpoint(path), Press()], resume=path)
+    assert (history.interrupted, len(history.cost)) == (True, 2)
+    again = network(lab)
+    found = fit(lab, again, *data(), epochs=5, **options(path))
+    fit(lab, twin, *data(), epochs=5)
+    assert_same(lab, again, arrays(lab, twin))
+    assert (found.interrupted, len(found.cost)) == (False, 5)
+
+
+def test_callbacks_without_a_memory_may_come_and_go(lab, tmp_path, capsys):
+    path = tmp_path / "run.npz"
+    fit(lab, network(lab), *data(), epochs=1, progress=True, **options(path))
+    net, twin = network(lab), network(lab)
+    seen = []
+    callbacks = [lambda training: seen.append(training.epoch), bp.Checkpoint(path), bp.EarlyStopping()]
+    fit(lab, net, *data(), epochs=3, callbacks=callbacks, resume=path)
+    assert seen == [2, 3]
+    fit(lab, twin, *data(), epochs=3)
+    lab.assert_close(net.vector, vector(lab, twin), 1e-2)
+
+
+def test_early_stopping_that_comes_later_begins_then(lab, tmp_path):
+    path = tmp_path / "run.npz"
+    fit(lab, network(lab), *data(), epochs=2, **options(path))
+    stop = bp.EarlyStopping(patience=1, min_change=100)
+    fit(lab, network(lab), *data(), epochs=5, callbacks=[stop])  # what it saw there is no matter
+    callbacks = [bp.Checkpoint(path), stop]
+    history = fit(lab, network(lab), *data(), epochs=9, callbacks=callbacks, resume=path)
+    assert (len(history.cost), history.best_epoch) == (4, 3)
+
+
+class Counter(bp.Callback):
+    """Remembers a number, an array of integers and one of floats."""
+
+    def __init__(self):
+        self.count, self.whole, self.real = 0, np.zeros(2, "int64"), np.zeros((1, 3), "float32")
+        self.told = []
+
+    def start(self, training):
+        self.told.append(("start", training.epoch, self.count))
+
+    def epoch(self, training):
+        self.count += 1
+        self.whole, self.real = self.whole + 1, self.real + 0.5
+
+    def memory(self):
+        return {"count": self.count, "whole": self.whole, "real": self.real}
+
+    def recall(self, memory):
+        self.told.append(("recall", sorted(memory)))
+        self.count = memory.get("count", 0)
+        self.whole = memory.get("whole", self.whole)
+        self.real = memory.get("real", self.real)
+
+
+def test_a_callback_of_ones_own_remembers(lab, tmp_path):
+    path = tmp_path / "run.npz"
+    first, second = [[Counter(), Counter()] for _ in range(2)]
+    first[1].count = 10
+    fit(lab, network(lab), *data(), epochs=2, callbacks=[*first, bp.Checkpoint(path)])
+    fit(lab, network(lab), *data(), epochs=3, callbacks=[*second, bp.Checkpoint(path)], resume=path)
+    assert [callback.count for callback in second] == [3, 13]
+    for callback in second:
+        assert callback.told == [
+            ("recall", ["count", "real", "whole"]),
+            ("start", 2, callback.count - 1),
+        ]
+        for found, value, dtype in ((callback.whole, 3, "int64"), (callback.real, 1.5, "float32")):
+            assert dtype in str(found.dtype)
+            assert (np.asarray(lab.numpy(found) if lab.backend.owns(found) else found) == value).all()
+    assert first[0].told == [("start", 0, 0)]
+
+
+def refused(lab, path, message, net=None, **more):
+    """The error of a resumed training names the file, and the network is left as it was."""
+    net = network(lab, dropout=0.1) if net is None else net
+    before, state = arrays(lab, net), copy.deepcopy(net.rng.bit_generator.state)
+    with pytest.raises(ValueError, match=message) as caught:
+        fit(lab, net, *data(), epochs=9, resume=path, **{"optimizer": bp.Adam(), **more})
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert_same(lab, net, before)
+    np.testing.assert_equal(net.rng.bit_generator.state, state)
+
+
+@pytest.fixture
+def checkpoint(lab, tmp_path):
+    """A checkpoint of `network(lab)`, of Adam and early stopping."""
+    path = tmp_path / "run.npz"
+    callbacks = [bp.Checkpoint(path), bp.EarlyStopping()]
+    fit(lab, network(lab, dropout=0.1), *data(), optimizer=bp.Adam(), callbacks=callbacks)
+    return path
+
+
+STOP = {"callbacks": [bp.EarlyStopping()]}
+ANOTHER = {
+    "sizes": (
+        lambda lab: {"net": network(lab, (3, 5, 2)), **STOP},
+        r"no checkpoint to resume from: state_\w+ has shape",
+    ),
+    "sizes, without a memory": (
+        lambda lab: {"net": network(lab, (3, 4, 4, 2)), **STOP},
+        "no checkpoint to resume from: state_",
+    ),
+    "dtype": (
+        lambda lab: {"net": network(lab, dtype="float32"), **STOP},
+        r"state_\w+ has shape .* and dtype float64, expected .* float32",
+    ),
+    "activations": (
+        lambda lab: {"net": network(lab, activations="tanh"), **STOP},
+        r"the file's network has activations \['sigmoid', 'sigmoid'\], this one \['tanh', 'tanh'\]",
+    ),
+    "cost": (
+        lambda lab: {"net": network(lab, cost="binary_cross_entropy"), **STOP},
+        "the file's network has cost 'quadratic', this one 'binary_cross_entropy'",
+    ),
+    "generator": (
+        lambda lab: {"net": network(lab, rng=np.random.Generator(np.random.SFC64(0))), **STOP},
+        "it is of a training with random numbers from PCG64, not SFC64",
+    ),
+    "optimizer": (
+        lambda lab: {"optimizer": bp.SGD(), **STOP},
+        "it is of a training with optimizer Adam, not SGD",
+    ),
+    "averaging": (lambda lab: {"optimizer": bp.Adam(averaging=0.9), **STOP}, "it has no .state_average"),
+    "callbacks": (
+        lambda lab: {},
+        "it holds what a callback EarlyStopping remembers, and this training has none of that kind",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ANOTHER)
+def test_a_checkpoint_of_another_training_is_refused(lab, checkpoint, case):
+    make, message = ANOTHER[case]
+    refused(lab, checkpoint, message, **make(lab))
+
+
+def test_sgd_of_other_sizes_is_refused_too(lab, tmp_path):
+    path = tmp_path / "run.npz"
+    fit(lab, network(lab), *data(), **options(path))
+    refused(
+        lab,
+        path,
+        r"the file's network has sizes \[3, 4, 2\], this one \[3, 5, 2\]",
+        net=network(lab, (3, 5, 2)),
+        optimizer=bp.SGD(),
+    )
+
+
+def test_a_network_is_no_checkpoint(lab, tmp_path):
+    path = tmp_path / "net.npz"
+    network(lab).save(path)
+    refused(lab, path, "no checkpoint to resume from: it has no .training")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 nor this"])
+def test_a_foreign_file_is_refused(lab, tmp_path, content):
+    path = tmp_path / "run.npz"
+    path.write_bytes(content)
+    refused(lab, path, "is no network that bpengine can read")
+
+
+def test_a_folder_is_refused(lab, tmp_path):
+    refused(lab, tmp_path, "but a folder")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_a_file_that_is_cut_off_is_refused(lab, checkpoint, share):
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[: int(share * len(content))])
+    refused(lab, checkpoint, "or it is damaged", **STOP)
+
+
+def test_a_file_with_any_byte_changed_is_refused_or_as_good(lab, checkpoint):
+    content = checkpoint.read_bytes()
+    rng = np.random.default_rng(0)
+    whole = network(lab, dropout=0.1)
+    fit(lab, whole, *data(), epochs=3, optimizer=bp.Adam(), resume=checkpoint, **STOP)
+    outcomes = set()
+    for position in rng.choice(len(content), 60, replace=False):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << int(rng.integers(8))
+        checkpoint.write_bytes(damaged)
+        net = network(lab, dropout=0.1)
+        before = arrays(lab, net)
+        try:
+            fit(lab, net, *data(), epochs=3, optimizer=bp.Adam(), resume=checkpoint, **STOP)
+        except ValueError as error:
+            assert str(checkpoint) in str(error)
+            assert_same(lab, net, before)
+            outcomes.add("refused")
+        else:  # such as a date in the archive, which nothing depends on
+            assert_same(lab, net, arrays(lab, whole))
+    assert outcomes == {"refused"}
+
+
+def changed(path, change):
+    """Write a checkpoint anew with its description and its arrays changed."""
+    description, held = files.read(path)
+    change(description["training"], held)
+    files.write(path, description, held)
+
+
+WRONG = {
+    "no epoch": (lambda t, a: t.pop("epoch"), "it has no .epoch"),
+    "no history": (lambda t, a: t.pop("history"), "it has no .history"),
+    "an epoch of text": (lambda t, a: t.update(epoch="two"), "invalid literal"),
+    "a history of text": (lambda t, a: t.update(history="text"), ""),
+    "a cost of text": (lambda t, a: t["history"].update(cost=["x"]), "could not convert"),
+    "figures that are none": (lambda t, a: t["history"].update(monitored=[{"a": 1}]), "argument"),
+    "no random state": (lambda t, a: t.update(random={}), ""),
+    "callbacks of another form": (lambda t, a: t.update(callbacks=3), ""),
+    "a best that is none": (lambda t, a: t["callbacks"][0][1].update(best="x"), "could not convert"),
+    "no state": (
+        lambda t, a: [a.pop(name) for name in list(a) if name.startswith("state_g")],
+        "it has no .state_",
+    ),
+    "a state of another shape": (
+        lambda t, a: a.update({name: a[name][:-1] for name in a if name.startswith("state_w")}),
+        r"state_\w+ has shape \(1,\)",
+    ),
+    "a state of text": (
+        lambda t, a: a.update({name: a[name].astype(str) for name in a if name.startswith("state_w")}),
+        r"state_\w+ has shape \(2,\) and dtype",
+    ),
+    "no weights": (lambda t, a: a.pop("weights_0"), "it has no .?weights_0"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_file_of_another_content_is_refused(lab, checkpoint, case):
+    change, message = WRONG[case]
+    changed(checkpoint, change)
+    refused(lab, checkpoint, f"no checkpoint to resume from: .*{message}", **STOP)
+
+
+def test_a_checkpoint_that_can_t_be_written_ends_training_and_keeps_the_epoch(lab, tmp_path):
+    net, twin = network(lab), network(lab)
+    with pytest.raises(OSError, match="absent"):
+        fit(lab, net, *data(), callbacks=[bp.Checkpoint(tmp_path / "absent" / "run.npz")])
+    fit(lab, twin, *data(), epochs=1)
+    assert_same(lab, net, arrays(lab, twin))
+
+
+def test_a_checkpoint_replaces_the_one_before_and_leaves_nothing_else(lab, tmp_path):
+    path = tmp_path / "run.npz"
+    seen = []
+
+    def look(training):
+        found = bp.load(path, backend=lab.backend) if path.exists() else None
+        seen.append(None if found is None else vector(lab, found))
+        seen.append(vector(lab, training.network))
+
+    fit(lab, network(lab), *data(), epochs=3, callbacks=[look, bp.Checkpoint(path)])
+    assert os.listdir(tmp_path) == ["run.npz"]
+    # before an epoch's checkpoint is written, the file is the epoch's before it
+    before, after = seen[::2], seen[1::2]
+    assert before[0] is None
+    for found, expected in zip(before[1:], after, strict=False):
+        np.testing.assert_array_equal(found, expected)

@@ -1,0 +1,664 @@
+"""Stacks: every network of one is the same network trained alone."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import pickle
+
+import array_api_strict
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import ALONGSIDE, OPTIMIZERS, Case, cases, examples, targets
+
+import bpengine as bp
+from bpengine.model.packing import OWN
+
+TOLERANCE = {"float32": 2e-4, "float64": 1e-10}
+own_parts = st.sets(st.sampled_from(OWN))
+
+
+def stack_of(lab, case, P, **options):
+    """A stack, and its networks by themselves, all from the seeds 0 … P - 1."""
+    shared = {
+        "activations": case.activations,
+        "cost": case.cost,
+        "dtype": case.dtype,
+        "backend": lab.backend,
+    }
+    each = [
+        {name: value[i] if isinstance(value, list) else value for name, value in options.items()}
+        for i in range(P)
+    ]
+    alone = [bp.Network(case.sizes, rng=i, **shared, **each[i]) for i in range(P)]
+    if "dropout" in options:
+        shares = options.pop("dropout")
+        options["dropout"] = [0.0, *[shares] * (case.layers - 1)]
+    return bp.Network(case.sizes, stack=P, rng=list(range(P)), **shared, **options), alone
+
+
+def examples_of(case, P, own, m=None):
+    """X, Y and weights, with a leading axis for those that each network is to have for itself."""
+    m = case.batch if m is None else m
+    parts = [one_batch(case, m, seed) for seed in range(P if own else 1)]
+    found = []
+    for i, part in enumerate(OWN):
+        values = [each[i] for each in parts]
+        found.append(np.stack(values) if part in own else values[0])
+    return found
+
+
+def one_batch(case, m, seed):
+    rng = np.random.default_rng([case.seed, seed])
+    X = rng.standard_normal((case.sizes[0], m)).astype(case.dtype)
+    Y = targets(rng, case.cost, case.sizes[-1], m, case.dtype)
+    return X, Y, rng.random(m) + 0.5
+
+
+def of(arrays, own, i):
+    """What network i is given of the examples of a stack."""
+    return [x[i] if part in own else x for part, x in zip(OWN, arrays, strict=True)]
+
+
+def assert_member(lab, net, alone, tolerance):
+    for found, wanted in zip((*net.weights, *net.biases), (*alone.weights, *alone.biases), strict=True):
+        lab.assert_close(found, lab.numpy(wanted), tolerance)
+
+
+@given(case=cases(max_layers=3, dtypes=("float32", "float64")), P=st.integers(1, 4), own=own_parts)
+@examples(40)
+def test_gradients_and_outputs_are_those_of_each_network_alone(lab, case, P, own):
+    nets, alone = stack_of(lab, case, P)
+    arrays = examples_of(case, P, own)
+    X, Y, weights = map(lab.array, arrays)
+    gradient, outputs = nets.backprop(X, Y, weights), nets.feedforward(X)
+    figures = nets.evaluate(X, Y, weights)
+    tolerance = TOLERANCE[case.dtype]
+    for i, one in enumerate(alone):
+        x, y, w = map(lab.array, of(arrays, own, i))
+        lab.assert_close(outputs[i, ...], lab.numpy(one.feedforward(x)), tolerance)
+        expected = one.backprop(x, y, w)
+        for found, wanted in zip(gradient.blocks, expected.blocks, strict=True):
+            lab.assert_close(found[i, ...], lab.numpy(wanted), tolerance)
+        assert gradient.cost[i] == pytest.approx(expected.cost, rel=tolerance)
+        for name, value in one.evaluate(x, y, w).items():
+            # one accuracy for all, since it tells nothing where targets are not all classes
+            assert name not in figures or figures[name][i] == pytest.approx(value, rel=tolerance)
+
+
+@given(
+    case=cases(min_layers=2, max_layers=3, dtypes=("float64",)),
+    P=st.integers(1, 4),
+    own=own_parts,
+    shuffle=st.sampled_from([False, "each"]),
+    optimizer=st.sampled_from(OPTIMIZERS),
+    dropout=st.sampled_from([0.0, 0.25]),
+    l2=st.sampled_from([0.0, 0.1]),
+)
+@examples(25)
+def test_training_is_that_of_each_network_alone(lab, case, P, own, shuffle, optimizer, dropout, l2):
+    nets, alone = stack_of(lab, case, P, dropout=dropout, l2=l2, l1=l2 / 10)
+    arrays = examples_of(case, P, own, m=7)
+    options = {"epochs": 3, "batch_size": 3, "optimizer": optimizer, "progress": False}
+    X, Y, weights = map(lab.array, arrays)
+    history = nets.fit(X, Y, sample_weight=weights, shuffle=shuffle, **options)
+    for i, one in enumerate(alone):
+        x, y, w = map(lab.array, of(arrays, own, i))
+        expected = one.fit(x, y, sample_weight=w, shuffle=bool(shuffle), **options)
+        assert_member(lab, nets[i], one, 1e-8)
+        assert [cost[i] for cost in history.cost] == pytest.approx(expected.cost, rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "beside"),
+    [
+        *itertools.product([bp.SGD, bp.Adam, bp.AdamW, bp.RMSprop, bp.Adagrad], ["nothing", *ALONGSIDE]),
+        (bp.SGD, "momentum"),
+    ],
+)
+def test_each_network_may_have_a_rate_and_strengths_of_its_own(lab, kind, beside):
+    P = 3
+    case = Case([3, 4, 2], ["tanh", "sigmoid"], "binary_cross_entropy", seed=3)
+    rates = [0.1, 0.02, 0.3]
+    dropout, l2, l1, scale = [0.0, 0.2, 0.4], [0.0, 0.1, 0.2], [0.01, 0.0, 0.0], [1.0, 0.5, 2.0]
+    nets, alone = stack_of(lab, case, P, dropout=dropout, l2=l2, l1=l1, initial_scale=scale)
+    extra = [{} for _ in range(P)]
+    whole = {}
+    if beside == "weight_decay":
+        whole = {"weight_decay": rates}
+        extra = [{"weight_decay": rate} for rate in rates]
+    elif beside != "nothing":
+        whole = {beside: {**ALONGSIDE, "momentum": 0.5}[beside]}
+        extra = [whole] * P
+    X, Y, _ = examples_of(case, P, (), m=7)
+    options = {"epochs": 3, "batch_size": 3, "progress": False}
+    history = nets.fit(
+        lab.array(X), lab.array(Y), shuffle="each", optimizer=kind(rates, **whole), **options
+    )
+    for i, one in enumerate(alone):
+        expected = one.fit(lab.array(X), lab.array(Y), optimizer=kind(rates[i], **extra[i]), **options)
+        assert_member(lab, nets[i], one, 1e-9)
+        assert [cost[i] for cost in history.cost] == pytest.approx(expected.cost)
+        assert [rate[i] for rate in history.learning_rate] == expected.learning_rate
+
+
+def small(lab, P=5, **options):
+    return bp.Network(
+        [2, 6, 2],
+        activations=["tanh", "sigmoid"],
+        cost="binary_cross_entropy",
+        backend=lab.backend,
+        dtype="float64",
+        stack=P,
+        rng=list(range(P)),
+        **options,
+    )
+
+
+def single(lab, i, **options):
+    return bp.Network(
+        [2, 6, 2],
+        activations=["tanh", "sigmoid"],
+        cost="binary_cross_entropy",
+        backend=lab.backend,
+        dtype="float64",
+        rng=i,
+        **options,
+    )
+
+
+def rings(lab, m=60):
+    X, labels = bp.datasets.circles(m, rng=0)
+    return lab.array(X.astype("float64")), lab.array(labels)
+
+
+RATES = [0.3, 1.0, 3.0, 10.0, 30.0]
+
+
+@pytest.mark.parametrize("averaging", [None, 0.9])
+def test_each_network_stops_for_itself(lab, averaging):
+    X, labels = rings(lab)
+    options = {"epochs": 40, "batch_size": 9, "validation": (X, labels), "progress": False}
+    stop = bp.EarlyStopping(patience=3, min_change=0.01)
+    nets = small(lab)
+    optimizer = bp.SGD(RATES, momentum=0.5, averaging=averaging)
+    history = nets.fit(X, labels, shuffle="each", optimizer=optimizer, callbacks=[stop], **options)
+    stops = set()
+    for i, rate in enumerate(RATES):
+        one, stop = single(lab, i), bp.EarlyStopping(patience=3, min_change=0.01)
+        optimizer = bp.SGD(rate, momentum=0.5, averaging=averaging)
+        expected = one.fit(X, labels, optimizer=optimizer, callbacks=[stop], **options)
+        count = len(expected.cost)
+        stops.add(count)
+        assert history.best_epoch[i] == expected.best_epoch
+        assert_member(lab, nets[i], one, 1e-8)
+        for name in ("cost", "validation_cost", "validation_accuracy"):
+            found = [figures[i] for figures in getattr(history, name)]
+            wanted = getattr(expected, name)
+            assert found[:count] == pytest.approx(wanted, rel=1e-8)
+            # one that has stopped keeps its last figures
+            assert found[count:] == pytest.approx([wanted[-1]] * (len(found) - count), rel=1e-8)
+    assert len(stops) > 2, "they stop one after the other"
+
+
+def test_the_plan_shrinks_when_half_of_the_networks_have_stopped(lab):
+    X, labels = rings(lab)
+    sizes = []
+
+    def stop_one(training):
+        sizes.append(len(training.trained))
+        training.freeze(training.epoch - 1)
+
+    before = {}
+
+    def remember(training):
+        before[training.epoch] = np.array(lab.numpy(training.network.weights[0]))
+
+    nets = small(lab, P=8)
+    nets.fit(X, labels, epochs=9, callbacks=[stop_one, remember], progress=False)
+    # 8, then 7 at the first stop, then half of those that are left
+    assert sizes == [8, 7, 7, 7, 7, 3, 3, 1]
+    for i in range(8):
+        np.testing.assert_array_equal(lab.numpy(nets.weights[0])[i], before[i + 1][i])
+
+
+@pytest.mark.parametrize(
+    "own", [(), ("targets",), ("weights",), ("targets", "weights"), ("inputs",), OWN]
+)
+@pytest.mark.parametrize("shuffle", [False, "each"])
+def test_those_that_go_on_keep_their_own_examples(lab, own, shuffle):
+    rng = np.random.default_rng(0)
+    P, m = 5, 20
+    arrays = [rng.standard_normal((P, 2, m)), rng.random((P, 2, m)), rng.random((P, m)) + 0.5]
+    arrays = [x if part in own else x[0] for part, x in zip(OWN, arrays, strict=True)]
+    X, Y, weights = map(lab.array, arrays)
+    options = {"batch_size": 6, "optimizer": bp.Adam(0.01), "progress": False}
+
+    def stop_some(training):
+        training.freeze([1, 2] if training.epoch == 2 else [0])
+
+    nets = small(lab, P)
+    nets.fit(X, Y, sample_weight=weights, epochs=4, shuffle=shuffle, callbacks=[stop_some], **options)
+    for i, epochs in enumerate([1, 2, 2, 4, 4]):
+        one = single(lab, i)
+        x, y, w = map(lab.array, of(arrays, own, i))
+        one.fit(x, y, sample_weight=w, epochs=epochs, shuffle=bool(shuffle), **options)
+        assert_member(lab, nets[i], one, 1e-9)
+
+
+def test_one_that_diverges_stops_and_the_others_go_on(lab):
+    rng = np.random.default_rng(0)
+    X, Y = lab.array(rng.standard_normal((2, 30))), lab.array(rng.standard_normal((1, 30)))
+    options = {"epochs": 20, "batch_size": 7, "progress": False}
+    shared = {"activations": "linear", "backend": lab.backend, "dtype": "float64"}
+    rates = [0.01, 1e6, 0.02]
+    nets = bp.Network([2, 3, 1], stack=3, rng=[0, 1, 2], **shared)
+    with pytest.warns(RuntimeWarning, match="network 1 of the stack is no longer finite in epoch"):
+        history = nets.fit(X, Y, shuffle="each", optimizer=bp.SGD(rates), **options)
+    for i, rate in enumerate(rates):
+        one = bp.Network([2, 3, 1], rng=i, **shared)
+        if i == 1:
+            with pytest.raises(bp.NonFiniteCostError):
+                one.fit(X, Y, optimizer=bp.SGD(rate), **options)
+        else:
+            expected = one.fit(X, Y, optimizer=bp.SGD(rate), **options)
+            assert [cost[i] for cost in history.cost] == pytest.approx(expected.cost)
+        assert_member(lab, nets[i], one, 1e-9)
+    assert np.isfinite(lab.numpy(nets.vector)).all()
+    with pytest.raises(bp.NonFiniteCostError), pytest.warns(RuntimeWarning):
+        nets.fit(X, Y, optimizer=bp.SGD([1e3, 1e6, 1e9]), **options)
+    assert np.isfinite(lab.numpy(nets.vector)).all()
+
+
+def test_a_member_is_a_network_that_shares_memory(lab):
+    X, labels = rings(lab)
+    nets = small(lab)
+    one = nets[-1]
+    assert not one.stack
+    assert len(nets) == 5
+    assert [net.sizes for net in nets] == [(2, 6, 2)] * 5
+    one.biases[0] = one.biases[0] + 1.0
+    np.testing.assert_array_equal(lab.numpy(nets.biases[0])[4], lab.numpy(one.biases[0]))
+    np.testing.assert_array_equal(lab.numpy(nets.feedforward(X))[4], lab.numpy(one.feedforward(X)))
+    assert bp.check_gradient(one, X, labels).passed
+    alone = copy.deepcopy(one)
+    options = {"epochs": 3, "optimizer": bp.Adam(0.01), "progress": False}
+    before = np.array(lab.numpy(nets.vector))
+    assert one.fit(X, labels, **options).cost == alone.fit(X, labels, **options).cost
+    assert_member(lab, nets[4], alone, 0.0)
+    changed = before != lab.numpy(nets.vector)
+    count = sum(n * (fan_in + 1) for fan_in, n in itertools.pairwise(one.sizes))
+    assert changed.sum() == count, "of its own parameters, and no others"
+    with pytest.raises(ValueError, match=r"use nets\[i\].fit, or copy.deepcopy"):
+        one.plan(4, bp.SGD())
+    with pytest.raises(ValueError, match=r"fit, or copy"):
+        one.partial_fit(X, labels)
+    with pytest.raises(IndexError):
+        nets[5]
+    with pytest.raises(TypeError, match="one network, not a stack"):
+        len(one)
+    assert bool(one)
+
+
+def test_a_member_stays_where_its_stack_is():
+    nets = bp.Network([2, 3], stack=2)  # the first array is to decide the backend
+    with pytest.raises(TypeError, match="this network's backend is 'numpy'"):
+        nets[0].feedforward(array_api_strict.ones((2, 4)))
+    nets.feedforward(array_api_strict.ones((2, 4)))
+    assert nets[0].feedforward(array_api_strict.ones((2, 4))).shape == (3, 4)
+
+
+def test_stacking_networks_that_are_there(lab):
+    X, labels = rings(lab)
+    networks = [single(lab, i, dropout=[0.0, i / 10], l2=i / 10) for i in range(3)]
+    nets = bp.stack(networks)
+    for i, net in enumerate(networks):
+        assert (nets[i].dropout, nets[i].l2) == (net.dropout, net.l2)
+    options = {"epochs": 3, "optimizer": bp.Adam(0.01), "progress": False}
+    nets.fit(X, labels, shuffle="each", **options)
+    for i, net in enumerate(networks):
+        net.fit(X, labels, **options)
+        assert_member(lab, nets[i], net, 1e-10)
+    again = bp.stack(nets)
+    np.testing.assert_array_equal(lab.numpy(again.vector), lab.numpy(nets.vector))
+    with pytest.raises(ValueError, match="networks is empty"):
+        bp.stack([])
+    with pytest.raises(TypeError, match=r"networks\[1\] is a stack"):
+        bp.stack([networks[0], nets])
+    with pytest.raises(ValueError, match=r"networks\[1\] has sizes \(2, 3\)"):
+        bp.stack([networks[0], bp.Network([2, 3], backend=lab.backend)])
+
+
+def test_the_best_network(lab):
+    X, labels = rings(lab)
+    nets = small(lab)
+    with pytest.raises(ValueError, match="there has been no training"):
+        nets.best()
+    history = nets.fit(X, labels, epochs=3, progress=False)
+    assert_member(lab, nets.best(), nets[int(np.argmin(history.cost[-1]))], 0.0)
+    with pytest.raises(ValueError, match=r"has no validation_cost: give fit\(validation"):
+        nets.best("validation_cost")
+    history = nets.fit(X, labels, epochs=3, validation=(X, labels), progress=False)
+    most = int(np.argmax(history.validation_accuracy[-1]))
+    assert_member(lab, nets.best("validation_accuracy"), nets[most], 0.0)
+    assert_member(lab, nets.best(), nets[int(np.argmin(history.validation_cost[-1]))], 0.0)
+    assert_member(lab, nets.best([0, 1, 5, 2, float("nan")]), nets[2], 0.0)
+    evaluated = nets.best(lambda net: net.evaluate(X, labels)["accuracy"])
+    assert_member(lab, evaluated, nets[int(np.argmax(nets.evaluate(X, labels)["accuracy"]))], 0.0)
+    with pytest.raises(ValueError, match="expected 5 scores"):
+        nets.best([1, 2])
+    with pytest.raises(ValueError, match=r"unknown metric 'costs'.* Did you mean 'cost'"):
+        nets.best("costs")
+
+
+def test_what_the_networks_say_together(lab):
+    X, _ = rings(lab)
+    nets = small(lab)
+    outputs = lab.numpy(nets.feedforward(X))
+    mean, spread = nets.ensemble(X)
+    lab.assert_close(mean, outputs.mean(axis=0), 1e-12)
+    lab.assert_close(spread, outputs.std(axis=0), 1e-12)
+
+
+def test_files_pickles_and_other_dtypes(lab, tmp_path):
+    X, labels = rings(lab)
+    nets = small(lab, dropout=[0.0, [0.0, 0.1, 0.2, 0.3, 0.4]], l2=[0.1, 0.2, 0.3, 0.4, 0.5])
+    nets.save(tmp_path / "nets.npz")
+    loaded = bp.load(tmp_path / "nets.npz", backend=lab.backend)
+    for net in (loaded, pickle.loads(pickle.dumps(nets)), copy.deepcopy(nets)):
+        np.testing.assert_array_equal(lab.numpy(net.vector), lab.numpy(nets.vector))
+        assert (net.dropout, list(net.l2), net.stack) == (nets.dropout, list(nets.l2), (5,))
+    twin = pickle.loads(pickle.dumps(nets))
+    for net in (nets, twin):
+        net.fit(X, labels, epochs=2, progress=False)
+    np.testing.assert_array_equal(lab.numpy(twin.vector), lab.numpy(nets.vector))
+    single_precision = nets.astype("float32")
+    assert (single_precision.dtype, single_precision.stack) == ("float32", (5,))
+    lab.assert_close(single_precision.vector, lab.numpy(nets.vector), 1e-6)
+
+
+@pytest.mark.parametrize("shuffle", [True, "each"])
+@pytest.mark.parametrize("optimizer", [bp.Adam(0.05), bp.SGD(RATES, momentum=0.5, averaging=0.9)])
+def test_a_training_of_which_some_have_stopped_is_resumed_bit_for_bit(lab, tmp_path, shuffle, optimizer):
+    X, labels = rings(lab)
+    path = tmp_path / "run.npz"
+    options = {"validation": (X, labels), "optimizer": optimizer, "shuffle": shuffle, "progress": False}
+
+    def stop_one(training):
+        if training.epoch in (2, 4):
+            training.freeze(training.epoch)
+
+    def callbacks():
+        return [stop_one, bp.EarlyStopping(patience=30), bp.Checkpoint(path)]
+
+    whole = small(lab, dropout=0.2)
+    expected = whole.fit(X, labels, epochs=9, callbacks=callbacks(), **options)
+    for stop in range(1, 9):
+        path.unlink(missing_ok=True)
+        for epochs in (stop, 9):
+            nets = small(lab, dropout=0.2)
+            history = nets.fit(X, labels, epochs=epochs, callbacks=callbacks(), resume=path, **options)
+        np.testing.assert_array_equal(lab.numpy(nets.vector), lab.numpy(whole.vector))
+        np.testing.assert_array_equal(history.cost, expected.cost)
+        np.testing.assert_array_equal(history.validation_cost, expected.validation_cost)
+
+
+def test_logs_and_statistics(lab, tmp_path):
+    X, labels = rings(lab)
+    nets = small(lab, P=2)
+    callbacks = [bp.CSVLog(tmp_path / "log.csv"), bp.JSONLinesLog(tmp_path / "log.jsonl")]
+    history = nets.fit(X, labels, epochs=2, callbacks=callbacks, monitor="epoch", progress=True)
+    header = (tmp_path / "log.csv").read_text().splitlines()[0]
+    assert header.startswith("epoch,cost[0],cost[1],")
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+    found = history.monitored[0]
+    for i in range(2):
+        one = single(lab, i).fit(X, labels, epochs=1, shuffle=False, monitor=1, progress=False)
+        # weights before the first step do not depend on the order of the examples
+        for layer, norms in enumerate(found.weight_norms):
+            assert norms[i] == pytest.approx(one.monitored[0].weight_norms[layer])
+
+
+def test_plans_and_partial_fit(lab):
+    X, labels = rings(lab, m=8)
+    nets = small(lab, P=3)
+    plan = nets.plan(8, bp.SGD([0.1, 0.2, 0.3]))
+    plan.load(X, labels)
+    costs = plan.run(steps=3).cost
+    assert costs.shape == (3,)
+    assert plan.counts["matmul"] == 5
+    assert "stack of 3" in str(plan)
+    plan.learning_rate = [0.0, 0.0, 0.5]
+    before = np.array(lab.numpy(nets.weights[0]))
+    plan.run()
+    moved = (lab.numpy(nets.weights[0]) != before).any(axis=(1, 2))
+    assert moved.tolist() == [False, False, True]
+    with pytest.raises(ValueError, match="learning_rate has 1 values; this plan takes 3"):
+        plan.learning_rate = 0.5
+    each = lab.array(np.stack([lab.numpy(X)] * 3))
+    with pytest.raises(ValueError, match=r"the inputs are those of 3 networks.*own=\['inputs'\]"):
+        plan.load(each, labels)
+    own = nets.plan(8, own=["inputs"])
+    own.load(X, labels)
+    first = own.run().cost
+    own.load(each, labels)
+    np.testing.assert_array_equal(own.run().cost, first)
+    twin = copy.deepcopy(nets)
+    for _ in range(2):
+        cost = nets.partial_fit(X, labels, batch_size=8, shuffle=False, optimizer=bp.Adam(0.1))
+    twin.fit(X, labels, epochs=2, batch_size=8, shuffle=False, optimizer=bp.Adam(0.1), progress=False)
+    np.testing.assert_array_equal(lab.numpy(nets.vector), lab.numpy(twin.vector))
+    np.testing.assert_array_equal(cost, twin.history.cost[-1])
+
+
+def test_streams_and_class_weights(lab):
+    X, labels = rings(lab, m=12)
+    host_x, host_y = lab.numpy(X), lab.numpy(labels)
+    nets, twin = small(lab, P=3), small(lab, P=3)
+    batches = [(lab.array(host_x[:, i : i + 4]), lab.array(host_y[i : i + 4])) for i in (0, 4, 8)]
+    nets.fit(batches, epochs=2, progress=False)
+    twin.fit(X, labels, epochs=2, batch_size=4, shuffle=False, progress=False)
+    lab.assert_close(nets.vector, lab.numpy(twin.vector), 1e-12)
+    each = lab.array(np.stack([host_x] * 3))
+    with pytest.raises(ValueError, match="share the batches of an iterable"):
+        nets.fit([(each, labels)], progress=False)
+    own = lab.array(np.stack([host_y, 1 - host_y, host_y]))
+    nets.fit(X, own, class_weight={0: 2.0}, epochs=1, batch_size=4, shuffle="each", progress=False)
+
+
+def refusals(lab):
+    X, labels = rings(lab, m=8)
+    nets = small(lab, P=3)
+    host = lab.numpy(X)
+    three = {"stack": 3, "backend": lab.backend}
+    return [
+        (lambda: bp.Network([2, 2], stack=0), "stack must be 1 or more"),
+        (lambda: bp.Network([2, 2], rng=[1, 2], **three), "rng has 2 values; this is a stack of 3"),
+        (lambda: bp.Network([2, 2], l2=[1, 2], **three), "l2 has 2 values; this is a stack of 3"),
+        (lambda: bp.Network([2, 2], l2=[1, 2]), "l2 has 2 values; this is one network"),
+        (lambda: bp.Network([2, 2], l1=[1, -2, 3], **three), r"l1\[1\] must be 0 or more"),
+        (lambda: bp.Network([2, 3, 2], dropout=[0, [0.1]], **three), r"dropout\[1\] has 1 values"),
+        (lambda: nets.plan(4, bp.SGD([1, 2])), "learning_rate has 2 values; this is a stack of 3"),
+        (lambda: single(lab, 0).plan(4, bp.SGD([1, 2])), "learning_rate has 2 values; this is one"),
+        (lambda: nets.plan(4, bp.AdamW(weight_decay=[1, 2])), "weight_decay has 2 values"),
+        (lambda: bp.SGD([0.1, 0.0]), r"learning_rate\[1\] must be above 0"),
+        (lambda: nets.plan(4, own=["input"]), "unknown own 'input'. Did you mean 'inputs'"),
+        (lambda: single(lab, 0).plan(4, own=["inputs"]), "is for stacks; this is one network"),
+        (lambda: nets.feedforward(lab.array(np.stack([host] * 2))), r"or \(3, 2, m\), with inputs of"),
+        (lambda: nets.backprop(X, lab.array(np.ones((2, 2, 8)))), r"own have shape \(3, 2, 8\)"),
+        (lambda: nets.backprop(X, labels, np.ones((2, 8))), r"expected \(8,\).* or \(3, 8\)"),
+        (lambda: nets.backprop(X, labels, per_example="norms"), "per_example is for one network"),
+        (lambda: nets.plan(4, per_example="norms"), "per_example is for one network"),
+        (lambda: bp.check_gradient(nets, X, labels), r"use nets\[i\]"),
+        (lambda: bp.input_gradients(nets, X, labels), r"use nets\[i\]"),
+        (lambda: bp.jacobians(nets, X), r"use nets\[i\]"),
+        (lambda: bp.per_example_gradients(nets, X, labels), r"use nets\[i\]"),
+        (lambda: bp.Curvature(nets, X, labels), r"use nets\[i\]"),
+        (lambda: nets.fit(X, labels, optimizer=bp.LBFGS()), "LBFGS is for one network"),
+        (lambda: nets.fit(X, labels, optimizer=bp.DPSGD(1.0, 1.0, 1.0)), "DPSGD is for one network"),
+        (lambda: nets.fit(X, labels, batch_size=4, shuffle="all"), "shuffle must be a whole number"),
+        (lambda: nets.fit([(X, labels)], shuffle="each"), "shuffle='each' needs X and Y as arrays"),
+        (lambda: nets.fit(X, lab.array(np.ones((2, 8), int))), r"own have shape \(3, 8\), and targets"),
+        (
+            lambda: nets.fit(X, lab.array(np.ones((4, 8)))),
+            r"own have shape \(3, 2, 8\), labels \(3, 8\)",
+        ),
+        (lambda: nets[0:2], "cannot be interpreted as an integer"),
+        (lambda: nets[0].ensemble(X), "ensemble is for a stack of networks"),
+        (lambda: nets[0].best(lambda net: 1.0), "best is for a stack of networks"),
+        (lambda: single(lab, 0).fit(X, labels, batch_size=4, shuffle="each"), "is for a stack"),
+    ]
+
+
+def test_what_does_not_fit_is_told(lab):
+    for call, message in refusals(lab):
+        with pytest.raises((ValueError, TypeError), match=message):
+            call()
+
+
+def test_figures_on_validation_data_of_each_networks_own(lab):
+    rng = np.random.default_rng(0)
+    P, m = 4, 12
+    X, Y, weights = rng.standard_normal((P, 2, m)), rng.random((P, 2, m)), rng.random((P, m)) + 0.5
+
+    def stop_some(training):
+        training.freeze([0] if training.epoch == 1 else [2, 3])
+
+    for own in (("inputs",), ("targets",), ("weights",), OWN):
+        held = [x if part in own else x[0] for part, x in zip(OWN, (X, Y, weights), strict=True)]
+        held = tuple(map(lab.array, held[:2])) + tuple(held[2:])
+        nets = small(lab, P)
+        history = nets.fit(
+            lab.array(X[0]),
+            lab.array(Y[0]),
+            epochs=3,
+            batch_size=5,
+            validation=held,
+            callbacks=[stop_some],
+            progress=False,
+        )
+        np.testing.assert_allclose(history.validation_cost[-1], nets.evaluate(*held)["cost"], rtol=1e-12)
+
+
+def test_partial_fit_with_other_examples_and_after_some_have_stopped(lab):
+    X, labels = rings(lab, m=8)
+    host = lab.numpy(X)
+    each = lab.array(np.stack([host] * 3))
+    nets, twin = small(lab, P=3), small(lab, P=3)
+    options = {"batch_size": 8, "shuffle": False, "optimizer": bp.Adam(0.1)}
+    for net, second in ((nets, each), (twin, X)):
+        net.partial_fit(X, labels, **options)
+        net.partial_fit(second, labels, **options)
+    lab.assert_close(nets.vector, lab.numpy(twin.vector), 1e-12)
+    nets._training.freeze([1])
+    before = np.array(lab.numpy(nets.weights[0]))
+    for x in (X, each):
+        cost = nets.partial_fit(x, labels, **options)
+        assert cost.shape == (3,)
+    moved = (lab.numpy(nets.weights[0]) != before).any(axis=(1, 2))
+    assert moved.tolist() == [True, False, True]
+    nets._training.freeze([0, 2])
+    with pytest.raises(ValueError, match="all networks of the stack have stopped"):
+        nets.partial_fit(X, labels, **options)
+
+
+@pytest.mark.parametrize("averaging", [None, 0.5])
+def test_parameters_that_a_callback_sets_are_gone_on_from(lab, averaging):
+    X, labels = rings(lab, m=8)
+    seen = []
+
+    def set_parameters(training):
+        if training.epoch == 1:
+            training.freeze([0])
+        if training.epoch == 3:
+            training.network.weights[0][...] = 5.0
+        seen.append(np.array(lab.numpy(training.network.weights[0])))
+
+    optimizer = bp.SGD(1e-12, averaging=averaging)
+    small(lab, 3).fit(
+        X,
+        labels,
+        batch_size=8,
+        epochs=5,
+        optimizer=optimizer,
+        callbacks=[set_parameters],
+        progress=False,
+    )
+    np.testing.assert_allclose(seen[-1], 5.0, rtol=1e-9)
+
+
+@pytest.mark.parametrize("frozen", [[], [0]])
+def test_parameters_set_in_one_network_leave_the_steps_of_the_others(lab, frozen):
+    X, labels = rings(lab, m=12)
+
+    def run(network, one, averaging):
+        """The vectors after each epoch, of a step; `one` gives a network whose weights are set in it."""
+        seen = []
+
+        def look(training):
+            networks = training.network if training.network.stack else [training.network]
+            seen.append([np.array(lab.numpy(net.vector)) for net in networks])
+            if training.epoch == 1 and frozen and training.network.stack:
+                training.freeze(frozen)
+            if training.epoch == 2 and one is not None:
+                one(training.network).weights[0] = lab.array(np.full((6, 2), 0.25))
+
+        optimizer = bp.SGD(0.5, momentum=0.5, averaging=averaging)
+        options = {"batch_size": 12, "shuffle": False, "callbacks": [look], "progress": False}
+        network.fit(X, labels, epochs=4, optimizer=optimizer, **options)
+        return seen
+
+    stack = run(small(lab, 3), lambda nets: nets[1], 0.999)
+    alone = run(single(lab, 1), lambda net: net, 0.999)
+    steps = np.array(run(single(lab, 2), None, None))[:, 0]
+    for epoch in range(4):
+        np.testing.assert_allclose(stack[epoch][1], alone[epoch][0], rtol=1e-9)
+    # the average of all begins anew where that of one does
+    np.testing.assert_allclose(stack[1][2], steps[:2].mean(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(stack[3][2], steps[2:].mean(axis=0), rtol=1e-9)
+
+
+def test_ctrl_c_in_an_epoch_after_some_have_stopped(lab):
+    X, labels = rings(lab)
+    kept = {}
+
+    class Interrupting(bp.Callback):
+        def epoch(self, training):
+            if training.epoch == 1:
+                training.freeze([1])
+                kept[1] = np.array(lab.numpy(training.network.weights[0])[1])
+
+        def steps(self, training, count):
+            if training.epoch == 2:
+                raise KeyboardInterrupt
+
+    nets = small(lab, 3)
+    history = nets.fit(X, labels, batch_size=7, epochs=5, callbacks=[Interrupting()], progress=False)
+    assert (history.interrupted, len(history.cost)) == (True, 2)
+    np.testing.assert_array_equal(lab.numpy(nets.weights[0])[1], kept[1])
+    assert np.isfinite(lab.numpy(nets.vector)).all()
+
+
+def test_a_schedule_that_watches_goes_by_the_mean_cost(lab):
+    X, labels = rings(lab)
+    nets = small(lab, 3)
+    schedule = bp.schedules.OnPlateau(0.5, factor=0.5, patience=1, min_change=1e9)
+    history = nets.fit(X, labels, epochs=4, optimizer=bp.SGD(schedule), progress=False)
+    assert history.learning_rate == [0.5, 0.5, 0.25, 0.125]
+
+
+def test_a_checkpoint_of_another_stack_is_refused(lab, tmp_path):
+    X, labels = rings(lab)
+    path = tmp_path / "run.npz"
+    small(lab, 4).fit(X, labels, epochs=1, callbacks=[bp.Checkpoint(path)], progress=False)
+    with pytest.raises(ValueError, match="it is of a stack of 4 networks, not 3"):
+        small(lab, 3).fit(X, labels, epochs=2, resume=path, progress=False)
+
+
+def test_clipping_of_single_examples_is_not_that_of_a_stack(lab):
+    X, labels = rings(lab)
+    one = single(lab, 0)
+    clipped = one.backprop(X, labels, per_example="clip", max_norm=1e9)
+    lab.assert_close(clipped.vector, lab.numpy(one.backprop(X, labels).vector), 1e-9)
