@@ -201,7 +201,7 @@ class OnPlateau(Schedule):
         Below 1.
     patience : int, optional
         Epochs without an improvement after which the rate is lowered.
-    min_change : float, optional
+    min_delta : float, optional
         What counts as an improvement: the cost must fall below the best by more than this.
 
     Examples
@@ -215,20 +215,20 @@ class OnPlateau(Schedule):
     initial: float
     factor: float = 0.1
     patience: int = 10
-    min_change: float = 1e-4
+    min_delta: float = 1e-4
 
     def __post_init__(self) -> None:
         positive_number(self.initial, "initial")
         fraction(self.factor, "factor")
         positive_number(self.factor, "factor")
         positive_integer(self.patience, "patience")
-        non_negative_number(self.min_change, "min_change")
+        non_negative_number(self.min_delta, "min_delta")
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
         """η after the epochs whose costs are given."""
         best, waited, rate = math.inf, 0, self.initial
         for cost in costs:
-            if cost < best - self.min_change:
+            if cost < best - self.min_delta:
                 best, waited = cost, 0
             else:
                 waited += 1
