@@ -17,7 +17,7 @@ import numpy as np
 from bpengine.backends import Array
 from bpengine.training import checkpoint
 from bpengine.training.loop import Callback, Training
-from bpengine.validation import choose, non_negative_number, positive_integer
+from bpengine.validation import choose, flag, non_negative_number, positive_integer
 
 __all__ = ["CSVLog", "Checkpoint", "EarlyStopping", "Function", "JSONLinesLog", "Progress"]
 
@@ -71,7 +71,7 @@ class EarlyStopping(Callback):
         self.min_delta = non_negative_number(min_delta, "min_delta")
         names = ("validation_cost", "validation_accuracy", "cost")
         self.monitor = None if monitor is None else choose(monitor, {n: n for n in names}, "monitor")
-        self.restore = restore
+        self.restore = flag(restore, "restore")
         self._best: Any = -math.inf
         self._best_epoch: Any = 0
         self._waited: Any = 0

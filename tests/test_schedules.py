@@ -241,7 +241,7 @@ def test_on_a_plateau_of_the_watched_cost_training_slows_down(lab, validated):
         (StepDecay(0.5), "StepDecay(initial=0.5, factor=0.1, every=10)"),
         (Cosine(0.5, 30), "Cosine(initial=0.5, epochs=30, final=0.0)"),
         (InverseScaling(0.5), "InverseScaling(initial=0.5, power=0.5)"),
-        (WarmUp(Cosine(0.5, 30), 2), f"WarmUp(after={Cosine(0.5, 30)!r}, epochs=2)"),
+        (WarmUp(Cosine(0.5, 30), 2), f"WarmUp(after={Cosine(0.5, 30)!r}, epochs=2.0)"),
         (OnPlateau(0.5), "OnPlateau(initial=0.5, factor=0.1, patience=10, min_delta=0.0001)"),
     ],
 )
