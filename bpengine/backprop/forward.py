@@ -18,7 +18,7 @@ from bpengine.model.packing import example_rows, own_parts
 
 __all__ = ["evaluate", "feedforward", "forward_chunks"]
 
-CHUNK_ELEMENTS = 2**22  # elements of all activations that a prediction holds at a time
+CHUNK_ELEMENTS = 2**22  # numbers that are computed at a time where there are many examples
 
 
 def feedforward(model: Model, X: Array) -> Array:
@@ -30,6 +30,11 @@ def feedforward(model: Model, X: Array) -> Array:
     return out
 
 
+def chunk_size(model: Model) -> int:
+    """How many examples are fed forward at a time, so that their activations take bounded memory."""
+    return max(1, CHUNK_ELEMENTS // (sum(model.sizes) * math.prod(model.stack)))
+
+
 def forward_chunks(
     network: Model, X: Array, Y: Array | None = None
 ) -> Iterator[tuple[slice, Workspace]]:
@@ -38,7 +43,7 @@ def forward_chunks(
     The workspace holds the chunk's z, a and targets until the next one is asked for.
     """
     m = int(X.shape[-1])
-    chunk = max(1, min(m, CHUNK_ELEMENTS // (sum(network.sizes) * math.prod(network.stack))))
+    chunk = min(m, chunk_size(network))
     outputs, backend, dtype = network.sizes[-1], network.backend, network.dtype
     own = own_parts(X, X if Y is None else Y, None)
     for start in range(0, m, chunk):

@@ -54,6 +54,7 @@ class Workspace:
 
     Attributes
     ----------
+    batch_size : int
     rows : array of shape (m, K_1 + n_L), or one more where examples have weights
         The batch: inputs, 1, padding, targets, weight. With inputs for each of P networks (P m, …).
     extended : list of arrays of shape (…, K_l, m)
@@ -88,7 +89,7 @@ class Workspace:
         rngs: Sequence[np.random.Generator] = (),
         scales: bool = False,
     ) -> None:
-        m = batch_size
+        m = self.batch_size = batch_size
         width = padded(sizes[0] + 1, backend, dtype)
         x, y, weights = self._make_rows(sizes[-1], m, width, backend, dtype, stack, own, weighted)
         self.inputs: Array = x[..., : sizes[0]]

@@ -25,7 +25,7 @@ from bpengine.distributed.agreement import (
 )
 from bpengine.distributed.collectives import Group, RankError
 from bpengine.distributed.options import DataParallel
-from bpengine.distributed.plan import AccumulatedPlan, SummedPlan
+from bpengine.distributed.plan import AccumulatedPlan, Summed
 from bpengine.model.examples import sample_weights
 from bpengine.training.loop import Callback, Training
 from bpengine.training.stack import StackTraining
@@ -180,7 +180,7 @@ class DataParallelTraining(Training):
         self.rate = η
         if self._summed:
             plan = self._shared
-            plan.share(self._examples)
+            plan.average_over(self._examples)
             plan.learning_rate = η
             plan.program.idle()
 
@@ -188,7 +188,7 @@ class DataParallelTraining(Training):
         found = super()._plan(chunk)
         if self._summed:
             self._shared = found[0]
-            self._shared.share(self._examples)
+            self._shared.average_over(self._examples)
             self._shared.program.count()
         return found
 
@@ -198,16 +198,15 @@ class DataParallelTraining(Training):
         state = self.state
         assert state is not None
 
-        def make(m: int) -> SummedPlan:
-            return SummedPlan(
+        def make(m: int) -> Plan:
+            return Plan(
                 self.trained,
                 m,
                 state.optimizer,
-                self.group,
+                gradient=Summed(self.group, self.options.overlap),
                 state=state,
                 weighted=chunk.weighted,
                 own=chunk.own,
-                overlap=self.options.overlap,
             )
 
         parts = self.options.accumulate

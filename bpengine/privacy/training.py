@@ -14,7 +14,7 @@ from bpengine.data.source import Chunk, Source
 from bpengine.model.model import Model
 from bpengine.privacy.accountant import Accountant, Spent
 from bpengine.privacy.dpsgd import DPSGD
-from bpengine.privacy.plan import PrivatePlan
+from bpengine.privacy.noise import Noisy
 from bpengine.privacy.sampling import Poisson
 from bpengine.training.loop import Callback, Training
 
@@ -71,14 +71,13 @@ class PrivateTraining(Training):
         self.spent: list[Spent] = []
 
     def _new_plan(self, chunk: Chunk) -> Plan:
-        return PrivatePlan(
+        return Plan(
             self.network,
             chunk.size,
-            self.optimizer,
+            self.optimizer.rule,
+            gradient=Noisy(self.optimizer, self.source.rng, self.source.batch_size),
             state=self.state,
             weighted=True,
-            expected=self.source.batch_size,
-            rng=self.source.rng,
         )
 
     def _run(self, chunk: Chunk, step: int) -> np.ndarray[Any, Any]:

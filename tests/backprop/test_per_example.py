@@ -14,8 +14,9 @@ import bpengine as bp
 from bpengine.backends.array_api import fallback
 from bpengine.backends.numpy.kernels import calls as calls_of
 from bpengine.backends.numpy.scratch import Scratch
-from bpengine.backprop.per_example_plan import ExampleNorms, PerExamplePlan
+from bpengine.backprop.per_example import ExampleNorms
 from bpengine.derivatives.per_example import per_example_gradients
+from bpengine.optimizers.update import State
 
 KINDS = ["norms", "gradients", "clip"]
 
@@ -178,7 +179,7 @@ def test_chunks_are_parts_of_all_gradients(lab, case, chunk):
 
 
 def test_norms_of_many_examples_are_taken_in_chunks(lab, monkeypatch):
-    monkeypatch.setattr("bpengine.derivatives.per_example.CHUNK_ELEMENTS", 20)
+    monkeypatch.setattr("bpengine.backprop.forward.CHUNK_ELEMENTS", 20)
     case = Case([3, 4, 2], ["sigmoid", "sigmoid"], "quadratic", batch=7)
     assert_norms_are_those_of_the_loop(lab, case)
 
@@ -189,7 +190,6 @@ def test_a_plan_is_replayed_and_counted(lab, kind):
     net = case.network(lab)
     bound = {"max_norm": 0.1} if kind == "clip" else {}
     plan = net.plan(case.batch, per_example=kind, **bound)
-    assert isinstance(plan, PerExamplePlan)
     assert plan.counts["matmul"] == (8 if kind == "clip" else 5)
     plan.load(*case.data(lab))
     result = (lambda: plan.norms.total) if kind == "norms" else (lambda: plan.gradient.vector)
@@ -240,7 +240,7 @@ def test_a_step_along_clipped_gradients(lab, optimizer):
     net, other = case.network(lab, l2=0.01), case.network(lab, l2=0.01)
     plan = net.plan(case.batch, optimizer, per_example="clip", max_norm=0.2)
     plan.load(*case.data(lab))
-    state = bp.plan.State(optimizer, other.parameters)
+    state = State(optimizer, other.parameters)
     gradient = bp.Gradient(other.sizes, other.backend, other.dtype)
     for array, value in state.settings(optimizer.learning_rate):
         array[...] = value
