@@ -54,7 +54,7 @@ class Plan:
     Attributes
     ----------
     operations : list of Operation
-        The step, line by line.
+        The step, in the order in which it is computed.
     counts : dict
         How often each operation occurs: ``counts["matmul"]`` is 3 times the number of weight
         layers, less 1, for any batch size.
@@ -171,10 +171,10 @@ class Plan:
     def settings(self, rates: Sequence[float]) -> Settings:
         """What steps at these learning rates read, as numbers to set before each of them."""
         assert self.state is not None
-        pairs = [list(self._scalars(self.state, η)) for η in rates]
+        steps = [list(self._scalars(self.state, η)) for η in rates]
         if self._targets is None:
-            self._targets = [array for array, _ in pairs[0]]
-        return Settings(self._targets, np.array([[value for _, value in each] for each in pairs]))
+            self._targets = [array for array, _ in steps[0]]
+        return Settings(self._targets, np.array([[value for _, value in step] for step in steps]))
 
     def _scalars(self, state: State, η: Any) -> Iterator[tuple[Array, float]]:
         yield from state.settings(η)
@@ -311,7 +311,7 @@ class Plan:
 
         With ``per_example="clip"`` the average of clipped gradients, with "gradients" all of them,
         with a leading axis for the examples. It is the plan's own buffer, which the next step writes
-        again: copy what you want to keep.
+        again: copy it if it is needed later.
 
         Raises
         ------
@@ -340,6 +340,15 @@ class Plan:
         ------
         ValueError
             For any other plan, or if no step has run on the loaded batch.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import bpengine as bp
+        >>> plan = bp.Network([784, 30, 10], rng=0).plan(batch_size=10, per_example="norms")
+        >>> plan.load(np.ones((784, 10)), np.zeros((10, 10)))
+        >>> plan.run().norms.total.shape
+        (10,)
         """
         if self.reduction.norms is None:
             raise ValueError("this plan takes gradients; make one with per_example='norms'.")
@@ -358,10 +367,10 @@ class Plan:
         lines.append(("", "total", products, "", f"{self.flops:,}", f"{self.bytes:,}"))
         widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
         text = [title]
-        for line in lines:
-            left = [cell.ljust(width) for cell, width in zip(line[1:4], widths[1:4], strict=True)]
-            right = [cell.rjust(width) for cell, width in zip(line[4:], widths[4:], strict=True)]
-            text.append("  ".join([line[0].rjust(widths[0]), *left, *right]))
+        for number, *cells in lines:
+            left = [cell.ljust(width) for cell, width in zip(cells[:3], widths[1:4], strict=True)]
+            right = [cell.rjust(width) for cell, width in zip(cells[3:], widths[4:], strict=True)]
+            text.append("  ".join([number.rjust(widths[0]), *left, *right]))
         return "\n".join(text)
 
 
@@ -382,14 +391,14 @@ def _checked_own(own: Collection[str], stack: tuple[int, ...]) -> tuple[str, ...
 
 
 def _too_large(network: Model, m: int, dropout: Sequence[Any], failed: str) -> DeviceMemoryError:
-    """The error for a batch whose buffers a device has no room for, with one that would fit."""
+    """The error for a batch whose buffers do not fit on the device, with the size that would fit."""
     backend = network.backend
-    each = example_bytes(network.sizes, backend, network.dtype, dropout, network.stack)
+    size = example_bytes(network.sizes, backend, network.dtype, dropout, network.stack)
     left = backend.memory_left() or 0
-    fits = left // each
-    advice = f"A batch of {fits} would fit" if fits else "There is no room for a single example"
+    fits = left // size
+    advice = f"A batch of {fits} would fit" if fits else "A single example would not fit"
     return DeviceMemoryError(
-        f"a batch of {m} examples needs {m * each:,} bytes of buffers on the device ({failed}) {advice}",
+        f"a batch of {m} examples needs {m * size:,} bytes of buffers on the device ({failed}) {advice}",
         left,
     )
 

@@ -1,7 +1,7 @@
 """Training on several machines: a step's gradient is summed over the ranks of an MPI communicator.
 
-The flat gradient vector makes that one all-reduce a step, or one for each of a few parts of it, which
-begin while earlier layers' gradients are still computed.
+The gradient is one vector: one all-reduce a step is enough. Or it is summed in a few parts, whose
+all-reduces begin while the gradients of earlier layers are still computed.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class SummedProgram:
 
     @property
     def calls(self) -> Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]:
-        """The update's; those before it are in plans of their own."""
+        """Those of the update; the gradient's are in other programs."""
         return self.update.calls
 
     def run(self, steps: int) -> None:
@@ -119,11 +119,11 @@ class SummedProgram:
         self.update.run(1)
 
     def count(self) -> None:
-        """Steps are counted from here on: for `finish`."""
+        """Count steps from here on, for `finish`."""
         self._begun = self._done = 0
 
     def finish(self, steps: int) -> None:
-        """Take part in the sums that are left of so many steps, with no matter what."""
+        """Take part in the sums that are left of so many steps, whatever the values."""
         while self._done < steps:
             self._rest()
 
@@ -194,9 +194,9 @@ class AccumulatedPlan:
 
     def settings(self, rates: Sequence[float]) -> Settings:
         """As `Plan.settings`."""
-        each = [plan.settings(rates) for plan in self.plans]
-        targets = [target for settings in each for target in settings.targets]
-        return Settings(targets, np.concatenate([settings.values for settings in each], axis=1))
+        found = [plan.settings(rates) for plan in self.plans]
+        targets = [target for settings in found for target in settings.targets]
+        return Settings(targets, np.concatenate([settings.values for settings in found], axis=1))
 
     def _accumulate(self, begin: Callable[[int], None]) -> None:
         total, last = self._total, len(self._parts) - 1
