@@ -7,7 +7,7 @@ openblas.prepare()  # before anything loads NumPy
 
 from bpengine import backends, callbacks, datasets, legacy, schedules
 from bpengine.backends import BackendUnavailableError
-from bpengine.backprop.per_example_plan import ExampleNorms, PerExamplePlan
+from bpengine.backprop.per_example import ExampleNorms
 from bpengine.backprop.plan import Plan
 from bpengine.callbacks import Checkpoint, CSVLog, EarlyStopping, JSONLinesLog
 from bpengine.datasets import one_hot
@@ -55,7 +55,6 @@ __all__ = [
     "Network",
     "NonFiniteCostError",
     "Optimizer",
-    "PerExamplePlan",
     "Plan",
     "RMSprop",
     "Statistics",

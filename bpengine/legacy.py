@@ -15,7 +15,7 @@ OLD = {
     "history": "training.history",
     "members": "network.ensemble",
     "parameters": "model.parameters",
-    "per_example_plans": "backprop.per_example_plan",
+    "per_example_plans": "backprop.per_example",
     "private": "privacy.dpsgd",
 }
 

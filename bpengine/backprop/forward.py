@@ -1,4 +1,4 @@
-"""Feedforward over many examples in chunks of bounded memory, and what is told from the outputs."""
+"""Feedforward over many examples in chunks of bounded memory; average cost and accuracy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bpengine.model.packing import example_rows, own_parts
 
 __all__ = ["evaluate", "feedforward", "forward_chunks"]
 
-CHUNK_ELEMENTS = 2**22  # elements of all activations that a prediction holds at a time
+CHUNK_ELEMENTS = 2**22  # numbers that are computed at a time where there are many examples
 
 
 def feedforward(model: Model, X: Array) -> Array:
@@ -30,15 +30,20 @@ def feedforward(model: Model, X: Array) -> Array:
     return out
 
 
+def chunk_size(model: Model) -> int:
+    """How many examples are fed forward at a time, so that their activations take bounded memory."""
+    return max(1, CHUNK_ELEMENTS // (sum(model.sizes) * math.prod(model.stack)))
+
+
 def forward_chunks(
     network: Model, X: Array, Y: Array | None = None
 ) -> Iterator[tuple[slice, Workspace]]:
-    """Feed X forward in chunks of bounded memory: the columns of each, and its workspace.
+    """Feed X forward in chunks of bounded memory; yields the columns of a chunk and its workspace.
 
     The workspace holds the chunk's z, a and targets until the next one is asked for.
     """
     m = int(X.shape[-1])
-    chunk = max(1, min(m, CHUNK_ELEMENTS // (sum(network.sizes) * math.prod(network.stack))))
+    chunk = min(m, chunk_size(network))
     outputs, backend, dtype = network.sizes[-1], network.backend, network.dtype
     own = own_parts(X, X if Y is None else Y, None)
     for start in range(0, m, chunk):
@@ -51,9 +56,9 @@ def forward_chunks(
 
 
 def _forward_program(network: Model, m: int, own: tuple[str, ...]) -> tuple[Workspace, Program]:
-    """Feedforward for m examples; each thread keeps the one that it used last."""
-    kept = network.forward_programs
-    parameters, activations, *size = getattr(kept, "made_for", (None, None))
+    """Feedforward for m examples; every thread caches the program that it used last."""
+    cache = network.forward_programs
+    parameters, activations, *size = getattr(cache, "key", (None, None))
     if (
         parameters is not network.parameters
         or activations is not network.activations
@@ -64,9 +69,9 @@ def _forward_program(network: Model, m: int, own: tuple[str, ...]) -> tuple[Work
             network.sizes, σ, m, backend, network.dtype, errors=False, stack=network.stack, own=own
         )
         operations = equations.feedforward(network.parameters, σ, workspace)
-        kept.program = workspace, backend.compile(operations)
-        kept.made_for = network.parameters, σ, m, own
-    found: tuple[Workspace, Program] = kept.program
+        cache.program = workspace, backend.compile(operations)
+        cache.key = network.parameters, σ, m, own
+    found: tuple[Workspace, Program] = cache.program
     return found
 
 

@@ -20,12 +20,12 @@ class Workspace:
     """Activations, weighted inputs and errors of one batch.
 
     An example is one row of memory, ``[x | 1 | 0 | y]``, with its weight as a last entry where
-    examples have weights: a shuffled mini-batch is a gather of whole rows. Seen from the equations,
+    examples have weights: a shuffled mini-batch is a gather of rows. Seen from the equations,
     `extended[0]` and `targets` are its transposes, with examples as columns.
 
-    The networks of a stack share the examples. Targets or weights that each has for itself follow each
-    other in the row; where each has inputs of its own it has rows of its own, those of the first
-    network first.
+    The networks of a stack share the examples. Targets or weights that differ between the networks
+    follow each other in the row. Where inputs differ, every network has rows for itself, those of the
+    first network first.
 
     Parameters
     ----------
@@ -54,6 +54,7 @@ class Workspace:
 
     Attributes
     ----------
+    batch_size : int
     rows : array of shape (m, K_1 + n_L), or one more where examples have weights
         The batch: inputs, 1, padding, targets, weight. With inputs for each of P networks (P m, …).
     extended : list of arrays of shape (…, K_l, m)
@@ -88,7 +89,7 @@ class Workspace:
         rngs: Sequence[np.random.Generator] = (),
         scales: bool = False,
     ) -> None:
-        m = batch_size
+        m = self.batch_size = batch_size
         width = padded(sizes[0] + 1, backend, dtype)
         x, y, weights = self._make_rows(sizes[-1], m, width, backend, dtype, stack, own, weighted)
         self.inputs: Array = x[..., : sizes[0]]
@@ -126,8 +127,8 @@ class Workspace:
         self.scale[...] = 1 / m
         self.example_scale = self.scale
         if weights is not None:
-            each = self.scale.ndim or weights.ndim > 2
-            self.example_scale = backend.empty((*stack, 1, m) if each else (1, m), dtype)
+            per_network = self.scale.ndim or weights.ndim > 2
+            self.example_scale = backend.empty((*stack, 1, m) if per_network else (1, m), dtype)
 
     def _make_rows(
         self,
@@ -165,8 +166,8 @@ class Workspace:
         if l in self.dropout:
             a = self.a[l - 1] if l else self.inputs
             x = self.extended[l]
-            kept = x[..., : a.shape[-2], :] if l else x.mT[..., : a.shape[-1]]
-            yield from self.dropout.draw(l, a, kept)
+            dropped = x[..., : a.shape[-2], :] if l else x.mT[..., : a.shape[-1]]
+            yield from self.dropout.draw(l, a, dropped)
 
 
 def _weigh(weights: Array, scale: Array) -> Array:

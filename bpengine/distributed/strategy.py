@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends import Array, Backend
+from bpengine.backprop.plan import Plan
 from bpengine.data.source import Chunk
 from bpengine.distributed.agreement import Phase, derive, generators
 from bpengine.distributed.collectives import Group, RankError
 from bpengine.distributed.options import DataParallel
-from bpengine.distributed.plan import AccumulatedPlan, SummedPlan
+from bpengine.distributed.plan import AccumulatedPlan, Summed
 from bpengine.model.examples import sample_weights
 from bpengine.model.model import Model
 from bpengine.optimizers.update import State
@@ -55,16 +56,15 @@ class DataParallelStrategy(SingleProcess):
         parts = self.options.accumulate
 
         def summed(model: Model, chunk: Chunk, state: State, executor: Backend) -> Any:
-            def make(m: int) -> SummedPlan:
-                return SummedPlan(
+            def make(m: int) -> Plan:
+                return Plan(
                     model,
                     m,
                     state.optimizer,
-                    self.group,
+                    gradient=Summed(self.group, self.options.overlap),
                     state=state,
                     weighted=chunk.weighted,
                     own=chunk.own,
-                    overlap=self.options.overlap,
                 )
 
             return make(chunk.size) if parts == 1 else AccumulatedPlan(make, chunk.size, parts)
@@ -174,7 +174,7 @@ class DataParallelStrategy(SingleProcess):
         """Let the plan of a chunk take its share of all ranks' examples."""
         if self._sums:
             self._summed_plan = training.runner.plan(chunk)[0]
-            self._summed_plan.share(self._examples)
+            self._summed_plan.average_over(self._examples)
             self._summed_plan.program.count()
 
     def _idle(self, training: Training, η: Any) -> None:
@@ -182,7 +182,7 @@ class DataParallelStrategy(SingleProcess):
         training.rate = η
         if self._sums:
             plan = self._summed_plan
-            plan.share(self._examples)
+            plan.average_over(self._examples)
             plan.learning_rate = η
             plan.program.idle()
 

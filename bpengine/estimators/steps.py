@@ -14,7 +14,10 @@ from array_api_compat import array_namespace
 
 from bpengine.backends import Array, Batches, Operation
 from bpengine.backprop.plan import Plan
+from bpengine.backprop.reduction import Mean
+from bpengine.backprop.workspace import Workspace
 from bpengine.estimators.data import Examples, Host
+from bpengine.model.model import Model
 from bpengine.network.network import Network
 from bpengine.optimizers.adam import Adam
 from bpengine.optimizers.base import Memory, Optimizer, scalar
@@ -58,8 +61,8 @@ def _epsilon(correction: Array, β: Array, rest: Array, ε: Array) -> tuple[Arra
     return ε / correction**0.5, correction
 
 
-class LossPlan(Plan):
-    """A step of scikit-learn's loss: its penalty is divided by the sum of the batch's weights.
+class WeightedMean(Mean):
+    """The gradient of scikit-learn's loss: its penalty is divided by the sum of the batch's weights.
 
     Attributes
     ----------
@@ -68,26 +71,31 @@ class LossPlan(Plan):
         the batch size over their sum.
     """
 
-    def _backward(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
-        net, ws = self.network, self.workspace
-        self.squares = net.backend.empty((), "float64")
-        self._share, self._scale, self._l2 = (net.backend.empty((), net.dtype) for _ in range(3))
+    def prepare(self, model: Model, workspace: Workspace) -> None:
+        """As `Mean.prepare`."""
+        super().prepare(model, workspace)
+        empty = model.backend.empty
+        self.squares = empty((), "float64")
+        self._share, self._scale, self._l2 = (empty((), model.dtype) for _ in range(3))
         self._share[...] = 1.0
-        if ws.weights is not None:
-            yield Operation("share", "weights", _share, (ws.weights,), self._share)
-            for x, out in ((self._scale, ws.scale), (self._l2, self._strengths[1, ...])):
+
+    def operations(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
+        """As `Mean.operations`, after those for the weights and the squares."""
+        weights, l2 = self.workspace.weights, self.penalty_coefficients[1, ...]
+        if weights is not None:
+            yield Operation("share", "weights", _share, (weights,), self._share)
+            for x, out in ((self._scale, self.scale), (self._l2, l2)):
                 yield Operation("weigh", "weights", _multiply, (x, self._share), out)
-        for w in net.weights if net.l2 else ():
+        for w in self.model.weights if self.model.l2 else ():
             inputs = self.squares, w, self._share
             yield Operation("add squares", "loss", _add_squares, inputs, self.squares)
-        yield from super()._backward(backprop)
+        yield from super().operations(backprop)
 
-    def _units(self, unit: Any) -> Iterator[tuple[Array, float]]:
-        for array, value in super()._units(unit):
-            yield array, value
-            if array is self.workspace.scale:
-                yield self._scale, value
-        yield self._l2, float(unit * self.network.l2)
+    def scalars(self, factor: Any) -> Iterator[tuple[Array, float]]:
+        """As `Mean.scalars`, and what the batch's share is multiplied by."""
+        yield from super().scalars(factor)
+        yield self._scale, float(factor / self.examples)
+        yield self._l2, float(factor * self.model.l2)
 
 
 def _share(weights: Array) -> Array:
@@ -127,7 +135,7 @@ class Steps:
         self.learning_rate = learning_rate
         self.state = State(optimizer, network.parameters)
         self.replayer = network.backend
-        self._plans: dict[tuple[int, bool, bool], tuple[LossPlan, Array, list[Array]]] = {}
+        self._plans: dict[tuple[int, bool, bool], tuple[Plan, Array, list[Array]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         to_numpy = self.network.backend.to_numpy
@@ -164,7 +172,7 @@ class Steps:
         """Let go of buffers: plans are made anew where steps go on."""
         self._plans.clear()
 
-    def _plan(self, m: int, examples: Examples, alpha: float) -> tuple[LossPlan, Array, list[Array]]:
+    def _plan(self, m: int, examples: Examples, alpha: float) -> tuple[Plan, Array, list[Array]]:
         """The plan for batches of m, and a place for the output of each of its steps."""
         net, weighted = self.network, examples.weights is not None
         net.l2 = alpha / m
@@ -173,7 +181,8 @@ class Steps:
             if len(self._plans) == PLANS:
                 del self._plans[next(iter(self._plans))]
             options: dict[str, Any] = {"state": self.state, "weighted": weighted}
-            plan = LossPlan(net, m, self.optimizer, **options, replayer=self.replayer)
+            options |= {"gradient": WeightedMean(), "replayer": self.replayer}
+            plan = Plan(net, m, self.optimizer, **options)
             steps = kept_steps(net, m)
             kept = net.backend.empty((steps, net.sizes[-1], m), net.dtype)
             self._plans[key] = plan, kept, [kept[i, ...] for i in range(steps)]
@@ -193,7 +202,9 @@ class Steps:
         if examples.weights is not None:
             order, weights = _with_weight(order, examples.weights, m)
         indices = examples.indices(order)
-        plan.squares[...] = total = 0.0
+        assert isinstance(plan.reduction, WeightedMean)
+        squares = plan.reduction.squares
+        squares[...] = total = 0.0
         for start in range(0, len(order), m * len(slots)):
             stop = min(start + m * len(slots), len(order))
             chosen = indices[start:stop]
@@ -205,7 +216,7 @@ class Steps:
                 share = weights[start // m : stop // m]
                 values = values * net.backend.asarray(share, net.dtype)
             total += float(xp.sum(values, dtype=xp.float64))
-        return total + alpha / 2 * float(plan.squares)
+        return total + alpha / 2 * float(squares)
 
 
 def _with_weight(order: Host, weights: Host, m: int) -> tuple[Host, Host]:

@@ -9,8 +9,9 @@ from typing import Any, Literal, SupportsIndex, overload
 from bpengine.backends import Array
 from bpengine.backprop import forward
 from bpengine.backprop import plan as plans
-from bpengine.backprop.per_example_plan import ExampleNorms
+from bpengine.backprop.per_example import ExampleNorms, reduction
 from bpengine.backprop.plan import Plan
+from bpengine.backprop.reduction import Mean
 from bpengine.derivatives import per_example as of_examples
 from bpengine.model import files
 from bpengine.model.model import Model, contiguous
@@ -20,8 +21,8 @@ from bpengine.network.ensemble import Ensemble
 from bpengine.optimizers.base import Optimizer
 from bpengine.optimizers.lbfgs import LBFGS
 from bpengine.optimizers.sgd import SGD
-from bpengine.privacy import plan as private
 from bpengine.privacy.dpsgd import DPSGD
+from bpengine.privacy.noise import Noisy
 from bpengine.training.history import History
 from bpengine.training.loop import Callback, Training
 
@@ -216,13 +217,26 @@ class Network(Model):
         weighted : bool, optional
             Whether examples are to have weights.
         per_example, max_norm : optional
-            As for `backprop`: the plan is a `PerExamplePlan`.
+            As for `backprop`: results are ``plan.norms`` and ``plan.gradient``. With "clip" an
+            optimizer follows the average of clipped gradients.
         own : collection of {"inputs", "targets", "weights"}, optional
             What each network of a stack is to have for itself.
         """
         self._bind_backend(self.backend)  # the plan's buffers are there
-        options: Any = {"weighted": weighted, "own": own}
-        return private.plan(self, batch_size, optimizer, per_example, max_norm, **options)
+        gradient: Mean | None = None
+        if isinstance(optimizer, DPSGD):
+            if per_example is not None or max_norm is not None:
+                raise ValueError("DPSGD has its own max_norm: leave out per_example and max_norm.")
+            gradient = Noisy(optimizer, optimizer.generator(self.rng))
+            optimizer = optimizer.rule
+        elif per_example is not None or max_norm is not None:
+            gradient = reduction(per_example, max_norm)
+            if optimizer is not None and per_example != "clip":
+                raise ValueError(
+                    f"per_example={per_example!r} makes no gradient to move along: leave the "
+                    "optimizer out."
+                )
+        return Plan(self, batch_size, optimizer, gradient=gradient, weighted=weighted, own=own)
 
     def fit(
         self,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from bpengine.backends import Backend
+from bpengine.backprop.plan import Plan
 from bpengine.data.resident import Resident
 from bpengine.data.source import Chunk, Source
 from bpengine.model.model import Model
 from bpengine.optimizers.update import State
 from bpengine.privacy.accountant import Accountant
 from bpengine.privacy.dpsgd import DPSGD
-from bpengine.privacy.plan import PrivatePlan
+from bpengine.privacy.noise import Noisy
 from bpengine.privacy.sampling import Poisson
 from bpengine.training.loop import Training
 
@@ -46,10 +47,14 @@ def private_training(
     rng = optimizer.generator(model.rng)
     batches = Poisson(source, model.dtype, rng, optimizer.noise_multiplier)
 
-    def make_plan(model: Model, chunk: Chunk, state: State, executor: Backend) -> PrivatePlan:
-        expected = batches.batch_size
-        return PrivatePlan(
-            model, chunk.size, optimizer, state=state, weighted=True, expected=expected, rng=rng
+    def make_plan(model: Model, chunk: Chunk, state: State, executor: Backend) -> Plan:
+        return Plan(
+            model,
+            chunk.size,
+            optimizer.rule,
+            gradient=Noisy(optimizer, rng, batches.batch_size),
+            state=state,
+            weighted=True,
         )
 
     if optimizer.delta is not None:

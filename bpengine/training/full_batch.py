@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bpengine.backprop.forward import chunk_size
 from bpengine.backprop.plan import Plan
 from bpengine.data.source import Indexed
 from bpengine.model.model import Model
@@ -16,8 +17,6 @@ from bpengine.training.loop import Training
 from bpengine.training.steps import NonFiniteCostError, first_non_finite_layer
 
 __all__ = ["check", "minimize"]
-
-CHUNK_ELEMENTS = 2**22  # activations of the examples whose gradient is taken in one go
 
 
 def check(network: Model, monitor: int | str | None) -> None:
@@ -79,7 +78,7 @@ class _Objective:
         self.training, self.network = training, training.network
         source = training.source
         assert isinstance(source, Indexed)
-        self.chunks = source.in_order(max(1, CHUNK_ELEMENTS // sum(self.network.sizes)))
+        self.chunks = source.in_order(chunk_size(self.network))
         self.examples = source.examples
         self.plans = {
             chunk.size: Plan(self.network, chunk.size, weighted=chunk.weighted) for chunk in self.chunks

@@ -163,7 +163,8 @@ def test_numpy_has_no_kernel_that_nothing_uses():
         plan = net.plan(4, per_example=kind, max_norm=1.0 if kind == "clip" else None)
         used |= {op.name for op in plan.operations}
     steps = pytest.importorskip("bpengine.estimators.steps")
-    plan = steps.LossPlan(net, 4, steps.HatAdam(0.1), weighted=True)
+    rules = pytest.importorskip("bpengine.estimators.rules")
+    plan = bp.Plan(net, 4, rules.HatAdam(0.1), gradient=steps.WeightedMean(), weighted=True)
     used |= {op.name for op in plan.operations}
     assert set(KERNELS) <= used
 

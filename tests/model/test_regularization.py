@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from strategies import CHAINABLE, Case, assert_close, cases, chain, deep, examples, flat, loop, sigma
 
 import bpengine as bp
+from bpengine.backprop.reduction import Mean
 from bpengine.derivatives import gradient_check
 from bpengine.model import regularization
 from bpengine.model.labels import class_weights
@@ -171,15 +172,15 @@ def test_a_wrong_penalty_fails_the_check(lab, monkeypatch, right, wrong, two_sid
     net = case.network(lab, **right)
     assert bp.check_gradient(net, *case.data(lab), two_sided=two_sided).passed
     monkeypatch.setattr(regularization.Penalty, "operations", other)
-    monkeypatch.setattr(bp.Plan, "_units", lambda plan, unit: scale(plan, unit))
+    monkeypatch.setattr(Mean, "scalars", scale)
     check = bp.check_gradient(net, *case.data(lab), two_sided=two_sided)
     assert not check.passed
     assert check.worst.parameter.startswith("weights")
 
 
-def scale(plan, unit):
-    """What `Plan._units` gives, without the strengths of penalties."""
-    yield plan.workspace.scale, unit / plan.batch_size
+def scale(mean, factor):
+    """What `Mean.scalars` gives, without the strengths of penalties."""
+    yield mean.scale, factor / mean.examples
 
 
 def test_weights_that_backpropagation_left_out_would_fail_the_check(lab, monkeypatch):

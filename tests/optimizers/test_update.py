@@ -39,7 +39,7 @@ def scramble(plan, lab, rng):
 
     size = plan.network.vector.shape
     put(plan.network.vector, rng.standard_normal(size))
-    put(plan._gradient.vector, rng.standard_normal(size) * 10.0 ** rng.integers(-3, 2, size))
+    put(plan.reduction.average.vector, rng.standard_normal(size) * 10.0 ** rng.integers(-3, 2, size))
     for name, array in plan.state.arrays.items():
         if name in ("square", "squares"):
             put(array, rng.exponential(size=size))

@@ -13,8 +13,8 @@ from strategies import examples
 from trainings import arrays, assert_same, blobs, data, fit, in_steps, network, vector
 
 import bpengine as bp
+from bpengine.backprop import forward
 from bpengine.data import memmap
-from bpengine.training import full_batch
 
 pytest.importorskip("scipy")
 
@@ -77,7 +77,7 @@ def test_a_gradient_in_chunks_is_that_of_the_whole(lab, tmp_path, N, elements, w
     net, whole = network(lab), network(lab)
     options = {"epochs": 3, "optimizer": bp.LBFGS(), "sample_weight": weights, "progress": False}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(full_batch, "CHUNK_ELEMENTS", elements)
+        patch.setattr(forward, "CHUNK_ELEMENTS", elements)
         given_X = lab.array(X)
         if where == "map":
             X.T.tofile(tmp_path / "X")
