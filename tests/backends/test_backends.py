@@ -51,7 +51,7 @@ every_case = pytest.mark.parametrize("case", CASES, ids=case_name)
 
 @pytest.fixture
 def registry(monkeypatch):
-    monkeypatch.setattr(backends, "_factories", dict(backends._factories))
+    monkeypatch.setattr(backends.registry, "_factories", dict(backends.registry._factories))
 
 
 def recorded(case, lab, dtype, m):
@@ -162,8 +162,8 @@ def test_numpy_has_no_kernel_that_nothing_uses():
     for kind in KINDS:
         plan = net.plan(4, per_example=kind, max_norm=1.0 if kind == "clip" else None)
         used |= {op.name for op in plan.operations}
-    steps = pytest.importorskip("bpengine.estimators.steps")
-    plan = steps.LossPlan(net, 4, steps.HatAdam(0.1), weighted=True)
+    steps, rules = (pytest.importorskip(f"bpengine.estimators.{name}") for name in ("steps", "rules"))
+    plan = steps.LossPlan(net, 4, rules.HatAdam(0.1), weighted=True)
     used |= {op.name for op in plan.operations}
     assert set(KERNELS) <= used
 
