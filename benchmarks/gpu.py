@@ -22,6 +22,7 @@ from ladder import LADDER, LEARNING_RATE, RUNGS, Rung, examples, network, plain_
 
 import bpengine as bp
 from bpengine import backends, plots
+from bpengine.backprop.equations import product as product_of
 from bpengine.timing import Ratio, measure
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -52,7 +53,7 @@ class Card:
 
     def __init__(self, precision: str) -> None:
         self.backend: Any = backends.get("cupy", precision=precision)
-        self.cuda, self.precision = self.backend.cupy.cuda, precision
+        self.cuda, self.precision = self.backend.gpu.cupy.cuda, precision
         self._start = self.cuda.Event()
         self._start.record()
 
@@ -134,7 +135,7 @@ class Card:
         """Floating-point operations a second of large square products: what the card gives."""
         a, b, c = (self.backend.empty((SQUARE, SQUARE), "float32") for _ in range(3))
         a[...], b[...] = 0.5, 0.25
-        product = bp.equations.product("", a, b, c)
+        product = product_of("", a, b, c)
         program = self.backend.compile([product])
         return product.flops / self._seconds(lambda: program.run(4), 4)
 
@@ -165,14 +166,14 @@ class Card:
     def describe(self) -> str:
         """The device, the driver and the packages."""
         runtime = self.cuda.runtime
-        name = runtime.getDeviceProperties(self.backend.number)["name"].decode()
+        name = runtime.getDeviceProperties(self.backend.gpu.number)["name"].decode()
         found = [
             f"{package} {importlib.metadata.version(package)}"
             for package in ("nvmath-python", "numpy", "torch", "jax")
             if importlib.util.find_spec(package.partition("-")[0])
         ]
         driver, cuda = runtime.driverGetVersion(), runtime.runtimeGetVersion()
-        cupy = self.backend.cupy.__version__
+        cupy = self.backend.gpu.cupy.__version__
         return (
             f"{name}, driver for CUDA {driver // 1000}.{driver % 1000 // 10}, CUDA {cuda // 1000}."
             f"{cuda % 1000 // 10}, CuPy {cupy}, Python {platform.python_version()}, {', '.join(found)}"

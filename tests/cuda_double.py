@@ -27,9 +27,9 @@ import array_api_strict
 import numpy as np
 from array_api_strict._array_object import Array as StrictArray
 
-from bpengine.backends import array_api
 from bpengine.backends.array_api import fallback
 from bpengine.backends.cupy import backend
+from bpengine.backends.cupy.device import Device
 from bpengine.backends.cupy.elementwise import View
 
 HOST = Path(__file__).with_name("cuda")
@@ -347,24 +347,13 @@ class Cublas:
             C[...] = result if y == 0 else result + y * C
 
 
-class Double(backend.CuPyBackend):
-    """The backend on the stand-in."""
+class DoubleDevice(Device):
+    """The device on the stand-in."""
 
-    def __init__(self, device=None, precision=None, *, nvmath=True, devices=2):
+    def __init__(self, number=None, precision=None, *, nvmath=True, devices=2):
         self.cuda = CUDA(devices)
         self.cublas = Cublas(self.cuda) if nvmath else None
-        super().__init__(device, precision)
-
-    def __reduce__(self):
-        return Double, (self.number, self.precision)
-
-    def on(self, device=None, precision=None):
-        if device is None and precision is None:
-            return self
-        return Double(self.number if device is None else device, precision or self.precision)
-
-    def _nccl(self):
-        return None
+        super().__init__(number, precision)
 
     def _modules(self):
         cuda = self.cuda
@@ -387,10 +376,10 @@ class Double(backend.CuPyBackend):
     def _asarray(self, x, dtype):
         real = getattr(array_api_strict, dtype)
         if isinstance(x, StrictArray):
-            assert x.device == self.device, "an array of another device"
+            assert x.device == self.handle, "an array of another device"
             return x if x.dtype == real else array_api_strict.astype(x, real)
         self.cuda.refuse("a copy from the host")
-        return array_api_strict.asarray(np.array(x, dtype), device=self.device)
+        return array_api_strict.asarray(np.array(x, dtype), device=self.handle)
 
     def _empty(self, shape, dtype):
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -400,20 +389,40 @@ class Double(backend.CuPyBackend):
             )
         # what was not written yet is told from what was
         host = np.full(shape, -7 if dtype == "int64" else np.nan, dtype)
-        return array_api_strict.asarray(host, device=self.device)
+        return array_api_strict.asarray(host, device=self.handle)
 
     def _asnumpy(self, x):
         self.cuda.refuse("a copy to the host")
         return np.array(x._array)
 
     def view(self, x):
-        assert x.device == self.device, "an array of another device"
+        assert x.device == self.handle, "an array of another device"
         a = x._array
         strides = tuple(stride // a.itemsize for stride in a.strides)
         return View(a.ctypes.data, a.shape, strides, a.dtype.name)
 
+
+class Double(backend.CuPyBackend):
+    """The backend on the stand-in."""
+
+    def __init__(self, device=None, precision=None, **options):
+        self._device_class = functools.partial(DoubleDevice, **options)
+        super().__init__(device, precision)
+        self.cuda, self.cublas = self.gpu.cuda, self.gpu.cublas
+
+    def __reduce__(self):
+        return Double, (self.gpu.number, self.gpu.precision)
+
+    def on(self, device=None, precision=None):
+        if device is None and precision is None:
+            return self
+        return Double(self.gpu.number if device is None else device, precision or self.gpu.precision)
+
+    def _nccl(self):
+        return None
+
     def compile(self, operations):
-        with mock.patch.object(array_api, "fallback", self._expression):
+        with mock.patch.object(backend, "fallback", self._expression):
             return super().compile(operations)
 
     def _expression(self, op):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from types import ModuleType
@@ -12,7 +14,7 @@ import numpy as np
 from bpengine.backends.operation import Array, Operation
 from bpengine.backends.program import Program
 
-__all__ = ["Backend", "BackendUnavailableError", "DeviceMemoryError"]
+__all__ = ["Backend", "BackendUnavailableError", "DeviceMemoryError", "warn_once"]
 
 
 class BackendUnavailableError(ImportError):
@@ -131,3 +133,9 @@ class Backend(ABC):
     def feeder(self, shape: tuple[int, int], dtype: str) -> Any:
         """What brings rows to a device that has no room for all of them; see `Streamed`."""
         raise NotImplementedError(f"backend {self.name!r} has no device to feed.")
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Log a warning, such as of something that costs speed, the first time that it is given."""
+    logging.getLogger("bpengine").warning(message)

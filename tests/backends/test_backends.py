@@ -51,7 +51,7 @@ every_case = pytest.mark.parametrize("case", CASES, ids=case_name)
 
 @pytest.fixture
 def registry(monkeypatch):
-    monkeypatch.setattr(backends, "_factories", dict(backends._factories))
+    monkeypatch.setattr(backends.registry, "_factories", dict(backends.registry._factories))
 
 
 def recorded(case, lab, dtype, m):
@@ -163,8 +163,7 @@ def test_numpy_has_no_kernel_that_nothing_uses():
         plan = net.plan(4, per_example=kind, max_norm=1.0 if kind == "clip" else None)
         used |= {op.name for op in plan.operations}
     steps = pytest.importorskip("bpengine.estimators.steps")
-    rules = pytest.importorskip("bpengine.estimators.rules")
-    plan = bp.Plan(net, 4, rules.HatAdam(0.1), gradient=steps.WeightedMean(), weighted=True)
+    plan = bp.Plan(net, 4, steps.HatAdam(0.1), gradient=steps.WeightedMean(), weighted=True)
     used |= {op.name for op in plan.operations}
     assert set(KERNELS) <= used
 

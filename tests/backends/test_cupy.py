@@ -22,11 +22,13 @@ from strategies import ALONGSIDE, OPTIMIZERS, REGULARIZED, Case, deep, examples
 import bpengine as bp
 from bpengine import backends
 from bpengine.backends import Operation
-from bpengine.backends.cupy import cuda_source, elementwise, program, random
-from bpengine.backends.cupy.backend import OPTIONS, CuPyBackend
+from bpengine.backends.base import warn_once
+from bpengine.backends.cupy import cuda_source, elementwise, random
+from bpengine.backends.cupy.device import OPTIONS, Device
 from bpengine.backends.cupy.elementwise import View
 from bpengine.backprop.per_example import KINDS
-from bpengine.data import offload
+from bpengine.data import offload, prepare
+from bpengine.model import activations
 
 double = pytest.importorskip("cuda_double")
 needs_compiler = pytest.mark.skipif(double.COMPILER is None, reason="no C++ compiler")
@@ -62,7 +64,7 @@ def stand_in():
 
 @pytest.fixture(autouse=True)
 def say_again():
-    program.say_once.cache_clear()
+    warn_once.cache_clear()
 
 
 def data(rows=5, m=43, outputs=3, seed=0):
@@ -98,7 +100,7 @@ def parameters(net):
 
 def plain(backend):
     """The same backend without graphs: every step call by call."""
-    backend.capture = lambda run: (_ for _ in ()).throw(RuntimeError("switched off"))
+    backend.gpu.capture = lambda run: (_ for _ in ()).throw(RuntimeError("switched off"))
     return backend
 
 
@@ -135,7 +137,7 @@ def test_every_kernel_of_whole_steps_compiles_for_a_gpu(dtype):
     sources = {}
     for optimizer in OPTIMIZED:
         backend = on_stand_in()
-        backend.as_call = lambda item, own=backend.as_call: (
+        backend.gpu.as_call = lambda item, own=backend.gpu.as_call: (
             sources.setdefault(getattr(item, "source", ""), item),
             own(item),
         )[1]
@@ -161,7 +163,7 @@ def operations():
             net = deep(σ, cost).network(SimpleNamespace(backend=numpy), **REGULARIZED)
             for op in net.plan(4, optimizer, weighted=True).operations:
                 found.setdefault(op.name, op)
-    for σ in bp.ACTIVATIONS if hasattr(bp, "ACTIVATIONS") else bp.activations.ACTIVATIONS:
+    for σ in activations.ACTIVATIONS:
         for op in network(numpy, activations=[σ, σ, σ], cost="absolute_error").plan(4).operations:
             found.setdefault(op.name, op)
     for op in network(numpy, activations="sigmoid", cost="binary_cross_entropy").plan(4).operations:
@@ -424,7 +426,7 @@ def test_a_step_is_captured_whole_and_its_replay_is_the_plain_step_to_the_last_b
     with caplog.at_level(logging.WARNING, "bpengine"):
         net, history = trained(gpu, optimizer, **options)
     assert not caplog.text, "all of it is in graphs"
-    other = plain(type(gpu)(gpu.number, gpu.precision))
+    other = plain(type(gpu)(gpu.gpu.number, gpu.gpu.precision))
     twin, plainly = trained(other, optimizer, **options)
     np.testing.assert_array_equal(parameters(net), parameters(twin))
     assert history.cost == plainly.cost
@@ -502,7 +504,7 @@ def test_an_activation_of_ones_own_is_captured_by_its_expression(gpu, caplog):
 def test_a_graph_keeps_the_memory_it_works_in(stand_in, monkeypatch):
     """Also where a step is taken plainly again, for the second buffer that data come through."""
     monkeypatch.setattr(offload, "BUFFER_BYTES", 2000)
-    monkeypatch.setattr(offload, "fits", lambda *of: False)
+    monkeypatch.setattr(prepare, "fits", lambda *of: False)
     own = bp.Activation("sine", sine, cosine)
     trained(stand_in, activations=[own, "tanh", "tanh"], epochs=3)
     assert stand_in.cuda.graph_launches > 10
@@ -540,7 +542,7 @@ def test_without_nvmath_steps_are_plain_calls_and_it_is_said_once(caplog, optimi
 
 
 def test_noise_is_drawn_on_the_host(gpu, caplog):
-    private = bp.private.DPSGD(0.5, 1.0, 1.0, delta=None)
+    private = bp.DPSGD(0.5, 1.0, 1.0, delta=None)
     with caplog.at_level(logging.WARNING, "bpengine"):
         nets = [trained(b, private)[0] for b in ("numpy", gpu)]
     np.testing.assert_allclose(parameters(nets[1]), parameters(nets[0]), rtol=1e-9, atol=1e-12)
@@ -558,7 +560,7 @@ def test_a_gpu_keeps_the_costs_of_many_steps(stand_in):
 
 def test_five_thousand_steps_leave_the_memory_as_it_was():
     backend = on_gpu()
-    pool = backend.cupy.get_default_memory_pool()
+    pool = backend.gpu.cupy.get_default_memory_pool()
     plan = network(backend, (784, 100, 10), dtype="float32").plan(128, bp.Adam())
     plan.load(np.ones((784, 128)), np.zeros((10, 128)))
     plan.run(20)
@@ -582,7 +584,7 @@ def test_streamed_is_resident(gpu, monkeypatch, weighted, smoothing):
     results = []
     monkeypatch.setattr(offload, "BUFFER_BYTES", 2000)
     for fits in (offload.fits, lambda *of: False):
-        monkeypatch.setattr(offload, "fits", fits)
+        monkeypatch.setattr(prepare, "fits", fits)
         net, history = trained(gpu, bp.Adam(0.01), epochs=3, fit=weights, **options)
         results.append((parameters(net), history.cost))
     np.testing.assert_array_equal(results[1][0], results[0][0])
@@ -591,7 +593,7 @@ def test_streamed_is_resident(gpu, monkeypatch, weighted, smoothing):
 
 def test_data_too_large_for_the_device_is_streamed(stand_in, monkeypatch):
     sent = []
-    monkeypatch.setattr(offload, "sent", lambda *of: sent.append(of) or offload.sent(*of))
+    monkeypatch.setattr(prepare, "sent", lambda *of: sent.append(of) or offload.sent(*of))
     trained(stand_in)
     assert not sent
     stand_in.cuda.room = 2**28 + 1000
@@ -669,7 +671,10 @@ def test_a_training_goes_on_on_the_other(gpu, tmp_path, optimizer, way):
 def test_pickling(gpu):
     net = network(gpu)
     copied = pickle.loads(pickle.dumps(net))
-    assert (copied.backend.number, copied.backend.precision) == (gpu.number, gpu.precision)
+    assert (copied.backend.gpu.number, copied.backend.gpu.precision) == (
+        gpu.gpu.number,
+        gpu.gpu.precision,
+    )
     np.testing.assert_array_equal(parameters(copied), parameters(net))
 
 
@@ -746,8 +751,8 @@ def test_the_host_has_one_device_and_one_precision(name):
 # errors
 
 
-class Fake(CuPyBackend):
-    """A CuPy whose runtime answers as a test says."""
+class Fake(Device):
+    """A GPU whose CuPy's runtime answers as a test says."""
 
     answers: SimpleNamespace
 

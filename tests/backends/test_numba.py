@@ -471,11 +471,11 @@ def test_ctrl_c_between_steps_and_their_number_is_right():
 
 FRESH = """
 import numpy as np, bpengine as bp
-from bpengine.backends import numba, numba_table
+from bpengine.backends.numba import backend, lowering
 net = bp.Network([3, 4, 2], backend="numba", rng=0)
-numba.tell = lambda: None
+backend.tell = lambda: None
 net.fit(np.ones((3, 8)), np.ones((2, 8)), epochs=2, batch_size=4, progress=False)
-print(numba_table._Compiling.kernels)
+print(lowering._Compiling.kernels)
 """
 
 

@@ -33,7 +33,7 @@ def cores(monkeypatch):
     """Set how many cores share everything they can, however small."""
 
     def choose(count):
-        monkeypatch.setattr(threads.blas_core, "threads", lambda: count)
+        monkeypatch.setattr(threads.openblas, "threads", lambda: count)
         for name in ("WORTH", "WAITING", "WORTH_STARTING"):
             monkeypatch.setattr(threads, name, 0 if count > 1 else 1e12)
         monkeypatch.setattr(threads, "SAVED", 1.0)
@@ -87,7 +87,7 @@ def test_what_is_shared_out(monkeypatch):
         (2, [long, library], None),
         (2, [long, *[Row([1])] * 100], None),
     ]:
-        monkeypatch.setattr(threads.blas_core, "threads", lambda cores=cores: cores)
+        monkeypatch.setattr(threads.openblas, "threads", lambda cores=cores: cores)
         parts, team = threads.share(rows)
         assert getattr(team, "size", None) == size
         assert len(parts) == len(rows) * (size or 1)
@@ -196,7 +196,7 @@ def test_a_core_that_fails_before_it_begins_is_not_waited_for(cores, monkeypatch
 
 
 def test_the_way_that_is_faster_is_taken_and_the_other_tried_again(monkeypatch):
-    monkeypatch.setattr(threads.blas_core, "threads", lambda: 2)
+    monkeypatch.setattr(threads.openblas, "threads", lambda: 2)
     team, ways, clock = Team(2), [], [0.0]
     cost = {"alone": 2.0, "together": 1.0}
 
@@ -227,7 +227,7 @@ def test_the_way_that_is_faster_is_taken_and_the_other_tried_again(monkeypatch):
 
 
 def test_a_step_longer_than_what_threads_are_started_for_is_a_step(monkeypatch):
-    monkeypatch.setattr(threads.blas_core, "threads", lambda: 2)
+    monkeypatch.setattr(threads.openblas, "threads", lambda: 2)
     team, counts, clock = Team(2), [], [0.0]
 
     def run(table, count):

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bpengine.backends.base import Backend
 from bpengine.backends.cupy.cuda_source import ELEMENTWISE
+from bpengine.backends.cupy.device import Device
 from bpengine.backends.cupy.elementwise import THREADS, Launch, Line, View, special
 from bpengine.backends.cupy.matmul import Product, product
 from bpengine.backends.operation import Array, Operation
@@ -26,10 +26,7 @@ class Maker:
 
     Parameters
     ----------
-    backend : Backend
-        Makes arrays.
-    view : callable
-        Gives an array's `View`.
+    device : Device
 
     Attributes
     ----------
@@ -41,8 +38,8 @@ class Maker:
         Its state on the device.
     """
 
-    def __init__(self, backend: Backend, view: Callable[[Array], View]) -> None:
-        self.backend, self._view = backend, view
+    def __init__(self, device: Device) -> None:
+        self._device = device
         self.kept: list[Any] = []
         self.random: Any = None
         self.state: Array = None
@@ -52,16 +49,16 @@ class Maker:
     def view(self, x: Array) -> View:
         """An array as kernels see it; the array is kept."""
         self.kept.append(x)
-        return self._view(x)
+        return self._device.view(x)
 
     def new(self, shape: tuple[int, ...], dtype: str) -> View:
         """Scratch memory."""
-        return self.view(self.backend.empty(shape, dtype))
+        return self.view(self._device.empty(shape, dtype))
 
     def number(self, value: float, dtype: str) -> int:
         """The address of a number on the device."""
         if (value, dtype) not in self._numbers:
-            array = self.backend.asarray(np.array(value), dtype)
+            array = self._device.asarray(np.array(value), dtype)
             self._numbers[value, dtype] = self.view(array).address
         return self._numbers[value, dtype]
 
@@ -89,7 +86,7 @@ class Maker:
         if self.state is None:
             self.random = rng
             # as whole numbers of 64 bits, whatever their sign
-            self.state = self.backend.empty((6,), "int64")
+            self.state = self._device.empty((6,), "int64")
         line = Line("uniform", (), output, (self.view(self.state).address, self.drawn))
         self.drawn, self.halves = self.drawn + output.size, output.dtype == "float32"
         return [line]
@@ -207,8 +204,8 @@ class Maker:
             return None
         if not isinstance(batches.slots, Entries):
             return None
-        load = gather(self._view(batches.examples), self._view(batches.rows), numbers, at)
-        output, slots = self._view(batches.output), self._view(batches.slots.whole)
+        load = gather(self._device.view(batches.examples), self._device.view(batches.rows), numbers, at)
+        output, slots = self._device.view(batches.output), self._device.view(batches.slots.whole)
         if load is None or not (slots.contiguous and output.contiguous) or output.dtype != slots.dtype:
             return None
         arguments = output.size, output.address, slots.address, slots.strides[0], at.address
@@ -216,8 +213,13 @@ class Maker:
 
     def settings(self, table: Array, targets: Array, count: int, at: View) -> Launch:
         """The kernel that sets a step's numbers: row ``at`` of a table, each where `targets` says."""
-        arguments = count, self._view(table).address, self._view(targets).address, at.address
-        return special("settings", self._view(table).dtype, 1, arguments, 32)
+        arguments = (
+            count,
+            self._device.view(table).address,
+            self._device.view(targets).address,
+            at.address,
+        )
+        return special("settings", self._device.view(table).dtype, 1, arguments, 32)
 
 
 def gather(source: View, rows: View, numbers: View, at: View) -> Launch | None:

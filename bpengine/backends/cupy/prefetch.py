@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from bpengine.backends.cupy.device import Device
 from bpengine.backends.operation import Array
-
-if TYPE_CHECKING:
-    from bpengine.backends.cupy.backend import CuPyBackend
 
 __all__ = ["Feeder"]
 
@@ -23,18 +21,18 @@ class Feeder:
 
     Parameters
     ----------
-    backend : CuPyBackend
+    device : Device
     shape : tuple of int
         Rows of a buffer, and numbers in a row.
     dtype : str
     """
 
-    def __init__(self, backend: CuPyBackend, shape: tuple[int, int], dtype: str) -> None:
-        self._backend, cuda = backend, backend.cupy.cuda
-        backend.enter()
+    def __init__(self, device: Device, shape: tuple[int, int], dtype: str) -> None:
+        self._device, cuda = device, device.cupy.cuda
+        device.enter()
         self._stream = cuda.Stream(non_blocking=True)
         self._here = [_pinned(cuda, shape, dtype) for _ in range(2)]
-        self._there = [backend.empty(shape, dtype) for _ in range(2)]
+        self._there = [device.empty(shape, dtype) for _ in range(2)]
         self._copied = [cuda.Event(disable_timing=True) for _ in range(2)]
         self._read = [cuda.Event(disable_timing=True) for _ in range(2)]
         self._worker = ThreadPoolExecutor(1, "bpengine-feeder")
@@ -51,12 +49,12 @@ class Feeder:
         return self._worker.submit(self._send, which, fill)
 
     def _send(self, which: int, fill: Fill) -> tuple[int, int]:
-        self._backend.enter()
+        self._device.enter()
         self._copied[which].synchronize()  # the copy before has left the pinned buffer
         here = self._here[which]
         count = fill(here)
         self._stream.wait_event(self._read[which])
-        runtime, target = self._backend.cupy.cuda.runtime, self._backend.view(self._there[which])
+        runtime, target = self._device.cupy.cuda.runtime, self._device.view(self._there[which])
         size = here[:count].nbytes
         kind = runtime.memcpyHostToDevice
         runtime.memcpyAsync(target.address, here.ctypes.data, size, kind, self._stream.ptr)
@@ -66,7 +64,7 @@ class Feeder:
     def receive(self, sent: Future[tuple[int, int]]) -> tuple[Array, int]:
         """The device's buffer with the rows of `send`, and how many: for the current stream."""
         which, count = sent.result()
-        self._backend.cupy.cuda.get_current_stream().wait_event(self._copied[which])
+        self._device.cupy.cuda.get_current_stream().wait_event(self._copied[which])
         return self._there[which], count
 
     def close(self) -> None:

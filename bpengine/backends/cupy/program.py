@@ -7,21 +7,19 @@ batch's examples and which step it is. A replay is given nothing by the host and
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from bpengine.backends.array_api import Call, Replay
+from bpengine.backends.base import warn_once
+from bpengine.backends.cupy.device import Device
 from bpengine.backends.cupy.lowering import Maker
 from bpengine.backends.cupy.random import advance, words
 from bpengine.backends.program import Batches, Slices
 
-if TYPE_CHECKING:
-    from bpengine.backends.cupy.backend import CuPyBackend
-
-__all__ = ["CUDAProgram", "say_once"]
+__all__ = ["CUDAProgram"]
 
 STEPS = 8  # in one graph, where a step is short
 SHORT = 2**32  # floating-point operations of a step up to which it is
@@ -32,7 +30,7 @@ class CUDAProgram:
 
     Parameters
     ----------
-    backend : CuPyBackend
+    device : Device
     calls : sequence of (function, operands)
         The step.
     maker : Maker
@@ -47,14 +45,14 @@ class CUDAProgram:
 
     def __init__(
         self,
-        backend: CuPyBackend,
+        device: Device,
         calls: Sequence[Call],
         maker: Maker,
         keep: object,
         capturable: bool,
         flops: int,
     ) -> None:
-        self.backend, self.calls = backend, calls
+        self._device, self.calls = device, calls
         self._maker, self._keep = maker, keep
         self._capturable = capturable
         self._many = STEPS if flops <= SHORT else 1
@@ -67,7 +65,7 @@ class CUDAProgram:
         """Run the step `steps` times; the work is queued on the current stream."""
         if not self.calls or not steps:
             return
-        self.backend.enter()
+        self._device.enter()
         self._begin()
         taken = [0]
         try:
@@ -84,7 +82,7 @@ class CUDAProgram:
         count = len(batches.batches)
         if not count:
             return
-        self.backend.enter()
+        self._device.enter()
         gathering = self._gathering_for(batches) if self._capturable and self.calls else None
         if gathering is None:
             self._step_by_step(batches, taken)
@@ -112,7 +110,7 @@ class CUDAProgram:
     def _gathering_for(self, batches: Batches) -> _Gathering | None:
         found = next((each for each in self._gatherings if each.serves(batches)), None)
         if found is None:
-            found = _Gathering(self.backend, batches, self.calls, self._maker)
+            found = _Gathering(self._device, batches, self.calls, self._maker)
             # examples that are streamed come from two buffers in turn
             self._gatherings = [*self._gatherings[-1:], found]
         return found if found.calls else None
@@ -135,17 +133,17 @@ class CUDAProgram:
 
     def _plainly(self, calls: Sequence[Call], taken: list[int]) -> None:
         """A step call by call."""
-        self._library = self.backend.enter_library()  # has to stay as long as its work is under way
+        self._library = self._device.enter_library()  # has to stay as long as its work is under way
         Replay(calls).run(1)
         taken[0] += 1
 
     def _captured(self, calls: Sequence[Call], steps: int) -> Any:
         """Some steps as a graph, with what it works on; None where a call can't be captured."""
         try:
-            return self.backend.capture(functools.partial(Replay(calls).run, steps))
+            return self._device.capture(functools.partial(Replay(calls).run, steps))
         except Exception as error:
             self._capturable = False
-            say_once(
+            warn_once(
                 "a step can't be captured as a CUDA graph, and is replayed call by call: "
                 f"{type(error).__name__}: {error}"
             )
@@ -156,7 +154,7 @@ class CUDAProgram:
         maker = self._maker
         if maker.random is not None:
             state = words(maker.random)
-            maker.state[...] = self.backend.asarray(state.view(np.int64), "int64")
+            maker.state[...] = self._device.asarray(state.view(np.int64), "int64")
 
     def _end(self, steps: int) -> None:
         """Let the host's generator go on from where the device's is."""
@@ -168,29 +166,27 @@ class CUDAProgram:
 class _Gathering:
     """A step that loads its batch and keeps its output itself; without calls where it can't."""
 
-    def __init__(
-        self, backend: CuPyBackend, batches: Batches, step: Sequence[Call], maker: Maker
-    ) -> None:
+    def __init__(self, device: Device, batches: Batches, step: Sequence[Call], maker: Maker) -> None:
         self.warm = False
         self.calls: list[Call] = []
         self.graphs: dict[int, Any] = {}
-        self._backend, self._batches = backend, batches
+        self._device, self._batches = device, batches
         count, m = len(batches.slots), int(batches.rows.shape[0])
-        self._numbers, self._at = (backend.empty((n,), "int64") for n in (count * m, 2))
-        self._start = backend.asarray(np.zeros(2, np.int64), "int64")
-        numbers, at = map(backend.view, (self._numbers, self._at))
+        self._numbers, self._at = (device.empty((n,), "int64") for n in (count * m, 2))
+        self._start = device.asarray(np.zeros(2, np.int64), "int64")
+        numbers, at = map(device.view, (self._numbers, self._at))
         around = maker.batches(batches, numbers, at)
         if around is None or not isinstance(batches.batches, Slices):
             return
-        load, keep = map(backend.as_call, around)
+        load, keep = map(device.as_call, around)
         self.calls = [load, *step, keep]
         if batches.settings is not None:
             targets = batches.settings.targets
-            self._table = backend.empty((count, len(targets)), backend.view(targets[0]).dtype)
-            places = np.array([backend.view(x).address for x in targets], np.int64)
-            self._targets = backend.asarray(places, "int64")
+            self._table = device.empty((count, len(targets)), device.view(targets[0]).dtype)
+            places = np.array([device.view(x).address for x in targets], np.int64)
+            self._targets = device.asarray(places, "int64")
             launch = maker.settings(self._table, self._targets, len(targets), at)
-            self.calls.insert(0, backend.as_call(launch))
+            self.calls.insert(0, device.as_call(launch))
 
     def serves(self, other: Batches) -> bool:
         """Whether other batches come from the same array, and go to the same."""
@@ -209,13 +205,5 @@ class _Gathering:
         self._numbers[: numbers.shape[0]] = numbers
         self._at[...] = self._start
         if batches.settings is not None:
-            values = self._backend.asarray(
-                batches.settings.values, self._backend.view(self._table).dtype
-            )
+            values = self._device.asarray(batches.settings.values, self._device.view(self._table).dtype)
             self._table[: values.shape[0], :] = values
-
-
-@functools.cache
-def say_once(message: str) -> None:
-    """Tell the user something that costs speed, once."""
-    logging.getLogger("bpengine").warning(message)
