@@ -10,7 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
-import safetensors.numpy
+import safetensors.numpy as safetensors_numpy
 from array_api_compat import array_namespace
 from hypothesis import given
 from hypothesis import strategies as st
@@ -218,7 +218,7 @@ def interrupt(*arguments, **options):
         ("npz", np, "savez", write_half, FullError),
         ("npz", np, "savez", interrupt, KeyboardInterrupt),
         ("safetensors", safetensors, "write", write_half, FullError),
-        ("safetensors", safetensors.numpy, "save", interrupt, KeyboardInterrupt),
+        ("safetensors", safetensors_numpy, "save", interrupt, KeyboardInterrupt),
         *(
             (kind, os, what, failure, error)
             for kind in KINDS

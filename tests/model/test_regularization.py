@@ -357,7 +357,7 @@ def test_each_step_draws_anew(lab):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_seed_gives_the_same_masks_and_the_same_training_on_every_backend(lab, dtype):
     case = dataclasses.replace(deep("tanh", "quadratic"), dtype=dtype)
-    numpy = dataclasses.replace(lab, backend=bp.backends.get("numpy"), read_only=False)
+    numpy = dataclasses.replace(lab, backend=bp.backends.get("numpy"))
     masks = []
     for one in (lab, numpy):
         plan = drawn(one, [0.25, 0.5, 0.75], dtype)

@@ -415,7 +415,7 @@ def test_training_ends_with_the_average_of_its_steps(lab, optimizer, averaging):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class SignDescent(bp.optimizers.Optimizer):
+class SignDescent(bp.Optimizer):
     """θ ← θ - η sign(Σ ∇C): a rule of one's own, with a memory."""
 
     def memory(self, parameters):
@@ -461,7 +461,7 @@ def put(net, values, lab):
 
 def test_a_rule_has_to_say_what_it_does():
     with pytest.raises(TypeError, match="abstract"):
-        bp.optimizers.Optimizer(0.1)
+        bp.Optimizer(0.1)
 
 
 @pytest.mark.parametrize(
