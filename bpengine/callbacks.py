@@ -17,7 +17,7 @@ import numpy as np
 from bpengine.backends import Array
 from bpengine.training import checkpoint
 from bpengine.training.loop import Callback, Training
-from bpengine.validation import choose, non_negative_number, positive_integer
+from bpengine.validation import choose, flag, non_negative_number, positive_integer
 
 __all__ = ["CSVLog", "Checkpoint", "EarlyStopping", "Function", "JSONLinesLog", "Progress"]
 
@@ -42,7 +42,7 @@ class EarlyStopping(Callback):
     ----------
     patience : int, optional
         Epochs without an improvement after which training ends.
-    min_change : float, optional
+    min_delta : float, optional
         What counts as an improvement: the figure must be better than the best by more than this.
     monitor : {"validation_cost", "validation_accuracy", "cost"}, optional
         The figure of `History` to watch: the validation's cost, or without validation the training's.
@@ -54,7 +54,7 @@ class EarlyStopping(Callback):
     >>> import bpengine as bp
     >>> X, labels = bp.datasets.circles(200, rng=0)
     >>> net = bp.Network([2, 8, 2], cost="binary_cross_entropy", rng=0)
-    >>> stop = bp.EarlyStopping(patience=3, min_change=0.01)
+    >>> stop = bp.EarlyStopping(patience=3, min_delta=0.01)
     >>> history = net.fit(X, labels, epochs=500, validation=0.2, callbacks=[stop], progress=False)
     >>> len(history.cost) < 500, history.best_epoch == len(history.cost) - 3
     (True, True)
@@ -63,15 +63,15 @@ class EarlyStopping(Callback):
     def __init__(
         self,
         patience: int = 10,
-        min_change: float = 0.0,
+        min_delta: float = 0.0,
         monitor: str | None = None,
         restore: bool = True,
     ) -> None:
         self.patience = positive_integer(patience, "patience")
-        self.min_change = non_negative_number(min_change, "min_change")
+        self.min_delta = non_negative_number(min_delta, "min_delta")
         names = ("validation_cost", "validation_accuracy", "cost")
         self.monitor = None if monitor is None else choose(monitor, {n: n for n in names}, "monitor")
-        self.restore = restore
+        self.restore = flag(restore, "restore")
         self._best: Any = -math.inf
         self._best_epoch: Any = 0
         self._waited: Any = 0
@@ -80,7 +80,7 @@ class EarlyStopping(Callback):
     def start(self, training: Training) -> None:
         """Forget what an earlier training has shown."""
         if not training.epoch:
-            self.recall({})
+            self.load_state_dict({})
 
     def epoch(self, training: Training) -> None:
         """Compare with the best so far."""
@@ -96,7 +96,7 @@ class EarlyStopping(Callback):
             self._epoch_of_stack(training, np.where(np.isnan(figure), -math.inf, figure))
             return
         figure = -math.inf if math.isnan(figure) else figure
-        if figure > self._best + self.min_change or self._parameters is None:
+        if figure > self._best + self.min_delta or self._parameters is None:
             self._best, self._best_epoch, self._waited = figure, training.epoch, 0
             network = training.network
             self._parameters = network.backend.xp.asarray(network.vector, copy=True)
@@ -112,7 +112,7 @@ class EarlyStopping(Callback):
             self._best = np.full(shape, -math.inf)
             self._best_epoch, self._waited = np.ones(shape, int), np.zeros(shape, int)
             self._parameters = xp.asarray(network.vector, copy=True)
-        better = figures > self._best + self.min_change
+        better = figures > self._best + self.min_delta
         self._best = np.where(better, figures, self._best)
         self._best_epoch = np.where(better, training.epoch, self._best_epoch)
         self._waited = np.where(better, 0, self._waited + 1)
@@ -120,7 +120,7 @@ class EarlyStopping(Callback):
         for p in np.flatnonzero(better).tolist():
             for kept, block in zip(best, network.parameters.blocks, strict=True):
                 kept[p, ...] = block[p, ...]
-        training.freeze(self._waited >= self.patience)
+        training.stop_networks(self._waited >= self.patience)
 
     def end(self, training: Training) -> None:
         """Restore the best parameters."""
@@ -128,20 +128,20 @@ class EarlyStopping(Callback):
             training.network.vector[...] = self._parameters
             training.history.best_epoch = self._best_epoch
 
-    def memory(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """The best so far."""
         numbers = {"best": self._best, "best_epoch": self._best_epoch, "waited": self._waited}
         found: dict[str, Any] = {name: np.asarray(x).tolist() for name, x in numbers.items()}
         return found if self._parameters is None else {**found, "parameters": self._parameters}
 
-    def recall(self, memory: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the best so far."""
-        found = {"best": -math.inf, "best_epoch": 0, "waited": 0, **memory}
+        found = {"best": -math.inf, "best_epoch": 0, "waited": 0, **state}
         self._best = _one_or_each(found["best"], "float64")
         self._best_epoch, self._waited = (
             _one_or_each(found[name], "int64") for name in ("best_epoch", "waited")
         )
-        self._parameters = memory.get("parameters")
+        self._parameters = state.get("parameters")
 
 
 def _one_or_each(value: Any, dtype: str) -> Any:

@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from bpengine.validation import each, fraction, non_negative_number, positive_integer, positive_number
+from bpengine.validation import (
+    convert_fields,
+    each,
+    fraction,
+    non_negative_number,
+    positive_integer,
+    positive_number,
+)
 
 __all__ = ["Cosine", "InverseScaling", "OnPlateau", "Schedule", "StepDecay", "WarmUp", "resolve"]
 
@@ -83,9 +90,7 @@ class StepDecay(Schedule):
     every: int = 10
 
     def __post_init__(self) -> None:
-        positive_number(self.initial, "initial")
-        positive_number(self.factor, "factor")
-        positive_integer(self.every, "every")
+        convert_fields(self, initial=positive_number, factor=positive_number, every=positive_integer)
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
         """η at an epoch."""
@@ -119,9 +124,7 @@ class Cosine(Schedule):
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        positive_number(self.initial, "initial")
-        positive_integer(self.epochs, "epochs")
-        non_negative_number(self.final, "final")
+        convert_fields(self, initial=positive_number, epochs=positive_integer, final=non_negative_number)
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
         """η at an epoch."""
@@ -149,8 +152,7 @@ class InverseScaling(Schedule):
     power: float = 0.5
 
     def __post_init__(self) -> None:
-        positive_number(self.initial, "initial")
-        positive_number(self.power, "power")
+        convert_fields(self, initial=positive_number, power=positive_number)
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
         """η at an epoch."""
@@ -181,8 +183,8 @@ class WarmUp(Schedule):
 
     def __post_init__(self) -> None:
         if not (isinstance(self.after, Schedule) or callable(self.after)):
-            positive_number(self.after, "after")  # one for all networks of a stack
-        positive_number(self.epochs, "epochs")
+            convert_fields(self, after=positive_number)  # one for all networks of a stack
+        convert_fields(self, epochs=positive_number)
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
         """η at an epoch; a thousandth of the full rate to begin with."""
@@ -201,7 +203,7 @@ class OnPlateau(Schedule):
         Below 1.
     patience : int, optional
         Epochs without an improvement after which the rate is lowered.
-    min_change : float, optional
+    min_delta : float, optional
         What counts as an improvement: the cost must fall below the best by more than this.
 
     Examples
@@ -215,20 +217,23 @@ class OnPlateau(Schedule):
     initial: float
     factor: float = 0.1
     patience: int = 10
-    min_change: float = 1e-4
+    min_delta: float = 1e-4
 
     def __post_init__(self) -> None:
-        positive_number(self.initial, "initial")
         fraction(self.factor, "factor")
-        positive_number(self.factor, "factor")
-        positive_integer(self.patience, "patience")
-        non_negative_number(self.min_change, "min_change")
+        convert_fields(
+            self,
+            initial=positive_number,
+            factor=positive_number,
+            patience=positive_integer,
+            min_delta=non_negative_number,
+        )
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
         """η after the epochs whose costs are given."""
         best, waited, rate = math.inf, 0, self.initial
         for cost in costs:
-            if cost < best - self.min_change:
+            if cost < best - self.min_delta:
                 best, waited = cost, 0
             else:
                 waited += 1

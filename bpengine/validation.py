@@ -14,10 +14,13 @@ from numpy.typing import DTypeLike
 __all__ = [
     "check_count",
     "choose",
+    "convert_fields",
     "each",
+    "flag",
     "fraction",
     "layer_sizes",
     "non_negative_number",
+    "optional",
     "positive_integer",
     "positive_number",
 ]
@@ -43,7 +46,7 @@ def choose(name: object, table: Mapping[str, T], kind: str) -> T:
 def dtype_name(dtype: DTypeLike) -> str:
     """The name of a dtype that networks compute in."""
     try:
-        name = np.dtype(dtype).name
+        name = str(dtype) if dtype is None else np.dtype(dtype).name
     except TypeError:
         name = str(dtype)
     return choose(name, {"float32": "float32", "float64": "float64"}, "dtype")
@@ -80,12 +83,38 @@ def positive_integer(value: SupportsIndex, name: str) -> int:
 def positive_number(value: float, name: str, which: str = "above 0") -> float:
     """`value` as a finite float above 0."""
     shape: tuple[int, ...] = getattr(value, "shape", ())
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__") or shape:
+    text = isinstance(value, (str, bytes)) or (
+        isinstance(value, np.ndarray) and value.dtype.kind in "SU"
+    )
+    if text or not hasattr(value, "__float__") or shape:
         raise TypeError(f"{name} must be a number, got {value!r}.")
-    checked = float(value)
+    try:
+        checked = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}.") from None
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that float64 holds, got {value!r:.60}.") from None
     if not 0 < checked < float("inf"):
         raise ValueError(f"{name} must be {which} and finite, got {checked}.")
     return checked
+
+
+def flag(value: object, name: str) -> bool:
+    """`value` as a bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}.")
+    return bool(value)
+
+
+def convert_fields(instance: object, **checks: Callable[[Any, str], Any]) -> None:
+    """Let the fields of a frozen dataclass hold what the checks give."""
+    for name, check in checks.items():
+        object.__setattr__(instance, name, check(getattr(instance, name), name))
+
+
+def optional(check: Callable[[Any, str], T]) -> Callable[[Any, str], T | None]:
+    """A check that lets None be None."""
+    return lambda value, name: None if value is None else check(value, name)
 
 
 def each(value: Any, check: Callable[[Any, str], float], name: str) -> float | tuple[float, ...]:

@@ -79,7 +79,7 @@ def test_what_a_training_shows(lab):
     seen = []
 
     def look(training):
-        seen.append((training.epoch, training.epochs, training.steps, training.taken))
+        seen.append((training.epoch, training.epochs, training.steps, training.steps_taken))
         assert training.network is net
         assert training.optimizer is optimizer
         assert len(training.history.cost) == training.epoch
@@ -202,14 +202,14 @@ class Script(bp.Callback):
         self.seen.append(vector(self.lab, training.network))
 
 
-def stopped_by_hand(figures, patience, min_change, greatest):
+def stopped_by_hand(figures, patience, min_delta, greatest):
     """The epoch after which training stops, and the best one."""
     best, at, waited = None, 0, 0
     for epoch, figure in enumerate(figures, 1):
         figure = figure if greatest else -figure
         if math.isnan(figure):
             figure = -math.inf
-        if best is None or figure > best + min_change:
+        if best is None or figure > best + min_delta:
             best, at, waited = figure, epoch, 0
         else:
             waited += 1
@@ -227,7 +227,7 @@ figures = st.lists(
     monitor=st.sampled_from([None, "cost", "validation_cost", "validation_accuracy"]),
     figures=figures,
     patience=st.integers(1, 4),
-    min_change=st.sampled_from([0.0, 0.06, 0.2]),
+    min_delta=st.sampled_from([0.0, 0.06, 0.2]),
     validated=st.booleans(),
     averaging=st.sampled_from([None, 0.9]),
     restore=st.booleans(),
@@ -236,20 +236,20 @@ figures = st.lists(
     monitor=None,
     figures=[math.nan, 0.3, 0.2, 0.4, 0.4, 0.4],
     patience=2,
-    min_change=0.0,
+    min_delta=0.0,
     validated=False,
     averaging=None,
     restore=True,
 )
 @examples(60)
-def test_early_stopping(lab, monitor, figures, patience, min_change, validated, averaging, restore):
+def test_early_stopping(lab, monitor, figures, patience, min_delta, validated, averaging, restore):
     X, labels = blobs(12)
     validated = validated or monitor in ("validation_cost", "validation_accuracy")
     pair = tuple(lab.array(x) for x in (X, labels)) if validated else None
     net = network(lab, (2, 2), activations="softmax", cost="softmax_cross_entropy")
     name = monitor or ("validation_cost" if validated else "cost")
     script = Script(lab, name, figures)
-    stop = bp.EarlyStopping(patience, min_change, monitor, restore)
+    stop = bp.EarlyStopping(patience, min_delta, monitor, restore)
     history = fit(
         lab,
         net,
@@ -260,7 +260,7 @@ def test_early_stopping(lab, monitor, figures, patience, min_change, validated, 
         optimizer=bp.SGD(0.5, averaging=averaging),
         callbacks=[script, stop],
     )
-    last, best = stopped_by_hand(figures, patience, min_change, name == "validation_accuracy")
+    last, best = stopped_by_hand(figures, patience, min_delta, name == "validation_accuracy")
     assert len(history.cost) == last
     assert history.best_epoch == (best if restore else None)
     wanted = script.seen[best - 1] if restore else script.seen[-1]
@@ -315,7 +315,7 @@ def test_early_stopping_on_the_accuracy_needs_classes(lab):
     [
         ({"patience": 0}, ValueError, "patience must be 1 or more"),
         ({"patience": 1.5}, TypeError, "patience must be a whole number"),
-        ({"min_change": -1}, ValueError, "min_change must be 0 or more"),
+        ({"min_delta": -1}, ValueError, "min_delta must be 0 or more"),
         (
             {"monitor": "validation_loss"},
             ValueError,

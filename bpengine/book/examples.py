@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends import Array
+from bpengine.model.model import Model
 from bpengine.model.packing import example_rows
 from bpengine.model.parameters import padded
-from bpengine.model.model import Model
 
 __all__ = ["Examples", "column"]
 

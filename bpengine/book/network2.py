@@ -14,6 +14,7 @@ from bpengine.backends import Array
 from bpengine.book.costs import CrossEntropyCost, QuadraticCost, engine_cost, sigmoid, sigmoid_prime
 from bpengine.book.examples import Examples
 from bpengine.book.program import Program
+from bpengine.model import files
 
 __all__ = [
     "CrossEntropyCost",
@@ -223,8 +224,8 @@ class Network(Program):
                 "cost": getattr(self.cost, "__name__", type(self.cost).__name__),
             }
         )
-        with open(filename, "w", encoding="utf-8") as file:
-            file.write(text)
+        with files.replacing(filename) as file:
+            file.write(text.encode())
 
     def _update(self, mini_batch: Sequence[Any], eta: float, lmbda: float, n: int) -> None:
         self.update_mini_batch(mini_batch, eta, lmbda, n)

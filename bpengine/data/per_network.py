@@ -77,7 +77,7 @@ class Each(Indexed):
         xp = array_namespace(x)
         return x if x.ndim == axes else xp.broadcast_to(x, (P, *x.shape))
 
-    def of(self, numbers: np.ndarray[Any, Any]) -> Each:
+    def for_networks(self, numbers: np.ndarray[Any, Any]) -> Each:
         """The same examples for some networks of the stack."""
         some = copy.copy(self)
         some.rngs = [self.rngs[i] for i in numbers]

@@ -36,7 +36,7 @@ class Resident(Indexed):
             X, network.smoothed(Y), self.outputs, network.backend, network.dtype, weights=weights
         )
 
-    def of(self, numbers: np.ndarray[Any, Any]) -> Resident:
+    def for_networks(self, numbers: np.ndarray[Any, Any]) -> Resident:
         """The same examples for some networks of the stack, in the order that is drawn for all."""
         if not self.own:
             return self

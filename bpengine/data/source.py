@@ -68,7 +68,7 @@ class Source(ABC):
     def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
         """An epoch; a chunk is of ``most(step, size)`` steps or fewer, from that step on."""
 
-    def of(self, numbers: np.ndarray[Any, Any]) -> Source:
+    def for_networks(self, numbers: np.ndarray[Any, Any]) -> Source:
         """The same examples for some networks of a stack."""
         return self
 

@@ -86,7 +86,7 @@ class Watch:
         self.training = Fitting(
             net, optimizer, source, epochs, validation=validation, callbacks=callbacks
         )
-        self.training.estimator, self.training.state = estimator, state
+        self.training.estimator, self.training.runner.state = estimator, state
         self._clock = time.perf_counter()
 
     def __enter__(self) -> Watch:

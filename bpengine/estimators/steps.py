@@ -7,6 +7,7 @@ own weights, the order of the examples is given, and the loss is reported as sci
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from array_api_compat import array_namespace
@@ -15,13 +16,46 @@ from bpengine.backends import Array, Batches, Operation
 from bpengine.backprop.plan import Plan
 from bpengine.estimators.data import Examples, Host
 from bpengine.network.network import Network
-from bpengine.optimizers.base import Optimizer
+from bpengine.optimizers.adam import Adam
+from bpengine.optimizers.base import Memory, Optimizer, scalar
 from bpengine.optimizers.update import State
 from bpengine.training.steps import PLANS, kept_steps
 
-__all__ = ["Steps"]
+__all__ = ["HatAdam", "Steps"]
 
 Loss = Callable[[Array, Array], Array]
+
+
+@dataclass(frozen=True, repr=False)
+class HatAdam(Adam):
+    """Adam with ε beside √v, not beside √v̂: θ ← θ - η √(1 - β₂ᵗ) / (1 - β₁ᵗ) m / (√v + ε).
+
+    References
+    ----------
+    D. Kingma and J. Ba, arXiv:1412.6980, the end of section 2; it is scikit-learn's form.
+    """
+
+    def memory(self, parameters: Array) -> Memory:
+        """What Adam remembers, and 1 - β₂ᵗ."""
+        return {**super().memory(parameters), "correction": scalar(0.0, parameters)}
+
+    def update(
+        self, parameters: Array, gradient: Array, memory: Memory, rate: Array
+    ) -> Iterator[Operation]:
+        """Operations of a step: ε / √(1 - β₂ᵗ) takes the place of ε."""
+        correction = memory["correction"]
+        constants = (scalar(x, parameters) for x in (self.beta_2, 1 - self.beta_2, self.epsilon))
+        inputs = correction, *constants
+        for op in super().update(parameters, gradient, memory, rate):
+            *_, ε, _ = op.inputs
+            yield Operation("epsilon", "update", _epsilon, inputs, ε, (correction,))
+            yield op
+
+
+def _epsilon(correction: Array, β: Array, rest: Array, ε: Array) -> tuple[Array, Array]:
+    # 1 - βᵗ = β (1 - βᵗ⁻¹) + (1 - β), which loses no digits
+    correction = β * correction + rest
+    return ε / correction**0.5, correction
 
 
 class LossPlan(Plan):

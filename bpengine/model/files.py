@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -31,6 +31,7 @@ __all__ = [
     "in_place_of",
     "in_short",
     "read",
+    "replacing",
     "restore",
     "write",
 ]
@@ -117,18 +118,36 @@ def write(
     ImportError
         If safetensors is asked for and not installed.
     """
-    path = Path(os.path.realpath(path))  # a link stays one
     text = json.dumps({"format": FORMAT, **description}, default=_plain)
-    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
-    if mode is not None and not os.access(path, os.W_OK):  # renaming would not ask
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-    with in_place_of(path) as temporary, open(temporary, "xb") as file:
-        if mode is not None:
-            os.chmod(temporary, mode)
+    with replacing(path) as file:
         if safetensors.is_meant(path):
             safetensors.write(file, text, arrays)
         else:
             np.savez(file, description=np.array(text), **arrays)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of the one at `path` when it is complete.
+
+    It is written beside `path` under another name; of what is at `path`, nothing is lost before.
+
+    Raises
+    ------
+    OSError
+        If the file can't be written, or `path` is there and is no regular file, such as a device.
+    """
+    path = Path(os.path.realpath(path))  # a link stays one
+    mode = path.stat().st_mode if path.exists() else None
+    if mode is not None and not stat.S_ISREG(mode):
+        kind = IsADirectoryError if stat.S_ISDIR(mode) else OSError
+        raise kind(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "no regular file", str(path))
+    if mode is not None and not os.access(path, os.W_OK):  # renaming would not ask
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    with in_place_of(path) as temporary, open(temporary, "xb") as file:
+        if mode is not None:
+            os.chmod(temporary, stat.S_IMODE(mode))
+        yield file
         file.flush()
         os.fsync(file.fileno())
     _flush_folder(path.parent)
@@ -197,9 +216,9 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
         _check(description)
         if tensors:
             state = {name: array for name, array in arrays.items() if name.startswith(STATE)}
-            arrays = state | safetensors.renamed(
-                {name: array for name, array in arrays.items() if name not in state}
-            )
+            layers = {name: array for name, array in arrays.items() if name not in state}
+            stack = (description["stack"],) if "stack" in description else ()
+            arrays = state | safetensors.renamed(layers, stack)
     except Exception as error:  # damaged or hostile bytes make zipfile and json raise almost anything
         raise ValueError(
             f"{os.fspath(path)} is no network that bpengine can read, or it is damaged: "

@@ -77,7 +77,8 @@ def probabilities(
         for l, share in enumerate(shares):
             check_count(share, stack, f"dropout[{l}]")
         return shares
-    return (0.0, *(fraction(dropout, "dropout") for _ in range(hidden)))  # type: ignore[arg-type]
+    share = fraction(dropout, "dropout")  # type: ignore[arg-type]
+    return (0.0, *[share] * hidden)
 
 
 def smoothed(Y: Array, smoothing: float, exclusive: bool) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -57,14 +58,14 @@ def package(name: str = "safetensors") -> Any:
 def write(file: BinaryIO, text: str, arrays: Mapping[str, Any]) -> None:
     """Write the arrays, the layers' as ``torch.nn.Sequential(Linear, σ, Linear, …)`` names them.
 
-    ``weights_l`` becomes ``"{2l}.weight"``, and ``biases_l`` ``"{2l}.bias"`` of one axis.
+    ``weights_l`` becomes ``"{2l}.weight"``, and ``biases_l`` ``"{2l}.bias"`` of one axis less.
     """
     tensors = {}
     for name, array in arrays.items():
         kind, _, l = name.rpartition("_")
         if kind in ("weights", "biases"):
             name = f"{2 * int(l)}.{'weight' if kind == 'weights' else 'bias'}"
-            array = array if kind == "weights" else array.reshape(-1)
+            array = array if kind == "weights" else array[..., 0]
         tensors[name] = np.asarray(array, order="C")
     file.write(package("safetensors.numpy").save(tensors, metadata={KEY: text}))
 
@@ -103,8 +104,8 @@ def _array(name: str, tensor: Mapping[str, Any]) -> np.ndarray[Any, Any]:
     return (array.astype("<u4") << 16).view("<f4") if dtype == "BF16" else array
 
 
-def renamed(tensors: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-    """Tensors of Linear layers as ``weights_l`` (n_{l+1}, n_l) and ``biases_l`` (n_{l+1}, 1).
+def renamed(tensors: Mapping[str, np.ndarray[Any, Any]], stack: tuple[int, ...] = ()) -> Arrays:
+    """Tensors of Linear layers as ``weights_l`` (…, n_{l+1}, n_l) and ``biases_l`` (…, n_{l+1}, 1).
 
     Their names are a prefix that all share, such as "layers.", an index that grows from layer to
     layer, and ".weight" or ".bias". A layer without a bias has none here either.
@@ -131,19 +132,20 @@ def renamed(tensors: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         if "weight" not in names:
             raise ValueError(f"{names['bias']} has no weight beside it")
         w = tensors[names["weight"]]
-        if w.ndim != 2:
-            raise ValueError(
-                f"{names['weight']} has shape {w.shape}; a Linear layer's has two axes, (n_out, n_in)"
-            )
+        if w.ndim != len(stack) + 2:
+            axes = "three axes, (P, n_out, n_in)" if stack else "two axes, (n_out, n_in)"
+            raise ValueError(f"{names['weight']} has shape {w.shape}; a Linear layer's has {axes}")
         arrays[f"weights_{l}"] = w
         if "bias" in names:
-            b = tensors[names["bias"]]
-            if b.shape != w.shape[:1]:
+            b, expected = tensors[names["bias"]], w.shape[:-1]
+            if stack and b.shape == (math.prod(expected),):  # as version 0.1 wrote those of a stack
+                b = b.reshape(expected)
+            if b.shape != expected:
                 raise ValueError(
-                    f"{names['bias']} has shape {b.shape}, expected {w.shape[:1]} beside "
+                    f"{names['bias']} has shape {b.shape}, expected {expected} beside "
                     f"{names['weight']} of shape {w.shape}"
                 )
-            arrays[f"biases_{l}"] = b.reshape(-1, 1)
+            arrays[f"biases_{l}"] = b[..., None]
     return arrays
 
 

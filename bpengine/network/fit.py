@@ -27,14 +27,14 @@ from bpengine.data.source import Source
 from bpengine.data.stream import Stream
 from bpengine.distributed.collectives import Group
 from bpengine.distributed.options import DataParallel
-from bpengine.distributed.start import Ranks, take_up
-from bpengine.distributed.strategy import DataParallelStackTraining, DataParallelTraining
+from bpengine.distributed.start import Ranks, start_together
+from bpengine.distributed.strategy import DataParallelStrategy
 from bpengine.model.model import Model, check_single
 from bpengine.optimizers.base import Optimizer, check_optimizer
 from bpengine.optimizers.lbfgs import LBFGS
 from bpengine.optimizers.sgd import SGD
 from bpengine.privacy.dpsgd import DPSGD
-from bpengine.privacy.training import PrivateTraining
+from bpengine.privacy.training import private_training
 from bpengine.training import checkpoint, full_batch
 from bpengine.training.history import History
 from bpengine.training.loop import Callback, Training
@@ -113,17 +113,16 @@ def _training(
         )
     held = checked_validation(network, held)
     options: Any = {"validation": held, "callbacks": listeners, "monitor": monitor}
-    training: Training
     if ranks is not None:
-        parallel = DataParallelStackTraining if network.stack else DataParallelTraining
-        training = parallel(ranks.group, ranks.options, network, optimizer, source, epochs, **options)
-        take_up(training, resume)
-    elif isinstance(optimizer, DPSGD):
-        training = PrivateTraining(network, optimizer, source, epochs, **options)
+        options["strategy"] = DataParallelStrategy(ranks.group, ranks.options)
+    if isinstance(optimizer, DPSGD):
+        training = private_training(network, optimizer, source, epochs, **options)
     else:
         kind = StackTraining if network.stack else Training
         training = kind(network, optimizer, source, epochs, **options)
-    if ranks is None and resume is not None and Path(resume).exists():
+    if ranks is not None:
+        start_together(training, ranks, resume)
+    elif resume is not None and Path(resume).exists():
         checkpoint.resume(training, resume)
     return training
 
@@ -145,7 +144,7 @@ def run(training: Training) -> History:
             training.history.interrupted = True
             training.history.keep_complete()
         finally:
-            training.show_average()
+            training.show_parameters()
             with ExitStack() as ends:  # which comes to each, whatever happens in another
                 for callback in reversed(started):
                     ends.callback(callback.end, training)
@@ -173,13 +172,13 @@ def partial_fit(
     if training is None or optimizer not in (None, training.optimizer):
         kind = StackTraining if model.stack else Training
         training = kind(model, optimizer or SGD(), source)
-    training.feed(source)
+    training.set_source(source)
     with np.errstate(all="ignore"):
         try:
             cost = training.pass_over_examples()
         finally:
-            training.show_average()
-    return training, training.complete(cost)
+            training.show_parameters()
+    return training, training.end_partial_fit(cost)
 
 
 def _listeners(callbacks: Any, progress: bool) -> list[Callback]:

@@ -9,7 +9,7 @@ from array_api_compat import array_namespace
 
 from bpengine.backends import Array, Operation
 from bpengine.optimizers.base import Memory, Optimizer, Rate, array_of, scalar, suffix, zeros_like
-from bpengine.validation import fraction, positive_number
+from bpengine.validation import convert_fields, fraction, positive_number
 
 __all__ = ["Adam", "AdamW"]
 
@@ -48,9 +48,7 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fraction(self.beta_1, "beta_1")
-        fraction(self.beta_2, "beta_2")
-        positive_number(self.epsilon, "epsilon")
+        convert_fields(self, beta_1=fraction, beta_2=fraction, epsilon=positive_number)
 
     def memory(self, parameters: Array) -> Memory:
         """Weighted sums of the gradients and of their squares, and the two sums of the weights."""

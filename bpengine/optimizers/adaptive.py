@@ -9,7 +9,7 @@ from array_api_compat import array_namespace
 
 from bpengine.backends import Array, Operation
 from bpengine.optimizers.base import Memory, Optimizer, Rate, scalar, suffix, zeros_like
-from bpengine.validation import fraction, positive_number
+from bpengine.validation import convert_fields, fraction, positive_number
 
 __all__ = ["Adagrad", "RMSprop"]
 
@@ -44,8 +44,7 @@ class RMSprop(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fraction(self.decay, "decay")
-        positive_number(self.epsilon, "epsilon")
+        convert_fields(self, decay=fraction, epsilon=positive_number)
 
     def memory(self, parameters: Array) -> Memory:
         """The average square v."""
@@ -88,7 +87,7 @@ class Adagrad(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive_number(self.epsilon, "epsilon")
+        convert_fields(self, epsilon=positive_number)
 
     def memory(self, parameters: Array) -> Memory:
         """The sum of squares s."""

@@ -13,7 +13,14 @@ from bpengine import schedules
 from bpengine.backends import Array, Operation
 from bpengine.optimizers.lbfgs import LBFGS
 from bpengine.schedules import Schedule
-from bpengine.validation import each, fraction, non_negative_number, positive_number
+from bpengine.validation import (
+    convert_fields,
+    each,
+    fraction,
+    non_negative_number,
+    optional,
+    positive_number,
+)
 
 __all__ = ["Optimizer", "check_optimizer"]
 
@@ -61,11 +68,8 @@ class Optimizer(ABC):
             object.__setattr__(self, "learning_rate", rate.value)
         decay = each(self.weight_decay, non_negative_number, "weight_decay")
         object.__setattr__(self, "weight_decay", decay)
-        for name in ("clip_norm", "max_norm"):
-            if getattr(self, name) is not None:
-                positive_number(getattr(self, name), name)
-        if self.averaging is not None:
-            fraction(self.averaging, "averaging")
+        norm = optional(positive_number)
+        convert_fields(self, clip_norm=norm, max_norm=norm, averaging=optional(fraction))
 
     def __repr__(self) -> str:
         shown = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bpengine.validation import non_negative_number, positive_integer
+from bpengine.validation import convert_fields, non_negative_number, positive_integer
 
 __all__ = ["LBFGS"]
 
@@ -42,9 +42,12 @@ class LBFGS:
     max_evaluations: int = 15000
 
     def __post_init__(self) -> None:
-        positive_integer(self.memory, "memory")
-        non_negative_number(self.tolerance, "tolerance")
-        positive_integer(self.max_evaluations, "max_evaluations")
+        convert_fields(
+            self,
+            memory=positive_integer,
+            tolerance=non_negative_number,
+            max_evaluations=positive_integer,
+        )
 
 
 def scipy_optimize() -> Any:

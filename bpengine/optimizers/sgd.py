@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bpengine.backends import Array, Operation
 from bpengine.optimizers.base import Memory, Optimizer, scalar, zeros_like
-from bpengine.validation import fraction
+from bpengine.validation import convert_fields, flag, fraction
 
 __all__ = ["SGD"]
 
@@ -57,7 +57,7 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fraction(self.momentum, "momentum")
+        convert_fields(self, momentum=fraction, nesterov=flag)
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov=True needs a momentum above 0, such as momentum=0.9.")
 

@@ -24,7 +24,7 @@ def save(training: Training, path: str | os.PathLike[str]) -> None:
         arrays[f"state_{name}"] = _packed(backend.to_numpy(array), training)
     memories: list[tuple[str, dict[str, Any]]] = []
     for callback in training.callbacks:
-        memory = dict(callback.memory())
+        memory = dict(callback.state_dict())
         for name in [name for name, value in memory.items() if hasattr(value, "shape")]:
             value = memory.pop(name)
             host = backend.to_numpy(value) if backend.owns(value) else np.asarray(value)
@@ -34,19 +34,19 @@ def save(training: Training, path: str | os.PathLike[str]) -> None:
         "optimizer": type(training.optimizer).__name__,
         "epoch": training.epoch,
         "steps": training.steps,
-        "taken": training.taken,
+        "taken": training.steps_taken,
         "stopped": training.stopped,
         "history": training.history.as_dict(),
         "random": training.network.rng.bit_generator.state,
         "callbacks": memories,
     }
-    description["training"] |= training.memory()
+    description["training"] |= training.state_dict()
     files.write(path, description, arrays)
 
 
 def _packed(array: np.ndarray[Any, Any], training: Training) -> np.ndarray[Any, Any]:
     """An array as a file has it: vectors like the network's without what pads them on this backend."""
-    for network in (training.trained, training.network):
+    for network in (training.runner.model, training.network):
         if array.shape == tuple(network.vector.shape):
             return packed(array, network.parameters)
     return array
@@ -55,7 +55,7 @@ def _packed(array: np.ndarray[Any, Any], training: Training) -> np.ndarray[Any, 
 def _unpacked(array: Any, training: Training) -> Any:
     """What `_packed` was given."""
     array = np.array(array)
-    for network in (training.trained, training.network):
+    for network in (training.runner.model, training.network):
         sizes = zip(network.parameters.blocks, network.sizes, strict=False)
         if array.shape == (sum(math.prod(b.shape[:-1]) * (n + 1) for b, n in sizes),):
             return unpacked(array, network.parameters)
@@ -64,10 +64,11 @@ def _unpacked(array: Any, training: Training) -> Any:
 
 def _arrays(training: Training) -> dict[str, Any]:
     """All arrays by name that a training has besides its network's."""
-    arrays = {} if training.state is None else dict(training.state.arrays)
+    runner = training.runner
+    arrays = {} if runner.state is None else dict(runner.state.arrays)
     if "average" in arrays:
-        own = training.trained.vector
-        arrays["stepping"] = own if training.stepping is None else training.stepping
+        raw = runner.raw_parameters
+        arrays["stepping"] = runner.model.vector if raw is None else raw
     return arrays
 
 
@@ -90,7 +91,7 @@ def resume(training: Training, path: str | os.PathLike[str]) -> None:
         ):
             if its != own:
                 raise ValueError(f"it is of a training with {what} {its}, not {own}")
-        training.recall(found)
+        training.load_state_dict(found)
         state = {
             name: _fitting(name, array, arrays, training) for name, array in _arrays(training).items()
         }
@@ -100,20 +101,20 @@ def resume(training: Training, path: str | os.PathLike[str]) -> None:
         stopped = bool(found["stopped"])
         generator.state = found["random"]
         for callback, memory in zip(training.callbacks, memories, strict=True):
-            callback.recall(memory)
+            callback.load_state_dict(memory)
         files.restore(network, description, arrays)
     except Exception as error:  # what else may be in such a file fails in many ways
         raise ValueError(
             f"{os.fspath(path)} is no checkpoint to resume from: {files.in_short(error)}."
         ) from None
     network.rng.bit_generator.state = generator.state
-    training.stepping = state.pop("stepping", None)
+    training.runner.raw_parameters = state.pop("stepping", None)
     for name, array in state.items():
-        assert training.state is not None
-        training.state.arrays[name][...] = array
-    training.go_on()
+        assert training.runner.state is not None
+        training.runner.state.arrays[name][...] = array
+    training.resume()
     training.history, training.epoch, training.stopped = history, epoch, stopped
-    training.steps, training.taken = steps, taken
+    training.steps, training.steps_taken = steps, taken
 
 
 def _fitting(name: str, own: Any, arrays: dict[str, Any], training: Training) -> Any:

@@ -13,7 +13,7 @@ from bpengine.data.source import Indexed
 from bpengine.model.model import Model
 from bpengine.optimizers.lbfgs import LBFGS, scipy_optimize
 from bpengine.training.loop import Training
-from bpengine.training.steps import NonFiniteCostError, beginning
+from bpengine.training.steps import NonFiniteCostError, first_non_finite_layer
 
 __all__ = ["check", "minimize"]
 
@@ -107,6 +107,6 @@ class _Objective:
             cost += share * found.cost
             gradient += share * self.network.backend.to_numpy(found.vector)
             if not (math.isfinite(cost) and np.isfinite(gradient).all()):
-                layer = beginning(plan, found.blocks) or len(self.network.sizes)
+                layer = first_non_finite_layer(plan, found.blocks) or len(self.network.sizes)
                 raise NonFiniteCostError(self.training.epoch + 1, self.step, layer)
         return cost, gradient

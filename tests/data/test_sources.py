@@ -352,7 +352,7 @@ def test_batches_may_differ_in_size_and_some_have_weights(lab, sizes, weighted, 
     net, twin = network(lab), network(lab)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bpengine.training.steps.KEPT_STEPS", (kept, kept))
-        patch.setattr("bpengine.training.loop.PLANS", plans)
+        patch.setattr("bpengine.training.steps.PLANS", plans)
         history = net.fit(stream, epochs=1, optimizer=optimizer, progress=False)
     state, cost = None, 0.0
     for i, (batch, has) in enumerate(zip(host, weighted, strict=False)):

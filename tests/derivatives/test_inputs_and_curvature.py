@@ -14,6 +14,7 @@ from bpengine.derivatives.inputs import input_gradients, jacobians
 from bpengine.derivatives.second_derivatives import CURVATURE, SECOND
 from bpengine.model.activations import ACTIVATIONS
 from bpengine.model.costs import COSTS
+from bpengine.model.parameters import Parameters
 
 SMOOTH = [
     (σ, cost)
@@ -201,7 +202,7 @@ def test_the_gauss_newton_matrix_is_made_of_jacobians(lab, σ, cost):
         Curvature(net, *case.data(lab)), net.vector.shape[0], "gauss_newton_vector", lab.backend
     )
     weight = np.zeros(net.vector.shape[0])
-    mask = bp.parameters.Parameters(net.sizes, lab.backend, "float64")
+    mask = Parameters(net.sizes, lab.backend, "float64")
     for w in mask.weights:
         w[...] = 1.0
     weight[:] = lab.numpy(mask.vector)

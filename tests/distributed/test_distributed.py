@@ -136,7 +136,7 @@ def test_a_stack_is_trained_as_one_network_is(lab, options):
     optimizer = bp.Adam([0.3, 0.01, 0.1])
 
     def stop():
-        return [bp.EarlyStopping(patience=1, min_change=0.02)]
+        return [bp.EarlyStopping(patience=1, min_delta=0.02)]
 
     def rank(comm):
         x, y = parts[comm.rank]
@@ -424,7 +424,7 @@ def test_an_interrupt_of_one_rank_ends_all(lab, at, options):
 
     class Interrupting(bp.Callback):
         def steps(self, training, count):
-            if training.group.rank == at and training.epoch == 2:
+            if training.strategy.group.rank == at and training.epoch == 2:
                 raise KeyboardInterrupt
 
     def rank(comm):
@@ -454,7 +454,7 @@ def test_a_stop_of_one_rank_stops_all_and_the_checkpoint_knows(lab, tmp_path):
     X, Y = data(8)
 
     def stopping(training):
-        if training.group.rank == 1 and training.epoch == 3:
+        if training.strategy.group.rank == 1 and training.epoch == 3:
             training.stop()
 
     def rank(comm):
@@ -486,7 +486,7 @@ def test_early_stopping_is_the_same_everywhere(lab):
         net = network(lab)
         mine = slice(10 * comm.rank, 10 * comm.rank + 10)
         validation = tuple(lab.array(x) for x in V) if comm.rank else None
-        stop = bp.EarlyStopping(patience=2, min_change=0.01)
+        stop = bp.EarlyStopping(patience=2, min_delta=0.01)
         history = fit(
             lab, net, X[:, mine], Y[mine], comm, epochs=99, validation=validation, callbacks=[stop]
         )

@@ -427,7 +427,7 @@ def test_callbacks_are_checked():
 
 
 def test_early_stopping_of_bpengine_restores_the_best():
-    stop = bp.EarlyStopping(patience=2, min_change=1.0)
+    stop = bp.EarlyStopping(patience=2, min_delta=1.0)
     model = MLPClassifier((8,), callbacks=[stop], random_state=0).fit(X, LABELS)
     assert model.n_iter_ == 3
     model.set_params(callbacks=None, max_iter=1)

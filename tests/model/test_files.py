@@ -427,3 +427,35 @@ def test_a_cost_of_the_users_own_is_asked_for(lab, tmp_path, kind):
     loaded = bp.load(path, cost=OWN_COST, backend=lab.backend)
     X, Y = lab.array(np.linspace(-1, 1, 6).reshape(3, 2)), lab.array(np.eye(2))
     assert loaded.evaluate(X, Y) == net.evaluate(X, Y)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_a_stack_is_read_as_it_was_written(tmp_path, suffix):
+    pytest.importorskip("safetensors")
+    nets = bp.Network([2, 4, 3], stack=2, rng=0, dropout=[0.0, (0.1, 0.2)])
+    nets.vector[...] = np.arange(nets.vector.size)
+    nets.save(tmp_path / f"nets{suffix}")
+    found = bp.load(tmp_path / f"nets{suffix}")
+    assert found.stack == (2,) and found.dropout == nets.dropout
+    np.testing.assert_array_equal(found.vector, nets.vector)
+
+
+def test_stacks_whose_biases_version_0_1_wrote_flat_are_read(tmp_path):
+    numpy = pytest.importorskip("safetensors.numpy")
+    nets = bp.Network([2, 4, 3], stack=2, rng=0)
+    path = tmp_path / "nets.safetensors"
+    nets.save(path)
+    text = safetensors.read(path.read_bytes())[0]
+    tensors = {name: x if x.ndim == 3 else x.ravel() for name, x in numpy.load_file(path).items()}
+    numpy.save_file(tensors, path, metadata={"bpengine": text})
+    np.testing.assert_array_equal(bp.load(path).vector, nets.vector)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(os.devnull)])
+def test_what_is_no_regular_file_is_not_replaced(tmp_path, make):
+    path = tmp_path / "net.npz"
+    make(path)
+    before = path.stat()
+    with pytest.raises(OSError, match="no regular file"):
+        bp.Network([2, 1]).save(path)
+    assert (path.stat().st_mode, path.stat().st_ino) == (before.st_mode, before.st_ino)

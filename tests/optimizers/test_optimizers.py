@@ -664,3 +664,24 @@ def test_a_plan_without_an_optimizer_has_no_learning_rate(lab, value):
         _ = plan.learning_rate
     with pytest.raises(ValueError, match="no optimizer, and so no learning rate"):
         plan.learning_rate = value
+
+
+def test_what_was_checked_is_what_is_used():
+    rule = bp.LBFGS(memory=np.uint8(3), tolerance=np.float32(0.5), max_evaluations=np.int16(7))
+    assert [type(x) for x in (rule.memory, rule.tolerance, rule.max_evaluations)] == [int, float, int]
+    rule = bp.SGD(0.1, np.float32(0.5), np.bool_(True), clip_norm=np.int8(2), averaging=np.float32(0.5))
+    assert [type(x) for x in (rule.momentum, rule.nesterov, rule.clip_norm, rule.averaging)] == [
+        float,
+        bool,
+        float,
+        float,
+    ]
+    for nesterov in (float("nan"), "yes", None):
+        with pytest.raises(TypeError, match="nesterov must be True or False"):
+            bp.SGD(0.1, 0.9, nesterov)
+
+
+@pytest.mark.parametrize("value", [10**400, np.array("7"), 1j, None])
+def test_numbers_that_float_can_not_hold_are_refused_by_name(value):
+    with pytest.raises((TypeError, ValueError), match="learning_rate must be"):
+        bp.SGD(learning_rate=value)

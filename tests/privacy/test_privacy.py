@@ -18,7 +18,7 @@ from bpengine.privacy.dpsgd import DPSGD
 from bpengine.privacy.noise import Noise
 from bpengine.privacy.plan import PrivatePlan
 from bpengine.privacy.sampling import Poisson
-from bpengine.privacy.training import PrivateTraining
+from bpengine.privacy.training import private_training
 
 stats = pytest.importorskip("scipy.stats")
 try:
@@ -291,10 +291,10 @@ def test_two_examples_are_drawn_independently():
 def test_plans_are_few():
     net = bp.Network([2, 3, 2], backend="numpy", rng=0)
     source = Resident(net, np.ones((2, 2000)), np.ones((2, 2000)), None, 100, True)
-    training = PrivateTraining(net, DPSGD(0.1, 1.0, 1.0, delta=None), source, 5)
+    training = private_training(net, DPSGD(0.1, 1.0, 1.0, delta=None), source, 5)
     training.run()
-    assert 1 <= len(training._plans) <= 6
-    assert all(100 <= m <= 160 for m, *_ in training._plans)
+    assert 1 <= len(training.runner._plans) <= 6
+    assert all(100 <= m <= 160 for m, *_ in training.runner._plans)
 
 
 def test_the_cost_is_the_average_over_the_examples_that_were_drawn():

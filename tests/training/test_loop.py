@@ -448,7 +448,9 @@ def test_ctrl_c_leaves_whole_steps_in_all_that_is_remembered(lab, name, call):
         break
     [training] = seen
     for key, array in state.arrays.items():
-        np.testing.assert_array_equal(lab.numpy(training.state.arrays[key]), lab.numpy(array), key)
+        np.testing.assert_array_equal(
+            lab.numpy(training.runner.state.arrays[key]), lab.numpy(array), key
+        )
     last = twin.vector if optimizer.averaging is None else state.arrays["average"]
     np.testing.assert_array_equal(vector(lab, net), lab.numpy(last))
     assert net.rng.bit_generator.state == twin.rng.bit_generator.state
@@ -806,7 +808,7 @@ def test_a_first_pass_without_an_optimizer_is_of_sgd(lab):
 def test_on_a_plateau_of_the_costs_of_passes_the_rate_falls(lab):
     X, Y = map(lab.array, data())
     net, rates = network(lab), []
-    plateau = bp.schedules.OnPlateau(0.5, factor=0.5, patience=1, min_change=100)
+    plateau = bp.schedules.OnPlateau(0.5, factor=0.5, patience=1, min_delta=100)
     for _ in range(4):
         net.partial_fit(X, Y, optimizer=bp.SGD(plateau))
         rates.append(net._training.rate)
@@ -903,7 +905,7 @@ def test_all_that_is_remembered_is_of_the_step_before(lab, name, position, batch
         plan.load(lab.array(X[:, i : i + batch_size]), lab.array(Y[:, i : i + batch_size]))
         plan.run()
     for key, array in state.arrays.items():
-        np.testing.assert_array_equal(lab.numpy(seen[0].state.arrays[key]), lab.numpy(array), key)
+        np.testing.assert_array_equal(lab.numpy(seen[0].runner.state.arrays[key]), lab.numpy(array), key)
     final = twin.vector if optimizer.averaging is None else state.arrays["average"]
     np.testing.assert_array_equal(vector(lab, net), lab.numpy(final))
     assert net.rng.bit_generator.state == twin.rng.bit_generator.state
@@ -917,15 +919,15 @@ def test_averaged_parameters_are_validated_and_interrupted_training_ends_with_th
     class Press(bp.Callback):
         def steps(self, training, count):
             if training.epoch == 2:
-                seen.append(np.array(lab.numpy(training.state.arrays["average"])))
+                seen.append(np.array(lab.numpy(training.runner.state.arrays["average"])))
                 raise KeyboardInterrupt
 
         def epoch(self, training):
             found = net.evaluate(*pair)["cost"]
             assert training.history.validation_cost[-1] == found
-            average = training.state.arrays["average"]
+            average = training.runner.state.arrays["average"]
             np.testing.assert_array_equal(vector(lab, net), lab.numpy(average))
-            assert (vector(lab, net) != lab.numpy(training.stepping)).any()
+            assert (vector(lab, net) != lab.numpy(training.runner.raw_parameters)).any()
 
     net = network(lab)
     history = fit(

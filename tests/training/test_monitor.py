@@ -166,7 +166,7 @@ def test_looking_changes_nothing_and_comes_at_the_right_steps(
 ):
     X, Y = data(N)
     m = min(batch_size, N)
-    stop = {"patience": 2, "min_change": 1e-3}
+    stop = {"patience": 2, "min_delta": 1e-3}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bpengine.training.steps.KEPT_STEPS", (kept, kept))
         nets, histories = [], []
@@ -260,7 +260,7 @@ def test_a_step_is_the_same_calls_with_monitoring_and_without(lab, monkeypatch, 
             super().__init__(*arguments, **options)
             counts.append((self.batch_size, self.counts, len(self.program.calls)))
 
-    monkeypatch.setattr("bpengine.training.loop.Plan", Noted)
+    monkeypatch.setattr("bpengine.training.steps.Plan", Noted)
     fit(lab, network(lab, dtype="float32"), *data(40), monitor=monitor, optimizer=bp.SGD())
     assert counts == [(4, recorded.counts, len(recorded.program.calls))]
 

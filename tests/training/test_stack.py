@@ -181,13 +181,13 @@ RATES = [0.3, 1.0, 3.0, 10.0, 30.0]
 def test_each_network_stops_for_itself(lab, averaging):
     X, labels = rings(lab)
     options = {"epochs": 40, "batch_size": 9, "validation": (X, labels), "progress": False}
-    stop = bp.EarlyStopping(patience=3, min_change=0.01)
+    stop = bp.EarlyStopping(patience=3, min_delta=0.01)
     nets = small(lab)
     optimizer = bp.SGD(RATES, momentum=0.5, averaging=averaging)
     history = nets.fit(X, labels, shuffle="each", optimizer=optimizer, callbacks=[stop], **options)
     stops = set()
     for i, rate in enumerate(RATES):
-        one, stop = single(lab, i), bp.EarlyStopping(patience=3, min_change=0.01)
+        one, stop = single(lab, i), bp.EarlyStopping(patience=3, min_delta=0.01)
         optimizer = bp.SGD(rate, momentum=0.5, averaging=averaging)
         expected = one.fit(X, labels, optimizer=optimizer, callbacks=[stop], **options)
         count = len(expected.cost)
@@ -208,8 +208,8 @@ def test_the_plan_shrinks_when_half_of_the_networks_have_stopped(lab):
     sizes = []
 
     def stop_one(training):
-        sizes.append(len(training.trained))
-        training.freeze(training.epoch - 1)
+        sizes.append(len(training.runner.model))
+        training.stop_networks(training.epoch - 1)
 
     before = {}
 
@@ -237,7 +237,7 @@ def test_those_that_go_on_keep_their_own_examples(lab, own, shuffle):
     options = {"batch_size": 6, "optimizer": bp.Adam(0.01), "progress": False}
 
     def stop_some(training):
-        training.freeze([1, 2] if training.epoch == 2 else [0])
+        training.stop_networks([1, 2] if training.epoch == 2 else [0])
 
     nets = small(lab, P)
     nets.fit(X, Y, sample_weight=weights, epochs=4, shuffle=shuffle, callbacks=[stop_some], **options)
@@ -388,7 +388,7 @@ def test_a_training_of_which_some_have_stopped_is_resumed_bit_for_bit(lab, tmp_p
 
     def stop_one(training):
         if training.epoch in (2, 4):
-            training.freeze(training.epoch)
+            training.stop_networks(training.epoch)
 
     def callbacks():
         return [stop_one, bp.EarlyStopping(patience=30), bp.Checkpoint(path)]
@@ -524,7 +524,7 @@ def test_figures_on_validation_data_of_each_networks_own(lab):
     X, Y, weights = rng.standard_normal((P, 2, m)), rng.random((P, 2, m)), rng.random((P, m)) + 0.5
 
     def stop_some(training):
-        training.freeze([0] if training.epoch == 1 else [2, 3])
+        training.stop_networks([0] if training.epoch == 1 else [2, 3])
 
     for own in (("inputs",), ("targets",), ("weights",), OWN):
         held = [x if part in own else x[0] for part, x in zip(OWN, (X, Y, weights), strict=True)]
@@ -552,14 +552,14 @@ def test_partial_fit_with_other_examples_and_after_some_have_stopped(lab):
         net.partial_fit(X, labels, **options)
         net.partial_fit(second, labels, **options)
     lab.assert_close(nets.vector, lab.numpy(twin.vector), 1e-12)
-    nets._training.freeze([1])
+    nets._training.stop_networks([1])
     before = np.array(lab.numpy(nets.weights[0]))
     for x in (X, each):
         cost = nets.partial_fit(x, labels, **options)
         assert cost.shape == (3,)
     moved = (lab.numpy(nets.weights[0]) != before).any(axis=(1, 2))
     assert moved.tolist() == [True, False, True]
-    nets._training.freeze([0, 2])
+    nets._training.stop_networks([0, 2])
     with pytest.raises(ValueError, match="all networks of the stack have stopped"):
         nets.partial_fit(X, labels, **options)
 
@@ -571,7 +571,7 @@ def test_parameters_that_a_callback_sets_are_gone_on_from(lab, averaging):
 
     def set_parameters(training):
         if training.epoch == 1:
-            training.freeze([0])
+            training.stop_networks([0])
         if training.epoch == 3:
             training.network.weights[0][...] = 5.0
         seen.append(np.array(lab.numpy(training.network.weights[0])))
@@ -601,7 +601,7 @@ def test_parameters_set_in_one_network_leave_the_steps_of_the_others(lab, frozen
             networks = training.network if training.network.stack else [training.network]
             seen.append([np.array(lab.numpy(net.vector)) for net in networks])
             if training.epoch == 1 and frozen and training.network.stack:
-                training.freeze(frozen)
+                training.stop_networks(frozen)
             if training.epoch == 2 and one is not None:
                 one(training.network).weights[0] = lab.array(np.full((6, 2), 0.25))
 
@@ -627,7 +627,7 @@ def test_ctrl_c_in_an_epoch_after_some_have_stopped(lab):
     class Interrupting(bp.Callback):
         def epoch(self, training):
             if training.epoch == 1:
-                training.freeze([1])
+                training.stop_networks([1])
                 kept[1] = np.array(lab.numpy(training.network.weights[0])[1])
 
         def steps(self, training, count):
@@ -644,7 +644,7 @@ def test_ctrl_c_in_an_epoch_after_some_have_stopped(lab):
 def test_a_schedule_that_watches_goes_by_the_mean_cost(lab):
     X, labels = rings(lab)
     nets = small(lab, 3)
-    schedule = bp.schedules.OnPlateau(0.5, factor=0.5, patience=1, min_change=1e9)
+    schedule = bp.schedules.OnPlateau(0.5, factor=0.5, patience=1, min_delta=1e9)
     history = nets.fit(X, labels, epochs=4, optimizer=bp.SGD(schedule), progress=False)
     assert history.learning_rate == [0.5, 0.5, 0.25, 0.125]
 

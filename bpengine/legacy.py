@@ -1,0 +1,26 @@
+"""Modules under the names that they had in version 0.1, so that its pickles load."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+__all__ = ["add_old_names"]
+
+OLD = {
+    "activations": "model.activations",
+    "checking": "derivatives.gradient_check",
+    "costs": "model.costs",
+    "curvature": "derivatives.curvature",
+    "history": "training.history",
+    "members": "network.ensemble",
+    "parameters": "model.parameters",
+    "per_example_plans": "backprop.per_example_plan",
+    "private": "privacy.dpsgd",
+}
+
+
+def add_old_names() -> None:
+    """Make the modules known under their old names."""
+    for old, new in OLD.items():
+        sys.modules[f"bpengine.{old}"] = importlib.import_module(f"bpengine.{new}")
