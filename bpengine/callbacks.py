@@ -77,6 +77,10 @@ class EarlyStopping(Callback):
         self._waited: Any = 0
         self._parameters: Array | None = None
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        names = {"min_change": "min_delta"}  # in pickles of version 0.1
+        vars(self).update({names.get(name, name): value for name, value in state.items()})
+
     def start(self, training: Training) -> None:
         """Forget what an earlier training has shown."""
         if not training.epoch:

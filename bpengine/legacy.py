@@ -17,6 +17,8 @@ OLD = {
     "parameters": "model.parameters",
     "per_example_plans": "backprop.per_example",
     "private": "privacy.dpsgd",
+    "regularization": "backprop.dropout",
+    "workspace": "backprop.workspace",
 }
 
 

@@ -49,7 +49,9 @@ RUNS = {
     "schedule": (
         lambda: {"dropout": 0.25},
         lambda: {
-            "optimizer": bp.RMSprop(bp.schedules.WarmUp(bp.schedules.Cosine(0.05, epochs=5), epochs=1.5)),
+            "optimizer": bp.RMSprop(
+                bp.schedules.WarmUp(bp.schedules.Cosine(0.05, epochs=5), epochs=1.5)
+            ),
             "monitor": "epoch",
             "validation": VALIDATION,
         },
@@ -59,7 +61,7 @@ RUNS = {
         lambda: {
             "optimizer": bp.SGD(2.0, momentum=0.8, nesterov=True),
             "validation": 0.25,
-            "callbacks": [bp.EarlyStopping(patience=2, min_change=0.1)],
+            "callbacks": [bp.EarlyStopping(patience=2, min_delta=0.1)],
         },
     ),
     # network 0 has stopped when the checkpoint is written
@@ -68,7 +70,7 @@ RUNS = {
         lambda: {
             "optimizer": bp.SGD([1e-9, 0.5, 2.0], momentum=0.5),
             "validation": VALIDATION,
-            "callbacks": [bp.EarlyStopping(patience=1, min_change=1e-6)],
+            "callbacks": [bp.EarlyStopping(patience=1, min_delta=1e-6)],
         },
     ),
     # here it has been left out of the third epoch's steps too
@@ -76,7 +78,7 @@ RUNS = {
         lambda: {"stack": 3, "rng": [1, 2, 3]},
         lambda: {
             "optimizer": bp.Adam([1e-9, 0.02, 0.05], averaging=0.8),
-            "callbacks": [bp.EarlyStopping(patience=1, min_change=1e-6)],
+            "callbacks": [bp.EarlyStopping(patience=1, min_delta=1e-6)],
         },
     ),
     "dpsgd": (
@@ -201,7 +203,15 @@ def test_pickled_settings_train():
 def test_pickled_callbacks(tmp_path, monkeypatch):
     callbacks = unpickled("callbacks")
     assert sorted(type(callback).__name__ for callback in callbacks.values()) == sorted(
-        ["EarlyStopping", "Checkpoint", "CSVLog", "JSONLinesLog", "EarlyStopping", "CSVLog", "Checkpoint"]
+        [
+            "EarlyStopping",
+            "Checkpoint",
+            "CSVLog",
+            "JSONLinesLog",
+            "EarlyStopping",
+            "CSVLog",
+            "Checkpoint",
+        ]
     )
     monkeypatch.chdir(tmp_path)  # where the logs and the checkpoint are written
     for name, callback in callbacks.items():

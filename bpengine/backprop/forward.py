@@ -14,7 +14,7 @@ from bpengine.backprop.workspace import Workspace
 from bpengine.model.examples import sample_weights
 from bpengine.model.labels import classes, true_classes
 from bpengine.model.model import Model
-from bpengine.model.packing import example_rows, own_parts
+from bpengine.model.packing import pack_examples, per_network_parts
 
 __all__ = ["evaluate", "feedforward", "forward_chunks"]
 
@@ -45,32 +45,39 @@ def forward_chunks(
     m = int(X.shape[-1])
     chunk = min(m, chunk_size(network))
     outputs, backend, dtype = network.sizes[-1], network.backend, network.dtype
-    own = own_parts(X, X if Y is None else Y, None)
+    per_network = per_network_parts(X, X if Y is None else Y, None)
     for start in range(0, m, chunk):
         columns = slice(start, min(m, start + chunk))
-        workspace, program = _forward_program(network, columns.stop - columns.start, own)
+        workspace, program = _forward_program(network, columns.stop - columns.start, per_network)
         y = None if Y is None else Y[..., columns]
-        example_rows(X[..., columns], y, outputs, backend, dtype, out=workspace.rows)
+        pack_examples(X[..., columns], y, outputs, backend, dtype, out=workspace.rows)
         program.run(1)
         yield columns, workspace
 
 
-def _forward_program(network: Model, m: int, own: tuple[str, ...]) -> tuple[Workspace, Program]:
+def _forward_program(network: Model, m: int, per_network: tuple[str, ...]) -> tuple[Workspace, Program]:
     """Feedforward for m examples; every thread caches the program that it used last."""
     cache = network.forward_programs
     parameters, activations, *size = getattr(cache, "key", (None, None))
     if (
         parameters is not network.parameters
         or activations is not network.activations
-        or size != [m, own]
+        or size != [m, per_network]
     ):
         σ, backend = network.activations, network.backend
         workspace = Workspace(
-            network.sizes, σ, m, backend, network.dtype, errors=False, stack=network.stack, own=own
+            network.sizes,
+            σ,
+            m,
+            backend,
+            network.dtype,
+            errors=False,
+            stack=network.stack,
+            per_network=per_network,
         )
         operations = equations.feedforward(network.parameters, σ, workspace)
         cache.program = workspace, backend.compile(operations)
-        cache.key = network.parameters, σ, m, own
+        cache.key = network.parameters, σ, m, per_network
     found: tuple[Workspace, Program] = cache.program
     return found
 

@@ -18,10 +18,10 @@ from bpengine.backprop.reduction import Mean
 from bpengine.backprop.workspace import Workspace, example_bytes
 from bpengine.model.examples import sample_weights
 from bpengine.model.model import Model
-from bpengine.model.packing import OWN, example_rows, own_parts
+from bpengine.model.packing import PARTS, pack_examples, per_network_parts
 from bpengine.model.parameters import Gradient
 from bpengine.optimizers.base import Optimizer, check_optimizer
-from bpengine.optimizers.update import State
+from bpengine.optimizers.update import OptimizerState
 from bpengine.validation import choose, each, non_negative_number, positive_integer
 
 __all__ = ["Plan", "gradient"]
@@ -93,20 +93,20 @@ class Plan:
         optimizer: Optimizer | None = None,
         *,
         gradient: Mean | None = None,
-        state: State | None = None,
+        state: OptimizerState | None = None,
         weighted: bool = False,
-        own: Collection[str] = (),
+        per_network: Collection[str] = (),
         replayer: Backend | None = None,
     ) -> None:
         m = positive_integer(batch_size, "batch_size")
         if optimizer is not None:
             check_optimizer(optimizer)
         self.network, self.optimizer, self.batch_size = model, optimizer, m
-        self.own = _checked_own(own, model.stack)
+        self.per_network = _checked_parts(per_network, model.stack)
         parameters, σ, backend = model.parameters, model.activations, model.backend
-        self.state: State | None = None
+        self.state: OptimizerState | None = None
         if optimizer is not None:
-            self.state = State(optimizer, parameters) if state is None else state
+            self.state = OptimizerState(optimizer, parameters) if state is None else state
         dropout = model.dropout if optimizer is not None else ()
         failed = None
         try:
@@ -117,11 +117,11 @@ class Plan:
                 backend,
                 model.dtype,
                 stack=model.stack,
-                own=self.own,
+                per_network=self.per_network,
                 weighted=weighted,
                 dropout=dropout,
                 rngs=model.rngs,
-                scales=self.state is not None and self.state.unit_is_each,
+                scales=self.state is not None and self.state.scale_per_network,
             )
         except DeviceMemoryError as error:
             failed = str(error)
@@ -176,9 +176,9 @@ class Plan:
             self._targets = [array for array, _ in steps[0]]
         return Settings(self._targets, np.array([[value for _, value in step] for step in steps]))
 
-    def _scalars(self, state: State, η: Any) -> Iterator[tuple[Array, float]]:
+    def _scalars(self, state: OptimizerState, η: Any) -> Iterator[tuple[Array, float]]:
         yield from state.settings(η)
-        yield from self.reduction.scalars(state.unit(η))
+        yield from self.reduction.scalars(state.gradient_scale(η))
 
     def average_over(self, examples: int) -> None:
         """Divide by so many examples from the next step on: those of all ranks that add up theirs."""
@@ -211,7 +211,7 @@ class Plan:
             As for `Network.fit`.
         sample_weight : array of shape (m,), optional
             For a plan that is `weighted`: how much each example counts, relative to their mean.
-            X, Y and these have a leading axis of P where each network of a stack has its `own`.
+            X, Y and these have a leading axis of P where each network of a stack has its `per_network`.
 
         Raises
         ------
@@ -237,21 +237,21 @@ class Plan:
         if self.optimizer is not None:
             Y = net.smoothed(Y)
         rows = self.workspace.rows
-        example_rows(X, Y, net.sizes[-1], net.backend, net.dtype, out=rows, weights=weights)
+        pack_examples(X, Y, net.sizes[-1], net.backend, net.dtype, out=rows, weights=weights)
         self._loaded, self._ran = True, False
 
     def _shaped(self, X: Array, Y: Array, weights: Any) -> tuple[Array, Array, Any]:
         """Examples with a leading axis where each network has its own, and nowhere else."""
         found, stack = [], self.network.stack
-        for part, x, axes in zip(OWN, (X, Y, weights), (2, 2, 1), strict=True):
-            if x is not None and part in self.own and x.ndim == axes:
+        for part, x, axes in zip(PARTS, (X, Y, weights), (2, 2, 1), strict=True):
+            if x is not None and part in self.per_network and x.ndim == axes:
                 xp = array_namespace(x)
                 x = xp.broadcast_to(x, (*stack, *x.shape))
-            elif x is not None and x.ndim > axes and not {part, "inputs"} & set(self.own):
+            elif x is not None and x.ndim > axes and not {part, "inputs"} & set(self.per_network):
                 raise ValueError(
                     f"the {part} are those of {stack[0]} networks, one set each; this plan is for "
                     f"{part} that all share. Make one with net.plan(batch_size={self.batch_size}, …, "
-                    f"own=[{part!r}])."
+                    f"per_network=[{part!r}])."
                 )
             found.append(x)
         return found[0], found[1], found[2]
@@ -377,16 +377,16 @@ class Plan:
 def gradient(model: Model, X: Array, Y: Array, sample_weight: Array | None = None) -> Gradient:
     """Gradient of the average cost over the columns of X; see `bpengine.Network.backprop`."""
     X, Y = model.check_examples(X, Y)
-    own = own_parts(X, Y, sample_weight) if model.stack else ()
-    plan = Plan(model, X.shape[-1], weighted=sample_weight is not None, own=own)
+    per_network = per_network_parts(X, Y, sample_weight) if model.stack else ()
+    plan = Plan(model, X.shape[-1], weighted=sample_weight is not None, per_network=per_network)
     plan.load(X, Y, sample_weight)
     return plan.run().gradient
 
 
-def _checked_own(own: Collection[str], stack: tuple[int, ...]) -> tuple[str, ...]:
-    names = [choose(name, {part: part for part in OWN}, "own") for name in own]
+def _checked_parts(per_network: Collection[str], stack: tuple[int, ...]) -> tuple[str, ...]:
+    names = [choose(name, {part: part for part in PARTS}, "per_network") for name in per_network]
     if names and not stack:
-        raise ValueError(f"own={list(own)} is for stacks; this is one network.")
+        raise ValueError(f"per_network={list(per_network)} is for stacks; this is one network.")
     return tuple(names)
 
 

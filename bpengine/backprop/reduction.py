@@ -11,7 +11,7 @@ from bpengine.backends import Array, Backend, Operation, Program
 from bpengine.backprop.workspace import Workspace
 from bpengine.model.model import Model
 from bpengine.model.parameters import Gradient
-from bpengine.optimizers.update import one_by_one
+from bpengine.optimizers.update import scalar_writes
 
 __all__ = ["Mean"]
 
@@ -70,9 +70,9 @@ class Mean:
 
         The factor is 1, or η for rules that take a step as it is.
         """
-        yield from one_by_one(self.scale, np.divide(factor, self.examples))
+        yield from scalar_writes(self.scale, np.divide(factor, self.examples))
         for i, strength in enumerate((self.model.l1, self.model.l2)):
-            yield from one_by_one(self.penalty_coefficients[i, ...], np.multiply(factor, strength))
+            yield from scalar_writes(self.penalty_coefficients[i, ...], np.multiply(factor, strength))
 
     def compile(self, operations: Sequence[Operation], backend: Backend) -> Program:
         """The program of all operations of a step."""

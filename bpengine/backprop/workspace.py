@@ -83,7 +83,7 @@ class Workspace:
         *,
         errors: bool = True,
         stack: tuple[int, ...] = (),
-        own: Collection[str] = (),
+        per_network: Collection[str] = (),
         weighted: bool = False,
         dropout: Sequence[float | tuple[float, ...]] = (),
         rngs: Sequence[np.random.Generator] = (),
@@ -91,7 +91,9 @@ class Workspace:
     ) -> None:
         m = self.batch_size = batch_size
         width = padded(sizes[0] + 1, backend, dtype)
-        x, y, weights = self._make_rows(sizes[-1], m, width, backend, dtype, stack, own, weighted)
+        x, y, weights = self._make_rows(
+            sizes[-1], m, width, backend, dtype, stack, per_network, weighted
+        )
         self.inputs: Array = x[..., : sizes[0]]
         self.extended: list[Array] = [x.mT]
         self.targets: Array = y
@@ -138,18 +140,18 @@ class Workspace:
         backend: Backend,
         dtype: str,
         stack: tuple[int, ...],
-        own: Collection[str],
+        per_network: Collection[str],
         weighted: bool,
     ) -> tuple[Array, Array, Array | None]:
         """The rows; gives their parts ``[x | 1 | 0]``, targets and weights, these two as columns."""
-        if "inputs" in own:
+        if "inputs" in per_network:
             end = width + outputs
             self.rows = backend.empty((*stack, m, end + weighted), dtype)
             x, y, weights = self.rows[..., :width], self.rows[..., width:end], self.rows[..., end:]
             self.rows = backend.xp.reshape(self.rows, (-1, end + weighted), copy=False)
             return x, y.mT, weights.mT if weighted else None
-        y_stack = stack if "targets" in own else ()
-        weights_stack = stack if "weights" in own else ()
+        y_stack = stack if "targets" in per_network else ()
+        weights_stack = stack if "weights" in per_network else ()
         end = width + outputs * math.prod(y_stack)
         self.rows = backend.empty((m, end + weighted * math.prod(weights_stack)), dtype)
         y = in_stack(self.rows[:, width:end], y_stack)

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends import Array, Backend, Slices
-from bpengine.data.source import Chunk, Indexed
+from bpengine.data.source import Chunk, IndexedSource
 from bpengine.model.model import Model
-from bpengine.model.packing import example_rows
+from bpengine.model.packing import pack_examples
 
-__all__ = ["Mapped"]
+__all__ = ["MemoryMapped"]
 
 MAPPED_BYTES = 2**28  # a memory map above this is read as it is needed
 
 
-class Mapped(Indexed):
+class MemoryMapped(IndexedSource):
     """Examples of a memory map, read when their step comes.
 
     Parameters
@@ -74,7 +74,7 @@ class Mapped(Indexed):
             y = network.backend.to_numpy(y)
         weights = None if self.weights is None else self.weights[indices]
         outputs = network.sizes[-1]
-        example_rows(x.T, y, outputs, backend, network.dtype, out=rows, weights=weights)
+        pack_examples(x.T, y, outputs, backend, network.dtype, out=rows, weights=weights)
 
     def _outcomes(self, indices: Array, m: int) -> tuple[Array, Array | None]:
         network = self.network

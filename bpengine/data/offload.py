@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends import Array, NumPyBackend, Slices
-from bpengine.data.memmap import Mapped
-from bpengine.data.source import Chunk, Indexed, Most
+from bpengine.data.memmap import MemoryMapped
+from bpengine.data.source import Chunk, IndexedSource, Most
 from bpengine.model.model import Model
-from bpengine.model.packing import Tail, example_rows
+from bpengine.model.packing import TargetColumns, pack_examples
 from bpengine.model.parameters import padded
 
-__all__ = ["Streamed", "fits", "sent"]
+__all__ = ["Offloaded", "fits_on_device", "offloaded"]
 
 BUFFER_BYTES = 2**26  # of each of the buffers that rows go through
 Write = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], None]
 
 
-class Streamed(Indexed):
+class Offloaded(IndexedSource):
     """Examples whose rows the host has: a part is sent while the device computes on another.
 
     Parameters
@@ -85,7 +85,7 @@ class Streamed(Indexed):
         return Chunk(m, self.weighted, Slices(self._numbers[:count], m), load, outcomes, rows)
 
     def _outcomes(self, rows: Array, count: int, m: int) -> tuple[Array, Array | None]:
-        tail = Tail(self.network.sizes[-1], self.weighted, self.network.stack)
+        tail = TargetColumns(self.network.sizes[-1], self.weighted, self.network.stack)
         last = rows[:count, self._width - tail.width :]
         return tail.outcomes(self.backend.xp.reshape(last, (-1, m, tail.width)))
 
@@ -106,14 +106,14 @@ class Streamed(Indexed):
         return Chunk(m, self.weighted, Slices(indices, m), load, outcomes)
 
 
-def fits(network: Model, examples: int, weighted: bool) -> bool:
+def fits_on_device(network: Model, examples: int, weighted: bool) -> bool:
     """Whether a backend has room for the rows of so many examples, and for X beside them."""
     left = network.backend.memory_left()
     width, itemsize = _row(network, weighted)
     return left is None or 2 * examples * width * itemsize <= left
 
 
-def sent(
+def offloaded(
     network: Model,
     X: Array,
     Y: Array,
@@ -121,25 +121,25 @@ def sent(
     batch_size: int,
     shuffle: bool | int,
     columns: np.ndarray[Any, Any] | None = None,
-) -> Streamed:
+) -> Offloaded:
     """Examples of arrays, or of a memory map of which these columns are taken, as they are sent."""
     host = NumPyBackend()
     host.alignment = network.backend.alignment
     X, Y = (network.backend.to_numpy(x) if network.backend.owns(x) else x for x in (X, Y))
     weighted = weights is not None
-    if Mapped.is_meant(X):
-        mapped = Mapped(network, X, Y, weights, batch_size, shuffle, columns)
+    if MemoryMapped.is_meant(X):
+        mapped = MemoryMapped(network, X, Y, weights, batch_size, shuffle, columns)
         write: Write = partial(mapped.write, host)
-        return Streamed(network, write, mapped.examples, weighted, batch_size, shuffle)
+        return Offloaded(network, write, mapped.examples, weighted, batch_size, shuffle)
     if network.label_smoothing:
         Y = network.backend.to_numpy(network.smoothed(Y))
     rows = np.empty((X.shape[1], _row(network, weighted)[0]), network.dtype)
-    example_rows(X, Y, network.sizes[-1], host, network.dtype, out=rows, weights=weights)
+    pack_examples(X, Y, network.sizes[-1], host, network.dtype, out=rows, weights=weights)
 
     def gather(numbers: np.ndarray[Any, Any], out: np.ndarray[Any, Any]) -> None:
         rows.take(numbers, 0, out, "clip")
 
-    return Streamed(network, gather, len(rows), weighted, batch_size, shuffle)
+    return Offloaded(network, gather, len(rows), weighted, batch_size, shuffle)
 
 
 def _row(network: Model, weighted: bool) -> tuple[int, int]:

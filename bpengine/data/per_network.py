@@ -10,14 +10,14 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from bpengine.backends import Array, Slices
-from bpengine.data.source import Chunk, Indexed
+from bpengine.data.source import Chunk, IndexedSource
 from bpengine.model.model import Model
-from bpengine.model.packing import OWN, example_rows
+from bpengine.model.packing import PARTS, pack_examples
 
-__all__ = ["Each"]
+__all__ = ["PerNetwork"]
 
 
-class Each(Indexed):
+class PerNetwork(IndexedSource):
     """Batches with rows for each network: those of the first network, then those of the second, ….
 
     Parameters
@@ -53,7 +53,7 @@ class Each(Indexed):
         self.rngs, self.columns = network.rngs, columns
         self.backend, self.outputs = network.backend, network.sizes[-1]
         self.weighted = weights is not None
-        as_rows = partial(example_rows, backend=self.backend, dtype=network.dtype)
+        as_rows = partial(pack_examples, backend=self.backend, dtype=network.dtype)
         Y = network.smoothed(Y)
         if X.ndim == 3 or (Y.ndim == 2 and getattr(weights, "ndim", 1) == 1):
             self.heads, self.tails = as_rows(X, Y, self.outputs, weights=weights), None
@@ -77,7 +77,7 @@ class Each(Indexed):
         xp = array_namespace(x)
         return x if x.ndim == axes else xp.broadcast_to(x, (P, *x.shape))
 
-    def for_networks(self, numbers: np.ndarray[Any, Any]) -> Each:
+    def for_networks(self, numbers: np.ndarray[Any, Any]) -> PerNetwork:
         """The same examples for some networks of the stack."""
         some = copy.copy(self)
         some.rngs = [self.rngs[i] for i in numbers]
@@ -106,9 +106,9 @@ class Each(Indexed):
         if self.tails is None:
             numbers = Slices(self.backend.xp.reshape(heads, (-1,)), P * m)
             load: Any = partial(self.backend.take, self.heads)
-            return Chunk(m, self.weighted, numbers, load, outcomes, self.heads, own=OWN)
+            return Chunk(m, self.weighted, numbers, load, outcomes, self.heads, per_network=PARTS)
         batches = [(heads[i, ...], tails[i, ...]) for i in range(heads.shape[0])]
-        return Chunk(m, self.weighted, batches, self._load, outcomes, own=OWN)
+        return Chunk(m, self.weighted, batches, self._load, outcomes, per_network=PARTS)
 
     def _load(self, batch: tuple[Array, Array], rows: Array) -> None:
         heads, tails = batch

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends import Array, Backend
-from bpengine.data.memmap import Mapped
-from bpengine.data.offload import fits, sent
-from bpengine.data.per_network import Each
-from bpengine.data.resident import Resident
+from bpengine.data.memmap import MemoryMapped
+from bpengine.data.offload import fits_on_device, offloaded
+from bpengine.data.per_network import PerNetwork
+from bpengine.data.resident import InMemory
 from bpengine.data.source import Source
 from bpengine.model.examples import sample_weights
 from bpengine.model.labels import class_weights
 from bpengine.model.model import Model
-from bpengine.model.packing import OWN, own_parts
+from bpengine.model.packing import PARTS, per_network_parts
 from bpengine.validation import fraction, positive_integer
 
 __all__ = [
@@ -38,7 +38,7 @@ class Totals:
 
     alone = True
 
-    def check_own(self, own: Collection[str]) -> None:
+    def check_per_network(self, per_network: Collection[str]) -> None:
         """Raise ValueError if networks of a stack can't have this for themselves."""
 
     def count(self, counts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -64,7 +64,7 @@ def checked_examples(
     """
     if Y is None:
         raise TypeError("Y is missing: fit takes X and Y, or an iterable of batches (X, Y).")
-    X, Y = network.check_examples(X, Y, read=not Mapped.is_meant(X))
+    X, Y = network.check_examples(X, Y, read=not MemoryMapped.is_meant(X))
     each = class_weights(class_weight, Y, network.backend, totals.count)
     if sample_weight is None and each is None:
         return X, Y, None
@@ -103,29 +103,29 @@ def make_source(
     if columns is not None:
         Y = take_columns(network.backend, Y, columns)
         weights = some_weights(network.backend, weights, columns, totals)
-    own = own_parts(X, Y, weights)
-    totals.check_own(OWN if shuffle == "each" else own)
+    per_network = per_network_parts(X, Y, weights)
+    totals.check_per_network(PARTS if shuffle == "each" else per_network)
     weights = totals.relative(weights, N)
-    if own or isinstance(shuffle, str):
-        if Mapped.is_meant(X):
+    if per_network or isinstance(shuffle, str):
+        if MemoryMapped.is_meant(X):
             raise ValueError(
                 "a memory map this large is read batch by batch, for all networks of the stack alike: "
                 "give X, Y and sample_weight without an axis for the networks, and no shuffle='each'."
             )
         X = X if columns is None else take_columns(network.backend, X, columns)
-        if isinstance(shuffle, str) or "inputs" in own:
-            return Each(network, X, Y, weights, m, shuffle)
-        return Resident(network, X, Y, weights, m, shuffle)
+        if isinstance(shuffle, str) or "inputs" in per_network:
+            return PerNetwork(network, X, Y, weights, m, shuffle)
+        return InMemory(network, X, Y, weights, m, shuffle)
     on_host = network.backend.memory_left() is None
-    if Mapped.is_meant(X):
+    if MemoryMapped.is_meant(X):
         if on_host:
-            return Mapped(network, X, Y, weights, m, shuffle, columns)
-        return sent(network, X, Y, weights, m, shuffle, columns)
+            return MemoryMapped(network, X, Y, weights, m, shuffle, columns)
+        return offloaded(network, X, Y, weights, m, shuffle, columns)
     if columns is not None:
         X = take_columns(network.backend, X, columns)
-    if not fits(network, N, weights is not None):
-        return sent(network, X, Y, weights, m, shuffle)
-    return Resident(network, X, Y, weights, m, shuffle)
+    if not fits_on_device(network, N, weights is not None):
+        return offloaded(network, X, Y, weights, m, shuffle)
+    return InMemory(network, X, Y, weights, m, shuffle)
 
 
 def split(network: Model, N: int, share: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -169,7 +169,9 @@ def checked_validation(network: Model, validation: Any) -> Pair | None:
             f"or a share of the examples such as 0.1; got {_short(validation)}."
         )
     X, Y, *weights = validation
-    X, Y = network.check_examples(X, Y, ("validation X", "validation Y"), read=not Mapped.is_meant(X))
+    X, Y = network.check_examples(
+        X, Y, ("validation X", "validation Y"), read=not MemoryMapped.is_meant(X)
+    )
     m, backend, stack = int(X.shape[-1]), network.backend, network.stack
     for each in weights:
         sample_weights(each, m, backend, stack=stack)

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends import Array, Slices
-from bpengine.data.source import Chunk, Indexed
+from bpengine.data.source import Chunk, IndexedSource
 from bpengine.model.model import Model
-from bpengine.model.packing import Tail, example_rows, own_parts
+from bpengine.model.packing import TargetColumns, pack_examples, per_network_parts
 
-__all__ = ["Resident"]
+__all__ = ["InMemory"]
 
 
-class Resident(Indexed):
+class InMemory(IndexedSource):
     """Examples prepared once as rows ``[x | 1 | 0 | y]``: a batch is a gather of whole rows."""
 
     def __init__(
@@ -31,25 +31,27 @@ class Resident(Indexed):
         super().__init__(int(X.shape[1]), batch_size, shuffle)
         self.backend, self.outputs, self.stack = network.backend, network.sizes[-1], network.stack
         self.weighted = weights is not None
-        self.own = own_parts(X, Y, weights) if self.stack else ()
-        self.rows = example_rows(
+        self.per_network = per_network_parts(X, Y, weights) if self.stack else ()
+        self.rows = pack_examples(
             X, network.smoothed(Y), self.outputs, network.backend, network.dtype, weights=weights
         )
 
-    def for_networks(self, numbers: np.ndarray[Any, Any]) -> Resident:
+    def for_networks(self, numbers: np.ndarray[Any, Any]) -> InMemory:
         """The same examples for some networks of the stack, in the order that is drawn for all."""
-        if not self.own:
+        if not self.per_network:
             return self
         some = copy.copy(self)
         some.stack = (len(numbers),)
         P, n = self.stack[0], self.outputs
-        weights = self.weighted * (P if "weights" in self.own else 1)
-        start = self.rows.shape[1] - weights - n * (P if "targets" in self.own else 1)
+        weights = self.weighted * (P if "weights" in self.per_network else 1)
+        start = self.rows.shape[1] - weights - n * (P if "targets" in self.per_network else 1)
         parts = [np.arange(start)]
         targets = np.arange(start, self.rows.shape[1] - weights)
-        parts.append(targets.reshape(-1, n)[numbers].ravel() if "targets" in self.own else targets)
+        parts.append(
+            targets.reshape(-1, n)[numbers].ravel() if "targets" in self.per_network else targets
+        )
         last = np.arange(self.rows.shape[1] - weights, self.rows.shape[1])
-        parts.append(last[numbers] if "weights" in self.own else last)
+        parts.append(last[numbers] if "weights" in self.per_network else last)
         columns = self.backend.asarray(np.concatenate(parts), "int64")
         some.rows = self.backend.xp.take(self.rows, columns, axis=1)
         return some
@@ -62,10 +64,10 @@ class Resident(Indexed):
         load = partial(self.backend.take, self.rows)
         outcomes = partial(self._outcomes, indices, m)
         batches = Slices(indices, m)
-        return Chunk(m, self.weighted, batches, load, outcomes, self.rows, own=self.own)
+        return Chunk(m, self.weighted, batches, load, outcomes, self.rows, per_network=self.per_network)
 
     def _outcomes(self, indices: Array, m: int) -> tuple[Array, Array | None]:
         xp = self.backend.xp
-        tail = Tail(self.outputs, self.weighted, self.stack, self.own)
+        tail = TargetColumns(self.outputs, self.weighted, self.stack, self.per_network)
         rows = xp.take(self.rows[:, self.rows.shape[1] - tail.width :], indices, axis=0)
         return tail.outcomes(xp.reshape(rows, (-1, m, rows.shape[1])))

@@ -11,7 +11,7 @@ import numpy as np
 
 from bpengine.backends import Array
 
-__all__ = ["Chunk", "Indexed", "Source"]
+__all__ = ["Chunk", "IndexedSource", "Source"]
 
 Most = Callable[[int, int], int]
 
@@ -48,7 +48,7 @@ class Chunk:
     outcomes: Callable[[], tuple[Array, Array | None]]
     examples: Array | None = None
     total: int | None = None
-    own: tuple[str, ...] = ()
+    per_network: tuple[str, ...] = ()
 
 
 class Source(ABC):
@@ -73,7 +73,7 @@ class Source(ABC):
         return self
 
 
-class Indexed(Source):
+class IndexedSource(Source):
     """Examples that can be taken by their numbers."""
 
     def __init__(self, examples: int, batch_size: int, shuffle: bool | int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from bpengine.distributed.collectives import Group
 from bpengine.model.model import Model
 
-__all__ = ["Phase", "derive", "generators"]
+__all__ = ["Phase", "generators", "seed_of_rank"]
 
 
 class Phase(IntEnum):
@@ -37,7 +37,7 @@ def generators(network: Model) -> list[np.random.Generator]:
     return [network.rng, *network.network_rngs]
 
 
-def derive(group: Group, rng: np.random.Generator, phase: Phase) -> None:
+def seed_of_rank(group: Group, rng: np.random.Generator, phase: Phase) -> None:
     """Rank 0's random numbers go on as they are; those of every other rank begin anew, from them."""
     state = json.dumps(rng.bit_generator.state, sort_keys=True, default=str)
     key = hashlib.sha256(state.encode()).digest()

@@ -72,7 +72,7 @@ class Group:
         self.where = "the start"
         self.finish: Callable[[], None] = _nothing
         self._given = comm
-        self._settled: BaseException | None = None
+        self._agreed: BaseException | None = None
         self._ended = False
         self.comm, request = comm.Idup()
         self.wait(request)
@@ -91,14 +91,14 @@ class Group:
             self._restore_signal()
         self.comm.Free()
 
-    def settled(self, error: BaseException) -> BaseException:
+    def as_agreed(self, error: BaseException) -> BaseException:
         """`error`, which all ranks are about to raise alike."""
-        self._settled = error
+        self._agreed = error
         return error
 
     def knows(self, error: BaseException) -> bool:
         """Whether `error` is the one that all ranks raise alike."""
-        return error is self._settled
+        return error is self._agreed
 
     def agree(self, kind: float, *values: float) -> np.ndarray[Any, Any]:
         """A control point: every rank's values, a row for each rank.
@@ -119,12 +119,12 @@ class Group:
         kinds = table[:, 0]
         if (kinds == FAILED).any():
             failed = int(np.argmax(kinds == FAILED))
-            raise self.settled(RankError(failed, self.broadcast_object("", failed)))
+            raise self.as_agreed(RankError(failed, self.broadcast_object("", failed)))
         if (kinds == INTERRUPTED).any():
-            raise self.settled(KeyboardInterrupt())
+            raise self.as_agreed(KeyboardInterrupt())
         if (kinds != kind).any():
             other = int(np.argmax(kinds != kind))
-            raise self.settled(
+            raise self.as_agreed(
                 RankError(
                     other,
                     f"rank {other} is elsewhere in its training than rank {self.rank}, which is in "

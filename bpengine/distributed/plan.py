@@ -112,7 +112,7 @@ class SummedProgram:
             taken[0] += 1
             slot[...] = batches.output
 
-    def idle(self) -> None:
+    def step_without_examples(self) -> None:
         """A step of a rank that has no examples left."""
         self.vector[...] = 0.0
         self._rest()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bpengine.data.prepare import Totals
-from bpengine.distributed.agreement import Phase, derive, generators
+from bpengine.distributed.agreement import Phase, generators, seed_of_rank
 from bpengine.distributed.collectives import Group
 from bpengine.distributed.options import DataParallel
 from bpengine.distributed.strategy import on_host, to_host
@@ -57,14 +57,14 @@ class Ranks(Totals):
             )
         streams = self.group.agree(Phase.START, is_stream)[:, 0]
         if streams.any() and not streams.all():
-            raise self.group.settled(
+            raise self.group.as_agreed(
                 ValueError("give arrays on all ranks or iterables of batches on all; some have either.")
             )
         for rng in generators(network):
-            derive(self.group, rng, Phase.DRAW)
+            seed_of_rank(self.group, rng, Phase.DRAW)
         return [x for x in callbacks if self.group.rank == 0 or not x.main_rank_only]
 
-    def check_own(self, own: Collection[str]) -> None:
+    def check_per_network(self, own: Collection[str]) -> None:
         """Raise ValueError if networks of a stack can't have this for themselves on several ranks."""
         if own and (list(own) != ["targets"] or self.options.accumulate > 1):
             raise ValueError(
@@ -86,7 +86,7 @@ class Ranks(Totals):
             return None
         total, examples = table[:, 1:3].sum(axis=0)
         if total == 0:
-            raise self.group.settled(
+            raise self.group.as_agreed(
                 ValueError("sample_weight is 0 for every example; at least one must count.")
             )
         return np.asarray((np.ones(N) if weights is None else weights) / (total / examples))

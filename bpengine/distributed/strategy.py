@@ -13,13 +13,13 @@ import numpy as np
 from bpengine.backends import Array, Backend
 from bpengine.backprop.plan import Plan
 from bpengine.data.source import Chunk
-from bpengine.distributed.agreement import Phase, derive, generators
+from bpengine.distributed.agreement import Phase, generators, seed_of_rank
 from bpengine.distributed.collectives import Group, RankError
 from bpengine.distributed.options import DataParallel
 from bpengine.distributed.plan import AccumulatedPlan, Summed
 from bpengine.model.examples import sample_weights
 from bpengine.model.model import Model
-from bpengine.optimizers.update import State
+from bpengine.optimizers.update import OptimizerState
 from bpengine.training.loop import SingleProcess, Training
 from bpengine.training.steps import NonFiniteCostError, PlanFactory, Snapshot, first_non_finite_layer
 
@@ -55,7 +55,7 @@ class DataParallelStrategy(SingleProcess):
             return make_plan
         parts = self.options.accumulate
 
-        def summed(model: Model, chunk: Chunk, state: State, executor: Backend) -> Any:
+        def summed(model: Model, chunk: Chunk, state: OptimizerState, executor: Backend) -> Any:
             def make(m: int) -> Plan:
                 return Plan(
                     model,
@@ -64,7 +64,7 @@ class DataParallelStrategy(SingleProcess):
                     gradient=Summed(self.group, self.options.overlap),
                     state=state,
                     weighted=chunk.weighted,
-                    own=chunk.own,
+                    per_network=chunk.per_network,
                 )
 
             return make(chunk.size) if parts == 1 else AccumulatedPlan(make, chunk.size, parts)
@@ -95,7 +95,7 @@ class DataParallelStrategy(SingleProcess):
     def begin_epoch(self, training: Training) -> None:
         """Random numbers of this epoch: rank 0's go on, the others' begin anew from them."""
         for rng in generators(training.network):
-            derive(self.group, rng, Phase.EPOCH)
+            seed_of_rank(self.group, rng, Phase.EPOCH)
 
     def most(self, step: int, steps: int) -> int:
         """No more than up to the next average of the ranks' parameters."""
@@ -115,7 +115,7 @@ class DataParallelStrategy(SingleProcess):
             mine = (0, 0) if chunk is None else (chunk.size, len(chunk.batches))
             table = group.agree(Phase.ROUND, *mine, group.interrupts)
             if table[:, 2].any():
-                raise group.settled(KeyboardInterrupt())
+                raise group.as_agreed(KeyboardInterrupt())
             if not table[:, 1].any():
                 break
             steps = int(table[table[:, 1] > 0, 1].min())
@@ -151,7 +151,7 @@ class DataParallelStrategy(SingleProcess):
                 if self._sums:
                     self._summed_plan.program.count()
                 for η in rates or [training.rate] * steps:
-                    self._idle(training, η)
+                    self._step_without_examples(training, η)
         except _NonFiniteError:
             finite = False
         self._left = 0
@@ -177,14 +177,14 @@ class DataParallelStrategy(SingleProcess):
             self._summed_plan.average_over(self._examples)
             self._summed_plan.program.count()
 
-    def _idle(self, training: Training, η: Any) -> None:
+    def _step_without_examples(self, training: Training, η: Any) -> None:
         """A step of a rank that has no examples left."""
         training.rate = η
         if self._sums:
             plan = self._summed_plan
             plan.average_over(self._examples)
             plan.learning_rate = η
-            plan.program.idle()
+            plan.program.step_without_examples()
 
     def _finish(self) -> None:
         if self._left and self._summed_plan is not None:
@@ -206,13 +206,13 @@ class DataParallelStrategy(SingleProcess):
                 runner.step(plan, chunk, i, rates)
                 layer = first_non_finite_layer(plan, runner.model.parameters.blocks)
             else:
-                self._idle(training, rates[i] if rates else training.rate)
+                self._step_without_examples(training, rates[i] if rates else training.rate)
             layers = self.group.agree(Phase.LAYER, layer or 0)[:, 0]
             if layers.any():
                 runner.restore(before if self.options.sync_every == 1 else start)
                 self._average(training)
                 found = int(layers[layers > 0][0])
-                raise self.group.settled(NonFiniteCostError(training.epoch + 1, step + i + 1, found))
+                raise self.group.as_agreed(NonFiniteCostError(training.epoch + 1, step + i + 1, found))
 
     def _average(self, training: Training) -> None:
         """Average parameters and optimizer states, each rank's by its share of the examples."""
@@ -235,7 +235,7 @@ class DataParallelStrategy(SingleProcess):
         accuracy_is_known = result is None or "accuracy" in result
         table = self.group.agree(Phase.VALIDATION, share, accuracy_is_known, self._checksum(training))
         if (table[:, 2] != table[0, 2]).any():
-            raise self.group.settled(
+            raise self.group.as_agreed(
                 RuntimeError(
                     "the ranks' parameters are no longer the same. Do callbacks change them, or "
                     "learning rates differ, on some ranks alone?"

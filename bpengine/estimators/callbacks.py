@@ -17,7 +17,7 @@ from bpengine.estimators.base import BaseMLP
 from bpengine.estimators.data import Data, columns
 from bpengine.optimizers.base import Optimizer
 from bpengine.optimizers.lbfgs import LBFGS
-from bpengine.optimizers.update import State
+from bpengine.optimizers.update import OptimizerState
 from bpengine.training.loop import Callback, Training
 
 __all__ = ["Fitting", "Task", "Watch"]
@@ -68,7 +68,7 @@ class Watch:
         self,
         estimator: BaseMLP,
         optimizer: Optimizer | LBFGS,
-        state: State | None,
+        state: OptimizerState | None,
         steps: int,
         held_out: Data | None = None,
         silent: bool = False,

@@ -18,7 +18,7 @@ from bpengine.estimators.callbacks import Task
 from bpengine.estimators.classifier import MLPClassifier
 from bpengine.estimators.data import Host
 from bpengine.estimators.regressor import MLPRegressor
-from bpengine.estimators.stacked import Member, is_for_stacks, stacks, train
+from bpengine.estimators.stacked import StackedFit, is_for_stacks, stacks, train
 from bpengine.model.costs import Cost
 
 __all__ = ["MLPEnsembleClassifier", "MLPEnsembleRegressor"]
@@ -48,7 +48,7 @@ class BaseEnsemble(Estimator, ABC):
             if is_for_stacks(est, X):
                 data = est._prepare(X, y, sample_weight)
                 weights = None if data.weights is None else data.weights[numbers]
-                member = Member(est, numbers, data.Y[numbers], weights)
+                member = StackedFit(est, numbers, data.Y[numbers], weights)
             if member is not None and member.steps_each_time:
                 found.append(member)
             else:

@@ -11,7 +11,7 @@ from sklearn.utils.optimize import _check_optimize_result
 from bpengine.backprop.plan import Plan
 from bpengine.estimators.base import BaseMLP
 from bpengine.estimators.callbacks import Task, Watch
-from bpengine.estimators.data import Data, Host, example_rows
+from bpengine.estimators.data import Data, Host, pack_examples
 from bpengine.estimators.losses import Loss
 from bpengine.network.network import Network
 from bpengine.optimizers.lbfgs import LBFGS
@@ -93,7 +93,7 @@ class _Objective:
 
     def _load(self, part: Data) -> Plan:
         plan = self._plans[len(part.Y)]
-        example_rows(self.network, *part, out=plan.workspace.rows)
+        pack_examples(self.network, *part, out=plan.workspace.rows)
         return plan
 
     def __call__(self, θ: Host) -> tuple[float, Host]:

@@ -20,8 +20,8 @@ from bpengine.estimators.data import Examples, Host
 from bpengine.model.model import Model
 from bpengine.network.network import Network
 from bpengine.optimizers.adam import Adam
-from bpengine.optimizers.base import Memory, Optimizer, scalar
-from bpengine.optimizers.update import State
+from bpengine.optimizers.base import Optimizer, State, scalar
+from bpengine.optimizers.update import OptimizerState
 from bpengine.training.steps import PLANS, kept_steps
 
 __all__ = ["HatAdam", "Steps"]
@@ -38,18 +38,18 @@ class HatAdam(Adam):
     D. Kingma and J. Ba, arXiv:1412.6980, the end of section 2; it is scikit-learn's form.
     """
 
-    def memory(self, parameters: Array) -> Memory:
+    def init(self, parameters: Array) -> State:
         """What Adam remembers, and 1 - β₂ᵗ."""
-        return {**super().memory(parameters), "correction": scalar(0.0, parameters)}
+        return {**super().init(parameters), "correction": scalar(0.0, parameters)}
 
     def update(
-        self, parameters: Array, gradient: Array, memory: Memory, rate: Array
+        self, parameters: Array, gradient: Array, state: State, rate: Array
     ) -> Iterator[Operation]:
         """Operations of a step: ε / √(1 - β₂ᵗ) takes the place of ε."""
-        correction = memory["correction"]
+        correction = state["correction"]
         constants = (scalar(x, parameters) for x in (self.beta_2, 1 - self.beta_2, self.epsilon))
         inputs = correction, *constants
-        for op in super().update(parameters, gradient, memory, rate):
+        for op in super().update(parameters, gradient, state, rate):
             *_, ε, _ = op.inputs
             yield Operation("epsilon", "update", _epsilon, inputs, ε, (correction,))
             yield op
@@ -133,7 +133,7 @@ class Steps:
     def __init__(self, network: Network, optimizer: Optimizer, learning_rate: float, loss: Loss) -> None:
         self.network, self.optimizer, self.loss = network, optimizer, loss
         self.learning_rate = learning_rate
-        self.state = State(optimizer, network.parameters)
+        self.state = OptimizerState(optimizer, network.parameters)
         self.replayer = network.backend
         self._plans: dict[tuple[int, bool, bool], tuple[Plan, Array, list[Array]]] = {}
 
@@ -145,7 +145,7 @@ class Steps:
     def __setstate__(self, state: dict[str, Any]) -> None:
         arrays = state.pop("state")
         vars(self).update(state)
-        self.state = State(self.optimizer, self.network.parameters)
+        self.state = OptimizerState(self.optimizer, self.network.parameters)
         for name, array in self.state.arrays.items():
             array[...] = self.network.backend.asarray(arrays[name], self.network.dtype)
 

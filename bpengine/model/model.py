@@ -19,7 +19,7 @@ from bpengine.model.activations import ActivationLike, per_layer
 from bpengine.model.costs import Cost
 from bpengine.model.examples import examples, targets
 from bpengine.model.initializers import INITIALIZERS, initialize
-from bpengine.model.parameters import Member, Parameters, Views
+from bpengine.model.parameters import Parameters, ParameterSlice, Views
 from bpengine.model.regularization import Penalty, probabilities, smoothed
 
 __all__ = ["Model", "check_single", "contiguous", "take_networks"]
@@ -129,7 +129,7 @@ class Model:
         """
         p = range(len(self))[operator.index(i)]
         one = self._like(p)
-        one.stack, one.parameters, one.rng = (), Member(self.parameters, p), self.rngs[p]
+        one.stack, one.parameters, one.rng = (), ParameterSlice(self.parameters, p), self.rngs[p]
         one._bound = True  # on arrays of another library it would not share the stack's memory
         return one
 
@@ -362,7 +362,7 @@ def check_single(model: Model, what: str) -> None:
 @contextmanager
 def contiguous(model: M) -> Iterator[M]:
     """`model` itself; for a network of a stack a copy, whose parameters it has in the end."""
-    if not isinstance(model.parameters, Member):
+    if not isinstance(model.parameters, ParameterSlice):
         yield model
         return
     alone = copy.copy(model)

@@ -10,15 +10,15 @@ from array_api_compat import array_namespace
 from bpengine.backends import Array, Backend
 from bpengine.model.parameters import padded
 
-__all__ = ["OWN", "Tail", "example_rows", "in_stack", "own_parts"]
+__all__ = ["PARTS", "TargetColumns", "in_stack", "pack_examples", "per_network_parts"]
 
-OWN = "inputs", "targets", "weights"  # what each network of a stack may have for itself
+PARTS = "inputs", "targets", "weights"  # what each network of a stack may have for itself
 
 
-def own_parts(X: Array, Y: Array, weights: Array | None) -> tuple[str, ...]:
+def per_network_parts(X: Array, Y: Array, weights: Array | None) -> tuple[str, ...]:
     """What each network of a stack has for itself, told from the axes."""
     axes = X.ndim > 2, Y.ndim > 2, len(getattr(weights, "shape", ())) > 1
-    return tuple(name for name, own in zip(OWN, axes, strict=True) if own)
+    return tuple(name for name, per_network in zip(PARTS, axes, strict=True) if per_network)
 
 
 def in_stack(rows: Array, stack: tuple[int, ...]) -> Array:
@@ -30,7 +30,7 @@ def in_stack(rows: Array, stack: tuple[int, ...]) -> Array:
     return xp.moveaxis(xp.reshape(rows, shape), -3, -1)
 
 
-def example_rows(
+def pack_examples(
     X: Array,
     Y: Array | None,
     outputs: int,
@@ -54,7 +54,7 @@ def example_rows(
             y = Y[p, ...] if Y is not None and Y.ndim == 3 else Y
             w = weights[p, ...] if weights is not None and weights.ndim == 2 else weights
             part = rows[p * m : (p + 1) * m, :]
-            example_rows(X[p, ...], y, outputs, backend, dtype, out=part, weights=w)
+            pack_examples(X[p, ...], y, outputs, backend, dtype, out=part, weights=w)
         return rows
     n, m = X.shape
     width = padded(n + 1, backend, dtype)
@@ -78,7 +78,7 @@ def _behind(x: Array, m: int) -> Array:
     return x if x.ndim == 2 else array_namespace(x).reshape(x, (-1, m))
 
 
-class Tail:
+class TargetColumns:
     """Where targets and weights are at the end of rows of examples.
 
     Parameters
@@ -91,10 +91,10 @@ class Tail:
     """
 
     def __init__(
-        self, outputs: int, weighted: bool, stack: tuple[int, ...], own: Sequence[str] = ()
+        self, outputs: int, weighted: bool, stack: tuple[int, ...], per_network: Sequence[str] = ()
     ) -> None:
         self._targets, self._weights = (
-            stack and (stack if part in own else (1,)) for part in ("targets", "weights")
+            stack and (stack if part in per_network else (1,)) for part in ("targets", "weights")
         )
         self._outputs = outputs * math.prod(self._targets)
         self._weighted = weighted * math.prod(self._weights)

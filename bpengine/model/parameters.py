@@ -11,7 +11,15 @@ import numpy as np
 
 from bpengine.backends import Array, Backend
 
-__all__ = ["Gradient", "Member", "Parameters", "Views", "packed", "padded", "unpacked"]
+__all__ = [
+    "Gradient",
+    "ParameterSlice",
+    "Parameters",
+    "Views",
+    "padded",
+    "with_padding",
+    "without_padding",
+]
 
 
 class Views(tuple[Array, ...]):
@@ -77,7 +85,7 @@ class Parameters:
         self.biases = Views(block[..., n : n + 1] for block, n in zip(blocks, fan_in, strict=True))
 
 
-class Member(Parameters):
+class ParameterSlice(Parameters):
     """The parameters of one network of a stack: views of the stack's.
 
     They lie apart from each other, layer by layer: `vector` is a copy of them, not to be written to.
@@ -124,7 +132,7 @@ def padded(width: int, backend: Backend, dtype: str) -> int:
     return -(-width // elements) * elements
 
 
-def packed(vector: np.ndarray[Any, Any], parameters: Parameters) -> np.ndarray[Any, Any]:
+def without_padding(vector: np.ndarray[Any, Any], parameters: Parameters) -> np.ndarray[Any, Any]:
     """A host vector laid out as `parameters` is, without the padding: the same on every backend."""
     parts = [
         block[..., : n + 1].ravel()
@@ -133,8 +141,8 @@ def packed(vector: np.ndarray[Any, Any], parameters: Parameters) -> np.ndarray[A
     return np.concatenate(parts)
 
 
-def unpacked(vector: np.ndarray[Any, Any], parameters: Parameters) -> np.ndarray[Any, Any]:
-    """What `packed` was given, or another backend's like it, with the padding that `parameters` has."""
+def with_padding(vector: np.ndarray[Any, Any], parameters: Parameters) -> np.ndarray[Any, Any]:
+    """A vector that `without_padding` gave, with the padding that `parameters` has."""
     whole = np.zeros(math.prod(parameters.vector.shape), vector.dtype)
     start = 0
     for block, n in zip(_blocks(whole, parameters), parameters.sizes, strict=False):

@@ -24,7 +24,7 @@ from bpengine.data.prepare import (
     take_columns,
 )
 from bpengine.data.source import Source
-from bpengine.data.stream import Stream
+from bpengine.data.stream import BatchStream
 from bpengine.distributed.collectives import Group
 from bpengine.distributed.options import DataParallel
 from bpengine.distributed.start import Ranks, start_together
@@ -201,7 +201,7 @@ def _listeners(callbacks: Any, progress: bool) -> list[Callback]:
     return sorted(found, key=lambda callback: callback.runs_last)
 
 
-def _stream(network: Model, X: Any, epochs: int, optimizer: object) -> Stream:
+def _stream(network: Model, X: Any, epochs: int, optimizer: object) -> BatchStream:
     """An iterable of batches as a source."""
     if not isinstance(X, Iterable):
         raise TypeError(
@@ -215,4 +215,4 @@ def _stream(network: Model, X: Any, epochs: int, optimizer: object) -> Stream:
         )
     if isinstance(optimizer, LBFGS):
         raise ValueError("LBFGS takes all examples in every step: give X and Y as arrays.")
-    return Stream(network, X)
+    return BatchStream(network, X)

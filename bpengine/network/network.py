@@ -205,7 +205,7 @@ class Network(Model):
         weighted: bool = False,
         per_example: str | None = None,
         max_norm: float | None = None,
-        own: Collection[str] = (),
+        per_network: Collection[str] = (),
     ) -> Plan:
         """Record a step for batches of `batch_size` examples; see `Plan`.
 
@@ -236,7 +236,9 @@ class Network(Model):
                     f"per_example={per_example!r} makes no gradient to move along: leave the "
                     "optimizer out."
                 )
-        return Plan(self, batch_size, optimizer, gradient=gradient, weighted=weighted, own=own)
+        return Plan(
+            self, batch_size, optimizer, gradient=gradient, weighted=weighted, per_network=per_network
+        )
 
     def fit(
         self,

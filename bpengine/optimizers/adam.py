@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 from array_api_compat import array_namespace
 
 from bpengine.backends import Array, Operation
-from bpengine.optimizers.base import Memory, Optimizer, Rate, array_of, scalar, suffix, zeros_like
+from bpengine.optimizers.base import Optimizer, Rate, State, array_of, scalar, suffix, zeros_like
 from bpengine.validation import convert_fields, fraction, positive_number
 
 __all__ = ["Adam", "AdamW"]
@@ -50,7 +50,7 @@ class Adam(Optimizer):
         super().__post_init__()
         convert_fields(self, beta_1=fraction, beta_2=fraction, epsilon=positive_number)
 
-    def memory(self, parameters: Array) -> Memory:
+    def init(self, parameters: Array) -> State:
         """Weighted sums of the gradients and of their squares, and the two sums of the weights."""
         return {
             "gradients": zeros_like(parameters),
@@ -59,13 +59,13 @@ class Adam(Optimizer):
         }
 
     def update(
-        self, parameters: Array, gradient: Array, memory: Memory, rate: Array
+        self, parameters: Array, gradient: Array, state: State, rate: Array
     ) -> Iterator[Operation]:
         """Operations of a step."""
-        state = memory["gradients"], memory["squares"], memory["weights"]
+        arrays = state["gradients"], state["squares"], state["weights"]
         betas = array_of([self.beta_1, self.beta_2], parameters)
-        inputs = parameters, gradient, *state, betas, scalar(self.epsilon, parameters), rate
-        yield Operation(f"adam{suffix(rate)}", "update", _adam, inputs, parameters, state)
+        inputs = parameters, gradient, *arrays, betas, scalar(self.epsilon, parameters), rate
+        yield Operation(f"adam{suffix(rate)}", "update", _adam, inputs, parameters, arrays)
 
 
 @dataclass(frozen=True, repr=False)

@@ -25,14 +25,14 @@ from bpengine.validation import (
 __all__ = ["Optimizer", "check_optimizer"]
 
 Rate = float | Sequence[float] | Schedule | Callable[[float], float]
-Memory = dict[str, Array]
+State = dict[str, Array]
 
 
 @dataclass(frozen=True, repr=False)
 class Optimizer(ABC):
     """A rule θ ← θ + step, with what it remembers from step to step given to it as arrays.
 
-    Derive from it for a rule of your own: `memory` and `update` are what it has to say.
+    Derive from it for a custom rule, and write `init` and `update`.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Optimizer(ABC):
     max_norm: float | None = None
     averaging: float | None = None
 
-    takes_step: ClassVar[bool] = False
+    takes_scaled_gradient: ClassVar[bool] = False
     """Whether `update` is given η ∇C for the gradient, not ∇C."""
 
     def __post_init__(self) -> None:
@@ -80,21 +80,21 @@ class Optimizer(ABC):
         return f"{type(self).__name__}({', '.join(shown)})"
 
     @abstractmethod
-    def memory(self, parameters: Array) -> Memory:
+    def init(self, parameters: Array) -> State:
         """What the rule remembers, as it is before the first step: arrays by name."""
 
     @abstractmethod
     def update(
-        self, parameters: Array, gradient: Array, memory: Memory, rate: Array
+        self, parameters: Array, gradient: Array, state: State, rate: Array
     ) -> Iterator[Operation]:
         """Operations of a step.
 
         Parameters
         ----------
         parameters, gradient : arrays of shape (size,)
-            The flat vectors θ, which is moved, and ∇C, or η ∇C if the class `takes_step`.
-        memory : dict
-            What `memory` gave, moved on by the steps so far.
+            The flat vectors θ, which is moved, and ∇C, or η ∇C if the class `takes_scaled_gradient`.
+        state : dict
+            What `init` gave, changed by the steps so far.
         rate : array of shape (), or of that of the parameters
             The learning rate η, which may differ from step to step.
 

@@ -10,14 +10,14 @@ from array_api_compat import array_namespace
 
 from bpengine import schedules
 from bpengine.backends import Array, Operation
-from bpengine.model.parameters import Member, Parameters
+from bpengine.model.parameters import Parameters, ParameterSlice
 from bpengine.optimizers.base import Optimizer, limits, scalar, zeros_like
 from bpengine.validation import check_count
 
-__all__ = ["State", "one_by_one"]
+__all__ = ["OptimizerState", "scalar_writes"]
 
 
-class State:
+class OptimizerState:
     """What an optimizer remembers about one network, and the scalars of its next step, as arrays.
 
     Parameters
@@ -35,7 +35,7 @@ class State:
     """
 
     def __init__(self, optimizer: Optimizer, parameters: Parameters) -> None:
-        if isinstance(parameters, Member):
+        if isinstance(parameters, ParameterSlice):
             raise ValueError(
                 "a network of a stack takes no plan with an optimizer, as its parameters are not in one "
                 "piece: use nets[i].fit, or copy.deepcopy(nets[i]), a network by itself."
@@ -47,26 +47,28 @@ class State:
             check_count(value, stack, name)
         self.optimizer = optimizer
         self.parameters = parameters
-        self.arrays = dict(optimizer.memory(θ))
+        self.arrays = dict(optimizer.init(θ))
         if optimizer.averaging is not None:
             self.arrays["average"] = array_namespace(θ).asarray(θ, copy=True)
             self.arrays["averaged"] = scalar(0.0, θ)
         # the rate of each network is that of each of its parameters, for rules that work on the vector
         self._rates = bool(rate.ndim)
-        self.rate = zeros_like(θ) if rate.ndim and not optimizer.takes_step else scalar(0.0, θ)
+        self.rate = (
+            zeros_like(θ) if rate.ndim and not optimizer.takes_scaled_gradient else scalar(0.0, θ)
+        )
         each = (*stack, 1, 1) if self._rates or isinstance(optimizer.weight_decay, tuple) else ()
         self._bound, self._shrink = (parameters.backend.empty(each, parameters.dtype) for _ in range(2))
         self._limits = limits(θ)
         self.learning_rate: Any = rate * 0.0
 
     @property
-    def unit_is_each(self) -> bool:
+    def scale_per_network(self) -> bool:
         """Whether the gradient is to be multiplied by another number for each network of a stack."""
-        return self._rates and self.optimizer.takes_step
+        return self._rates and self.optimizer.takes_scaled_gradient
 
-    def unit(self, η: Any) -> Any:
+    def gradient_scale(self, η: Any) -> Any:
         """What the gradient is to be multiplied by at the learning rate η: η or 1."""
-        return η if self.optimizer.takes_step else 1.0
+        return η if self.optimizer.takes_scaled_gradient else 1.0
 
     def settings(self, η: Any) -> Iterator[tuple[Array, float]]:
         """The scalars of a step at the learning rate η, and the arrays that hold them.
@@ -75,16 +77,16 @@ class State:
         ----------
         η : float, or array of shape (P,) where the optimizer has as many
         """
-        optimizer, unit = self.optimizer, self.unit(η)
+        optimizer, gradient_scale = self.optimizer, self.gradient_scale(η)
         least, most = self._limits
         rates = self.parameters.split(self.rate) if self.rate.ndim else [self.rate]
-        for rate in rates if not self.unit_is_each else ():
-            yield from one_by_one(rate, np.minimum(η, most))
+        for rate in rates if not self.scale_per_network else ():
+            yield from scalar_writes(rate, np.minimum(η, most))
         # never 0, not even where η is: the gradient's norm may be that too, and 0 / 0 is no number
-        bound = np.clip(np.multiply(unit, optimizer.clip_norm or 0.0), least, most)
-        yield from one_by_one(self._bound, bound)
+        bound = np.clip(np.multiply(gradient_scale, optimizer.clip_norm or 0.0), least, most)
+        yield from scalar_writes(self._bound, bound)
         shrink = np.maximum(1.0 - np.multiply(η, optimizer.weight_decay), -most)
-        yield from one_by_one(self._shrink, shrink)
+        yield from scalar_writes(self._shrink, shrink)
 
     def operations(self, gradient: Parameters) -> Iterator[Operation]:
         """Operations of an update, after those that write the gradient."""
@@ -118,7 +120,7 @@ class State:
             yield Operation("clip", "update", _multiply, (block, factor), block)
 
 
-def one_by_one(array: Array, values: Any) -> Iterator[tuple[Array, float]]:
+def scalar_writes(array: Array, values: Any) -> Iterator[tuple[Array, float]]:
     """The places of a number, or of one for each network of a stack, and what belongs there."""
     if not array.ndim:
         yield array, float(values)

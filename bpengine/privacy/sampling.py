@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends import Slices
-from bpengine.data.resident import Resident
-from bpengine.data.source import Chunk, Indexed, Most
+from bpengine.data.resident import InMemory
+from bpengine.data.source import Chunk, IndexedSource, Most
 
 __all__ = ["Poisson", "Spent"]
 
@@ -19,7 +19,7 @@ __all__ = ["Poisson", "Spent"]
 Spent = tuple[float, float, int]  # sampling rate q, noise multiplier σ, steps
 
 
-class Poisson(Resident):
+class Poisson(InMemory):
     """Batches that each example is in with the same probability, whatever the others do.
 
     They are of different sizes: those of a chunk are filled up to the same one with a row of weight 0.
@@ -42,11 +42,11 @@ class Poisson(Resident):
     """
 
     def __init__(
-        self, source: Resident, dtype: str, rng: np.random.Generator, noise_multiplier: float
+        self, source: InMemory, dtype: str, rng: np.random.Generator, noise_multiplier: float
     ) -> None:
-        Indexed.__init__(self, source.examples, source.batch_size, True)
+        IndexedSource.__init__(self, source.examples, source.batch_size, True)
         self.backend, self.outputs, self.weighted = source.backend, source.outputs, True
-        self.stack, self.own = source.stack, source.own
+        self.stack, self.per_network = source.stack, source.per_network
         self.rng, self.rate = rng, source.batch_size / source.examples
         self.noise_multiplier = noise_multiplier
         self.spent: list[Spent] = []

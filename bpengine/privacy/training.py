@@ -6,10 +6,10 @@ from typing import Any
 
 from bpengine.backends import Backend
 from bpengine.backprop.plan import Plan
-from bpengine.data.resident import Resident
+from bpengine.data.resident import InMemory
 from bpengine.data.source import Chunk, Source
 from bpengine.model.model import Model
-from bpengine.optimizers.update import State
+from bpengine.optimizers.update import OptimizerState
 from bpengine.privacy.accountant import Accountant
 from bpengine.privacy.dpsgd import DPSGD
 from bpengine.privacy.noise import Noisy
@@ -38,7 +38,7 @@ def private_training(
     """
     if monitor is not None:
         raise ValueError("monitor shows what DPSGD hides: gradients of single batches. Leave it out.")
-    if not isinstance(source, Resident):
+    if not isinstance(source, InMemory):
         raise ValueError("DPSGD draws each batch from all examples: give X and Y as arrays in memory.")
     if source.weighted:
         raise ValueError(
@@ -47,7 +47,7 @@ def private_training(
     rng = optimizer.generator(model.rng)
     batches = Poisson(source, model.dtype, rng, optimizer.noise_multiplier)
 
-    def make_plan(model: Model, chunk: Chunk, state: State, executor: Backend) -> Plan:
+    def make_plan(model: Model, chunk: Chunk, state: OptimizerState, executor: Backend) -> Plan:
         return Plan(
             model,
             chunk.size,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bpengine.model import files
-from bpengine.model.parameters import packed, unpacked
+from bpengine.model.parameters import with_padding, without_padding
 from bpengine.training.history import History
 from bpengine.training.loop import Training
 
@@ -21,14 +21,14 @@ def save(training: Training, path: str | os.PathLike[str]) -> None:
     backend = training.network.backend
     description, arrays = files.describe(training.network)
     for name, array in _arrays(training).items():
-        arrays[f"state_{name}"] = _packed(backend.to_numpy(array), training)
+        arrays[f"state_{name}"] = _without_padding(backend.to_numpy(array), training)
     memories: list[tuple[str, dict[str, Any]]] = []
     for callback in training.callbacks:
         memory = dict(callback.state_dict())
         for name in [name for name, value in memory.items() if hasattr(value, "shape")]:
             value = memory.pop(name)
             host = backend.to_numpy(value) if backend.owns(value) else np.asarray(value)
-            arrays[f"state_callback_{len(memories)}_{name}"] = _packed(host, training)
+            arrays[f"state_callback_{len(memories)}_{name}"] = _without_padding(host, training)
         memories.append((type(callback).__name__, memory))
     description["training"] = {
         "optimizer": type(training.optimizer).__name__,
@@ -44,21 +44,21 @@ def save(training: Training, path: str | os.PathLike[str]) -> None:
     files.write(path, description, arrays)
 
 
-def _packed(array: np.ndarray[Any, Any], training: Training) -> np.ndarray[Any, Any]:
+def _without_padding(array: np.ndarray[Any, Any], training: Training) -> np.ndarray[Any, Any]:
     """An array as a file has it: vectors like the network's without what pads them on this backend."""
     for network in (training.runner.model, training.network):
         if array.shape == tuple(network.vector.shape):
-            return packed(array, network.parameters)
+            return without_padding(array, network.parameters)
     return array
 
 
-def _unpacked(array: Any, training: Training) -> Any:
-    """What `_packed` was given."""
+def _with_padding(array: Any, training: Training) -> Any:
+    """What `_without_padding` was given."""
     array = np.array(array)
     for network in (training.runner.model, training.network):
         sizes = zip(network.parameters.blocks, network.sizes, strict=False)
         if array.shape == (sum(math.prod(b.shape[:-1]) * (n + 1) for b, n in sizes),):
-            return unpacked(array, network.parameters)
+            return with_padding(array, network.parameters)
     return array
 
 
@@ -119,7 +119,7 @@ def resume(training: Training, path: str | os.PathLike[str]) -> None:
 
 def _fitting(name: str, own: Any, arrays: dict[str, Any], training: Training) -> Any:
     """The file's array `name` on the network's backend, if it is like the training's own."""
-    value, network = _unpacked(arrays[f"state_{name}"], training), training.network
+    value, network = _with_padding(arrays[f"state_{name}"], training), training.network
     shape = tuple(own.shape)
     if value.shape != shape or str(value.dtype) != network.dtype:
         raise ValueError(
@@ -138,7 +138,7 @@ def _memories(
     for number, (name, memory) in enumerate(found):
         prefix = f"state_callback_{number}_"
         held = {
-            key.removeprefix(prefix): backend.asarray(_unpacked(value, training), str(value.dtype))
+            key.removeprefix(prefix): backend.asarray(_with_padding(value, training), str(value.dtype))
             for key, value in arrays.items()
             if key.startswith(prefix)
         }

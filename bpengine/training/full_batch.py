@@ -10,7 +10,7 @@ import numpy as np
 
 from bpengine.backprop.forward import chunk_size
 from bpengine.backprop.plan import Plan
-from bpengine.data.source import Indexed
+from bpengine.data.source import IndexedSource
 from bpengine.model.model import Model
 from bpengine.optimizers.lbfgs import LBFGS, scipy_optimize
 from bpengine.training.loop import Training
@@ -77,7 +77,7 @@ class _Objective:
     def __init__(self, training: Training) -> None:
         self.training, self.network = training, training.network
         source = training.source
-        assert isinstance(source, Indexed)
+        assert isinstance(source, IndexedSource)
         self.chunks = source.in_order(chunk_size(self.network))
         self.examples = source.examples
         self.plans = {

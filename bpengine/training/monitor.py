@@ -48,7 +48,7 @@ class Monitor:
         """Figures of a chunk's first step, which is about to be taken."""
         key = network, chunk.size, chunk.weighted
         if self._key != key:
-            plan = Plan(network, chunk.size, weighted=chunk.weighted, own=chunk.own)
+            plan = Plan(network, chunk.size, weighted=chunk.weighted, per_network=chunk.per_network)
             self._key, self._plan = key, plan
         plan = self._plan
         chunk.load(chunk.batches[0], plan.workspace.rows)

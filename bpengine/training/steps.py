@@ -14,7 +14,7 @@ from bpengine.backprop.plan import Plan
 from bpengine.data.source import Chunk
 from bpengine.model.model import Model
 from bpengine.optimizers.base import Optimizer
-from bpengine.optimizers.update import State
+from bpengine.optimizers.update import OptimizerState
 
 __all__ = ["NonFiniteCostError", "PlanFactory", "StepRunner", "first_non_finite_layer", "plain_plan"]
 
@@ -22,7 +22,7 @@ KEPT_ELEMENTS = 2**18  # outputs of training steps that are held until their cos
 KEPT_STEPS = 8, 256  # at least and at most
 PLANS = 8  # for batches of different sizes, held at a time
 
-PlanFactory = Callable[[Model, Chunk, State, Backend], Any]
+PlanFactory = Callable[[Model, Chunk, OptimizerState, Backend], Any]
 
 
 class NonFiniteCostError(ArithmeticError):
@@ -45,7 +45,7 @@ class NonFiniteCostError(ArithmeticError):
         )
 
 
-def plain_plan(model: Model, chunk: Chunk, state: State, executor: Backend) -> Plan:
+def plain_plan(model: Model, chunk: Chunk, state: OptimizerState, executor: Backend) -> Plan:
     """The plan of steps that take the average gradient of their batch."""
     return Plan(
         model,
@@ -53,7 +53,7 @@ def plain_plan(model: Model, chunk: Chunk, state: State, executor: Backend) -> P
         state.optimizer,
         state=state,
         weighted=chunk.weighted,
-        own=chunk.own,
+        per_network=chunk.per_network,
         replayer=executor,
     )
 
@@ -100,7 +100,7 @@ class StepRunner:
     ) -> None:
         self.model, self.make_plan = model, make_plan
         self.executor = executor or model.backend
-        self.state: Any = None if optimizer is None else State(optimizer, model.parameters)
+        self.state: Any = None if optimizer is None else OptimizerState(optimizer, model.parameters)
         self.running: Sequence[int] | None = None
         self.raw_parameters: Array | None = None
         self.last_plan: Any = None
@@ -108,7 +108,7 @@ class StepRunner:
 
     def plan(self, chunk: Chunk) -> tuple[Any, Entries, Array]:
         """The plan for a chunk's batches, and a place for the output of each of its steps."""
-        key = chunk.size, chunk.weighted, tuple(chunk.own)
+        key = chunk.size, chunk.weighted, tuple(chunk.per_network)
         if key not in self._plans:
             if len(self._plans) == PLANS:
                 del self._plans[next(iter(self._plans))]

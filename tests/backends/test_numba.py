@@ -373,7 +373,7 @@ def squared(a, y):
     return np.sum((a - y) ** 2, axis=-2)
 
 
-OWN = {
+PARTS = {
     "a ufunc": ({"function": np.sin, "derivative": np.cos}, "quadratic"),
     "formulas": ({"function": lambda z: z**3, "derivative": lambda z: 3 * z * z}, "quadratic"),
     "of a": ({"function": np.exp, "derivative": lambda a: a, "of": "a"}, "quadratic"),
@@ -382,9 +382,9 @@ OWN = {
 
 
 @dtypes
-@pytest.mark.parametrize("which", OWN)
+@pytest.mark.parametrize("which", PARTS)
 def test_functions_of_ones_own_are_compiled(which, dtype):
-    functions, cost = OWN[which]
+    functions, cost = PARTS[which]
     rng = np.random.default_rng(0)
     X, Y, weights = rng.random((5, 12)), rng.random((3, 12)), rng.random(12) + 0.5
     own = bp.Activation("own one", **functions)

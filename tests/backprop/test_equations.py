@@ -12,7 +12,7 @@ import bpengine as bp
 from bpengine.backprop import equations
 from bpengine.backprop.workspace import Workspace
 from bpengine.model.costs import COSTS
-from bpengine.model.packing import example_rows
+from bpengine.model.packing import pack_examples
 from bpengine.model.parameters import Gradient, Parameters
 from bpengine.reference import per_example
 from bpengine.reference.linear import collapse
@@ -126,7 +126,7 @@ def stacked_pass(lab, case, networks, stack):
     workspace = Workspace(
         case.sizes, first.activations, case.batch, lab.backend, case.dtype, stack=stack
     )
-    example_rows(*case.data(lab), case.sizes[-1], lab.backend, case.dtype, out=workspace.rows)
+    pack_examples(*case.data(lab), case.sizes[-1], lab.backend, case.dtype, out=workspace.rows)
     gradient = Gradient(case.sizes, lab.backend, case.dtype, stack)
     σ = first.activations
     operations = [

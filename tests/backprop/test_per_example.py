@@ -16,7 +16,7 @@ from bpengine.backends.numpy.kernels import calls as calls_of
 from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backprop.per_example import ExampleNorms
 from bpengine.derivatives.per_example import per_example_gradients
-from bpengine.optimizers.update import State
+from bpengine.optimizers.update import OptimizerState
 
 KINDS = ["norms", "gradients", "clip"]
 
@@ -240,7 +240,7 @@ def test_a_step_along_clipped_gradients(lab, optimizer):
     net, other = case.network(lab, l2=0.01), case.network(lab, l2=0.01)
     plan = net.plan(case.batch, optimizer, per_example="clip", max_norm=0.2)
     plan.load(*case.data(lab))
-    state = State(optimizer, other.parameters)
+    state = OptimizerState(optimizer, other.parameters)
     gradient = bp.Gradient(other.sizes, other.backend, other.dtype)
     for array, value in state.settings(optimizer.learning_rate):
         array[...] = value

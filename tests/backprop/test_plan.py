@@ -32,7 +32,7 @@ SMALLEST_ARRAY = 4 * BATCH
 # where strides differ, NumPy's iterator copies 8192 elements at a time through a buffer of its own
 ITERATOR_BUFFER = 4 * 8192
 SGD = bp.SGD(0.01)
-OWN = [["sigmoid", "tanh", "gelu"], ["sigmoid", "sigmoid"]]
+PARTS = [["sigmoid", "tanh", "gelu"], ["sigmoid", "sigmoid"]]
 
 
 @given(
@@ -280,11 +280,11 @@ def numpy_plan(case, optimizer=SGD, *, weighted=False, **options):
 
 
 def wide(σ, cost):
-    hidden, output = (OWN[:1] * 2, OWN[1]) if isinstance(σ, list) else (chain(σ), σ)
+    hidden, output = (PARTS[:1] * 2, PARTS[1]) if isinstance(σ, list) else (chain(σ), σ)
     return Case([3, 3, 3, 2], [*hidden, output], cost, batch=BATCH, dtype="float32", seed=1)
 
 
-STEPS = [*(wide(σ, cost) for σ, cost in PAIRS), wide(OWN[0], "quadratic")]
+STEPS = [*(wide(σ, cost) for σ, cost in PAIRS), wide(PARTS[0], "quadratic")]
 
 
 def step_name(case):

@@ -36,7 +36,7 @@ import bpengine as bp
 from bpengine.backprop import forward
 from bpengine.data import memmap, resident
 from bpengine.data import stream as streams
-from bpengine.data.source import Chunk, Indexed
+from bpengine.data.source import Chunk, IndexedSource
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_a_map_is_shuffled_and_split_as_an_array_is(
     assert len(histories[0].validation_cost) == (2 if validation else 0)
 
 
-class Recorded(Indexed):
+class Recorded(IndexedSource):
     """Notes the numbers that its chunks are made of."""
 
     def chunk(self, indices, m):
@@ -209,9 +209,9 @@ def test_chunks_are_no_longer_than_they_are_asked_to_be(lab, N, m, lengths, held
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streams, "STREAM_ELEMENTS", held)
         if stream:
-            source = streams.Stream(net, cut(m, X, Y))
+            source = streams.BatchStream(net, cut(m, X, Y))
         else:
-            source = resident.Resident(net, X, Y, None, m, False)
+            source = resident.InMemory(net, X, Y, None, m, False)
         step = 0
         for chunk in source.chunks(net.rng, most):
             if step in asked:
@@ -225,8 +225,8 @@ def test_an_array_or_a_small_map_is_taken_into_memory(lab, tmp_path):
     path = tmp_path / "X"
     np.zeros((4, 3)).tofile(path)
     X = np.memmap(path, "float64", "r", shape=(4, 3)).T
-    assert not memmap.Mapped.is_meant(X)
-    assert not memmap.Mapped.is_meant(np.zeros((3, 4)))
+    assert not memmap.MemoryMapped.is_meant(X)
+    assert not memmap.MemoryMapped.is_meant(np.zeros((3, 4)))
     seen = []
     network(lab).fit(
         X,
@@ -236,7 +236,7 @@ def test_an_array_or_a_small_map_is_taken_into_memory(lab, tmp_path):
         progress=False,
         callbacks=[lambda training: seen.append(type(training.source))],
     )
-    assert seen == [resident.Resident]
+    assert seen == [resident.InMemory]
 
 
 def test_a_map_takes_no_more_memory_than_its_batches(lab, mapped, monkeypatch):

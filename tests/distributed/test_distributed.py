@@ -267,10 +267,10 @@ def test_ranks_draw_other_numbers_than_each_other_and_the_same_each_time(lab):
     generators = [np.random.default_rng(5) for _ in range(3)]
 
     def draw(comm):
-        from bpengine.distributed.agreement import derive
+        from bpengine.distributed.agreement import seed_of_rank
 
         with collectives.Group(comm, 9.0) as group:
-            derive(group, generators[comm.rank], 1.0)
+            seed_of_rank(group, generators[comm.rank], 1.0)
             seen[comm.rank] = generators[comm.rank].random()
 
     ranks.results(3, draw)

@@ -68,7 +68,7 @@ def train_together(models, X, y, parts, weights=None):
     found = []
     for model, part in zip(models, parts, strict=True):
         data = model._prepare(X[part], y[part], None if weights is None else weights[part])
-        found.append(stacked.Member(model, part, data.Y, data.weights))
+        found.append(stacked.StackedFit(model, part, data.Y, data.weights))
     groups = list(stacked.stacks(found))
     for group in groups:
         stacked.train(group, X)

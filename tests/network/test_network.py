@@ -452,13 +452,13 @@ def tanh(z):
     return array_namespace(z).tanh(z)
 
 
-OWN = {
+PARTS = {
     "of a": bp.Activation("own", tanh, lambda a: 1 - a * a, "a"),
     "of z": bp.Activation("own", tanh, lambda z: 1 - tanh(z) ** 2),
 }
 
 
-@pytest.mark.parametrize("of", OWN)
+@pytest.mark.parametrize("of", PARTS)
 @pytest.mark.parametrize("place", ["hidden", "last", "one neuron", "all"])
 def test_an_activation_of_the_users_own(lab, of, place):
     X, Y = (lab.array(a) for a in data())
@@ -468,7 +468,7 @@ def test_an_activation_of_the_users_own(lab, of, place):
         "one neuron": lambda σ: [["sigmoid", σ, σ, "relu"], "linear"],
         "all": lambda σ: σ,
     }[place]
-    net, twin = network(lab, activations=layers(OWN[of])), network(lab, activations=layers("tanh"))
+    net, twin = network(lab, activations=layers(PARTS[of])), network(lab, activations=layers("tanh"))
     lab.assert_close(net.feedforward(X), lab.numpy(twin.feedforward(X)), 1e-13)
     lab.assert_close(net.backprop(X, Y).vector, lab.numpy(twin.backprop(X, Y).vector), 1e-13)
     for one in (net, twin):

@@ -28,33 +28,33 @@ from strategies import (
 import bpengine as bp
 from bpengine.backends import Operation
 from bpengine.backprop.plan import Plan
-from bpengine.optimizers.update import State
+from bpengine.optimizers.update import OptimizerState
 
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=optimizer_name)
 CLASSES = [bp.SGD, bp.Adam, bp.AdamW, bp.RMSprop, bp.Adagrad]
 
 
-def descent(rule, memory, g, η, t):
+def descent(rule, state, g, η, t):
     if not rule.momentum:
         return -η * g
-    v = memory["v"] = rule.momentum * memory.get("v", 0.0) - η * g
+    v = state["v"] = rule.momentum * state.get("v", 0.0) - η * g
     return rule.momentum * v - η * g if rule.nesterov else v
 
 
-def adam(rule, memory, g, η, t):
-    m = memory["m"] = rule.beta_1 * memory.get("m", 0.0) + (1 - rule.beta_1) * g
-    v = memory["v"] = rule.beta_2 * memory.get("v", 0.0) + (1 - rule.beta_2) * g**2
+def adam(rule, state, g, η, t):
+    m = state["m"] = rule.beta_1 * state.get("m", 0.0) + (1 - rule.beta_1) * g
+    v = state["v"] = rule.beta_2 * state.get("v", 0.0) + (1 - rule.beta_2) * g**2
     m_hat, v_hat = m / (1 - rule.beta_1**t), v / (1 - rule.beta_2**t)
     return -η * m_hat / (np.sqrt(v_hat) + rule.epsilon)
 
 
-def rmsprop(rule, memory, g, η, t):
-    v = memory["v"] = rule.decay * memory.get("v", 0.0) + (1 - rule.decay) * g**2
+def rmsprop(rule, state, g, η, t):
+    v = state["v"] = rule.decay * state.get("v", 0.0) + (1 - rule.decay) * g**2
     return -η * g / (np.sqrt(v) + rule.epsilon)
 
 
-def adagrad(rule, memory, g, η, t):
-    s = memory["s"] = memory.get("s", 0.0) + g**2
+def adagrad(rule, state, g, η, t):
+    s = state["s"] = state.get("s", 0.0) + g**2
     return -η * g / (np.sqrt(s) + rule.epsilon)
 
 
@@ -66,7 +66,7 @@ class Loop:
 
     def __init__(self, case, net, lab, optimizer):
         self.one, self.net, self.optimizer = loop(case, net, lab), net, optimizer
-        self.memories = [{} for _ in range(2 * case.layers)]
+        self.states = [{} for _ in range(2 * case.layers)]
         self.steps, self.average = [], None
 
     @property
@@ -86,8 +86,8 @@ class Loop:
         for each in w:
             each *= 1 - η * rule.weight_decay
         t = len(self.steps) + 1
-        for θ, g, memory in zip(self.arrays, gradient, self.memories, strict=True):
-            θ += RULES[type(rule)](rule, memory, g, η, t)
+        for θ, g, state in zip(self.arrays, gradient, self.states, strict=True):
+            θ += RULES[type(rule)](rule, state, g, η, t)
         if rule.max_norm is not None:
             for each in w:
                 for row in each:
@@ -212,7 +212,7 @@ def test_plans_of_two_batch_sizes_share_a_state(lab, optimizer, sizes):
     net = case.network(lab, l2=0.1)
     expected = Loop(case, net, lab, optimizer)
     X, Y = case.host_data()
-    state = State(optimizer, net.parameters)
+    state = OptimizerState(optimizer, net.parameters)
     parts = {4: slice(0, 4), 3: slice(4, 7)}
     plans = {m: Plan(net, m, optimizer, state=state) for m in parts}
     for m, columns in parts.items():
@@ -416,17 +416,17 @@ def test_training_ends_with_the_average_of_its_steps(lab, optimizer, averaging):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class SignDescent(bp.Optimizer):
-    """θ ← θ - η sign(Σ ∇C): a rule of one's own, with a memory."""
+    """θ ← θ - η sign(Σ ∇C): a custom rule with a state."""
 
-    def memory(self, parameters):
+    def init(self, parameters):
         return {"sum": parameters * 0}
 
-    def update(self, parameters, gradient, memory, rate):
+    def update(self, parameters, gradient, state, rate):
         def rule(θ, g, total, η):
             total = total + g
             return θ - η * array_namespace(θ).sign(total), total
 
-        total = memory["sum"]
+        total = state["sum"]
         inputs = parameters, gradient, total, rate
         yield Operation("sign descent", "update", rule, inputs, parameters, (total,))
 

@@ -171,7 +171,7 @@ def steps(case, optimizer, options, weighted, compile_as=None):
 def test_folding_into_products_changes_no_step(monkeypatch, case, optimizer, options, weighted):
     """Operation by operation, kernels from each other apart, it is the same."""
 
-    def one_by_one(operations):
+    def scalar_writes(operations):
         programs = [NUMPY.backend.compile([op]) for op in operations]
 
         class Apart:
@@ -183,7 +183,7 @@ def test_folding_into_products_changes_no_step(monkeypatch, case, optimizer, opt
         return Apart()
 
     folded = steps(case, optimizer, options, weighted)
-    apart = steps(case, optimizer, options, weighted, one_by_one)
+    apart = steps(case, optimizer, options, weighted, scalar_writes)
     by_expression = steps(case, optimizer, options, weighted, generic)
     monkeypatch.setattr(blas, "_library", lambda dtype: (None, None))
     without = steps(case, optimizer, options, weighted)

@@ -12,7 +12,7 @@ from strategies import Case, assert_close, cases, examples, flat, loop
 
 import bpengine as bp
 from bpengine.backends.operation import NOISE_BLOCK
-from bpengine.data.resident import Resident
+from bpengine.data.resident import InMemory
 from bpengine.privacy.accountant import ORDERS, privacy_spent
 from bpengine.privacy.dpsgd import DPSGD
 from bpengine.privacy.noise import Noise, Noisy
@@ -238,7 +238,7 @@ def poisson(N, batch, seed=0):
     net = bp.Network([2, 2], backend="numpy", dtype="float64", rng=0)
     X = np.arange(1.0, 2 * N + 1).reshape(2, N)
     Y = np.full((2, N), 0.25)
-    source = Resident(net, X, Y, None, batch, True)
+    source = InMemory(net, X, Y, None, batch, True)
     return Poisson(source, net.dtype, np.random.default_rng(seed)), X
 
 
@@ -294,7 +294,7 @@ def test_two_examples_are_drawn_independently():
 
 def test_plans_are_few():
     net = bp.Network([2, 3, 2], backend="numpy", rng=0)
-    source = Resident(net, np.ones((2, 2000)), np.ones((2, 2000)), None, 100, True)
+    source = InMemory(net, np.ones((2, 2000)), np.ones((2, 2000)), None, 100, True)
     training = private_training(net, DPSGD(0.1, 1.0, 1.0, delta=None), source, 5)
     training.run()
     assert 1 <= len(training.runner._plans) <= 6

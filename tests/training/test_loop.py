@@ -39,7 +39,7 @@ import bpengine as bp
 from bpengine import schedules
 from bpengine.model.activations import ACTIVATIONS
 from bpengine.network import fit as fitting
-from bpengine.optimizers.update import State
+from bpengine.optimizers.update import OptimizerState
 from bpengine.training import loop
 from bpengine.training import steps as training_steps
 
@@ -431,7 +431,7 @@ def test_ctrl_c_leaves_whole_steps_in_all_that_is_remembered(lab, name, call):
     assert history.interrupted
     twin = network(lab, activations=[bp.Activation("own", *TANH), "sigmoid"], dropout=[0.2, 0.5])
     schedule = schedules.resolve(optimizer.learning_rate)
-    plans, state, taken = {}, State(optimizer, twin.parameters), 0
+    plans, state, taken = {}, OptimizerState(optimizer, twin.parameters), 0
     for epoch in range(4):
         for step, chosen in enumerate(batches(twin.rng, 11, 4)):
             if taken == call - 1:
@@ -731,7 +731,10 @@ def test_ctrl_c_in_the_middle_of_a_step_leaves_whole_steps(lab):
 def test_passes_over_some_examples_go_on_from_each_other(lab, calls, optimizer, l2):
     """As one plan would whose batches they are: what the optimizer remembers is kept."""
     net, twin = (network(lab, dropout=0.3, l2=l2) for _ in range(2))
-    state, schedule = State(optimizer, twin.parameters), schedules.resolve(optimizer.learning_rate)
+    state, schedule = (
+        OptimizerState(optimizer, twin.parameters),
+        schedules.resolve(optimizer.learning_rate),
+    )
     for call, (N, batch_size, shuffle) in enumerate(calls):
         X, Y = data(N, seed=call)
         given_optimizer = optimizer if call in (0, 3) else None  # the same one again is no other
@@ -897,7 +900,10 @@ def test_all_that_is_remembered_is_of_the_step_before(lab, name, position, batch
             )
     last = position // batch_size
     assert (caught.value.epoch, caught.value.step) == (1, last + 1)
-    state, schedule = State(optimizer, twin.parameters), schedules.resolve(optimizer.learning_rate)
+    state, schedule = (
+        OptimizerState(optimizer, twin.parameters),
+        schedules.resolve(optimizer.learning_rate),
+    )
     for step in range(last):
         i = step * batch_size
         plan = bp.Plan(twin, batch_size, optimizer, state=state)

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from strategies import ALONGSIDE, OPTIMIZERS, Case, cases, examples, targets
 
 import bpengine as bp
-from bpengine.model.packing import OWN
+from bpengine.model.packing import PARTS
 
 TOLERANCE = {"float32": 2e-4, "float64": 1e-10}
-own_parts = st.sets(st.sampled_from(OWN))
+per_network_parts = st.sets(st.sampled_from(PARTS))
 
 
 def stack_of(lab, case, P, **options):
@@ -39,14 +39,14 @@ def stack_of(lab, case, P, **options):
     return bp.Network(case.sizes, stack=P, rng=list(range(P)), **shared, **options), alone
 
 
-def examples_of(case, P, own, m=None):
+def examples_of(case, P, per_network, m=None):
     """X, Y and weights, with a leading axis for those that each network is to have for itself."""
     m = case.batch if m is None else m
-    parts = [one_batch(case, m, seed) for seed in range(P if own else 1)]
+    parts = [one_batch(case, m, seed) for seed in range(P if per_network else 1)]
     found = []
-    for i, part in enumerate(OWN):
+    for i, part in enumerate(PARTS):
         values = [each[i] for each in parts]
-        found.append(np.stack(values) if part in own else values[0])
+        found.append(np.stack(values) if part in per_network else values[0])
     return found
 
 
@@ -57,9 +57,9 @@ def one_batch(case, m, seed):
     return X, Y, rng.random(m) + 0.5
 
 
-def of(arrays, own, i):
+def of(arrays, per_network, i):
     """What network i is given of the examples of a stack."""
-    return [x[i] if part in own else x for part, x in zip(OWN, arrays, strict=True)]
+    return [x[i] if part in per_network else x for part, x in zip(PARTS, arrays, strict=True)]
 
 
 def assert_member(lab, net, alone, tolerance):
@@ -67,17 +67,21 @@ def assert_member(lab, net, alone, tolerance):
         lab.assert_close(found, lab.numpy(wanted), tolerance)
 
 
-@given(case=cases(max_layers=3, dtypes=("float32", "float64")), P=st.integers(1, 4), own=own_parts)
+@given(
+    case=cases(max_layers=3, dtypes=("float32", "float64")),
+    P=st.integers(1, 4),
+    per_network=per_network_parts,
+)
 @examples(40)
-def test_gradients_and_outputs_are_those_of_each_network_alone(lab, case, P, own):
+def test_gradients_and_outputs_are_those_of_each_network_alone(lab, case, P, per_network):
     nets, alone = stack_of(lab, case, P)
-    arrays = examples_of(case, P, own)
+    arrays = examples_of(case, P, per_network)
     X, Y, weights = map(lab.array, arrays)
     gradient, outputs = nets.backprop(X, Y, weights), nets.feedforward(X)
     figures = nets.evaluate(X, Y, weights)
     tolerance = TOLERANCE[case.dtype]
     for i, one in enumerate(alone):
-        x, y, w = map(lab.array, of(arrays, own, i))
+        x, y, w = map(lab.array, of(arrays, per_network, i))
         lab.assert_close(outputs[i, ...], lab.numpy(one.feedforward(x)), tolerance)
         expected = one.backprop(x, y, w)
         for found, wanted in zip(gradient.blocks, expected.blocks, strict=True):
@@ -91,21 +95,23 @@ def test_gradients_and_outputs_are_those_of_each_network_alone(lab, case, P, own
 @given(
     case=cases(min_layers=2, max_layers=3, dtypes=("float64",)),
     P=st.integers(1, 4),
-    own=own_parts,
+    per_network=per_network_parts,
     shuffle=st.sampled_from([False, "each"]),
     optimizer=st.sampled_from(OPTIMIZERS),
     dropout=st.sampled_from([0.0, 0.25]),
     l2=st.sampled_from([0.0, 0.1]),
 )
 @examples(25)
-def test_training_is_that_of_each_network_alone(lab, case, P, own, shuffle, optimizer, dropout, l2):
+def test_training_is_that_of_each_network_alone(
+    lab, case, P, per_network, shuffle, optimizer, dropout, l2
+):
     nets, alone = stack_of(lab, case, P, dropout=dropout, l2=l2, l1=l2 / 10)
-    arrays = examples_of(case, P, own, m=7)
+    arrays = examples_of(case, P, per_network, m=7)
     options = {"epochs": 3, "batch_size": 3, "optimizer": optimizer, "progress": False}
     X, Y, weights = map(lab.array, arrays)
     history = nets.fit(X, Y, sample_weight=weights, shuffle=shuffle, **options)
     for i, one in enumerate(alone):
-        x, y, w = map(lab.array, of(arrays, own, i))
+        x, y, w = map(lab.array, of(arrays, per_network, i))
         expected = one.fit(x, y, sample_weight=w, shuffle=bool(shuffle), **options)
         assert_member(lab, nets[i], one, 1e-8)
         assert [cost[i] for cost in history.cost] == pytest.approx(expected.cost, rel=1e-8)
@@ -225,14 +231,14 @@ def test_the_plan_shrinks_when_half_of_the_networks_have_stopped(lab):
 
 
 @pytest.mark.parametrize(
-    "own", [(), ("targets",), ("weights",), ("targets", "weights"), ("inputs",), OWN]
+    "own", [(), ("targets",), ("weights",), ("targets", "weights"), ("inputs",), PARTS]
 )
 @pytest.mark.parametrize("shuffle", [False, "each"])
-def test_those_that_go_on_keep_their_own_examples(lab, own, shuffle):
+def test_those_that_go_on_keep_their_own_examples(lab, per_network, shuffle):
     rng = np.random.default_rng(0)
     P, m = 5, 20
     arrays = [rng.standard_normal((P, 2, m)), rng.random((P, 2, m)), rng.random((P, m)) + 0.5]
-    arrays = [x if part in own else x[0] for part, x in zip(OWN, arrays, strict=True)]
+    arrays = [x if part in per_network else x[0] for part, x in zip(PARTS, arrays, strict=True)]
     X, Y, weights = map(lab.array, arrays)
     options = {"batch_size": 6, "optimizer": bp.Adam(0.01), "progress": False}
 
@@ -243,7 +249,7 @@ def test_those_that_go_on_keep_their_own_examples(lab, own, shuffle):
     nets.fit(X, Y, sample_weight=weights, epochs=4, shuffle=shuffle, callbacks=[stop_some], **options)
     for i, epochs in enumerate([1, 2, 2, 4, 4]):
         one = single(lab, i)
-        x, y, w = map(lab.array, of(arrays, own, i))
+        x, y, w = map(lab.array, of(arrays, per_network, i))
         one.fit(x, y, sample_weight=w, epochs=epochs, shuffle=bool(shuffle), **options)
         assert_member(lab, nets[i], one, 1e-9)
 
@@ -438,13 +444,15 @@ def test_plans_and_partial_fit(lab):
     with pytest.raises(ValueError, match="learning_rate has 1 values; this plan takes 3"):
         plan.learning_rate = 0.5
     each = lab.array(np.stack([lab.numpy(X)] * 3))
-    with pytest.raises(ValueError, match=r"the inputs are those of 3 networks.*own=\['inputs'\]"):
+    with pytest.raises(
+        ValueError, match=r"the inputs are those of 3 networks.*per_network=\['inputs'\]"
+    ):
         plan.load(each, labels)
-    own = nets.plan(8, own=["inputs"])
-    own.load(X, labels)
-    first = own.run().cost
-    own.load(each, labels)
-    np.testing.assert_array_equal(own.run().cost, first)
+    per_network = nets.plan(8, per_network=["inputs"])
+    per_network.load(X, labels)
+    first = per_network.run().cost
+    per_network.load(each, labels)
+    np.testing.assert_array_equal(per_network.run().cost, first)
     twin = copy.deepcopy(nets)
     for _ in range(2):
         cost = nets.partial_fit(X, labels, batch_size=8, shuffle=False, optimizer=bp.Adam(0.1))
@@ -464,8 +472,10 @@ def test_streams_and_class_weights(lab):
     each = lab.array(np.stack([host_x] * 3))
     with pytest.raises(ValueError, match="share the batches of an iterable"):
         nets.fit([(each, labels)], progress=False)
-    own = lab.array(np.stack([host_y, 1 - host_y, host_y]))
-    nets.fit(X, own, class_weight={0: 2.0}, epochs=1, batch_size=4, shuffle="each", progress=False)
+    per_network = lab.array(np.stack([host_y, 1 - host_y, host_y]))
+    nets.fit(
+        X, per_network, class_weight={0: 2.0}, epochs=1, batch_size=4, shuffle="each", progress=False
+    )
 
 
 def refusals(lab):
@@ -484,8 +494,11 @@ def refusals(lab):
         (lambda: single(lab, 0).plan(4, bp.SGD([1, 2])), "learning_rate has 2 values; this is one"),
         (lambda: nets.plan(4, bp.AdamW(weight_decay=[1, 2])), "weight_decay has 2 values"),
         (lambda: bp.SGD([0.1, 0.0]), r"learning_rate\[1\] must be above 0"),
-        (lambda: nets.plan(4, own=["input"]), "unknown own 'input'. Did you mean 'inputs'"),
-        (lambda: single(lab, 0).plan(4, own=["inputs"]), "is for stacks; this is one network"),
+        (
+            lambda: nets.plan(4, per_network=["input"]),
+            "unknown per_network 'input'. Did you mean 'inputs'",
+        ),
+        (lambda: single(lab, 0).plan(4, per_network=["inputs"]), "is for stacks; this is one network"),
         (lambda: nets.feedforward(lab.array(np.stack([host] * 2))), r"or \(3, 2, m\), with inputs of"),
         (lambda: nets.backprop(X, lab.array(np.ones((2, 2, 8)))), r"own have shape \(3, 2, 8\)"),
         (lambda: nets.backprop(X, labels, np.ones((2, 8))), r"expected \(8,\).* or \(3, 8\)"),
@@ -526,8 +539,10 @@ def test_figures_on_validation_data_of_each_networks_own(lab):
     def stop_some(training):
         training.stop_networks([0] if training.epoch == 1 else [2, 3])
 
-    for own in (("inputs",), ("targets",), ("weights",), OWN):
-        held = [x if part in own else x[0] for part, x in zip(OWN, (X, Y, weights), strict=True)]
+    for per_network in (("inputs",), ("targets",), ("weights",), PARTS):
+        held = [
+            x if part in per_network else x[0] for part, x in zip(PARTS, (X, Y, weights), strict=True)
+        ]
         held = tuple(map(lab.array, held[:2])) + tuple(held[2:])
         nets = small(lab, P)
         history = nets.fit(

@@ -20,7 +20,7 @@ from bpengine.backends.numba.simd import I64, REGISTERS, WIDTH, Vectors
 
 __all__ = ["cheapest", "panel"]
 
-OWN = 2**21  # multiplications: products of up to so many are done here, not by the library
+PARTS = 2**21  # multiplications: products of up to so many are done here, not by the library
 PANEL = 2**15  # bytes of b that stay in the first cache while rows of a go by
 # accumulators, what is loaded for them, and one to spare
 VECTORS = 4 if REGISTERS == 32 else 2
@@ -186,7 +186,7 @@ def cheapest(m: int, n: int, k: int, lanes: int, *, packed: int, dots: bool, lib
     vectors = -(-n // lanes)
     # where the columns are few the library copies a, which costs more than the product; where sums are
     # short it is hardly faster, and cores can share what is not the library's
-    if library and m * n * k > OWN and vectors > 2 and k > 2 * lanes:
+    if library and m * n * k > PARTS and vectors > 2 and k > 2 * lanes:
         return "library product"
     # vector operations: of rows with those that read and write c, of dots with those that add up lanes
     by_rows = m * vectors * (k + 4) + 1.5 * packed
