@@ -88,7 +88,7 @@ RUNS = {
         },
     ),
 }
-BEST_EPOCHS = {"early_stopping": 3, "stack_stopped": [1, 3, 2], "stack_narrowed": [1, 4, 4]}
+BEST_EPOCHS = {"early_stopping": 3, "stack_stopped": [1, 4, 2], "stack_narrowed": [1, 4, 4]}
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -97,9 +97,17 @@ def test_a_checkpoint_is_resumed(name):
     assert bp.load(path).sizes == (3, 5, 2)
     options, training = RUNS[name]
     settings = {"backend": "numpy", "dtype": "float64", "rng": 11, **options()}
-    net = bp.Network([3, 5, 2], ["tanh", "sigmoid"], "binary_cross_entropy", **settings)
-    net.fit(X, LABELS, epochs=4, batch_size=8, progress=False, resume=path, **training())
-    close(net.vector, expected(f"checkpoint_{name}_final"))
+    net, straight = (
+        bp.Network([3, 5, 2], ["tanh", "sigmoid"], "binary_cross_entropy", **{**settings, **options()})
+        for _ in range(2)
+    )
+    common = {"epochs": 4, "batch_size": 8, "progress": False}
+    net.fit(X, LABELS, resume=path, **common, **training())
+    if name == "stack_stopped":  # version 0.1 mixed up the networks' rates when a second one stopped
+        straight.fit(X, LABELS, **common, **training())
+        close(net.vector, straight.vector)
+    else:
+        close(net.vector, expected(f"checkpoint_{name}_final"))
     if name in BEST_EPOCHS:
         np.testing.assert_array_equal(net.history.best_epoch, BEST_EPOCHS[name])
 

@@ -244,7 +244,7 @@ def test_a_step_along_clipped_gradients(lab, optimizer):
     gradient = bp.Gradient(other.sizes, other.backend, other.dtype)
     for array, value in state.settings(optimizer.learning_rate):
         array[...] = value
-    unit = state.unit(optimizer.learning_rate)
+    unit = state.gradient_scale(optimizer.learning_rate)
     update = lab.backend.compile(state.operations(gradient))
     for _ in range(3):
         plan.run()

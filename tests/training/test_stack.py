@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import ALONGSIDE, OPTIMIZERS, Case, cases, examples, targets
+from strategies import ALONGSIDE, OPTIMIZERS, Case, cases, deep, examples, targets
 
 import bpengine as bp
 from bpengine.model.packing import PARTS
@@ -231,7 +231,7 @@ def test_the_plan_shrinks_when_half_of_the_networks_have_stopped(lab):
 
 
 @pytest.mark.parametrize(
-    "own", [(), ("targets",), ("weights",), ("targets", "weights"), ("inputs",), PARTS]
+    "per_network", [(), ("targets",), ("weights",), ("targets", "weights"), ("inputs",), PARTS]
 )
 @pytest.mark.parametrize("shuffle", [False, "each"])
 def test_those_that_go_on_keep_their_own_examples(lab, per_network, shuffle):
@@ -677,3 +677,23 @@ def test_clipping_of_single_examples_is_not_that_of_a_stack(lab):
     one = single(lab, 0)
     clipped = one.backprop(X, labels, per_example="clip", max_norm=1e9)
     lab.assert_close(clipped.vector, lab.numpy(one.backprop(X, labels).vector), 1e-9)
+
+
+def test_each_network_keeps_its_rate_when_others_stop_one_after_the_other(lab):
+    """Rates, momentum and weight decay of those that go on are theirs after a second stop too."""
+    case = deep("tanh", "quadratic")
+    X, Y = case.data(lab)
+    rates, decay, epochs = [0.1, 0.3, 0.2, 0.5], [0.0, 0.1, 0.02, 0.05], [1, 4, 2, 3]
+
+    def stop(training):
+        training.stop_networks([p for p, last in enumerate(epochs) if last == training.epoch])
+
+    options = {"batch_size": 2, "shuffle": False, "progress": False}
+    nets = case.network(lab, stack=4, rng=[3, 4, 5, 6])
+    rule = bp.SGD(rates, momentum=0.9, weight_decay=decay)
+    nets.fit(X, Y, epochs=4, optimizer=rule, callbacks=[stop], **options)
+    for p, net in enumerate(nets):
+        alone = case.network(lab, rng=3 + p)
+        rule = bp.SGD(rates[p], momentum=0.9, weight_decay=decay[p])
+        alone.fit(X, Y, epochs=epochs[p], optimizer=rule, **options)
+        lab.assert_close(net.vector, lab.numpy(alone.vector), TOLERANCE[case.dtype])
