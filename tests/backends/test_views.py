@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import itertools
 
-import cuda_double
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,23 +12,12 @@ from hypothesis import strategies as st
 from strategies import ALONGSIDE, OPTIMIZERS, REGULARIZED, cases, examples
 
 import bpengine as bp
-from bpengine import backends
 from bpengine.backends import Operation
 from bpengine.backprop.per_example import KINDS
 from bpengine.model.activations import ACTIVATIONS
 
 OPTIMIZED = [bp.SGD(0.1), *(dataclasses.replace(optimizer, **ALONGSIDE) for optimizer in OPTIMIZERS)]
-BACKENDS = {"numpy": backends.get("numpy")}
-if importlib.util.find_spec("numba"):
-    BACKENDS["numba"] = backends.get("numba")
-if cuda_double.COMPILER:
-    BACKENDS["stand-in"] = cuda_double.Double()
 dtypes = st.sampled_from(["float32", "float64"])
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    return BACKENDS[request.param]
 
 
 def operations():

@@ -89,17 +89,17 @@ def test_gradients_and_outputs_are_those_of_each_network_alone(lab, case, P, own
 
 
 @given(
-    case=cases(min_layers=2, max_layers=3, dtypes=("float64",)),
+    case=cases(max_layers=3, dtypes=("float64",)),
     P=st.integers(1, 4),
     own=own_parts,
     shuffle=st.sampled_from([False, "each"]),
     optimizer=st.sampled_from(OPTIMIZERS),
     dropout=st.sampled_from([0.0, 0.25]),
-    l2=st.sampled_from([0.0, 0.1]),
+    penalty=st.sampled_from([{}, {"l2": 0.1}, {"l2": 0.1, "l1": 0.01}]),
 )
 @examples(25)
-def test_training_is_that_of_each_network_alone(lab, case, P, own, shuffle, optimizer, dropout, l2):
-    nets, alone = stack_of(lab, case, P, dropout=dropout, l2=l2, l1=l2 / 10)
+def test_training_is_that_of_each_network_alone(lab, case, P, own, shuffle, optimizer, dropout, penalty):
+    nets, alone = stack_of(lab, case, P, dropout=dropout, **penalty)
     arrays = examples_of(case, P, own, m=7)
     options = {"epochs": 3, "batch_size": 3, "optimizer": optimizer, "progress": False}
     X, Y, weights = map(lab.array, arrays)
