@@ -139,7 +139,9 @@ def _shrinking(op: Operation, block: Array) -> Operation:
     if op.name == "decay":
         return op
     w, factor = op.inputs[-2:]
-    target = block[:, : w.shape[1]]
+    # of a stack, whose networks are one product here
+    xp = array_api_compat.array_namespace(block)
+    target = xp.reshape(block, (*w.shape[:-1], -1), copy=False)[..., : w.shape[-1]]
     return Operation("shrink", op.equation, _shrink, (target, w, factor), target)
 
 

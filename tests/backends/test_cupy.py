@@ -17,7 +17,7 @@ import pytest
 from array_api_compat import array_namespace
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import ALONGSIDE, OPTIMIZERS, REGULARIZED, Case, deep, examples
+from strategies import ALONGSIDE, OPTIMIZERS, REGULARIZED, Case, examples
 
 import bpengine as bp
 from bpengine import backends
@@ -26,9 +26,9 @@ from bpengine.backends.base import warn_once
 from bpengine.backends.cupy import cuda_source, elementwise, random
 from bpengine.backends.cupy.device import OPTIONS, Device
 from bpengine.backends.cupy.elementwise import View
+from bpengine.backends.cupy.lowering import Maker
 from bpengine.backprop.per_example import KINDS
 from bpengine.data import offload, prepare
-from bpengine.model import activations
 
 double = pytest.importorskip("cuda_double")
 needs_compiler = pytest.mark.skipif(double.COMPILER is None, reason="no C++ compiler")
@@ -154,30 +154,15 @@ def test_the_compiler_tells_a_wrong_source():
         nvrtc.compiled(source, "sm_90", NVRTC_OPTIONS)
 
 
-def operations():
-    """Of each name one operation, as plans have it."""
-    numpy = backends.get("numpy")
-    found = {}
-    for optimizer in (bp.SGD(0.1), *OPTIMIZED):
-        for σ, cost in (("tanh", "quadratic"), ("sigmoid", "huber"), ("exponential", "poisson")):
-            net = deep(σ, cost).network(SimpleNamespace(backend=numpy), **REGULARIZED)
-            for op in net.plan(4, optimizer, weighted=True).operations:
-                found.setdefault(op.name, op)
-    for σ in activations.ACTIVATIONS:
-        for op in network(numpy, activations=[σ, σ, σ], cost="absolute_error").plan(4).operations:
-            found.setdefault(op.name, op)
-    for op in network(numpy, activations="sigmoid", cost="binary_cross_entropy").plan(4).operations:
-        found.setdefault(op.name, op)
-    case = network(numpy, activations=["tanh", "tanh", "tanh"], cost="quadratic")
-    for kind in KINDS:
-        bound = {"max_norm": 1.0} if kind == "clip" else {}
-        for op in case.plan(4, per_example=kind, **bound).operations:
-            found.setdefault(op.name, op)
-    del found["uniform"]
-    return found
-
-
-OPERATIONS = operations()
+@needs_compiler
+@pytest.mark.parametrize("optimizer", [bp.SGD(0.1), *OPTIMIZED], ids=str)
+@pytest.mark.parametrize("kind", [None, *KINDS])
+def test_every_operation_of_a_plan_has_a_kernel(kind, optimizer):
+    net = network(STAND_IN, **REGULARIZED)
+    bound = {"max_norm": 1.0} if kind == "clip" else {}
+    plan = net.plan(4, None if kind in ("norms", "gradients") else optimizer, per_example=kind, **bound)
+    lowering = Maker(STAND_IN.gpu)
+    assert all(lowering.items(op) is not None for op in plan.operations)
 
 
 def laid_out(backend, host, layout):
@@ -193,83 +178,8 @@ def laid_out(backend, host, layout):
     return part
 
 
-def grown(op, x, n, m):
-    """The shape that an operand of a matrix operation has where others are (n, m)."""
-    if x.ndim == 0:
-        return ()
-    if op.name == "weigh":
-        return (1, m)
-    return (m,) if x.ndim == 1 else (n, m)
-
-
 LAYOUTS = st.sampled_from(["plain", "transposed", "padded"])
-MATRICES = sorted(
-    name
-    for name, op in OPERATIONS.items()
-    if op.output.ndim == 2 and name not in ("matmul", "product norms", "max norm") and not op.state
-)
-
-
-@needs_compiler
-@pytest.mark.parametrize("name", MATRICES)
-@given(
-    n=st.integers(1, 9),
-    m=st.integers(1, 300),
-    stack=st.sampled_from([(), (2,), (3, 1, 2)]),
-    layouts=st.lists(LAYOUTS, min_size=4, max_size=4),
-    dtype=st.sampled_from(["float32", "float64"]),
-    seed=st.integers(0, 99),
-)
-@examples(8)
-def test_a_kernel_takes_arrays_as_they_lie(name, n, m, stack, layouts, dtype, seed):
-    """Rows out of a larger array, transposes, stacks, and numbers of which all elements read one."""
-    backend, op = STAND_IN or on_stand_in(), OPERATIONS[name]
-    rng = np.random.default_rng(seed)
-    shapes = [grown(op, x, n, m) for x in op.inputs]
-    shapes = [(*stack, *shape) if len(shape) == 2 and name != "weigh" else shape for shape in shapes]
-    hosts = [rng.uniform(0.1, 0.9, shape).astype(dtype) for shape in shapes]
-    expected = op.expression(*hosts)
-    if name == "column products":
-        return
-    inputs = tuple(laid_out(backend, x, layout) for x, layout in zip(hosts, layouts, strict=False))
-    output = laid_out(backend, np.zeros(expected.shape, dtype), layouts[-1])
-    backend.compile([Operation(name, "", op.expression, inputs, output)]).run(1)
-    found = backend.to_numpy(output)
-    np.testing.assert_allclose(found, expected, rtol=64 * np.finfo(dtype).eps, atol=1e-7)
-
-
 STAND_IN = None if double.COMPILER is None else double.Double()
-
-
-@needs_compiler
-@pytest.mark.parametrize("name", ["product norms", "total norms", "max norm", "clip factor"])
-@given(
-    n=st.integers(1, 700),
-    k=st.integers(1, 9),
-    m=st.integers(1, 9),
-    layout=LAYOUTS,
-    dtype=st.sampled_from(["float32", "float64"]),
-)
-@examples(12)
-def test_a_reduction_is_its_expression(name, n, k, m, layout, dtype):
-    backend, op = STAND_IN, OPERATIONS[name]
-    rng = np.random.default_rng(n)
-    draw = lambda *shape: rng.standard_normal(shape).astype(dtype)  # noqa: E731
-    hosts = {
-        "product norms": lambda: (draw(n, m), draw(k, m)),
-        "total norms": lambda: (abs(draw(k, n)),),
-        "max norm": lambda: (draw(k, n), np.array(0.5, dtype)),
-        "clip factor": lambda: (draw(17 * n), np.array(0.5, dtype)),
-    }[name]()
-    expected = op.expression(*hosts)
-    inputs = tuple(laid_out(backend, x, layout) for x in hosts)
-    output = laid_out(backend, np.zeros(expected.shape, dtype), layout)
-    before = backend.cuda.launches
-    backend.compile([Operation(name, "", op.expression, inputs, output)]).run(1)
-    assert backend.cuda.launches > before
-    np.testing.assert_allclose(
-        backend.to_numpy(output), expected, rtol=1e-4 if dtype == "float32" else 1e-12
-    )
 
 
 @needs_compiler

@@ -38,9 +38,9 @@ def run(case, P, options):
 
 
 @given(
-    case=cases(min_layers=2, max_layers=4, dtypes=("float32", "float64")),
+    case=cases(max_layers=4, dtypes=("float32", "float64")),
     P=st.integers(1, 4),
-    options=st.sampled_from([{}, REGULARIZED]),
+    options=st.sampled_from([{}, {"l2": 0.1}, REGULARIZED]),
 )
 @examples(60)
 def test_copies_without_gaps_change_no_result(case, P, options):

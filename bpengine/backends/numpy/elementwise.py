@@ -50,7 +50,7 @@ def _sigmoid(k: Scratch, z: Array, a: Array) -> list[Call]:
     # σ(z) = 1 / (1 + e⁻ᶻ): where e⁻ᶻ overflows, 1/∞ is the 0 that is wanted
     one = k.constant(1, a)
     return [
-        (np.negative, (z, a)),
+        _negate(k, z, a),
         (np.exp, (a, a)),
         (np.add, (a, one, a)),
         (np.reciprocal, (a, a)),
@@ -138,10 +138,10 @@ def _softplus_slope(k: Scratch, upstream: Array, a: Array, out: Array) -> list[C
     # softplus' = σ(z) = 1 - e⁻ᵃ
     slope = k.scratch(a)
     return [
-        (np.negative, (a, slope)),
+        _negate(k, a, slope),
         (np.expm1, (slope, slope)),
         (np.multiply, (upstream, slope, out)),
-        (np.negative, (out, out)),
+        _negate(k, out, out),
     ]
 
 
@@ -253,6 +253,11 @@ def _binary_cross_entropy_slope(k: Scratch, a: Array, y: Array, scale: Array, ou
         *_difference(k, a, y, scale, out),
         (np.divide, (out, variance, out)),
     ]
+
+
+def _negate(k: Scratch, x: Array, out: Array) -> Call:
+    # by a product: np.negative itself is wrong for some pairs of strides in NumPy 2.1 to 2.4
+    return np.multiply, (x, k.constant(-1, x), out)
 
 
 def _maximum(x: Array, y: Array, out: Array) -> Call:
