@@ -11,6 +11,7 @@ from strategies import PAIRS, Case, assert_close, cases, columns, deep, examples
 import bpengine as bp
 from bpengine.backprop import equations
 from bpengine.backprop.workspace import Workspace
+from bpengine.model.costs import COSTS
 from bpengine.model.packing import example_rows
 from bpengine.model.parameters import Gradient, Parameters
 from bpengine.reference import per_example
@@ -237,4 +238,4 @@ def test_nan_in_a_weight_is_never_hidden(lab, σ, cost, layer):
 def test_targets_of_the_strategy_are_those_that_each_cost_is_defined_for():
     for cost in {cost for _, cost in PAIRS}:
         Y = targets(np.random.default_rng(0), cost, 4, 9)
-        bp.costs.COSTS[cost].check_targets(Y, "Y")
+        COSTS[cost].check_targets(Y, "Y")
