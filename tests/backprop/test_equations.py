@@ -12,11 +12,7 @@ import bpengine as bp
 from bpengine.backprop import equations
 from bpengine.backprop.workspace import Workspace
 from bpengine.model.costs import COSTS
-<<<<<<< HEAD
 from bpengine.model.packing import pack_examples
-=======
-from bpengine.model.packing import example_rows
->>>>>>> 236e0ec51a0b51ab91a4d387dfa7e287a69b4ddc
 from bpengine.model.parameters import Gradient, Parameters
 from bpengine.reference import per_example
 from bpengine.reference.linear import collapse

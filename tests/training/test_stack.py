@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import ALONGSIDE, OPTIMIZERS, Case, cases, deep, examples, targets
+from strategies import ALONGSIDE, OPTIMIZERS, Case, cases, examples, targets
 
 import bpengine as bp
 from bpengine.model.packing import PARTS
@@ -102,17 +102,11 @@ def test_gradients_and_outputs_are_those_of_each_network_alone(lab, case, P, per
     penalty=st.sampled_from([{}, {"l2": 0.1}, {"l2": 0.1, "l1": 0.01}]),
 )
 @examples(25)
-<<<<<<< HEAD
 def test_training_is_that_of_each_network_alone(
-    lab, case, P, per_network, shuffle, optimizer, dropout, l2
+    lab, case, P, per_network, shuffle, optimizer, dropout, penalty
 ):
-    nets, alone = stack_of(lab, case, P, dropout=dropout, l2=l2, l1=l2 / 10)
-    arrays = examples_of(case, P, per_network, m=7)
-=======
-def test_training_is_that_of_each_network_alone(lab, case, P, own, shuffle, optimizer, dropout, penalty):
     nets, alone = stack_of(lab, case, P, dropout=dropout, **penalty)
-    arrays = examples_of(case, P, own, m=7)
->>>>>>> 179b84694a129264559387d3eb0fe3373ee4cdbe
+    arrays = examples_of(case, P, per_network, m=7)
     options = {"epochs": 3, "batch_size": 3, "optimizer": optimizer, "progress": False}
     X, Y, weights = map(lab.array, arrays)
     history = nets.fit(X, Y, sample_weight=weights, shuffle=shuffle, **options)
@@ -687,19 +681,19 @@ def test_clipping_of_single_examples_is_not_that_of_a_stack(lab):
 
 def test_each_network_keeps_its_rate_when_others_stop_one_after_the_other(lab):
     """Rates, momentum and weight decay of those that go on are theirs after a second stop too."""
-    case = deep("tanh", "quadratic")
-    X, Y = case.data(lab)
+    X, Y = map(lab.array, examples_of(Case([3, 5, 2], ["tanh"] * 2, "quadratic", batch=6), 1, ())[:2])
     rates, decay, epochs = [0.1, 0.3, 0.2, 0.5], [0.0, 0.1, 0.02, 0.05], [1, 4, 2, 3]
 
     def stop(training):
         training.stop_networks([p for p, last in enumerate(epochs) if last == training.epoch])
 
     options = {"batch_size": 2, "shuffle": False, "progress": False}
-    nets = case.network(lab, stack=4, rng=[3, 4, 5, 6])
+    common = [3, 5, 2], "tanh", "quadratic", lab.backend, "float64"
+    nets = bp.Network(*common, stack=4, rng=[3, 4, 5, 6])
     rule = bp.SGD(rates, momentum=0.9, weight_decay=decay)
     nets.fit(X, Y, epochs=4, optimizer=rule, callbacks=[stop], **options)
     for p, net in enumerate(nets):
-        alone = case.network(lab, rng=3 + p)
+        alone = bp.Network(*common, rng=3 + p)
         rule = bp.SGD(rates[p], momentum=0.9, weight_decay=decay[p])
         alone.fit(X, Y, epochs=epochs[p], optimizer=rule, **options)
-        lab.assert_close(net.vector, lab.numpy(alone.vector), TOLERANCE[case.dtype])
+        lab.assert_close(net.vector, lab.numpy(alone.vector), 1e-12)
