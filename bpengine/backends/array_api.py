@@ -20,7 +20,7 @@ Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 class Replay:
-    """A program as a list of (function, operands): a step is one walk over it.
+    """A program as a list of (function, operands).
 
     Parameters
     ----------
@@ -32,23 +32,23 @@ class Replay:
         self.calls = calls
 
     def run(self, steps: int) -> None:
-        """Walk over the calls `steps` times."""
+        """Make all calls in order, `steps` times."""
         calls = self.calls
         for _ in range(steps):
             for function, operands in calls:
                 function(*operands)
 
-    def run_batches(self, batches: Batches, taken: list[int]) -> None:
+    def run_batches(self, batches: Batches, steps_taken: list[int]) -> None:
         """A step on each of some batches."""
         calls, load, rows, output = self.calls, batches.load, batches.rows, batches.output
         settings = batches.settings
         for batch, slot in zip(batches.batches, batches.slots, strict=False):
             if settings is not None:
-                settings.set(taken[0])
+                settings.set(steps_taken[0])
             load(batch, rows)
             for function, operands in calls:
                 function(*operands)
-            taken[0] += 1
+            steps_taken[0] += 1
             slot[...] = output
 
 
@@ -68,7 +68,7 @@ class ArrayAPIBackend(Backend):
     ------
     TypeError
         If the library's arrays can't be written to (JAX's, for one): the engine keeps its results
-        in arrays made beforehand.
+        in arrays that it allocates once.
     """
 
     def __init__(self, xp: ModuleType, device: Any = None, name: str | None = None) -> None:
@@ -76,7 +76,7 @@ class ArrayAPIBackend(Backend):
         if not array_api_compat.is_writeable_array(probe):
             raise TypeError(
                 f"backend {name or xp.__name__!r}: its arrays can't be written to, and bpengine writes "
-                "every result into an array made beforehand. Use NumPy, CuPy or PyTorch arrays."
+                "every result into an array that exists already. Use NumPy, CuPy or PyTorch arrays."
             )
         self.xp = array_api_compat.array_namespace(probe)
         self.device = array_api_compat.device(probe)
@@ -135,7 +135,7 @@ def _restore(module: str, device: Any, name: str) -> ArrayAPIBackend:
 
 
 def fallback(op: Operation) -> Call:
-    """The call that evaluates an operation's expression and writes the result where it belongs."""
+    """The call that evaluates an operation's expression and writes the result to its output."""
     if op.state:
         return _assign_all, (op.expression, op.inputs, (op.output, *op.state))
     return _assign, (op.expression, op.inputs, op.output)

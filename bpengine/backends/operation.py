@@ -1,4 +1,4 @@
-"""An operation: one line of a step, as plain data."""
+"""An operation of a step, as plain data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import array_api_compat
 __all__ = ["NOISE_BLOCK", "Array", "Operation", "size"]
 
 Array = Any  # an array of any library that follows the array API standard
-NOISE_BLOCK = 2**15  # elements of noise drawn at a time: which number goes where rests on it
+NOISE_BLOCK = 2**15  # elements of noise drawn at a time: it decides which number goes where
 
 
 def size(array: Array) -> int:
@@ -22,7 +22,7 @@ def size(array: Array) -> int:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Operation:
-    """One line of a training step, as plain data: what, on which arrays.
+    """One operation of a training step, as plain data: what, on which arrays.
 
     Parameters
     ----------

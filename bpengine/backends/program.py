@@ -1,4 +1,4 @@
-"""Programs: operations made ready to be run again and again, and the batches they run on."""
+"""Programs: compiled operations that run any number of times, and the batches they run on."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ __all__ = ["Batches", "Entries", "Program", "Settings", "Slices"]
 
 
 class Slices(Sequence[Array]):
-    """An array in pieces of as many rows each.
+    """An array in slices of the same number of rows.
 
     Parameters
     ----------
     whole : array
-    each : int
-        Rows of a piece; the last may have fewer.
+    size : int
+        Rows of a slice; the last may have fewer.
     """
 
-    def __init__(self, whole: Array, each: int) -> None:
-        self.whole, self.each = whole, each
+    def __init__(self, whole: Array, size: int) -> None:
+        self.whole, self.size = whole, size
 
     def __len__(self) -> int:
-        return -(-int(self.whole.shape[0]) // self.each)
+        return -(-int(self.whole.shape[0]) // self.size)
 
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
             return [self[j] for j in range(*i.indices(len(self)))]
         if not -len(self) <= i < len(self):
             raise IndexError(i)
-        start = i % len(self) * self.each
-        return self.whole[start : start + self.each]
+        start = i % len(self) * self.size
+        return self.whole[start : start + self.size]
 
     def __iter__(self) -> Iterator[Array]:
-        whole, each = self.whole, self.each
-        return (whole[i : i + each] for i in range(0, int(whole.shape[0]), each))
+        whole, size = self.whole, self.size
+        return (whole[i : i + size] for i in range(0, int(whole.shape[0]), size))
 
 
 class Entries(Sequence[Array]):
@@ -81,29 +81,29 @@ class Settings:
     values: np.ndarray[Any, Any]
 
     def set(self, step: int) -> None:
-        """Write the numbers of a step where it reads them."""
+        """Write a step's numbers to where it reads them."""
         for target, value in zip(self.targets, self.values[step].tolist(), strict=True):
             target[...] = value
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Batches:
-    """Batches for the steps of a program, and where to keep what each step has put out.
+    """Batches for the steps of a program, and where to store the outputs of these.
 
     Parameters
     ----------
     load : callable
-        ``load(batch, rows)`` writes a batch into the rows of the program's workspace.
+        ``load(batch, rows)`` writes a batch to the rows of the program's workspace.
     batches : sequence
         What `load` takes, one a step.
     rows : array
-        Where batches go.
+        The target of `load`.
     output : array
-        What is kept of each step.
+        The array that is stored after each step.
     slots : sequence of arrays
-        Where it is kept, one a step.
+        Where it is stored, one a step.
     examples : array, optional
-        Where `load` is a gather: the array whose rows ``batch`` numbers.
+        Where `load` is a gather: the array whose rows the indices of a batch refer to.
     settings : Settings, optional
         Numbers to set before each step.
     """
@@ -116,9 +116,15 @@ class Batches:
     examples: Array | None = None
     settings: Settings | None = None
 
+    def same_arrays(self, other: Batches) -> bool:
+        """Whether other batches are read from and written to the same arrays."""
+        names = "examples", "rows", "output", "slots"
+        one, two = (batches.settings and batches.settings.targets for batches in (self, other))
+        return one is two and all(getattr(self, name) is getattr(other, name) for name in names)
+
 
 class Program(Protocol):
-    """Operations made ready to be run again and again on the same arrays."""
+    """Compiled operations, which run on the same arrays each time."""
 
     @property
     def calls(self) -> Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]:
@@ -127,5 +133,5 @@ class Program(Protocol):
     def run(self, steps: int) -> None:
         """Run all operations, in order, `steps` times."""
 
-    def run_batches(self, batches: Batches, taken: list[int]) -> None:
-        """A step on each of some batches; counts in ``taken[0]`` those that are complete."""
+    def run_batches(self, batches: Batches, steps_taken: list[int]) -> None:
+        """A step on each of some batches; counts in ``steps_taken[0]`` those that are complete."""

@@ -273,7 +273,9 @@ def test_products_of_any_shape_and_layout(dtype, shape, transposed, spare, β):
     transposed=st.booleans(),
 )
 @examples(20)
-def test_a_stack_of_products_is_one_row(kernel, dtype, shape, networks, shared, spare, transposed):
+def test_a_stack_of_products_is_one_instruction(
+    kernel, dtype, shape, networks, shared, spare, transposed
+):
     """By each of the kernels that can."""
     rng = np.random.default_rng(0)
     m, n, k = shape
@@ -291,8 +293,8 @@ def test_a_stack_of_products_is_one_row(kernel, dtype, shape, networks, shared, 
     program.run(1)
     expected = np.broadcast_to(a @ b, c.shape)
     np.testing.assert_allclose(c, expected, rtol=0, atol=200 * np.finfo(dtype).eps * k**0.5)
-    [(function, (table, _))] = program.calls
-    assert function is replay and len(table) == 1
+    [(function, (instructions, _))] = program.calls
+    assert function is replay and len(instructions) == 1
 
 
 def test_what_networks_share_is_made_contiguous_once():
@@ -300,8 +302,8 @@ def test_what_networks_share_is_made_contiguous_once():
     rng = np.random.default_rng(0)
     a, y, out = rng.random((4, 3, 5)), rng.random((5, 7)).T[:3], np.empty((4, 3, 5))
     scale = np.array(0.5)
-    [rows] = [lowering.Maker().rows(Operation("difference", "", None, (a, y, scale), out))]
-    assert len(rows) == 2
+    instructions = lowering.Lowering().lower(Operation("difference", "", None, (a, y, scale), out))
+    assert len(instructions) == 2
     backends.get("numba").compile([Operation("difference", "", None, (a, y, scale), out)]).run(1)
     np.testing.assert_allclose(out, (a - y) * scale)
 
@@ -309,7 +311,7 @@ def test_what_networks_share_is_made_contiguous_once():
 @pytest.mark.parametrize("output", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 def test_a_step_of_a_stack_is_compiled_as_a_whole(rule, output):
-    """Members see the same batch; all lines have leading axes."""
+    """Networks share the batch; all operations have leading axes."""
     rng, vectors = np.random.default_rng(0), []
     cost = "softmax_cross_entropy" if output == "softmax" else "quadratic"
     X, Y = rng.random((5, 6)), np.eye(3)[:, rng.integers(0, 3, 6)]
@@ -325,7 +327,7 @@ def test_a_step_of_a_stack_is_compiled_as_a_whole(rule, output):
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_programs_without_a_table(steps):
+def test_programs_without_instructions(steps):
     x, y = np.zeros((1, 2)), np.zeros((1, 2))
     backend = backends.get("numba")
     backend.compile([]).run(steps)
@@ -358,7 +360,7 @@ def test_each_network_of_a_stack_is_clipped_by_itself(bound, dtype):
 def test_large_products_with_and_without_the_library(monkeypatch, library):
     if library is not None:
         monkeypatch.setattr(lowering.blas, "library", lambda dtype: library)
-    monkeypatch.setattr(matmul, "OWN", 0)
+    monkeypatch.setattr(matmul, "LIBRARY_FROM", 0)
     rng = np.random.default_rng(0)
     for a, b in [
         (rng.random((9, 40)), rng.random((40, 50))),
@@ -373,26 +375,26 @@ def squared(a, y):
     return np.sum((a - y) ** 2, axis=-2)
 
 
-PARTS = {
+CUSTOM = {
     "a ufunc": ({"function": np.sin, "derivative": np.cos}, "quadratic"),
     "formulas": ({"function": lambda z: z**3, "derivative": lambda z: 3 * z * z}, "quadratic"),
     "of a": ({"function": np.exp, "derivative": lambda a: a, "of": "a"}, "quadratic"),
-    "a cost": ({"function": np.tanh, "derivative": lambda z: 1 - np.tanh(z) ** 2}, "own"),
+    "a cost": ({"function": np.tanh, "derivative": lambda z: 1 - np.tanh(z) ** 2}, "custom"),
 }
 
 
 @dtypes
-@pytest.mark.parametrize("which", PARTS)
-def test_functions_of_ones_own_are_compiled(which, dtype):
-    functions, cost = PARTS[which]
+@pytest.mark.parametrize("which", CUSTOM)
+def test_custom_functions_are_compiled(which, dtype):
+    functions, cost = CUSTOM[which]
     rng = np.random.default_rng(0)
     X, Y, weights = rng.random((5, 12)), rng.random((3, 12)), rng.random(12) + 0.5
-    own = bp.Activation("own one", **functions)
-    if cost == "own":
-        cost = bp.Cost("own cost", squared, lambda a, y: 2 * (a - y))
+    custom = bp.Activation("a function", **functions)
+    if cost == "custom":
+        cost = bp.Cost("a cost", squared, lambda a, y: 2 * (a - y))
     vectors = []
     for backend in ("numpy", "numba"):
-        net = bp.Network([5, 4, 3], [own, "sigmoid"], cost, backend=backend, dtype=dtype, rng=0)
+        net = bp.Network([5, 4, 3], [custom, "sigmoid"], cost, backend=backend, dtype=dtype, rng=0)
         net.fit(X, Y, epochs=3, batch_size=4, sample_weight=weights, progress=False)
         vectors.append(net.vector)
         plan = net.plan(4, bp.SGD(0.1))
@@ -400,45 +402,45 @@ def test_functions_of_ones_own_are_compiled(which, dtype):
     np.testing.assert_allclose(vectors[1], vectors[0], rtol=1e3 * np.finfo(dtype).eps)
 
 
-def test_what_numba_can_not_compile_is_called_in_python_and_that_is_said_once(caplog):
+def test_a_function_that_numba_can_not_compile_is_called_in_python_with_one_warning(caplog):
     rng = np.random.default_rng(0)
     X, Y = rng.random((5, 12)), rng.random((3, 12))
 
     def sine(z):
         return getattr(np, "sin".strip())(z)  # no compiler knows what that is
 
-    own = bp.Activation("sine said once", sine, np.cos)
+    custom = bp.Activation("uncompiled sine", sine, np.cos)
     vectors = []
     for backend in ("numpy", "numba", "numba"):
-        net = bp.Network([5, 4, 3], [own, "sigmoid"], backend=backend, dtype="float64", rng=0)
+        net = bp.Network([5, 4, 3], [custom, "sigmoid"], backend=backend, dtype="float64", rng=0)
         net.fit(X, Y, epochs=2, batch_size=4, progress=False)
         vectors.append(net.vector)
     np.testing.assert_allclose(vectors[1], vectors[0], rtol=1e-10)
     messages = (record.getMessage() for record in caplog.records)
-    said = [text.partition(" has")[0] for text in messages if "own sine said once' has" in text]
-    assert said == ["'own sine said once'"]
+    warned = [text.partition(" has")[0] for text in messages if "own uncompiled sine' has" in text]
+    assert warned == ["'own uncompiled sine'"]
 
 
-def test_what_numba_computes_differently_is_called_in_python():
-    """A function of whole columns that single numbers would go through, too: the trial finds it."""
-    own = bp.Activation("by size", lambda z: z * np.size(z), lambda z: z * 0 + 1)
-    net = bp.Network([2, 2], [own], "quadratic", backend="numba", rng=0)
+def test_a_function_that_numba_computes_differently_is_called_in_python():
+    """A function of whole columns that takes single numbers too: the trial finds it."""
+    custom = bp.Activation("by size", lambda z: z * np.size(z), lambda z: z * 0 + 1)
+    net = bp.Network([2, 2], [custom], "quadratic", backend="numba", rng=0)
     plan = net.plan(3, bp.SGD(0.1))
     assert any(call is not replay for call, _ in plan.program.calls)
 
 
 @pytest.mark.parametrize("shape", [(3,), ()])
-def test_a_function_of_ones_own_of_the_wrong_shape_is_an_error_as_on_numpy(shape):
-    own = bp.Activation("of another shape", lambda z: np.zeros(shape), np.cos)
+def test_a_custom_function_of_the_wrong_shape_is_an_error_as_on_numpy(shape):
+    custom = bp.Activation("of another shape", lambda z: np.zeros(shape), np.cos)
     for backend in ("numpy", "numba"):
-        net = bp.Network([2, 4, 1], [own, "sigmoid"], backend=backend, rng=0)
+        net = bp.Network([2, 4, 1], [custom, "sigmoid"], backend=backend, rng=0)
         with pytest.raises(ValueError, match="expected"):
             net.feedforward(np.ones((2, 5)))
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no way to send oneself Ctrl-C")
 def test_ctrl_c_between_steps_and_their_number_is_right():
-    """Compiled code gives way every few tenths of a second; what is counted are complete steps."""
+    """Compiled code returns to Python every few tenths of a second; complete steps are counted."""
 
     def training():
         net = numba_network(sizes=(300, 200, 3), dtype="float32")
@@ -473,7 +475,7 @@ FRESH = """
 import numpy as np, bpengine as bp
 from bpengine.backends.numba import backend, lowering
 net = bp.Network([3, 4, 2], backend="numba", rng=0)
-backend.tell = lambda: None
+backend.log_compilation = lambda: None
 net.fit(np.ones((3, 8)), np.ones((2, 8)), epochs=2, batch_size=4, progress=False)
 print(lowering._Compiling.kernels)
 """
@@ -495,12 +497,12 @@ def test_a_second_process_compiles_nothing(tmp_path):
     assert compiled[0] > 3 and compiled[1] == 0
 
 
-def test_long_compilation_is_told(monkeypatch, caplog):
+def test_long_compilation_is_logged(monkeypatch, caplog):
     monkeypatch.setattr(lowering._Compiling, "seconds", 3.21)
     monkeypatch.setattr(lowering._Compiling, "kernels", 7)
     with caplog.at_level(logging.WARNING, "bpengine"):
-        lowering.tell()
-        lowering.tell()
+        lowering.log_compilation()
+        lowering.log_compilation()
     assert [record.getMessage() for record in caplog.records] == [
         "bpengine compiled 7 kernels in 3.2 s; from now on they are read from disk"
     ]
@@ -532,8 +534,8 @@ def test_the_rule_takes_long_trainings_of_small_networks(monkeypatch):
     assert taken((784, 100, 10), 32, 20 * short, False) == "numpy"
     assert taken((784, 100, 10), 32, 20 * short, True) == "numba"  # Adam
     assert taken((2048,) * 5, 1024, long, True) == "numpy"
-    own = bp.Activation("of one's own", np.sin, np.cos)
-    assert taken((784, 30, 10), 10, long, False, activations=own) == "numpy"
+    custom = bp.Activation("a function", np.sin, np.cos)
+    assert taken((784, 30, 10), 10, long, False, activations=custom) == "numpy"
     monkeypatch.setitem(sys.modules, "bpengine.backends.numba.backend", None)  # there, and broken
     assert taken((784, 30, 10), 10, long, False) == "numpy"
     monkeypatch.setattr(compilation.importlib.util, "find_spec", lambda name: None)

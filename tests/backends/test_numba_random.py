@@ -1,4 +1,4 @@
-"""Random numbers drawn by compiled code: NumPy's own, with the generator left where NumPy leaves it."""
+"""Random numbers drawn by compiled code: NumPy's, with the generator left in NumPy's state."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from strategies import examples
 
 import bpengine as bp
 from bpengine import backends
+from bpengine.backends.base import warn_once
 from bpengine.backends.operation import NOISE_BLOCK, Operation
 from bpengine.backprop.dropout import Uniform
 from bpengine.privacy.noise import Noise
@@ -25,7 +26,7 @@ from bpengine.backends.numpy.backend import QuietReplay
 
 
 class Derived(np.random.PCG64):
-    """A PCG64 that another has had his hands on: not one to be made by compiled code."""
+    """A subclass of PCG64, which compiled code must not assume to be one."""
 
 
 class Hidden(np.random.PCG64):
@@ -44,7 +45,7 @@ def generator(kind, seed=0):
 
 
 def uniform(rngs, out):
-    """The program that draws uniform numbers into an array, by each of the two backends."""
+    """The program that draws uniform numbers into an array."""
     op = Operation("uniform", "", Uniform(rngs, out.shape, None, out.dtype), (), out)
     return backends.get("numba").compile([op])
 
@@ -57,9 +58,9 @@ def noisy(rng, x, strength, backend="numba"):
 
 
 def assert_compiled(program):
-    """A step is one table, without calls of Python between its rows."""
+    """A step is one replay of instructions, without calls of Python in between."""
     [(function, _)] = program.calls
-    assert function is threads.replay or isinstance(function, numba_backend._Drawing)
+    assert function is threads.replay or isinstance(function, numba_backend.LockedReplay)
 
 
 def assert_same_state(*rngs):
@@ -96,7 +97,7 @@ def test_uniform_numbers_are_numpys_to_the_last_bit(kind, draws, seed):
 
 @generators
 @dtypes
-def test_each_network_draws_from_its_own_generator_or_not_at_all(kind, dtype):
+def test_a_network_of_a_stack_draws_from_its_generator_or_not_at_all(kind, dtype):
     rngs, others = [[generator(kind, seed) for seed in range(2)] for _ in range(2)]
     found = np.full((3, 5, 7), np.nan, dtype)
     program = uniform([rngs[0], None, rngs[1]], found)
@@ -109,7 +110,7 @@ def test_each_network_draws_from_its_own_generator_or_not_at_all(kind, dtype):
         assert_same_state(*pair)
 
 
-def test_steps_that_run_in_one_go_draw_anew_in_each():
+def test_many_steps_of_one_run_draw_new_numbers():
     ours, numpys = generator("PCG64"), generator("PCG64")
     found = np.empty((1, 333), "float32")
     uniform([ours], found).run(1000)
@@ -166,10 +167,10 @@ def test_noise_of_any_bits():
     np.testing.assert_allclose(found, exact, rtol=0, atol=1e-6)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there NumPy keeps the state in another way")
-def test_a_pcg64_is_known_and_nothing_else_is_taken_for_one():
+@pytest.mark.skipif(sys.platform == "win32", reason="NumPy's state has another layout there")
+def test_a_pcg64_is_recognised_and_nothing_else():
     def known(bit_generator):
-        return random._is_made_here(bit_generator, bit_generator.ctypes.state_address)
+        return random._has_known_layout(bit_generator, bit_generator.ctypes.state_address)
 
     assert known(np.random.PCG64(3)) == bool(random.FEATURES.get("avx2"))
     for other in (np.random.PCG64DXSM(3), np.random.SFC64(3), Derived(3)):
@@ -178,7 +179,7 @@ def test_a_pcg64_is_known_and_nothing_else_is_taken_for_one():
 
 @dtypes
 @pytest.mark.parametrize("which", ["derived", "narrow"])
-def test_a_pcg64_that_is_not_made_here_is_asked_for_each_number(monkeypatch, which, dtype):
+def test_an_unknown_pcg64_is_called_for_every_number(monkeypatch, which, dtype):
     if which == "narrow":
         monkeypatch.setattr(random, "FEATURES", {})
     ours = np.random.Generator((Derived if which == "derived" else np.random.PCG64)(0))
@@ -192,8 +193,8 @@ def test_a_pcg64_that_is_not_made_here_is_asked_for_each_number(monkeypatch, whi
     assert ours.random(1) == numpys.random(1)
 
 
-def test_what_can_not_be_drawn_by_compiled_code_is_drawn_by_numpy_and_that_is_said(monkeypatch, caplog):
-    numba_backend._say_once.cache_clear()
+def test_numpy_draws_what_compiled_code_can_not_with_one_warning(monkeypatch, caplog):
+    warn_once.cache_clear()
     ours, numpys = np.random.Generator(Hidden(0)), generator("PCG64")
     found = np.empty((1, 9))
     for _ in range(2):
@@ -218,10 +219,10 @@ def test_a_generator_whose_state_is_set_goes_on_from_there():
     np.testing.assert_array_equal(found, first)
 
 
-def test_nobody_else_draws_meanwhile():
-    """Two that draw from one state without its lock would give the same numbers, or worse."""
+def test_a_program_holds_the_locks_of_its_generators():
+    """Two threads that draw from one state without its lock would get the same numbers, or worse."""
     rng = generator("MT19937")
-    program = uniform([rng, rng], np.empty((2, 9)))  # both from one, whose lock is to be taken once
+    program = uniform([rng, rng], np.empty((2, 9)))  # one generator, whose lock is acquired once
     program.run(1)
     other = threading.Thread(target=program.run, args=(1,), daemon=True)
     with rng.bit_generator.lock:

@@ -1,4 +1,4 @@
-"""A user's own activations and costs as compiled elementwise kernels, where Numba can make them.
+"""Custom activations and costs as compiled elementwise kernels, where Numba can compile them.
 
 A function that works on arrays element by element, by arithmetic and NumPy's ufuncs, works on single
 numbers too: that is how it is compiled. One that does more, such as a sum over a column, is not.
@@ -19,17 +19,17 @@ import numba
 import numpy as np
 from numba import types
 
-from bpengine.backends.numba.elementwise import each, formula
+from bpengine.backends.numba.elementwise import elementwise, inlined
 from bpengine.backends.operation import Operation
 
-__all__ = ["computes", "own_kernel"]
+__all__ = ["custom_kernel", "matches"]
 
 
-def own_kernel(op: Operation) -> tuple[Any, str] | None:
-    """The kernel of a line that a user's function is part of, and its operands as in `ELEMENTWISE`.
+def custom_kernel(op: Operation) -> tuple[Any, str] | None:
+    """The kernel of an operation that calls a user's function, and its operands as in `ELEMENTWISE`.
 
-    None where Numba can't compile it. The line is the function itself, or a method of the activation
-    or of the cost whose ``derivative`` it is.
+    None where Numba can't compile it. The operation is the function itself, or a method of the
+    activation or cost whose ``derivative`` it is.
     """
     owner = getattr(op.expression, "__self__", None)
     function = op.expression if owner is None else getattr(owner, "derivative", None)
@@ -42,11 +42,11 @@ def own_kernel(op: Operation) -> tuple[Any, str] | None:
     return None if kernel is None else (kernel, operands)
 
 
-def computes(kernel: Any, row: list[int], found: Any, expected: Any) -> bool:
-    """Whether a kernel, tried on a row of its own, finds what Python does."""
+def matches(kernel: Any, instruction: list[int], found: Any, expected: Any) -> bool:
+    """Whether a kernel, tried on an instruction that writes to `found`, computes what Python does."""
     call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(kernel.address)
-    words = np.array(row, np.int64)
-    call(words.ctypes.data, None)
+    fields = np.array(instruction, np.int64)
+    call(fields.ctypes.data, None)
     tolerance = 1e3 * np.finfo(found.dtype).eps
     return np.shape(expected) == found.shape and np.allclose(found, expected, tolerance, tolerance)
 
@@ -61,9 +61,9 @@ def _compiled(
     try:
         if not isinstance(function, np.ufunc):
             function = numba.njit(error_model="numpy")(function)
-        line = formula(form(function))
-        kernel = numba.cfunc(signature, error_model="numpy")(lambda row, like: each(line, row, like))
-    except Exception:  # whatever its compiler finds in a user's code
+        f = inlined(form(function))
+        kernel = numba.cfunc(signature, error_model="numpy")(lambda i, like: elementwise(f, i, like))
+    except Exception:  # any error that its compiler raises for a user's code
         return None
     seconds = time.perf_counter() - start
     if seconds > 1:

@@ -1,6 +1,6 @@
-"""Compiled kernels of what goes on between steps: gathering a batch, setting numbers, keeping an output.
+"""Compiled kernels between steps: gather a batch, set a step's settings, store an output.
 
-What the words of a row say is beside each; word 0 is the kernel's own address.
+The comment at each kernel lists the fields of its instruction from 1 on; field 0 is its address.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
@@ -9,19 +9,20 @@ from __future__ import annotations
 from numba import carray
 
 from bpengine.backends.numba.elementwise import kernel, view
-from bpengine.backends.numba.instruction import WORDS
+from bpengine.backends.numba.instruction import FIELDS
 from bpengine.backends.numba.intrinsics import pointer
 
-__all__ = ["GATHER", "KEEP", "SET"]
+__all__ = ["GATHER", "SET", "STORE"]
 
-GATHER, SET, KEEP = "gather", "set", "keep"
+GATHER, SET, STORE = "gather", "set", "store"
 
 
 @kernel(GATHER)
-def gather(row, like):  # examples, their numbers, length, from, its stride, to, its stride
-    r = carray(row, WORDS)
+def gather(instruction, like):
+    # number of examples, their indices, length, source, its stride, target, its stride
+    r = carray(instruction, FIELDS)
     count, length = r[1], r[3]
-    numbers = carray(pointer(r[2], row), count)
+    numbers = carray(pointer(r[2], instruction), count)
     for i in range(count):
         source, target = (
             view(r[4] + numbers[i] * r[5], length, like),
@@ -33,20 +34,22 @@ def gather(row, like):  # examples, their numbers, length, from, its stride, to,
 
 
 @kernel(SET)
-def set_numbers(row, like):  # how many, the numbers, the addresses where they belong, bytes of a step's
-    r = carray(row, WORDS)
+def set_numbers(instruction, like):
+    # number of settings, their values, addresses of their targets, bytes of a step's values
+    r = carray(instruction, FIELDS)
     count = r[1]
-    numbers, places = view(r[2], count, like), carray(pointer(r[3], row), count)
+    numbers, places = view(r[2], count, like), carray(pointer(r[3], instruction), count)
     for i in range(count):
         view(places[i], 1, like)[0] = numbers[i]
     r[2] += r[4]  # the next step's
 
 
-@kernel(KEEP)
-def keep(row, like):  # length, from, to, its stride, where steps are counted
-    r = carray(row, WORDS)
+@kernel(STORE)
+def store(instruction, like):
+    # length, source, target, its stride, address of the count of steps
+    r = carray(instruction, FIELDS)
     source, target = view(r[2], r[1], like), view(r[3], r[1], like)
     for j in range(r[1]):
         target[j] = source[j]
     r[3] += r[4]
-    carray(pointer(r[5], row), 1)[0] += 1
+    carray(pointer(r[5], instruction), 1)[0] += 1

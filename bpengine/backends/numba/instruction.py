@@ -1,7 +1,7 @@
-"""A line of a plan as a row of whole numbers, and the part of it that a core takes.
+"""An operation as an instruction of compiled programs, and the part of it that a thread executes.
 
-A row holds addresses alone. What it reads and writes is told from them: two cores have to wait for each
-other only where one writes what the other needs.
+An instruction holds addresses only. What it reads and writes follows from them: two threads wait for
+each other only where one writes what the other needs.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["WAIT", "WORDS", "Access", "Row", "shared"]
+__all__ = ["BARRIER", "FIELDS", "Access", "Instruction", "partition"]
 
-WORDS = 24  # in a row
-WAIT = 23  # the word that says whether all cores wait for each other after the row
-LEAST_PART = 16  # numbers of a line that is cut across its only row
+FIELDS = 24  # integers of an instruction
+BARRIER = 23  # the field that says whether all threads wait for each other after the instruction
+MIN_PART = 16  # numbers of a thread's part where an instruction with one row is split along it
 Span = tuple[int, int]  # of bytes: first, and one past the last
 
 
 @dataclass
 class Access:
-    """The bytes that parts of lines read, and those that they write."""
+    """The bytes that parts of instructions read, and those that they write."""
 
     reads: list[Span] = field(default_factory=list)
     writes: list[Span] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Access:
     def __iadd__(self, other: Access) -> Access:
         for mine, theirs in ((self.reads, other.reads), (self.writes, other.writes)):
             for start, stop in theirs:
-                # the rows of a stack's networks follow each other: a few spans are all of them
+                # arrays of a stack's networks follow each other: few spans are enough for all of them
                 before = (i for i in range(-1, -1 - min(len(mine), 8), -1) if mine[i][1] == start)
                 i = next(before, None)
                 if i is None:
@@ -40,7 +40,7 @@ class Access:
                     mine[i] = mine[i][0], stop
         return self
 
-    def meets(self, other: Access) -> bool:
+    def conflicts(self, other: Access) -> bool:
         """Whether one writes what the other reads or writes."""
         pairs = itertools.chain(
             itertools.product(self.writes, other.writes + other.reads),
@@ -49,89 +49,96 @@ class Access:
         return any(a < d and c < b for (a, b), (c, d) in pairs)
 
 
-class Row(list[int]):
-    """The words of a row, and how it may be shared out.
+class Instruction(list[int]):
+    """The integers of an instruction, and how it can be split.
 
     Parameters
     ----------
-    words : sequence of int
-    form : {"", "line", "product", "update", "member", "library"}
-        What the words mean, as the kernels say: an elementwise line, a product of each network, a
-        pass over vectors, a network's own row, a product by the library. "" is anything else.
-    size : int
+    fields : sequence of int
+        The kernel's address and its operands, as the kernel documents them.
+    form : {"", "elementwise", "product", "update", "network", "library"}
+        The layout of the fields: an elementwise operation, a product of each network, a pass over
+        vectors, one network's part of an operation, a product by the library. "" is anything else.
+    itemsize : int
         Bytes of a number.
     arrays : sequence of int
-        The words of an update that are addresses of vectors, or of a member that are of its arrays.
-    which : (int, int)
-        Of a member: which it is, and of how many.
+        The fields that are addresses of an update's vectors, or of the arrays of a network's part.
+    network : (int, int)
+        Of a network's part: its index, and the number of networks.
     """
 
     def __init__(
         self,
-        words: Sequence[int],
+        fields: Sequence[int],
         form: str = "",
-        size: int = 0,
+        itemsize: int = 0,
         arrays: Sequence[int] = (),
-        which: tuple[int, int] = (0, 1),
+        network: tuple[int, int] = (0, 1),
     ) -> None:
-        super().__init__([*words, *[0] * (WORDS - len(words))])
-        self.form, self.size, self.arrays, self.which = form, size, arrays, which
+        super().__init__([*fields, *[0] * (FIELDS - len(fields))])
+        self.form, self.itemsize, self.arrays, self.network = form, itemsize, arrays, network
 
     @property
     def work(self) -> float:
-        """About how many nanoseconds it takes."""
+        """Estimated time in nanoseconds."""
         match self.form:
-            case "line":
+            case "elementwise":
                 return 0.3 * self[1] * self[2]
             case "product":
                 return self[16] * (30 + 0.03 * self[1] * self[2] * self[3])
             case "update":
                 return 0.5 * self[1]
-            case "member":
+            case "network":
                 return 1.0 * self[1] * self[2]
         return 0.0
 
-    def part(self, i: int, of: int, kept: list[Any]) -> Row | None:
-        """What the i-th of so many cores takes; None if nothing. `kept` is where new arrays stay."""
+    def part(self, i: int, threads: int, keep_alive: list[Any]) -> Instruction | None:
+        """What thread i of so many executes; None if nothing. New arrays are added to `keep_alive`."""
         match self.form:
-            case "line" if self[1] >= of:
-                return self._cut(1, {at: self[at + 1] for at in (3, 6, 9, 12)}, i, of)
-            case "line" if self[1] == 1 and self[2] >= LEAST_PART * of:
-                return self._cut(2, {at: self[at + 2] * self.size for at in (3, 6, 9, 12)}, i, of)
-            case "product" if self[16] >= of:
-                return self._cut(16, {4: self[17], 7: self[18], 10: self[19]}, i, of, kept)
-            case "product" if self[16] == 1 and self[1] >= of:
-                return self._cut(1, {4: self[5], 10: self[11]}, i, of, kept)
-            case "update" if self[1] >= LEAST_PART * of:
-                return self._cut(1, dict.fromkeys(self.arrays, self.size), i, of)
-            case "member":
-                which, count = self.which
-                return self if count * i // of <= which < count * (i + 1) // of else None
+            case "elementwise" if self[1] >= threads:
+                return self._slice(1, {at: self[at + 1] for at in (3, 6, 9, 12)}, i, threads)
+            case "elementwise" if self[1] == 1 and self[2] >= MIN_PART * threads:
+                steps = {at: self[at + 2] * self.itemsize for at in (3, 6, 9, 12)}
+                return self._slice(2, steps, i, threads)
+            case "product" if self[16] >= threads:
+                return self._slice(16, {4: self[17], 7: self[18], 10: self[19]}, i, threads, keep_alive)
+            case "product" if self[16] == 1 and self[1] >= threads:
+                return self._slice(1, {4: self[5], 10: self[11]}, i, threads, keep_alive)
+            case "update" if self[1] >= MIN_PART * threads:
+                return self._slice(1, dict.fromkeys(self.arrays, self.itemsize), i, threads)
+            case "network":
+                index, count = self.network
+                return self if count * i // threads <= index < count * (i + 1) // threads else None
         return self if i == 0 else None
 
-    def copied(self) -> Row:
-        """A row like it."""
-        return Row(self, self.form, self.size, self.arrays, self.which)
+    def copy(self) -> Instruction:
+        """An instruction with the same fields."""
+        return Instruction(self, self.form, self.itemsize, self.arrays, self.network)
 
-    def _cut(
-        self, word: int, steps: dict[int, int], i: int, of: int, kept: list[Any] | None = None
-    ) -> Row:
-        """The part of what `word` counts, with addresses that move by so many bytes for each."""
-        start, stop = (self[word] * j // of for j in (i, i + 1))
-        part = self.copied()
-        part[word] = stop - start
+    def _slice(
+        self,
+        count: int,
+        steps: dict[int, int],
+        i: int,
+        threads: int,
+        keep_alive: list[Any] | None = None,
+    ) -> Instruction:
+        """The i-th part along the field `count`; addresses advance by so many bytes per unit of it."""
+        start, stop = (self[count] * j // threads for j in (i, i + 1))
+        part = self.copy()
+        part[count] = stop - start
         for at, step in steps.items():
             part[at] += start * step
-        if kept is not None and self[20]:  # memory to copy to, of each core's own
-            kept.append(copy := np.empty(self[3] * self[21], np.uint8))
-            part[20] = copy.ctypes.data
+        if keep_alive is not None and self[20]:  # a thread's scratch array for copies of b
+            keep_alive.append(scratch := np.empty(self[3] * self[21], np.uint8))
+            part[20] = scratch.ctypes.data
         return part
 
     def access(self) -> Access:
-        """The bytes that it reads and writes; none where the others wait for it anyway."""
-        size = self.size
+        """The bytes that it reads and writes; none where the other threads wait for it anyway."""
+        size = self.itemsize
         match self.form:
-            case "line":
+            case "elementwise":
                 spans = [
                     _span(self[at], (self[1], self[at + 1]), (self[2], self[at + 2] * size), size=size)
                     for at in (3, 6, 9, 12)
@@ -149,7 +156,7 @@ class Row(list[int]):
                     [(self[at], self[at] + 2 * size) for at in scalars],
                     [(self[at], self[at] + self[1] * size) for at in self.arrays],
                 )
-            case "member":
+            case "network":
                 return Access(
                     [], [(self[at], self[at] + self[1] * self[2] * size) for at in self.arrays]
                 )
@@ -163,33 +170,35 @@ def _span(address: int, *axes: tuple[int, int], size: int) -> Span:
     return address + low, address + high + size
 
 
-def shared(rows: Sequence[Row], cores: int, kept: list[Any]) -> Iterator[list[Row]]:
-    """The parts of each row for so many cores, with `WAIT` set in those after which all have to wait."""
-    done: list[list[Row]] = []
-    since = [Access() for _ in range(cores)]
-    for row in rows:
-        alone = row.form in ("", "library")
-        parts = [row.part(i, cores, kept) or Row([]) for i in range(cores)]
+def partition(
+    instructions: Sequence[Instruction], threads: int, keep_alive: list[Any]
+) -> Iterator[list[Instruction]]:
+    """The parts of each instruction for so many threads, with `BARRIER` set where all have to wait."""
+    done: list[list[Instruction]] = []
+    since = [Access() for _ in range(threads)]  # the last barrier, per thread
+    for instruction in instructions:
+        alone = instruction.form in ("", "library")
+        parts = [instruction.part(i, threads, keep_alive) or Instruction([]) for i in range(threads)]
         accesses = [part.access() for part in parts]
-        if any(a.meets(b) for a, b in itertools.combinations(accesses, 2)):  # for all that spans tell
-            parts = [row, *(Row([]) for _ in range(1, cores))]
+        if any(a.conflicts(b) for a, b in itertools.combinations(accesses, 2)):  # as far as spans show
+            parts = [instruction, *(Instruction([]) for _ in range(1, threads))]
             accesses = [part.access() for part in parts]
-        pairs = itertools.permutations(range(cores), 2)
-        if alone or any(since[i].meets(accesses[j]) for i, j in pairs):
-            _wait_after(done)
-            since = [Access() for _ in range(cores)]
+        pairs = itertools.permutations(range(threads), 2)
+        if alone or any(since[i].conflicts(accesses[j]) for i, j in pairs):
+            _set_barrier(done)
+            since = [Access() for _ in range(threads)]
         for i, access in enumerate(accesses):
             since[i] += access
         done.append(parts)
         if alone:
-            _wait_after(done)
-    _wait_after(done)  # before the next step
+            _set_barrier(done)
+    _set_barrier(done)  # before the next step
     yield from done
 
 
-def _wait_after(done: list[list[Row]]) -> None:
+def _set_barrier(done: list[list[Instruction]]) -> None:
     if done:
-        # a row that is whole, one core's, may stand in a table of one core too
-        done[-1] = [part.copied() for part in done[-1]]
+        # an instruction that was not split may be in a program for one thread too
+        done[-1] = [part.copy() for part in done[-1]]
         for part in done[-1]:
-            part[WAIT] = 1
+            part[BARRIER] = 1

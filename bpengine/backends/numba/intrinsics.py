@@ -1,4 +1,4 @@
-"""What Numba's language lacks, in LLVM's: numbers of a kernel's type, memory and calls by address."""
+"""What Numba lacks, as LLVM IR: numbers of a kernel's type, memory, calls by address, atomics."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 from __future__ import annotations
@@ -8,20 +8,20 @@ from numba import types
 from numba.extending import intrinsic
 
 __all__ = [
-    "arrive",
+    "atomic_add_one",
+    "atomic_load",
     "call",
     "doubles",
     "draw",
     "fill",
     "gemm",
-    "give_way",
     "pointer",
     "real",
     "scaled",
-    "seen",
     "series",
     "two_to",
     "widest",
+    "yield_thread",
 ]
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
@@ -69,7 +69,7 @@ def two_to(typing, shifted):
 
 @intrinsic
 def scaled(typing, x, shifted):
-    """``x · 2ⁿ`` with n as in `two_to`, right where it overflows and where it is subnormal too."""
+    """``x · 2ⁿ`` with n as in `two_to`, correct also where it overflows or is subnormal."""
 
     def generate(context, builder, signature, arguments):
         n = _whole(builder, x, arguments[1])
@@ -117,10 +117,10 @@ def doubles(typing, address):
 
 @intrinsic
 def widest(typing):
-    """Let loops of this function use the widest vectors that there are, not those of half the width."""
+    """Let LLVM use vectors of 512 bits in this function's loops, where it prefers 256."""
 
     def generate(context, builder, signature, arguments):
-        # llvmlite passes on what it does not know, but refuses to be asked to
+        # llvmlite writes any attribute, but its own `add` refuses those that it does not know
         set.add(builder.function.attributes, '"prefer-vector-width"="512"')
         return context.get_dummy_value()
 
@@ -128,8 +128,8 @@ def widest(typing):
 
 
 @intrinsic
-def call(typing, kernel, row):
-    """Call the kernel at an address with the address of its row of the table."""
+def call(typing, kernel, instruction):
+    """Call the kernel at an address with the address of its instruction."""
 
     def generate(context, builder, signature, arguments):
         opaque = ir.PointerType(ir.IntType(8))
@@ -166,7 +166,7 @@ def draw(typing, function, state, like):
 
 @intrinsic
 def fill(typing, function, source, count, out):
-    """Call what fills an array, all by their addresses, with so many numbers from a source."""
+    """Call a function that fills an array with so many numbers from a source, all by their addresses."""
 
     def generate(context, builder, signature, arguments):
         opaque = ir.PointerType(ir.IntType(8))
@@ -210,8 +210,8 @@ def gemm(typing, function, bits, a_code, b_code, m, n, k, α, a, lda, b, ldb, β
 
 
 @intrinsic
-def arrive(typing, address):
-    """Add 1 to the count at an address, where other cores see it."""
+def atomic_add_one(typing, address):
+    """Add 1 to the integer at an address, visible to other threads."""
 
     def generate(context, builder, signature, arguments):
         place = builder.inttoptr(arguments[0], I64.as_pointer())
@@ -222,8 +222,8 @@ def arrive(typing, address):
 
 
 @intrinsic
-def seen(typing, address):
-    """The count at an address, as other cores have left it."""
+def atomic_load(typing, address):
+    """The integer at an address, as other threads have left it."""
 
     def generate(context, builder, signature, arguments):
         place = builder.inttoptr(arguments[0], I64.as_pointer())
@@ -233,8 +233,8 @@ def seen(typing, address):
 
 
 @intrinsic
-def give_way(typing, function):
-    """Let another thread have the core, by the system's function at an address."""
+def yield_thread(typing, function):
+    """Let the system run another thread, by its function at an address."""
 
     def generate(context, builder, signature, arguments):
         kind = ir.FunctionType(I32, [])

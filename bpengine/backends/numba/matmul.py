@@ -1,10 +1,10 @@
-"""Matrix products of a network or of a stack, c ← β c + α a b, by tiles or by the library.
+"""Matrix products of a network or of a stack, c ← β c + α a b, by tiles or by the BLAS library.
 
-Small ones go in tiles that stay in the processor's vector registers, written in LLVM's words, because
-no compiler turns plain loops into this reliably. There is a tile for each way the operands may lie in
-memory: `rows`, where the rows of b are contiguous, or are made so first, and `dots`, where the rows of
-a and the columns of b are. Where a tile hangs over the edge, rows are taken twice and columns masked.
-All strides are in bytes.
+Small products are computed in tiles that stay in the processor's vector registers. The tiles are LLVM
+IR, because no compiler turns plain loops into this reliably. There is a tile for each memory layout of
+the operands: `rows`, where the rows of b are contiguous, or copied to be so, and `dots`, where the rows
+of a and the columns of b are. At the edges of c, rows are computed twice and columns masked. All strides
+are in bytes.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
@@ -14,15 +14,15 @@ from numba import carray, njit, types
 from numba.extending import intrinsic
 
 from bpengine.backends.numba.elementwise import kernel, number, view
-from bpengine.backends.numba.instruction import WORDS
+from bpengine.backends.numba.instruction import FIELDS
 from bpengine.backends.numba.intrinsics import gemm
 from bpengine.backends.numba.simd import I64, REGISTERS, WIDTH, Vectors
 
 __all__ = ["cheapest", "panel"]
 
-PARTS = 2**21  # multiplications: products of up to so many are done here, not by the library
-PANEL = 2**15  # bytes of b that stay in the first cache while rows of a go by
-# accumulators, what is loaded for them, and one to spare
+LIBRARY_FROM = 2**21  # multiplications: products of up to so many are computed here, not by the library
+PANEL = 2**15  # bytes of b that stay in the L1 cache while a tile moves along the rows of a
+# accumulators, the vectors loaded for them, and a spare one
 VECTORS = 4 if REGISTERS == 32 else 2
 WIDE_ROWS, NARROW_ROWS = 4, 10  # of tiles of so many vectors, and of one or two
 DOTS = 5 if REGISTERS == 32 else 3
@@ -168,7 +168,7 @@ def dots_product(m, n, k, a, a_row, b, b_column, c, c_row, α, β, size, panel):
 
 
 def cheapest(m: int, n: int, k: int, lanes: int, *, packed: int, dots: bool, library: bool) -> str:
-    """Which kernel a product takes, by what was measured of them.
+    """The name of the fastest kernel of a product, by a model of measured times.
 
     Parameters
     ----------
@@ -185,26 +185,26 @@ def cheapest(m: int, n: int, k: int, lanes: int, *, packed: int, dots: bool, lib
     """
     vectors = -(-n // lanes)
     # where the columns are few the library copies a, which costs more than the product; where sums are
-    # short it is hardly faster, and cores can share what is not the library's
-    if library and m * n * k > PARTS and vectors > 2 and k > 2 * lanes:
+    # short it is hardly faster, and threads can share products that are not the library's
+    if library and m * n * k > LIBRARY_FROM and vectors > 2 and k > 2 * lanes:
         return "library product"
-    # vector operations: of rows with those that read and write c, of dots with those that add up lanes
+    # numbers of vector operations, with those that read and write c, or that add up lanes
     by_rows = m * vectors * (k + 4) + 1.5 * packed
     by_dots = m * n * (-(-k // lanes) + 8)
     return "dots product" if dots and by_dots < by_rows else "rows product"
 
 
 def panel(name: str, k: int, size: int) -> int:
-    """How many columns of b, a multiple of a tile's, stay in the first cache while rows of a go by."""
+    """How many columns of b, a multiple of a tile's, stay in the L1 cache."""
     tile = DOTS if name == "dots product" else VECTORS * WIDTH // size
     return max(1, PANEL // (k * size * tile)) * tile
 
 
-# The kernels, c ← β c + α a b, for each network of a stack: words 1, 2, 3 are m, n, k; 4, 5, 6 the
+# The kernels, c ← β c + α a b, for each network of a stack. Fields: 1, 2, 3 are m, n, k; 4, 5, 6 the
 # address of a and its strides; 7, 8, 9 those of b; 10, 11 the address of c and its stride; 12, 13 the
 # addresses of α and β; 14, 15 the address of cblas_gemm and the bits of its integers; 16 the number of
-# networks; 17, 18, 19 the strides of a, b and c from one to the next; 20 the address where the rows of
-# b are to be made contiguous, or 0; 21 their stride there; 22 the columns of b that go by together.
+# networks; 17, 18, 19 the strides of a, b and c from one network to the next; 20 the address of scratch
+# memory for b with contiguous rows, or 0; 21 their stride there; 22 the columns of b of a panel.
 
 
 @njit(error_model="numpy")
@@ -216,8 +216,8 @@ def _transpose(rows, columns, source, row, column, target, target_row, like):
 
 
 @kernel("rows product")
-def rows(row, like):
-    r = carray(row, WORDS)
+def rows(instruction, like):
+    r = carray(instruction, FIELDS)
     m, n, k, a, b, c = r[1], r[2], r[3], r[4], r[7], r[10]
     α, β, size = number(r[12], like), number(r[13], like), view(r[12], 1, like).itemsize
     for p in range(r[16]):
@@ -231,8 +231,8 @@ def rows(row, like):
 
 
 @kernel("dots product")
-def dots(row, like):
-    r = carray(row, WORDS)
+def dots(instruction, like):
+    r = carray(instruction, FIELDS)
     m, n, k, a, b, c = r[1], r[2], r[3], r[4], r[7], r[10]
     α, β, size = number(r[12], like), number(r[13], like), view(r[12], 1, like).itemsize
     for _ in range(r[16]):
@@ -241,8 +241,8 @@ def dots(row, like):
 
 
 @kernel("library product")
-def library(row, like):
-    r = carray(row, WORDS)
+def library(instruction, like):
+    r = carray(instruction, FIELDS)
     m, n, k, a, b, c = r[1], r[2], r[3], r[4], r[7], r[10]
     α, β, size = number(r[12], like), number(r[13], like), view(r[12], 1, like).itemsize
     a_plain, b_plain = r[6] == size, r[9] == size

@@ -1,8 +1,8 @@
 """Compiled kernels that draw random numbers: dropout's, and the noise of private training.
 
-They take the bits of a `numpy.random.Generator`'s own bit generator, through the C interface that NumPy
-documents, and leave it where NumPy would. A PCG64, NumPy's default, is moved on here, several outputs at
-a time.
+They take the bits of a `numpy.random.Generator`'s bit generator, through the C interface that NumPy
+documents, and leave it in the state that NumPy would. A PCG64, NumPy's default, is advanced here,
+several outputs at a time.
 
 References
 ----------
@@ -25,7 +25,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from bpengine.backends.numba.elementwise import kernel, number, view
-from bpengine.backends.numba.instruction import WORDS
+from bpengine.backends.numba.instruction import FIELDS
 from bpengine.backends.numba.intrinsics import draw, fill, pointer, real, series, widest
 from bpengine.backends.numba.vector_math import scalar
 from bpengine.backends.operation import NOISE_BLOCK, Operation
@@ -35,16 +35,18 @@ __all__ = ["DRAWS", "draws"]
 DRAWS = "uniform", "gaussian noise"
 LANES = 16  # outputs of a PCG64 made at a time
 A = (2549297995355413924 << 64) | 4865540595714422341
-WORD = (1 << 64) - 1
+MASK64 = (1 << 64) - 1
 I32, I64, I128 = ir.IntType(32), ir.IntType(64), ir.IntType(128)
 
 
-def draws(op: Operation, kept: list[Any], locks: dict[int, Any]) -> list[tuple[str, list[int]]] | None:
-    """Kernels of an operation that draws, each with the words of its row.
+def draws(
+    op: Operation, keep_alive: list[Any], locks: dict[int, Any]
+) -> list[tuple[str, list[int]]] | None:
+    """Kernels of an operation that draws, with the fields of their instructions.
 
     None where NumPy has to draw: from a bit generator without the C interface, into an array whose
-    rows are padded, or where NumPy does not show others how it makes normal numbers. What words hold
-    addresses of is added to `kept`, and to `locks` what its generators are to be held by.
+    rows are padded, or where NumPy does not export its function for normal numbers. Arrays whose
+    addresses are fields are added to `keep_alive`, the locks of the generators to `locks`.
     """
     expression: Any = op.expression
     rngs = expression.rngs if op.name == "uniform" else [expression.rng]
@@ -55,10 +57,10 @@ def draws(op: Operation, kept: list[Any], locks: dict[int, Any]) -> list[tuple[s
     locks |= {id(one.lock): one.lock for one in bit_generators}
     more: list[int] = []
     if op.name == "gaussian noise":
-        kept.append(scratch := np.empty(NOISE_BLOCK, op.output.dtype))
+        keep_alive.append(scratch := np.empty(NOISE_BLOCK, op.output.dtype))
         more = [op.inputs[1].ctypes.data, scratch.ctypes.data]
     parts = zip(op.output.reshape(len(rngs), -1), found, strict=True)
-    return [(name, [part.size, part.ctypes.data, *words, *more]) for part, (name, *words) in parts]
+    return [(name, [part.size, part.ctypes.data, *fields, *more]) for part, (name, *fields) in parts]
 
 
 def _source(rng: np.random.Generator | None, op: Operation) -> tuple[str, int, int] | None:
@@ -69,7 +71,7 @@ def _source(rng: np.random.Generator | None, op: Operation) -> tuple[str, int, i
     if interface is None:
         return None
     single, state = op.output.dtype == np.float32, interface.state_address
-    inlined = _is_made_here(rng.bit_generator, state)
+    inlined = _has_known_layout(rng.bit_generator, state)
     if op.name == "uniform":
         function = interface.next_uint32 if single else interface.next_double
         return "uniform of PCG64" if inlined else "uniform", state, _address(function)
@@ -92,13 +94,13 @@ def _normal() -> Any:
         return None
 
 
-def _is_made_here(bit_generator: Any, address: int) -> bool:
-    """Whether a state is a PCG64's, laid out as it is known here, and vectors are wide enough to win."""
+def _has_known_layout(bit_generator: Any, address: int) -> bool:
+    """Whether a state is a PCG64's in the layout assumed here, and vectors are wide enough."""
     if type(bit_generator) is not np.random.PCG64 or not FEATURES.get("avx2"):
         return False
     state = bit_generator.state
     x, c = state["state"]["state"], state["state"]["inc"]
-    expected = [x & WORD, x >> 64, c & WORD, c >> 64, state["uinteger"] << 32 | state["has_uint32"]]
+    expected = [x & MASK64, x >> 64, c & MASK64, c >> 64, state["uinteger"] << 32 | state["has_uint32"]]
     at, half = (ctypes.c_uint64 * 2).from_address(address)
     return [*(ctypes.c_uint64 * 4).from_address(at), half] == expected
 
@@ -114,7 +116,7 @@ def _steps(k):
 
 @intrinsic
 def _pcg64(typing, state, out, count):
-    """Write the next `count` outputs of a PCG64: states folded, and turned by their highest bits."""
+    """Write the next `count` outputs of a PCG64: a state's halves xored, rotated by its highest bits."""
 
     def generate(context, builder, signature, arguments):
         state, out, count = arguments
@@ -131,11 +133,11 @@ def _pcg64(typing, state, out, count):
 
         def put(x, place):
             high, low = x
-            folded, turn = builder.xor(high, low), builder.lshr(high, _every(high.type, 58))
-            left = builder.and_(builder.neg(turn), _every(high.type, 63))
-            word = builder.or_(builder.lshr(folded, turn), builder.shl(folded, left))
+            folded, rotation = builder.xor(high, low), builder.lshr(high, _constant(high.type, 58))
+            left = builder.and_(builder.neg(rotation), _constant(high.type, 63))
+            output = builder.or_(builder.lshr(folded, rotation), builder.shl(folded, left))
             where = builder.add(out, builder.shl(place, I64(3)))
-            builder.store(word, builder.inttoptr(where, word.type.as_pointer()), align=4)
+            builder.store(output, builder.inttoptr(where, output.type.as_pointer()), align=4)
 
         def vectors(numbers):
             parts = [ir.Constant(lanes, ir.Undefined)] * 2
@@ -144,14 +146,14 @@ def _pcg64(typing, state, out, count):
                 parts = [builder.insert_element(part, half, I32(lane)) for part, half in pairs]
             return parts
 
-        # the last states there were, as many as lanes: all move on by as many steps
+        # the latest states, one a lane: all advance by the number of lanes
         states = vectors(after(x, lane + 1 - LANES) for lane in range(LANES))
         high, low = (cgutils.alloca_once_value(builder, part) for part in states)
         q, p = _steps(LANES)
         plus = vectors([builder.mul(c, I128(p))] * LANES)
         whole = builder.udiv(count, I64(LANES))
         with cgutils.for_range(builder, whole) as loop:
-            states = _moved(builder, builder.load(high), builder.load(low), q, plus)
+            states = _advanced(builder, builder.load(high), builder.load(low), q, plus)
             builder.store(states[0], high)
             builder.store(states[1], low)
             put(states, builder.mul(loop.index, I64(LANES)))
@@ -168,25 +170,25 @@ def _pcg64(typing, state, out, count):
     return types.void(types.int64, types.int64, types.int64), generate
 
 
-def _every(of_type, value):
+def _constant(of_type, value):
     """A constant of a type, which may be that of a vector."""
     return ir.Constant(of_type, [value] * LANES if isinstance(of_type, ir.VectorType) else value)
 
 
-def _moved(builder, high, low, q, plus):
-    """``q x + plus`` for vectors of 128-bit numbers, by digits of 32 bits, as long multiplication is."""
+def _advanced(builder, high, low, q, plus):
+    """``q x + plus`` for vectors of 128-bit numbers, by long multiplication of 32-bit digits."""
 
     def times(x, digit):
-        return builder.mul(x, _every(low.type, q >> 32 * digit & 0xFFFFFFFF))
+        return builder.mul(x, _constant(low.type, q >> 32 * digit & 0xFFFFFFFF))
 
     def first(x):
-        return builder.and_(x, _every(low.type, 0xFFFFFFFF))
+        return builder.and_(x, _constant(low.type, 0xFFFFFFFF))
 
     def second(x):
-        return builder.lshr(x, _every(low.type, 32))
+        return builder.lshr(x, _constant(low.type, 32))
 
     def raised(x):
-        return builder.shl(x, _every(low.type, 32))
+        return builder.shl(x, _constant(low.type, 32))
 
     def total(*parts):
         return functools.reduce(builder.add, parts)
@@ -203,7 +205,7 @@ def _moved(builder, high, low, q, plus):
 
 
 def _of_bits(shift, exponent, signed):
-    """What gives a number's bits, the last ones left out, as an integer times 2^exponent."""
+    """A function that gives a number's bits without the last ones, as an integer times 2^exponent."""
 
     @intrinsic
     def convert(typing, x):
@@ -225,22 +227,24 @@ _turn = _of_bits((0, 0), (-30, -62), True)  # from -2 to 2: an angle in quarters
 
 
 @kernel("uniform")
-def uniform(row, like):  # count, numbers, state, its function; zeros for zeros
-    r = carray(row, WORDS)
+def uniform(instruction, like):
+    # count, numbers, state, its function; without a state, zeros
+    r = carray(instruction, FIELDS)
     out, state, function = view(r[2], r[1], like), r[3], r[4]
     for i in range(out.size):
         out[i] = draw(function, state, like) if state else real(0, out[i])
 
 
 @kernel("uniform of PCG64")
-def uniform_of_pcg64(row, like):  # count, numbers, a PCG64's state, its function
+def uniform_of_pcg64(instruction, like):
+    # count, numbers, a PCG64's state, its function
     widest()
-    r = carray(row, WORDS)
+    r = carray(instruction, FIELDS)
     out, state, function = view(r[2], r[1], like), r[3], r[4]
     size = 8 // out.itemsize  # numbers that an output of 64 bits makes
-    # half an output may be left, which comes first; the last draw is the generator's own, to keep what
-    # it leaves
-    start = carray(pointer(state, row), 2)[1] & (size - 1)
+    # half an output may be left, which comes first; the last draw is the generator's, so that the half
+    # it leaves is stored
+    start = carray(pointer(state, instruction), 2)[1] & (size - 1)
     bulk = max(0, (out.size - start - size + 1) // size)
     for i in range(start):
         out[i] = draw(function, state, like)
@@ -327,17 +331,18 @@ def _add_circles(first, second, radii, angles, strength):
 
 
 @kernel("gaussian noise")
-def gaussian_noise(row, like):  # count, x, state, its function or 0 for a PCG64's, strength, scratch
+def gaussian_noise(instruction, like):
+    # count, x, state, its function or 0 for a PCG64's, strength, scratch
     widest()
-    r = carray(row, WORDS)
+    r = carray(instruction, FIELDS)
     x, strength, bits = view(r[2], r[1], like), number(r[5], like), view(r[6], NOISE_BLOCK, like)
-    outputs, function = carray(pointer(r[6], row), NOISE_BLOCK // 2), r[4]
+    outputs, function = carray(pointer(r[6], instruction), NOISE_BLOCK // 2), r[4]
     for start in range(0, x.size, NOISE_BLOCK):
         size = min(NOISE_BLOCK, x.size - start)
         half = (size + 1) // 2
         if function:
             for i in range(half):
-                outputs[i] = draw(function, r[3], row)
+                outputs[i] = draw(function, r[3], instruction)
         else:
             _pcg64(r[3], r[6], half)
         first, second = x[start : start + half], x[start + half : start + size]
@@ -345,9 +350,10 @@ def gaussian_noise(row, like):  # count, x, state, its function or 0 for a PCG64
 
 
 @kernel("normal noise")
-def normal_noise(row, like):  # count, x, bit generator, what fills an array from it, strength, scratch
+def normal_noise(instruction, like):
+    # count, x, bit generator, what fills an array from it, strength, scratch
     widest()
-    r = carray(row, WORDS)
+    r = carray(instruction, FIELDS)
     x, strength, noise = view(r[2], r[1], like), number(r[5], like), view(r[6], NOISE_BLOCK, like)
     for start in range(0, x.size, NOISE_BLOCK):
         size = min(NOISE_BLOCK, x.size - start)

@@ -1,4 +1,4 @@
-"""Instructions on whole vector registers, in LLVM's words."""
+"""Vector instructions, as LLVM IR."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 from __future__ import annotations
@@ -28,7 +28,7 @@ WIDTH, REGISTERS = _width()
 
 
 class Vectors:
-    """Writes instructions on vectors of one type.
+    """Builds instructions on vectors of one type.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class Vectors:
         return self._call(f"llvm.masked.load.{self.suffix}.p0", self.type, operands)
 
     def store(self, value, address, mask=None) -> None:
-        """Write a vector, but for what is masked out."""
+        """Store a vector, without the lanes that are masked out."""
         where = self.builder.inttoptr(address, ir.PointerType(self.type))
         if mask is None:
             self.builder.store(value, where, align=self.size)
@@ -88,7 +88,7 @@ class Vectors:
         return self.builder.fadd(product, z, flags=("contract",))
 
     def sums(self, totals):
-        """The sum of the lanes of each vector: several at once, by adding what lies side by side."""
+        """The sum of the lanes of each vector, several vectors at once, by adding neighbouring lanes."""
         lane = 16 // self.size  # in 128 bits, within which shuffles are cheap
         found = []
         for i in range(0, len(totals), lane):
@@ -108,7 +108,7 @@ class Vectors:
         return found[: len(totals)]
 
     def _halves_added(self, x, y, lane, width):
-        """Of every 128 bits, which hold `width` sums' parts side by side: x's halves added, then y's."""
+        """Of every 128 bits, which hold parts of `width` sums: x's halves added, then y's."""
         starts = range(0, self.lanes, lane)
         low: list[int] = []
         high: list[int] = []
@@ -161,7 +161,7 @@ class Vectors:
                 for place, total in zip(places, totals, strict=True):
                     store(total, place)
             with added:
-                olds = [load(place) for place in places]  # before a row that is taken twice is written
+                olds = [load(place) for place in places]  # before a repeated row of the edge is written
                 for place, total, old in zip(places, totals, olds, strict=True):
                     store(self.fma(β, old, total), place)
 

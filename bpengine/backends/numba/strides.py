@@ -1,4 +1,4 @@
-"""How arrays lie in memory: as planes, as one matrix, at an address."""
+"""Views of arrays in memory: as planes, as one matrix, at an address."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 from bpengine.backends.operation import Array
 
-__all__ = ["address_of", "contiguous", "for_each", "one_matrix", "planes", "same"]
+__all__ = ["address_of", "as_matrix", "broadcast_stack", "contiguous_rows", "is_same", "planes"]
 
 
 def planes(views: Sequence[Array]) -> Iterator[tuple[tuple[int, int], list[tuple[int, Any]]]]:
-    """Arrays of one shape as one plane or several: rows and columns; addresses and strides in bytes."""
+    """Arrays of one shape as planes: rows and columns; addresses and strides in bytes of the arrays."""
     shape = list(views[0].shape)
     strides = [list(x.strides) for x in views]
     # an axis goes into the one before it where all arrays allow that
@@ -46,7 +46,7 @@ def planes(views: Sequence[Array]) -> Iterator[tuple[tuple[int, int], list[tuple
         )
 
 
-def one_matrix(x: Array) -> Array | None:
+def as_matrix(x: Array) -> Array | None:
     """A stack of matrices as one with all their rows; None where these are not evenly spaced."""
     outer = range(x.ndim - 2)
     if x.ndim < 2 or any(x.strides[i] != x.shape[i + 1] * x.strides[i + 1] for i in outer):
@@ -55,24 +55,24 @@ def one_matrix(x: Array) -> Array | None:
     return np.lib.stride_tricks.as_strided(x, (rows, x.shape[-1]), x.strides[-2:])
 
 
-def for_each(stack: tuple[int, ...], x: Array) -> Array:
-    """A matrix, or a stack of them, as a stack of so many: with all strides as they are, or 0."""
+def broadcast_stack(stack: tuple[int, ...], x: Array) -> Array:
+    """A matrix, or a stack of them, as a view of a stack's shape."""
     steps = [0] * (len(stack) + 2 - x.ndim) + list(x.strides)
     shape = [1] * (len(stack) + 2 - x.ndim) + list(x.shape)
     steps[:-2] = [step if n > 1 else 0 for n, step in zip(shape[:-2], steps[:-2], strict=True)]
     return np.lib.stride_tricks.as_strided(x, (*stack, *x.shape[-2:]), steps)
 
 
-def contiguous(x: Array) -> bool:
+def contiguous_rows(x: Array) -> bool:
     """Whether the rows of an array are contiguous."""
     return bool(x.strides[-1] == x.itemsize or x.shape[-1] == 1)
 
 
 def address_of(x: Array) -> int:
-    """Where an array begins."""
+    """The address of an array's first element."""
     return int(x.__array_interface__["data"][0])
 
 
-def same(x: Array, y: Array) -> bool:
-    """Whether two arrays are the same memory, seen alike."""
+def is_same(x: Array, y: Array) -> bool:
+    """Whether two arrays are the same view of the same memory."""
     return bool(x.__array_interface__ == y.__array_interface__)

@@ -1,7 +1,7 @@
-"""Cores that walk over a table of rows together, each over its parts.
+"""A pool of threads that execute the instructions of a step, each instruction in parts.
 
-Python's threads are started for many steps at a time; between rows they wait for each other without
-Python.
+Threads are started for many steps at a time; between instructions they wait for each other without the
+interpreter.
 """
 
 from __future__ import annotations
@@ -18,114 +18,118 @@ import numba
 import numpy as np
 
 from bpengine import openblas
-from bpengine.backends.numba.instruction import WAIT, WORDS, Row, shared
-from bpengine.backends.numba.intrinsics import arrive, call, give_way, seen
+from bpengine.backends.numba.instruction import BARRIER, FIELDS, Instruction, partition
+from bpengine.backends.numba.intrinsics import atomic_add_one, atomic_load, call, yield_thread
 from bpengine.backends.operation import Array
 
-__all__ = ["Team", "replay", "share"]
+__all__ = ["ThreadPool", "distribute", "replay"]
 
-MOST = 8  # cores: more wait for each other longer than they gain in steps this short
-WORTH = 20e3  # nanoseconds of a step from which sharing it out pays
-WAITING = 1e3  # of each wait
-SAVED = 0.8  # of the time of one core, that several may take at most
-WORTH_STARTING = 2e-3  # seconds of work for which threads are started
-AGAIN, LONGEST = 16, 1024  # times after which the slower way is tried again; twice as many if it lost
-SPINS = 200  # looks at the count before a waiting core is given to others
+MAX_THREADS = 8  # with more, barriers take longer than steps as short as these gain
+MIN_WORK = 20e3  # nanoseconds of a step from which several threads are faster
+BARRIER_WORK = 1e3  # nanoseconds of a barrier
+MAX_SHARE = 0.8  # of the time of one thread that several may take at most
+MIN_SECONDS = 2e-3  # of work for which threads are started
+RETRY, MAX_RETRY = 16, 1024  # runs until the slower way is timed again; doubled if it lost
+SPINS = 200  # polls of a barrier before a waiting thread yields
 
 
-def share(rows: Sequence[Row]) -> tuple[list[Row], Team | None]:
-    """The parts of rows, one after the other, and the cores that they are for.
+def distribute(instructions: Sequence[Instruction]) -> tuple[list[Instruction], ThreadPool | None]:
+    """The parts of instructions for as many threads as BLAS may use, and the pool that executes them.
 
-    As many cores as BLAS may use; the rows as they are, for one, where products are the library's, which
-    has threads of its own, or where there is too little to do.
+    The instructions as they are and None for one thread, where products are the library's, which has
+    threads of its own, or where there is too little work.
     """
-    cores = min(openblas.threads() or 1, MOST)
-    work = sum(row.work for row in rows)
-    if cores == 1 or work < WORTH or any(row.form == "library" for row in rows):
-        return list(rows), None
-    kept: list[Any] = []
-    parts = list(shared(rows, cores, kept))
-    waits = sum(each[0][WAIT] for each in parts)
-    alone = sum(
-        row.work for row, each in zip(rows, parts, strict=True) if not any(part[0] for part in each[1:])
+    threads = min(openblas.threads() or 1, MAX_THREADS)
+    work = sum(instruction.work for instruction in instructions)
+    library = any(instruction.form == "library" for instruction in instructions)
+    if threads == 1 or work < MIN_WORK or library:
+        return list(instructions), None
+    keep_alive: list[Any] = []
+    partitioned = list(partition(instructions, threads, keep_alive))
+    barriers = sum(parts[0][BARRIER] for parts in partitioned)
+    serial = sum(
+        instruction.work
+        for instruction, parts in zip(instructions, partitioned, strict=True)
+        if not any(part[0] for part in parts[1:])
     )
-    if alone + (work - alone) / cores + waits * WAITING > SAVED * work:
-        return list(rows), None
-    return [part for each in parts for part in each], Team(cores, kept)
+    if serial + (work - serial) / threads + barriers * BARRIER_WORK > MAX_SHARE * work:
+        return list(instructions), None
+    return [part for parts in partitioned for part in parts], ThreadPool(threads, keep_alive)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def replay(table: Array, steps: int) -> None:
-    """Call the kernels of a table in order, `steps` times."""
-    first = table.ctypes.data
+def replay(instructions: Array, steps: int) -> None:
+    """Execute instructions in order, `steps` times."""
+    first = instructions.ctypes.data
     for _ in range(steps):
-        for i in range(table.shape[0]):
-            if table[i, 0]:
-                call(table[i, 0], first + i * 8 * table.shape[1])
+        for i in range(instructions.shape[0]):
+            if instructions[i, 0]:
+                call(instructions[i, 0], first + i * 8 * instructions.shape[1])
 
 
-class Team:
-    """Replays a table whose rows have parts for so many cores.
+class ThreadPool:
+    """Executes instructions that have parts for so many threads.
 
-    Where a core is busy with something else the others wait for it, and one alone may be faster. So both
-    are timed, and the faster way is taken: they compute the same, bit for bit.
+    Where a core is busy with other work all threads wait for its thread, and a single thread may be
+    faster. So both ways are timed, and the faster one is used: the results are the same, bit for bit.
 
     Parameters
     ----------
     size : int
-        How many cores.
-    keep : object
-        What has to stay because rows hold addresses alone.
+        Number of threads.
+    keep_alive : object
+        What instructions hold addresses of.
     """
 
-    def __init__(self, size: int, keep: object = None) -> None:
-        self.size, self._keep = size, keep
-        self._seconds = [0.0, 0.0]  # of a step: alone, together
-        self._turn, self._pause, self._again = 0, AGAIN, AGAIN
+    def __init__(self, size: int, keep_alive: object = None) -> None:
+        self.size, self._keep_alive = size, keep_alive
+        self._seconds = [0.0, 0.0]  # of a step: serial, parallel
+        self._runs, self._pause, self._retry = 0, RETRY, RETRY
         # compiled, or read from disk, before it is timed
-        _part_of_core(np.zeros((1, WORDS), np.int64), 0, 1, np.zeros(2, np.int64), 0, 0)
+        _run_thread(np.zeros((1, FIELDS), np.int64), 0, 1, np.zeros(2, np.int64), 0, 0)
 
-    def __call__(self, table: Array, steps: int) -> None:
-        """Call the kernels of a table in order, `steps` times."""
-        alone = self._seconds[0]
-        if steps * alone <= WORTH_STARTING or min(openblas.threads() or 1, MOST) < self.size:
-            self._run(table, steps, together=False)
+    def __call__(self, instructions: Array, steps: int) -> None:
+        """Execute instructions in order, `steps` times."""
+        serial = self._seconds[0]
+        too_few = min(openblas.threads() or 1, MAX_THREADS) < self.size
+        if steps * serial <= MIN_SECONDS or too_few:
+            self._run(instructions, steps, parallel=False)
             return
-        self._turn += 1
-        if self._turn == self._again:  # a few steps the slower way: much slower it may be
-            slower = not self._together_is_faster()
-            few = min(steps, max(1, steps // AGAIN, int(WORTH_STARTING / alone)))
-            self._run(table, few, together=slower)
+        self._runs += 1
+        if self._runs == self._retry:  # time the slower way, for few steps: it may be much slower
+            slower = not self._parallel_is_faster()
+            few = min(steps, max(1, steps // RETRY, int(MIN_SECONDS / serial)))
+            self._run(instructions, few, parallel=slower)
             steps -= few
-            lost = self._together_is_faster() != slower
-            self._pause = min(2 * self._pause, LONGEST) if lost else AGAIN
-            self._again = self._turn + self._pause
+            lost = self._parallel_is_faster() != slower
+            self._pause = min(2 * self._pause, MAX_RETRY) if lost else RETRY
+            self._retry = self._runs + self._pause
         if steps:
-            self._run(table, steps, together=self._together_is_faster())
+            self._run(instructions, steps, parallel=self._parallel_is_faster())
 
     def steps_in(self, seconds: float) -> int:
-        """How many steps take so long, by those that were timed; 1 before there are any."""
-        latest = self._seconds[self._together_is_faster() and self._seconds[1] > 0]
+        """How many steps take so long, by those that were timed; 1 before any was."""
+        latest = self._seconds[self._parallel_is_faster() and self._seconds[1] > 0]
         return max(1, int(seconds / latest)) if latest else 1
 
-    def _together_is_faster(self) -> bool:
+    def _parallel_is_faster(self) -> bool:
         return self._seconds[1] < self._seconds[0]
 
-    def _run(self, table: Array, steps: int, *, together: bool) -> None:
+    def _run(self, instructions: Array, steps: int, *, parallel: bool) -> None:
         start = time.perf_counter()
-        if not (together and self._run_together(table, steps)):
-            replay(table, steps)
-        self._seconds[together] = (time.perf_counter() - start) / steps
+        if not (parallel and self._run_parallel(instructions, steps)):
+            replay(instructions, steps)
+        self._seconds[parallel] = (time.perf_counter() - start) / steps
 
-    def _run_together(self, table: Array, steps: int) -> bool:
-        """False, with nothing done, where the cores did not all come."""
-        state = np.zeros(2, np.int64)  # arrivals at waits, and whether all is over
-        arguments = table, steps, self.size, state, _yield()
+    def _run_parallel(self, instructions: Array, steps: int) -> bool:
+        """False, with nothing done, if not all threads could start."""
+        state = np.zeros(2, np.int64)  # arrivals at barriers, and whether to stop
+        arguments = instructions, steps, self.size, state, _yield_address()
 
-        def work(core: int) -> None:
+        def work(thread: int) -> None:
             try:
-                _part_of_core(*arguments, core)
-            except BaseException:  # out of memory, say: nobody is to wait for it
+                _run_thread(*arguments, thread)
+            except BaseException:  # out of memory, say: the others must not wait for this thread
                 state[1] = 1
                 raise
 
@@ -135,8 +139,8 @@ class Team:
             for other in others:
                 other.start()
                 started.append(other)
-            return bool(_part_of_core(*arguments, 0))
-        except RuntimeError:  # the system has no more threads: those that wait have done nothing yet
+            return bool(_run_thread(*arguments, 0))
+        except RuntimeError:  # the system has no more threads; those that started are at the barrier
             return False
         finally:
             state[1] = 1
@@ -145,41 +149,41 @@ class Team:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _part_of_core(
-    table: Array, steps: int, cores: int, state: Array, giving_way: int, core: int
+def _run_thread(
+    instructions: Array, steps: int, threads: int, state: Array, yield_address: int, thread: int
 ) -> bool:
-    """The parts of one core, waiting for the others where they have to; false if all is over before."""
-    first, width, arrivals = table.ctypes.data, 8 * table.shape[1], cores
-    if not _meet(state, arrivals, giving_way):  # nobody begins before all are there
+    """Execute one thread's parts; False if it was stopped before the end."""
+    first, width, arrivals = instructions.ctypes.data, 8 * instructions.shape[1], threads
+    if not _wait(state, arrivals, yield_address):  # no thread begins before all have started
         return False
     for _ in range(steps):
-        for i in range(core, table.shape[0], cores):
-            if table[i, 0]:
-                call(table[i, 0], first + i * width)
-            if table[i, WAIT]:
-                arrivals += cores
-                if not _meet(state, arrivals, giving_way):
+        for i in range(thread, instructions.shape[0], threads):
+            if instructions[i, 0]:
+                call(instructions[i, 0], first + i * width)
+            if instructions[i, BARRIER]:
+                arrivals += threads
+                if not _wait(state, arrivals, yield_address):
                     return False
     return True
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _meet(state: Array, arrivals: int, giving_way: int) -> bool:
-    """Wait until so many have arrived; false where all is over before."""
+def _wait(state: Array, arrivals: int, yield_address: int) -> bool:
+    """Wait at a barrier until so many threads have arrived in all; False if stopped before."""
     place, spins = state.ctypes.data, 0
-    arrive(place)
-    while seen(place) < arrivals:
-        if seen(place + 8):
+    atomic_add_one(place)
+    while atomic_load(place) < arrivals:
+        if atomic_load(place + 8):
             return False
         spins += 1
-        if spins > SPINS and giving_way:
-            give_way(giving_way)
+        if spins > SPINS and yield_address:
+            yield_thread(yield_address)
     return True
 
 
 @functools.cache
-def _yield() -> int:
-    """The address of the system's function that gives a core to another thread; 0 if there is none."""
+def _yield_address() -> int:
+    """The address of the system's function that lets another thread run; 0 if there is none."""
     try:
         if sys.platform == "win32":
             function: Any = ctypes.windll.kernel32.SwitchToThread

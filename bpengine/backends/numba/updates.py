@@ -1,6 +1,7 @@
-"""Compiled kernels of whole lines: optimizers, each in one pass, norms, softmax.
+"""Compiled kernels of optimizers, a single pass over the parameters, and of norms and softmax.
 
-What the words of a row say is beside each; word 0 is the kernel's own address.
+The comment at each kernel lists the fields of its instruction after its address, which is field 0, and,
+for those in `UPDATES`, after the length in field 1.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
@@ -10,8 +11,8 @@ import math
 
 from numba import carray, njit
 
-from bpengine.backends.numba.elementwise import formula, helper, kernel, number, view
-from bpengine.backends.numba.instruction import WORDS
+from bpengine.backends.numba.elementwise import helper, inlined, kernel, number, view
+from bpengine.backends.numba.instruction import FIELDS
 from bpengine.backends.numba.intrinsics import doubles, pointer, real, widest
 from bpengine.backends.numba.vector_math import exp
 
@@ -29,8 +30,8 @@ UPDATES = {
     "adagrad each": 5,
     "average": 4,
 }
-"""How many inputs an operation has: words 2, 3, … of its row, and then the output. Word 1 is the length
-of the first."""
+"""How many inputs an operation has: fields 2, 3, … of its instruction, followed by the output. Field 1
+is the length of the first."""
 PASSES = (
     "momentum",
     "nesterov",
@@ -41,13 +42,14 @@ PASSES = (
     "adagrad",
     "adagrad each",
 )
-"""Those that do the same to every number, so that it may be done in parts."""
+"""Those that treat every number alike, so that threads can take parts."""
 
 
 @kernel("momentum")
-def momentum(row, like):  # θ, step, v, μ
+def momentum(instruction, like):
+    # θ, step, v, μ
     widest()
-    r = carray(row, WORDS)
+    r = carray(instruction, FIELDS)
     n, μ = r[1], number(r[5], like)
     θ, step, v = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
     for i in range(n):
@@ -56,9 +58,10 @@ def momentum(row, like):  # θ, step, v, μ
 
 
 @kernel("nesterov")
-def nesterov(row, like):  # θ, step, v, μ
+def nesterov(instruction, like):
+    # θ, step, v, μ
     widest()
-    r = carray(row, WORDS)
+    r = carray(instruction, FIELDS)
     n, μ = r[1], number(r[5], like)
     θ, step, v = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
     for i in range(n):
@@ -67,17 +70,19 @@ def nesterov(row, like):  # θ, step, v, μ
 
 
 @kernel("adam weights")
-def adam_weights(row, like):  # the sums' weights, β: words 1 and 2
-    r = carray(row, WORDS)
+def adam_weights(instruction, like):
+    # the sums' weights, β
+    r = carray(instruction, FIELDS)
     weights, β = view(r[1], 2, like), view(r[2], 2, like)
     weights[0] = β[0] * weights[0] + real(1, β[0])
     weights[1] = β[1] * weights[1] + real(1, β[0])
 
 
 @kernel("adam")
-def adam(row, like):  # θ, g, Σ g, Σ g², the sums' weights, β, ε, η
+def adam(instruction, like):
+    # θ, g, Σ g, Σ g², the sums' weights, β, ε, η
     widest()
-    r = carray(row, WORDS)
+    r = carray(instruction, FIELDS)
     n, ε, η = r[1], number(r[8], like), number(r[9], like)
     θ, g, gradients, squares = (
         view(r[2], n, like),
@@ -97,9 +102,10 @@ def adam(row, like):  # θ, g, Σ g, Σ g², the sums' weights, β, ε, η
 
 
 @kernel("adam each")
-def adam_each(row, like):  # the same with η for each parameter
+def adam_each(instruction, like):
+    # the same with η for each parameter
     widest()
-    r = carray(row, WORDS)
+    r = carray(instruction, FIELDS)
     n, ε, η = r[1], number(r[8], like), view(r[9], r[1], like)
     θ, g, gradients, squares = (
         view(r[2], n, like),
@@ -118,17 +124,19 @@ def adam_each(row, like):  # the same with η for each parameter
 
 
 @kernel("epsilon")
-def epsilon(row, like):  # 1 - βᵗ, β, 1 - β, ε, and ε / √(1 - βᵗ)
-    r = carray(row, WORDS)
+def epsilon(instruction, like):
+    # 1 - βᵗ, β, 1 - β, ε, and ε / √(1 - βᵗ)
+    r = carray(instruction, FIELDS)
     correction, out = view(r[2], 1, like), view(r[6], 1, like)
     correction[0] = number(r[3], like) * correction[0] + number(r[4], like)
     out[0] = number(r[5], like) / math.sqrt(correction[0])
 
 
 @kernel("rmsprop")
-def rmsprop(row, like):  # θ, g, v, ρ, 1 - ρ, ε, η
+def rmsprop(instruction, like):
+    # θ, g, v, ρ, 1 - ρ, ε, η
     widest()
-    r = carray(row, WORDS)
+    r = carray(instruction, FIELDS)
     n, ρ, rest = r[1], number(r[5], like), number(r[6], like)
     ε, η = number(r[7], like), number(r[8], like)
     θ, g, v = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
@@ -138,9 +146,10 @@ def rmsprop(row, like):  # θ, g, v, ρ, 1 - ρ, ε, η
 
 
 @kernel("rmsprop each")
-def rmsprop_each(row, like):  # the same with η for each parameter
+def rmsprop_each(instruction, like):
+    # the same with η for each parameter
     widest()
-    r = carray(row, WORDS)
+    r = carray(instruction, FIELDS)
     n, ρ, rest = r[1], number(r[5], like), number(r[6], like)
     ε, η = number(r[7], like), view(r[8], r[1], like)
     θ, g, v = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
@@ -150,9 +159,10 @@ def rmsprop_each(row, like):  # the same with η for each parameter
 
 
 @kernel("adagrad")
-def adagrad(row, like):  # θ, g, s, ε, η
+def adagrad(instruction, like):
+    # θ, g, s, ε, η
     widest()
-    r = carray(row, WORDS)
+    r = carray(instruction, FIELDS)
     n, ε, η = r[1], number(r[5], like), number(r[6], like)
     θ, g, s = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
     for i in range(n):
@@ -161,9 +171,10 @@ def adagrad(row, like):  # θ, g, s, ε, η
 
 
 @kernel("adagrad each")
-def adagrad_each(row, like):  # the same with η for each parameter
+def adagrad_each(instruction, like):
+    # the same with η for each parameter
     widest()
-    r = carray(row, WORDS)
+    r = carray(instruction, FIELDS)
     n, ε, η = r[1], number(r[5], like), view(r[6], r[1], like)
     θ, g, s = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
     for i in range(n):
@@ -172,9 +183,10 @@ def adagrad_each(row, like):  # the same with η for each parameter
 
 
 @kernel("average")
-def average(row, like):  # θ̄, θ, count, least
+def average(instruction, like):
+    # θ̄, θ, count, least
     widest()
-    r = carray(row, WORDS)
+    r = carray(instruction, FIELDS)
     n, count, least = r[1], view(r[4], 1, like), number(r[5], like)
     mean, θ = view(r[2], n, like), view(r[3], n, like)
     count[0] += real(1, least)
@@ -186,7 +198,7 @@ def average(row, like):  # θ̄, θ, count, least
 
 @njit(fastmath={"contract", "reassoc"}, error_model="numpy")
 def squares(x):
-    """Σ x², in any order: in vectors, and rounded less than one by one."""
+    """Σ x², in any order, so that it is computed in vectors."""
     total = x[0] * x[0]
     for i in range(1, x.size):
         total += x[i] * x[i]
@@ -194,12 +206,11 @@ def squares(x):
 
 
 @kernel("clip factor")
-def clip_factor(
-    row, like
-):  # networks, factors, bound, its stride; blocks, each's length, address, stride
+def clip_factor(instruction, like):
+    # networks, factors, bound, its stride; number of blocks, their lengths, addresses and strides
     widest()
-    r = carray(row, WORDS)
-    factors, blocks = view(r[2], r[1], like), carray(pointer(r[6], row), 3 * r[5])
+    r = carray(instruction, FIELDS)
+    factors, blocks = view(r[2], r[1], like), carray(pointer(r[6], instruction), 3 * r[5])
     for p in range(r[1]):
         bound = number(r[3] + p * r[4], like)
         total = real(0, bound)
@@ -210,9 +221,10 @@ def clip_factor(
 
 
 @kernel("add squares")
-def add_squares(row, like):  # rows, columns, w, its stride in bytes, factor, total in float64
+def add_squares(instruction, like):
+    # rows, columns, w, its stride in bytes, factor, total in float64
     widest()
-    r = carray(row, WORDS)
+    r = carray(instruction, FIELDS)
     total = 0.0
     for i in range(r[1]):
         total += squares(view(r[3] + i * r[4], r[2], like))
@@ -220,8 +232,9 @@ def add_squares(row, like):  # rows, columns, w, its stride in bytes, factor, to
 
 
 @kernel("share")
-def share(row, like):  # m, weights, their stride in bytes, and m / Σ weights
-    r = carray(row, WORDS)
+def share(instruction, like):
+    # m, weights, their stride in bytes, and m / Σ weights
+    r = carray(instruction, FIELDS)
     total = 0.0
     for i in range(r[1]):
         total += number(r[2] + i * r[3], like)
@@ -229,9 +242,10 @@ def share(row, like):  # m, weights, their stride in bytes, and m / Σ weights
 
 
 @kernel("max norm")
-def max_norm(row, like):  # rows, columns, w, its stride in bytes, bound
+def max_norm(instruction, like):
+    # rows, columns, w, its stride in bytes, bound
     widest()
-    r = carray(row, WORDS)
+    r = carray(instruction, FIELDS)
     bound = number(r[5], like)
     for i in range(r[1]):
         w = view(r[3] + i * r[4], r[2], like)
@@ -242,14 +256,15 @@ def max_norm(row, like):  # rows, columns, w, its stride in bytes, bound
 
 
 @kernel("product norms")
-def product_norms(row, like):  # columns, norms; of δ and of x: rows, address, strides in bytes; scratch
+def product_norms(instruction, like):
+    # columns, norms; of δ and of x: rows, address, strides in bytes; scratch
     widest()
-    r = carray(row, WORDS)
+    r = carray(instruction, FIELDS)
     norms, others = view(r[2], r[1], like), view(r[11], r[1], like)
     _square_sums(r, 3, norms, like)
     _square_sums(r, 7, others, like)
     for j in range(r[1]):
-        # each root on its own: the product of two squares leaves the range sooner
+        # separate roots: the product of two squares overflows sooner
         norms[j] = math.sqrt(norms[j]) * math.sqrt(others[j])
 
 
@@ -270,56 +285,58 @@ def _square_sums(r, at, sums, like):
 
 
 @kernel("total norms")
-def total_norms(row, like):  # columns, norms; layers, address, strides in bytes
-    r = carray(row, WORDS)
+def total_norms(instruction, like):
+    # columns, norms; layers, address, strides in bytes
+    r = carray(instruction, FIELDS)
     norms = view(r[2], r[1], like)
     for j in range(r[1]):
         total = number(r[4] + j * r[6], like)
         for i in range(1, r[3]):
-            # without squares of norms, which leave the range where norms do not
+            # without squares of norms, which overflow where norms do not
             total = math.hypot(total, number(r[4] + i * r[5] + j * r[6], like))
         norms[j] = total
 
 
 @kernel("softmax")
-def softmax(row, like):  # rows, columns, z, a, scratch of a row
+def softmax(instruction, like):
+    # rows, columns, z, a, scratch memory of a row
     widest()
-    r = carray(row, WORDS)
+    r = carray(instruction, FIELDS)
     rows, m, total = r[1], r[2], view(r[5], r[2], like)
     step = m * total.itemsize
-    _each_row(_assign, r[3], 0, total, 1, like)
-    _each_row(_greatest, r[3], step, total, rows, like)
+    _accumulate(_assign, r[3], 0, total, 1, like)
+    _accumulate(_greatest, r[3], step, total, rows, like)
     for i in range(rows):
         z, a = view(r[3] + i * step, m, like), view(r[4] + i * step, m, like)
         for j in range(m):
             # the largest exponent is 0
             a[j] = exp(z[j] - total[j])
-    _each_row(_assign, r[4], 0, total, 1, like)
-    _each_row(_sum, r[4] + step, step, total, rows - 1, like)
+    _accumulate(_assign, r[4], 0, total, 1, like)
+    _accumulate(_sum, r[4] + step, step, total, rows - 1, like)
     for i in range(rows):
         a = view(r[4] + i * step, m, like)
         for j in range(m):
             a[j] /= total[j]
 
 
-@formula
+@inlined
 def _assign(total, x):
     return x
 
 
-@formula
+@inlined
 def _sum(total, x):
     return total + x
 
 
-@formula
+@inlined
 def _greatest(total, x):
     return x if not x <= total else total  # NaN too
 
 
 @helper
-def _each_row(f, start, step, total, rows, like):
-    """``total = f(total, x)`` for the rows x of an array, one after the other."""
+def _accumulate(f, start, step, total, rows, like):
+    """``total = f(total, x)`` for the rows x of an array, in order."""
     for i in range(rows):
         x = view(start + i * step, total.size, like)
         for j in range(total.size):
@@ -327,9 +344,10 @@ def _each_row(f, start, step, total, rows, like):
 
 
 @kernel("softmax slope")
-def softmax_slope(row, like):  # rows, columns, g, a, δ, scratch of a row
+def softmax_slope(instruction, like):
+    # rows, columns, g, a, δ, scratch memory of a row
     widest()
-    r = carray(row, WORDS)
+    r = carray(instruction, FIELDS)
     rows, m, total = r[1], r[2], view(r[6], r[2], like)
     step = m * total.itemsize
     # a ⊙ (g - Σ_j a_j g_j)

@@ -1,8 +1,8 @@
-"""exp and its kin without branches, so that a loop over them becomes vector instructions.
+"""exp and related functions without branches, so that loops over them become vector instructions.
 
-Each is within 2 units in the last place, sigmoid within 2.5, for float32 and for float64; infinities,
-NaN, zeros and subnormal numbers come out as they should. ``contract`` lets products and sums be fused;
-nothing may be reordered, for the rounding of n depends on it.
+All are within 2 units in the last place, sigmoid within 2.5, for float32 and for float64; infinities,
+NaN, zeros and subnormal numbers are handled. ``contract`` lets products and sums be fused;
+reordering is not allowed, since the rounding of n depends on the order.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"

@@ -61,26 +61,26 @@ class NumPyBackend(ArrayAPIBackend):
         calls: list[Call] = []
         for i, op in enumerate(operations):
             calls += folded[i] if i in folded else calls_of(scratch, op)
-        return QuietReplay(calls, keep=operations)
+        return QuietReplay(calls, keep_alive=operations)
 
 
 class QuietReplay(Replay):
-    """A replay in which a saturated exp may overflow to infinity, as it should, without a warning.
+    """A replay without NumPy's warnings: a saturated exp overflows to infinity, as it should.
 
-    NumPy keeps its error state in a context variable; a context of our own costs a tenth of what
-    entering ``np.errstate`` at every step would.
+    NumPy has its error state in a context variable; running in a context costs a tenth of what entering
+    ``np.errstate`` at every step would.
     """
 
-    def __init__(self, calls: list[Call], keep: object) -> None:
+    def __init__(self, calls: list[Call], keep_alive: object) -> None:
         super().__init__(calls)
-        self._keep = keep  # calls into BLAS hold addresses alone; the arrays must stay
+        self._keep_alive = keep_alive  # the arrays whose addresses calls of BLAS hold
         self._context = contextvars.copy_context()
         self._context.run(np.seterr, over="ignore", invalid="ignore", divide="ignore")
 
     def run(self, steps: int) -> None:
-        """Walk over the calls `steps` times."""
+        """Make all calls in order, `steps` times."""
         self._context.run(super().run, steps)
 
-    def run_batches(self, batches: Batches, taken: list[int]) -> None:
+    def run_batches(self, batches: Batches, steps_taken: list[int]) -> None:
         """A step on each of some batches."""
-        self._context.run(super().run_batches, batches, taken)
+        self._context.run(super().run_batches, batches, steps_taken)
