@@ -13,6 +13,7 @@ OPTIONAL = {
     "jax": ["tests/peers/test_per_example_jax.py"],
     "mpi4py": ["tests/mpi/*"],
     "distributed": ["tests/mpi/test_dask.py", "tests/mpi/test_guide.py"],
+    "sklearn": ["benchmarks/estimators.py", "benchmarks/search.py"],
 }
 for package, paths in OPTIONAL.items():
     if importlib.util.find_spec(package) is None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +60,32 @@ Layer = str | list[str]
 def examples(n: int) -> settings:
     """Settings for n examples of a test that takes the `lab` fixture, which no example changes."""
     return settings(max_examples=n, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def looped(names: str | tuple[str, ...], values: Iterable[Any]) -> Callable[..., Any]:
+    """`pytest.mark.parametrize` within one test: for cases that are many and cheap.
+
+    The test stops at the first case that fails, and the error says which. Fixtures are made once.
+    """
+    names = tuple(name.strip() for name in names.split(",")) if isinstance(names, str) else names
+    cases = [dict(zip(names, value if len(names) > 1 else (value,), strict=True)) for value in values]
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def run(**fixtures: Any) -> None:
+            for case in cases:
+                try:
+                    test(**fixtures, **case)
+                except BaseException as error:
+                    error.add_note(f"with {case}")
+                    raise
+
+        signature = inspect.signature(test)
+        left = [p for name, p in signature.parameters.items() if name not in names]
+        run.__signature__ = signature.replace(parameters=left)
+        return run
+
+    return decorate
 
 
 @dataclass(frozen=True)

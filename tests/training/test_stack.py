@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import ALONGSIDE, OPTIMIZERS, Case, cases, examples, targets
+from strategies import ALONGSIDE, OPTIMIZERS, Case, cases, examples, looped, targets
 
 import bpengine as bp
 from bpengine.model.packing import PARTS
@@ -117,11 +117,11 @@ def test_training_is_that_of_each_network_alone(
         assert [cost[i] for cost in history.cost] == pytest.approx(expected.cost, rel=1e-8)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("kind", "beside"),
     [
-        *itertools.product([bp.SGD, bp.Adam, bp.AdamW, bp.RMSprop, bp.Adagrad], ["nothing", *ALONGSIDE]),
-        (bp.SGD, "momentum"),
+        *itertools.product([bp.SGD, bp.Adam, bp.AdamW, bp.RMSprop, bp.Adagrad], [{}, ALONGSIDE]),
+        (bp.SGD, {"momentum": 0.5}),
     ],
 )
 def test_each_network_may_have_a_rate_and_strengths_of_its_own(lab, kind, beside):
@@ -130,14 +130,10 @@ def test_each_network_may_have_a_rate_and_strengths_of_its_own(lab, kind, beside
     rates = [0.1, 0.02, 0.3]
     dropout, l2, l1, scale = [0.0, 0.2, 0.4], [0.0, 0.1, 0.2], [0.01, 0.0, 0.0], [1.0, 0.5, 2.0]
     nets, alone = stack_of(lab, case, P, dropout=dropout, l2=l2, l1=l1, initial_scale=scale)
-    extra = [{} for _ in range(P)]
-    whole = {}
-    if beside == "weight_decay":
-        whole = {"weight_decay": rates}
-        extra = [{"weight_decay": rate} for rate in rates]
-    elif beside != "nothing":
-        whole = {beside: {**ALONGSIDE, "momentum": 0.5}[beside]}
-        extra = [whole] * P
+    whole, extra = beside, [beside] * P
+    if "weight_decay" in beside:
+        whole = beside | {"weight_decay": rates}
+        extra = [beside | {"weight_decay": rate} for rate in rates]
     X, Y, _ = examples_of(case, P, (), m=7)
     options = {"epochs": 3, "batch_size": 3, "progress": False}
     history = nets.fit(
