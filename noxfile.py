@@ -89,7 +89,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(name="bench-quick")
 def bench_quick(session: nox.Session) -> None:
-    """Whether the benchmarks run: the suite once, and the scripts in their shortest form or their help."""
+    """Whether the benchmarks run: the suite once, the scripts in a short form or for their help."""
     session.install("-e", ".[estimators]", *group("bench"))
     session.run("pytest", "benchmarks", "--benchmark-disable")
     scripts = {
@@ -97,19 +97,10 @@ def bench_quick(session: nox.Session) -> None:
         "per_example": ["tiny", "--pairs", "5"],
         "tried": ["tiny", "--pairs", "5"],
     }
-    # more than a moment, other packages or a GPU
-    longer = [
-        "compiled",
-        "distributed",
-        "estimators",
-        "gpu",
-        "perf",
-        "report",
-        "search",
-        "stacks",
-        "timed",
-    ]
-    for name, arguments in (scripts | dict.fromkeys(longer, ["--help"])).items():
+    # these take longer, or need other packages or a GPU
+    for name in "compiled distributed estimators gpu perf report search stacks timed".split():
+        scripts[name] = ["--help"]
+    for name, arguments in scripts.items():
         session.run("python", f"benchmarks/{name}.py", *arguments, silent=True)
 
 
