@@ -98,7 +98,17 @@ def bench_quick(session: nox.Session) -> None:
         "tried": ["tiny", "--pairs", "5"],
     }
     # these take longer, or need other packages or a GPU
-    for name in "compiled distributed estimators gpu perf report search stacks timed".split():
+    for name in [
+        "compiled",
+        "distributed",
+        "estimators",
+        "gpu",
+        "perf",
+        "report",
+        "search",
+        "stacks",
+        "timed",
+    ]:
         scripts[name] = ["--help"]
     for name, arguments in scripts.items():
         session.run("python", f"benchmarks/{name}.py", *arguments, silent=True)
