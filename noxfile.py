@@ -1,5 +1,7 @@
 """Sessions of the project: `nox -s tests` is the one a newcomer runs."""
 
+from pathlib import Path
+
 import nox
 
 PROJECT = nox.project.load_toml("pyproject.toml")
@@ -89,29 +91,18 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(name="bench-quick")
 def bench_quick(session: nox.Session) -> None:
-    """Whether the benchmarks run: the suite once, the scripts in a short form or for their help."""
+    """Whether the benchmarks run: the suite once, the scripts in their shortest form or their help."""
     session.install("-e", ".[estimators]", *group("bench"))
     session.run("pytest", "benchmarks", "--benchmark-disable")
-    scripts = {
+    shortest = {
         "book": ["--data", "none", "--examples", "20", "--epochs", "1", "--pairs", "5"],
         "per_example": ["tiny", "--pairs", "5"],
         "tried": ["tiny", "--pairs", "5"],
     }
-    # these take longer, or need other packages or a GPU
-    for name in [
-        "compiled",
-        "distributed",
-        "estimators",
-        "gpu",
-        "perf",
-        "report",
-        "search",
-        "stacks",
-        "timed",
-    ]:
-        scripts[name] = ["--help"]
-    for name, arguments in scripts.items():
-        session.run("python", f"benchmarks/{name}.py", *arguments, silent=True)
+    for path in sorted(Path("benchmarks").glob("*.py")):
+        if '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
+            # the others take longer, or need other packages or a GPU
+            session.run("python", path, *shortest.get(path.stem, ["--help"]), silent=True)
 
 
 @nox.session(name="bench-peers")

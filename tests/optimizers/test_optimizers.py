@@ -685,3 +685,16 @@ def test_what_was_checked_is_what_is_used():
 def test_numbers_that_float_can_not_hold_are_refused_by_name(value):
     with pytest.raises((TypeError, ValueError), match="learning_rate must be"):
         bp.SGD(learning_rate=value)
+
+
+def test_a_scheduled_rate_beyond_float32_is_the_greatest_that_it_holds(lab):
+    """Where the gradient is 0 nothing changes: the rate may be large, not infinite, as ∞ · 0 is NaN."""
+    net = bp.Network([2, 3, 1], ["tanh", "linear"], backend=lab.backend, rng=0)  # biases are 0
+    before = lab.numpy(net.vector).copy()
+
+    def rate(epoch):
+        return 1e300 if 0 < epoch < 2 / 3 else 0.1  # the second of three steps
+
+    X, Y = lab.array(np.zeros((2, 6), "float32")), lab.array(np.zeros((1, 6), "float32"))
+    net.fit(X, Y, epochs=1, batch_size=2, optimizer=bp.RMSprop(rate), progress=False)
+    np.testing.assert_array_equal(lab.numpy(net.vector), before)
