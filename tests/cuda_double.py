@@ -1,8 +1,8 @@
-"""A stand-in for a GPU: the `CuPyBackend` itself, on what it uses of CuPy and cuBLAS in NumPy and C++.
+"""A stand-in for a GPU: the `CuPyBackend` on NumPy and C++ in place of CuPy and cuBLAS.
 
-Arrays are array-api-strict's on a device that can't be read from the host. Kernels are the very sources
-that a GPU is given, compiled for the host. A capture records what is launched, refuses what a real one
-refuses, and its graph replays the records. What stays untested is CUDA, CuPy and cuBLAS themselves.
+Arrays are array-api-strict's on a device that can't be read from the host. Kernels are the sources for a
+GPU, compiled for the host. A capture records launches and refuses what a real one refuses; its graph
+replays the records. CUDA, CuPy and cuBLAS themselves stay untested.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SPACE = 2**34  # bytes of the device
 
 
 class RefusedError(RuntimeError):
-    """What CUDA does not allow while a stream is captured."""
+    """A call that CUDA does not allow while a stream is captured."""
 
 
 class OutOfMemoryError(MemoryError):
@@ -58,8 +58,8 @@ def built(text, *options):
     folder.mkdir(exist_ok=True)
     path = folder / f"{digest}.so"
     if not path.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as workshop:
-            made = Path(workshop, "kernel.cpp")
+        with tempfile.TemporaryDirectory(dir=folder) as folder_of_source:
+            made = Path(folder_of_source, "kernel.cpp")
             made.write_text(text, encoding="utf-8")
             flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-fno-strict-aliasing", "-w", f"-I{HOST}"]
             command = [COMPILER, *flags, *options, str(made), "-o", str(made.with_suffix(".so"))]
@@ -71,7 +71,7 @@ def built(text, *options):
 
 @functools.cache
 def host():
-    """What runs blocks of threads, for all kernels."""
+    """The library that runs blocks of threads, for all kernels."""
     path = built((HOST / "host.cpp").read_text(encoding="utf-8"))
     return ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
 
@@ -112,7 +112,7 @@ class CUDA:
         self.local = threading.local()
         self.capturing = None
         self.launches = self.graph_launches = 0
-        self.room = SPACE
+        self.free = SPACE
         self.pinned = 0
         self.null = Stream(self)
         self.Stream = lambda non_blocking=False: Stream(self)
@@ -128,7 +128,7 @@ class CUDA:
             getDeviceCount=lambda: devices,
             driverGetVersion=lambda: 13000,
             runtimeGetVersion=lambda: 13000,
-            memGetInfo=lambda: (self.room, SPACE),
+            memGetInfo=lambda: (self.free, SPACE),
             deviceSynchronize=self._synchronize,
             memcpyAsync=self._copy,
         )
@@ -165,7 +165,7 @@ class CUDA:
         self.refuse("deviceSynchronize")
 
     def _copy(self, target, source, size, kind, stream):
-        """A copy comes as late as it may: when someone waits for what follows it."""
+        """A copy is delayed until a wait for it or for later work."""
         assert kind == 1
         stream = Stream.all[stream]
         stream.waiting.append(lambda: ctypes.memmove(target, source, size))
@@ -179,7 +179,7 @@ class Pool:
 
 
 class Stream:
-    """A stream: what runs on it runs at once, but for copies."""
+    """A stream: all work runs at once, except copies."""
 
     all: ClassVar[dict] = {}
 
@@ -208,7 +208,7 @@ class Stream:
 
 
 class Event:
-    """An event: what was waiting on its stream when it was recorded is done once it is waited for."""
+    """An event: the work that its stream had when it was recorded is done when it is waited for."""
 
     def __init__(self):
         self.work = []
@@ -220,12 +220,12 @@ class Event:
 
     def synchronize(self):
         work, self.work = self.work, []
-        for each in work:
-            each()
+        for do in work:
+            do()
 
 
 class Graph:
-    """What was recorded, to be done again."""
+    """Recorded launches, to be repeated."""
 
     def __init__(self, cuda, recorded):
         self.cuda, self.recorded, self.pool = cuda, recorded, cuda.pool
@@ -252,7 +252,7 @@ class Kernel:
 
 
 def matrix(address, rows, columns, leading, real):
-    """A matrix in memory as BLAS has it: columns that follow each other."""
+    """A column-major matrix in memory."""
     kind = (ctypes.c_float, ctypes.c_double)[real]
     assert leading >= max(rows, 1)
     count = leading * (columns - 1) + rows
@@ -262,7 +262,7 @@ def matrix(address, rows, columns, leading, real):
 
 
 class Cublas:
-    """``nvmath.bindings.cublas``: what there is of it."""
+    """The part of ``nvmath.bindings.cublas`` that is used."""
 
     ComputeType = SimpleNamespace(COMPUTE_32F=68, COMPUTE_32F_FAST_TF32=77, COMPUTE_64F=70)
 
@@ -326,9 +326,9 @@ class Cublas:
         )
 
     def _do(self, handle, shapes, α, a, b, β, c, count, reals, compute):
-        own = self.handles[handle]
-        assert own["device pointers"] and own["workspace"], "of our own, or a capture fails"
-        assert own["stream"] == self.cuda.get_current_stream().ptr
+        state = self.handles[handle]
+        assert state["device pointers"] and state["workspace"], "or a capture fails"
+        assert state["stream"] == self.cuda.get_current_stream().ptr
         assert len(set(reals)) == 1 and (compute == 70) == (reals[0] == 1)
         self.computes.add(compute)
         self.products += 1
@@ -383,11 +383,11 @@ class DoubleDevice(Device):
 
     def _empty(self, shape, dtype):
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        if size > self.cuda.room:
+        if size > self.cuda.free:
             raise OutOfMemoryError(
                 f"Out of memory allocating {size:,} bytes (allocated so far: 0 bytes)."
             )
-        # what was not written yet is told from what was
+        # numbers that were not written are recognised
         host = np.full(shape, -7 if dtype == "int64" else np.nan, dtype)
         return array_api_strict.asarray(host, device=self.handle)
 
@@ -426,7 +426,7 @@ class Double(backend.CuPyBackend):
             return super().compile(operations)
 
     def _expression(self, op):
-        """An operation's expression: CuPy's kernels, which a capture records too."""
+        """An operation's expression: kernels of CuPy's, which a capture records too."""
         call = fallback(op)
 
         def evaluate(function, operands):
@@ -441,7 +441,7 @@ class Double(backend.CuPyBackend):
 
     @contextmanager
     def _unreadable(self):
-        """No number of an array may come to the host, and no product go through CuPy's cuBLAS."""
+        """Refuse copies of numbers to the host, and products by CuPy's cuBLAS."""
 
         def refuse(x, *args):
             self.cuda.refuse("a copy to the host")

@@ -1,4 +1,4 @@
-"""The GPU's backend: kernels, products, graphs; on a stand-in, and on a GPU where there is one."""
+"""The CuPy backend: kernels, products, graphs; on a stand-in, and on a GPU where there is one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bpengine.backends.base import warn_once
 from bpengine.backends.cupy import cuda_source, elementwise, random
 from bpengine.backends.cupy.device import OPTIONS, Device
 from bpengine.backends.cupy.elementwise import View
-from bpengine.backends.cupy.lowering import Maker
+from bpengine.backends.cupy.lowering import Lowering
 from bpengine.backprop.per_example import KINDS
 from bpengine.data import offload, prepare
 
@@ -34,7 +34,7 @@ double = pytest.importorskip("cuda_double")
 needs_compiler = pytest.mark.skipif(double.COMPILER is None, reason="no C++ compiler")
 needs_nvrtc = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC is not installed")
 NAMES = [*cuda_source.ELEMENTWISE, "uniform"]
-# what CuPy adds to the backend's own
+# the backend's options and those that CuPy adds
 NVRTC_OPTIONS = *OPTIONS, "-ftz=true", "--device-as-default-execution-space"
 OPTIMIZED = [dataclasses.replace(optimizer, **ALONGSIDE) for optimizer in OPTIMIZERS]
 
@@ -63,7 +63,7 @@ def stand_in():
 
 
 @pytest.fixture(autouse=True)
-def say_again():
+def warn_again():
     warn_once.cache_clear()
 
 
@@ -108,15 +108,15 @@ def plain(backend):
 
 
 def lone_kernel(name, dtype):
-    """A kernel of one line, on matrices."""
+    """A kernel of one operation, on matrices."""
     if name in cuda_source.SPECIAL:
         return elementwise.special(name, dtype, 1, ())
     views = [View(4096 * (i + 1), (5, 7), (7, 1), dtype) for i in range(10)]
     if name == "uniform":
-        return elementwise.fused([elementwise.Line(name, (), views[0], (4096, 0))])[0]
+        return elementwise.fuse([elementwise.ElementwiseOp(name, (), views[0], (4096, 0))])[0]
     code, _ = cuda_source.ELEMENTWISE[name]
     count = 1 + max(int(i) for i in re.findall(r"\$(\d)", code))
-    return elementwise.fused([elementwise.Line(name, tuple(views[:count]), views[9])])[0]
+    return elementwise.fuse([elementwise.ElementwiseOp(name, tuple(views[:count]), views[9])])[0]
 
 
 @needs_nvrtc
@@ -126,7 +126,7 @@ def lone_kernel(name, dtype):
 def test_every_kernel_compiles_for_a_gpu(name, dtype, architecture):
     source = lone_kernel(name, dtype).source
     ptx = nvrtc.compiled(source, architecture, NVRTC_OPTIONS)
-    # a constant written as a double would make all of a line's arithmetic double
+    # a double constant would make the whole formula's arithmetic double
     assert dtype == "float64" or not re.search(r"\.f64\b", ptx)
 
 
@@ -137,9 +137,9 @@ def test_every_kernel_of_whole_steps_compiles_for_a_gpu(dtype):
     sources = {}
     for optimizer in OPTIMIZED:
         backend = on_stand_in()
-        backend.gpu.as_call = lambda item, own=backend.gpu.as_call: (
+        backend.gpu.as_call = lambda item, as_call=backend.gpu.as_call: (
             sources.setdefault(getattr(item, "source", ""), item),
-            own(item),
+            as_call(item),
         )[1]
         network(backend, dtype=dtype, **REGULARIZED).plan(4, optimizer, weighted=True)
     assert len(sources) > 20
@@ -148,7 +148,7 @@ def test_every_kernel_of_whole_steps_compiles_for_a_gpu(dtype):
 
 
 @needs_nvrtc
-def test_the_compiler_tells_a_wrong_source():
+def test_the_compiler_rejects_a_wrong_source():
     source = lone_kernel("sigmoid", "float32").source.replace("exp(", "exq(")
     with pytest.raises(AssertionError, match="exq"):
         nvrtc.compiled(source, "sm_90", NVRTC_OPTIONS)
@@ -161,12 +161,12 @@ def test_every_operation_of_a_plan_has_a_kernel(kind, optimizer):
     net = network(STAND_IN, **REGULARIZED)
     bound = {"max_norm": 1.0} if kind == "clip" else {}
     plan = net.plan(4, None if kind in ("norms", "gradients") else optimizer, per_example=kind, **bound)
-    lowering = Maker(STAND_IN.gpu)
-    assert all(lowering.items(op) is not None for op in plan.operations)
+    lowering = Lowering(STAND_IN.gpu)
+    assert all(lowering.lower(op) is not None for op in plan.operations)
 
 
 def laid_out(backend, host, layout):
-    """An array of these values that lies in memory in one of several ways."""
+    """An array of these values in one of several memory layouts."""
     host = np.asarray(host)
     if host.ndim < 2 or layout == "plain":
         return backend.asarray(host, host.dtype.name)
@@ -184,7 +184,7 @@ STAND_IN = None if double.COMPILER is None else double.Double()
 
 @needs_compiler
 @pytest.mark.parametrize("optimizer", [bp.SGD(0.1), *OPTIMIZED], ids=str)
-def test_lines_that_are_one_kernel_do_what_they_do_one_by_one(optimizer):
+def test_fused_operations_compute_what_separate_ones_do(optimizer):
     """A whole step as it is compiled, against the same operations compiled alone."""
     found = []
     for alone in (False, True):
@@ -207,20 +207,23 @@ def test_how_many_kernels_a_step_is(stand_in):
     """nielsen: 5 products and 3 kernels; the update is in the products of BP3 and BP4."""
     plan = network(stand_in, (784, 30, 10), activations="sigmoid", dtype="float32").plan(10, bp.SGD(0.5))
     names = [getattr(function, "name", "product") for function, _ in plan.program.calls]
-    # the last activation, its cost's slope and its own are one kernel
-    last = "line_sigmoid_reverse_difference_sigmoid_slope"
+    # the last activation, the cost's slope and the activation's are one kernel
+    last = "elementwise_sigmoid_reverse_difference_sigmoid_slope"
     kernels = [name for name in names if name != "product"]
-    assert kernels == ["line_sigmoid", last, "line_sigmoid_slope"]
+    assert kernels == ["elementwise_sigmoid", last, "elementwise_sigmoid_slope"]
     assert names.count("product") == 5
 
 
 def test_a_kernel_does_not_mix_arrays_that_overlap_otherwise():
     x, y = (View(start, (4, 4), (4, 1), "float32") for start in (64, 68))
     out = View(4096, (4, 4), (4, 1), "float32")
-    one, two = elementwise.Line("linear", (x,), out), elementwise.Line("linear", (out,), y)
-    assert not two.follows([one]) and not one.follows([two])
-    assert len(elementwise.fused([one, two])) == 2
-    assert elementwise.Line("tanh", (out,), x).follows([one])
+    one, two = (
+        elementwise.ElementwiseOp("linear", (x,), out),
+        elementwise.ElementwiseOp("linear", (out,), y),
+    )
+    assert not two.can_follow([one]) and not one.can_follow([two])
+    assert len(elementwise.fuse([one, two])) == 2
+    assert elementwise.ElementwiseOp("tanh", (out,), x).can_follow([one])
 
 
 # products
@@ -236,7 +239,7 @@ def test_a_kernel_does_not_mix_arrays_that_overlap_otherwise():
     dtype=st.sampled_from(["float32", "float64"]),
 )
 @examples(150)
-def test_products_of_arrays_as_they_lie(m, k, n, stacks, layouts, dtype):
+def test_products_of_arrays_of_any_layout(m, k, n, stacks, layouts, dtype):
     backend = STAND_IN
     rng = np.random.default_rng(m + 7 * k + 49 * n)
     hosts = rng.standard_normal((*stacks[0], m, k)), rng.standard_normal((*stacks[1], k, n))
@@ -285,17 +288,17 @@ def test_an_empty_product(stand_in):
     seed=st.integers(0, 2**32),
 )
 @examples(60)
-def test_a_generator_moved_on_is_as_if_it_had_drawn(draws, seed):
-    rng, moved = (np.random.default_rng(seed) for _ in range(2))
+def test_an_advanced_generator_is_one_that_has_drawn(draws, seed):
+    rng, advanced = (np.random.default_rng(seed) for _ in range(2))
     for count, halves, other in draws:
         rng.random(count, np.float32 if halves else np.float64)
-        random.advance(moved, count, halves)
-        for each in (rng, moved):
+        random.advance(advanced, count, halves)
+        for one in (rng, advanced):
             if other:
-                each.permutation(5)
+                one.permutation(5)
             if other == 2:
-                each.random(1, np.float32)
-    assert rng.bit_generator.state == moved.bit_generator.state
+                one.random(1, np.float32)
+    assert rng.bit_generator.state == advanced.bit_generator.state
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -330,7 +333,7 @@ def test_another_generator_draws_on_the_host(gpu, caplog):
 
 @pytest.mark.parametrize("optimizer", [bp.SGD(0.3), *OPTIMIZED], ids=str)
 @pytest.mark.parametrize("options", [{}, REGULARIZED], ids=["plain", "regularized"])
-def test_a_step_is_captured_whole_and_its_replay_is_the_plain_step_to_the_last_bit(
+def test_a_step_is_captured_and_its_replay_is_the_plain_step_bit_for_bit(
     gpu, caplog, optimizer, options
 ):
     with caplog.at_level(logging.WARNING, "bpengine"):
@@ -383,7 +386,7 @@ def test_an_epoch_is_graph_launches_alone(stand_in):
     assert before[3][1] - before[2][1] == 100 // 8 + 100 % 8
 
 
-def test_a_run_of_many_steps_takes_graphs_of_several(stand_in):
+def test_a_run_of_many_steps_launches_graphs_of_several(stand_in):
     plan = network(stand_in).plan(4, bp.SGD(0.1))
     plan.load(*(x[:, :4] for x in data()))
     plan.run(1 + 3 * 8 + 2)
@@ -403,20 +406,20 @@ def cosine(z):
     return array_namespace(z).cos(z)
 
 
-def test_an_activation_of_ones_own_is_captured_by_its_expression(gpu, caplog):
-    own = bp.Activation("sine", sine, cosine)
+def test_a_custom_activation_is_captured_by_its_expression(gpu, caplog):
+    custom = bp.Activation("sine", sine, cosine)
     with caplog.at_level(logging.WARNING, "bpengine"):
-        nets = [trained(b, activations=[own, "tanh", "tanh"])[0] for b in ("numpy", gpu)]
+        nets = [trained(b, activations=[custom, "tanh", "tanh"])[0] for b in ("numpy", gpu)]
     np.testing.assert_allclose(parameters(nets[1]), parameters(nets[0]), rtol=1e-10)
     assert not caplog.text
 
 
-def test_a_graph_keeps_the_memory_it_works_in(stand_in, monkeypatch):
-    """Also where a step is taken plainly again, for the second buffer that data come through."""
+def test_a_graph_keeps_its_memory_alive(stand_in, monkeypatch):
+    """Also where a step runs without a graph again, for the second buffer of prefetched data."""
     monkeypatch.setattr(offload, "BUFFER_BYTES", 2000)
     monkeypatch.setattr(prepare, "fits", lambda *of: False)
-    own = bp.Activation("sine", sine, cosine)
-    trained(stand_in, activations=[own, "tanh", "tanh"], epochs=3)
+    custom = bp.Activation("sine", sine, cosine)
+    trained(stand_in, activations=[custom, "tanh", "tanh"], epochs=3)
     assert stand_in.cuda.graph_launches > 10
 
 
@@ -429,10 +432,10 @@ def with_a_number_on_the_host(z):
 
 
 @pytest.mark.parametrize("function", [with_product, with_a_number_on_the_host])
-def test_what_can_not_be_captured_is_replayed_call_by_call_and_said_once(gpu, caplog, function):
-    own = bp.Activation("own", function, cosine)
+def test_a_step_that_can_not_be_captured_is_replayed_by_calls_with_one_warning(gpu, caplog, function):
+    custom = bp.Activation("custom", function, cosine)
     with caplog.at_level(logging.WARNING, "bpengine"):
-        nets = [trained(b, activations=[own, "tanh", "tanh"])[0] for b in ("numpy", gpu)]
+        nets = [trained(b, activations=[custom, "tanh", "tanh"])[0] for b in ("numpy", gpu)]
     np.testing.assert_allclose(parameters(nets[1]), parameters(nets[0]), rtol=1e-10)
     assert "can't be captured as a CUDA graph" in caplog.text
     texts = [record.getMessage() for record in caplog.records]
@@ -441,7 +444,7 @@ def test_what_can_not_be_captured_is_replayed_call_by_call_and_said_once(gpu, ca
 
 @needs_compiler
 @pytest.mark.parametrize("optimizer", [bp.SGD(0.3), bp.Adam(0.01)], ids=str)
-def test_without_nvmath_steps_are_plain_calls_and_it_is_said_once(caplog, optimizer):
+def test_without_nvmath_steps_are_plain_calls_with_one_warning(caplog, optimizer):
     with caplog.at_level(logging.WARNING, "bpengine"):
         backend = double.Double(nvmath=False)
         nets = [trained(b, optimizer)[0] for b in ("numpy", backend)]
@@ -459,12 +462,12 @@ def test_noise_is_drawn_on_the_host(gpu, caplog):
     assert "'gaussian noise' is drawn on the host" in caplog.text
 
 
-def test_a_gpu_keeps_the_costs_of_many_steps(stand_in):
+def test_a_gpu_stores_the_costs_of_many_steps(stand_in):
     seen = []
-    watch = bp.Callback()
-    watch.steps = lambda training, steps: seen.append(steps)
+    callback = bp.Callback()
+    callback.steps = lambda training, steps: seen.append(steps)
     X, Y = data(m=1200)
-    trained(stand_in, X=X, Y=Y, epochs=1, batch_size=2, fit={"callbacks": [watch]})
+    trained(stand_in, X=X, Y=Y, epochs=1, batch_size=2, fit={"callbacks": [callback]})
     assert seen == [600]
 
 
@@ -506,13 +509,13 @@ def test_data_too_large_for_the_device_is_streamed(stand_in, monkeypatch):
     monkeypatch.setattr(prepare, "sent", lambda *of: sent.append(of) or offload.sent(*of))
     trained(stand_in)
     assert not sent
-    stand_in.cuda.room = 2**28 + 1000
+    stand_in.cuda.free = 2**28 + 1000
     trained(stand_in)
     assert sent
 
 
-def test_a_feeder_has_two_buffers_on_either_side(stand_in):
-    feeder = stand_in.feeder((6, 3), "float64")
+def test_a_prefetcher_has_two_buffers_on_host_and_device(stand_in):
+    prefetcher = stand_in.feeder((6, 3), "float64")
     assert stand_in.cuda.pinned == 2 * 6 * 3 * 8
 
     def rows(value):
@@ -522,35 +525,35 @@ def test_a_feeder_has_two_buffers_on_either_side(stand_in):
 
         return fill
 
-    futures = [feeder.send(rows(1.0)), feeder.send(rows(2.0))]
+    futures = [prefetcher.send(rows(1.0)), prefetcher.send(rows(2.0))]
     for value, future in zip((1.0, 2.0), futures, strict=True):
-        received, count = feeder.receive(future)
+        received, count = prefetcher.receive(future)
         np.testing.assert_array_equal(stand_in.to_numpy(received)[:count], np.full((4, 3), value))
-    received, _ = feeder.receive(feeder.send(rows(3.0)))
+    received, _ = prefetcher.receive(prefetcher.send(rows(3.0)))
     np.testing.assert_array_equal(stand_in.to_numpy(received)[:4], 3.0)
-    feeder.close()
+    prefetcher.close()
 
 
-def test_an_error_in_reading_comes_to_the_one_who_asks(stand_in):
-    feeder = stand_in.feeder((6, 3), "float64")
+def test_an_error_in_reading_is_raised_by_receive(stand_in):
+    prefetcher = stand_in.feeder((6, 3), "float64")
     with pytest.raises(ZeroDivisionError):
-        feeder.receive(feeder.send(lambda out: 1 // 0))
+        prefetcher.receive(prefetcher.send(lambda out: 1 // 0))
 
 
-# moving
+# copies between backends
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
-def test_there_and_back_by_to_and_by_file(gpu, tmp_path, dtype, suffix):
+def test_networks_are_copied_to_a_device_and_back_and_by_file(gpu, tmp_path, dtype, suffix):
     """Rows are padded on a device, and not on the host."""
     net = network("numpy", dtype=dtype)
     there = net.to(gpu)
     back = there.to("numpy")
     assert there.vector.shape[0] > net.vector.shape[0]
-    for each in (there, back):
-        np.testing.assert_array_equal(parameters(each), parameters(net))
-        assert each.rng.bit_generator.state == net.rng.bit_generator.state
+    for copy in (there, back):
+        np.testing.assert_array_equal(parameters(copy), parameters(net))
+        assert copy.rng.bit_generator.state == net.rng.bit_generator.state
     if suffix == ".safetensors":
         pytest.importorskip("safetensors")
     for source, backend in ((there, "numpy"), (net, gpu)):
@@ -566,7 +569,7 @@ def test_there_and_back_by_to_and_by_file(gpu, tmp_path, dtype, suffix):
 
 @pytest.mark.parametrize("optimizer", [bp.SGD(0.1, momentum=0.9), bp.Adam(0.01, averaging=0.9)], ids=str)
 @pytest.mark.parametrize("way", ["to the device", "from the device"])
-def test_a_training_goes_on_on_the_other(gpu, tmp_path, optimizer, way):
+def test_a_training_is_resumed_on_the_other(gpu, tmp_path, optimizer, way):
     path = tmp_path / "checkpoint.npz"
     first, second = ("numpy", gpu) if way == "to the device" else (gpu, "numpy")
     whole, history = trained("numpy", optimizer, epochs=4, dropout=0.25)
@@ -591,7 +594,7 @@ def test_pickling(gpu):
 # devices and precision
 
 
-def test_networks_on_two_devices_do_not_meet(stand_in):
+def test_arrays_of_two_devices_are_not_mixed(stand_in):
     other = stand_in.on(1)
     assert other.device != stand_in.device
     here, there = network(stand_in), network(other)
@@ -637,7 +640,7 @@ def test_tf32_is_within_what_the_docs_say():
     net = network(backend, (784, 512, 512, 10), activations="sigmoid", dtype="float32")
     rough = net.to(precision="tf32")
     X, Y = (x.astype("float32") for x in data(784, 256, 10))
-    one, other = (each.backend.to_numpy(each.backprop(X, Y).vector) for each in (net, rough))
+    one, other = (x.backend.to_numpy(x.backprop(X, Y).vector) for x in (net, rough))
     assert 0 < np.abs(one - other).max() <= 1e-2 * np.abs(one).max()
 
 
@@ -702,13 +705,13 @@ def answers(driver, count):
         (13000, "cudaErrorInitializationError: …", "gives no CUDA device: cudaErrorInit.*nvidia-smi"),
     ],
 )  # fmt: skip
-def test_what_is_missing_is_said(monkeypatch, driver, count, message):
+def test_the_error_says_what_is_missing(monkeypatch, driver, count, message):
     monkeypatch.setattr(Fake, "answers", answers(driver, count), raising=False)
     with pytest.raises(backends.BackendUnavailableError, match=message):
         Fake()
 
 
-def test_a_cupy_without_a_driver_is_told():
+def test_a_cupy_without_a_driver():
     """CuPy itself, where it is installed and there is no GPU."""
     cupy = pytest.importorskip("cupy")
     if cupy.is_available():
@@ -725,15 +728,15 @@ def test_no_cupy_at_all(monkeypatch):
 
 def test_out_of_memory_says_the_bytes_and_what_would_fit(stand_in):
     net = network(stand_in, dtype="float32")
-    stand_in.cuda.room = 2**28 + 2**20
+    stand_in.cuda.free = 2**28 + 2**20
     with pytest.raises(backends.DeviceMemoryError) as caught:
         net.plan(2**24, bp.SGD())
     text = str(caught.value)
     assert "a batch of 16777216 examples needs" in text and "Out of memory allocating" in text
     assert caught.value.left == 2**20 and "1,048,576 bytes are left" in text
     fits = int(re.search(r"A batch of (\d+) would fit", text)[1])
-    each = net.plan(8).workspace
-    arrays = (each.rows, *each.extended[1:], *each.z, *each.delta)
+    ws = net.plan(8).workspace
+    arrays = (ws.rows, *ws.extended[1:], *ws.z, *ws.delta)
     assert fits * sum(x._array.nbytes // 8 for x in arrays) <= 2**20
     assert isinstance(caught.value, MemoryError)
     with pytest.raises(backends.DeviceMemoryError, match=r"allocating.*bytes are left on the device"):

@@ -1,5 +1,5 @@
-// Blocks of threads on a host: one block after the other, and a block's threads in turns. Where a kernel
-// waits, each thread runs until it does, so that shared memory and barriers are as they are on a device.
+// Blocks of threads on a host: block after block, and a block's threads in turns. Where a kernel has
+// barriers, a thread runs to its next one, so that shared memory and barriers work as on a device.
 #include "host.hpp"
 
 #include <ucontext.h>

@@ -1,4 +1,4 @@
-"""CuPy: arrays on a GPU, a fused kernel for each elementwise line, steps replayed as CUDA graphs."""
+"""CuPy: arrays on a GPU, fused kernels of elementwise operations, steps replayed as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from bpengine.backends import fusion
 from bpengine.backends.array_api import ArrayAPIBackend, Call, fallback
 from bpengine.backends.base import Backend, warn_once
 from bpengine.backends.cupy.device import Device, check_precision, device_number
-from bpengine.backends.cupy.elementwise import fused
-from bpengine.backends.cupy.lowering import Item, Maker, gather
+from bpengine.backends.cupy.elementwise import fuse
+from bpengine.backends.cupy.lowering import Item, Lowering, gather
 from bpengine.backends.cupy.matmul import Product
 from bpengine.backends.cupy.nccl import NCCLSum
-from bpengine.backends.cupy.prefetch import Feeder
+from bpengine.backends.cupy.prefetch import Prefetcher
 from bpengine.backends.cupy.program import CUDAProgram
 from bpengine.backends.operation import Array, Operation
 
 __all__ = ["CuPyBackend", "on"]
 
-DRAWN = "uniform", "gaussian noise"  # operations that are no functions of their inputs
+RANDOM = "uniform", "gaussian noise"  # operations that are no functions of their inputs
 
 
 class CuPyBackend(ArrayAPIBackend):
@@ -36,7 +36,7 @@ class CuPyBackend(ArrayAPIBackend):
         its device the thread's current one.
     precision : {"full", "tf32"}, optional
         "tf32" lets float32 products round their factors to 10 bits of mantissa, for the speed of
-        tensor cores; sums are kept in float32.
+        tensor cores; sums are accumulated in float32.
 
     Raises
     ------
@@ -72,7 +72,7 @@ class CuPyBackend(ArrayAPIBackend):
     def _nccl(self) -> Any:
         """CuPy's bindings of NCCL, where there are any."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # CuPy's own, of a library that is not there
+            warnings.simplefilter("ignore")  # CuPy's, of a missing library
             nccl: Any = importlib.import_module("cupy.cuda.nccl")
         return nccl if nccl.available else None
 
@@ -85,7 +85,7 @@ class CuPyBackend(ArrayAPIBackend):
         return x.device
 
     def asarray(self, x: Array, dtype: str) -> Array:
-        """Array of `dtype` on this device, from one of its own or a host array."""
+        """Array of `dtype` on this device, from one of its arrays or a host array."""
         return self.gpu.asarray(x, dtype)
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
@@ -93,7 +93,7 @@ class CuPyBackend(ArrayAPIBackend):
         return self.gpu.empty(shape, dtype)
 
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
-        """`x` as a NumPy array on the host: waits for all work that it rests on."""
+        """`x` as a NumPy array on the host: waits for the work that computes it."""
         self.gpu.enter()
         return np.asarray(self.gpu.cupy.asnumpy(x))
 
@@ -103,7 +103,7 @@ class CuPyBackend(ArrayAPIBackend):
         self.gpu.cupy.cuda.runtime.deviceSynchronize()
 
     def take(self, rows: Array, indices: Array, out: Array) -> None:
-        """Write ``rows[indices]`` into `out`, by one kernel and without an array in between."""
+        """Write ``rows[indices]`` into `out`, by one kernel, without a temporary array."""
         self.gpu.enter()
         source, numbers, target = map(self.gpu.view, (rows, indices, out))
         launch = gather(source, target, numbers, self.gpu.view(self._zeros))
@@ -114,47 +114,47 @@ class CuPyBackend(ArrayAPIBackend):
         kernel(*operands)
 
     def memory_left(self) -> int:
-        """Bytes that arrays may still take: those the device has, and those that CuPy keeps unused."""
+        """Bytes still available to arrays: free on the device, or unused in CuPy's pool."""
         return self.gpu.memory_left()
 
-    def feeder(self, shape: tuple[int, int], dtype: str) -> Feeder:
-        """Two buffers of rows here and two on the device, for data that does not fit on it."""
-        return Feeder(self.gpu, shape, dtype)
+    def feeder(self, shape: tuple[int, int], dtype: str) -> Prefetcher:
+        """A sender of rows to the device, for data that does not fit on it."""
+        return Prefetcher(self.gpu, shape, dtype)
 
     def compile(self, operations: Iterable[Operation]) -> CUDAProgram:
-        """Make operations ready to be replayed: kernels, products, else expressions."""
+        """Compile operations: to kernels and products, where these exist, else to expressions."""
         operations = list(operations)
         self.gpu.enter()
-        maker = Maker(self.gpu)
+        lowering = Lowering(self.gpu)
         folded = {} if self.gpu.library is None else fusion.fold(operations, _Layout(self.gpu))
-        step = [line for i, op in enumerate(operations) for line in folded.get(i, [op])]
+        step = [op for i, whole in enumerate(operations) for op in folded.get(i, [whole])]
         items: list[Item | Call] = []
         capturable = True
         for op in step:
-            made = maker.items(op)
+            made = lowering.lower(op)
             if made is None or (self.gpu.library is None and any(isinstance(x, Product) for x in made)):
                 capturable &= self._may_be_captured(op)
                 items.append(fallback(op))
             else:
                 items += made
         if step:
-            items += maker.end_of_step(self.gpu.view(step[-1].output).dtype)
-        calls = [self.gpu.as_call(item) for item in fused(items)]
+            items += lowering.end_of_step(self.gpu.view(step[-1].output).dtype)
+        calls = [self.gpu.as_call(item) for item in fuse(items)]
         flops = sum(op.flops for op in operations)
-        return CUDAProgram(self.gpu, calls, maker, [step, operations], capturable, flops)
+        return CUDAProgram(self.gpu, calls, lowering, [step, operations], capturable, flops)
 
     def _may_be_captured(self, op: Operation) -> bool:
         if op.name == "matmul" and self.gpu.library is not None:
             warn_once(
-                f"a product of {op.equation!r} has arrays that cuBLAS can't read as they lie, and goes "
-                "through CuPy: such steps are not captured as CUDA graphs"
+                f"a product of {op.equation!r} has arrays that cuBLAS can't read without a copy, and "
+                "goes through CuPy: such steps are not captured as CUDA graphs"
             )
-        if op.name in DRAWN:
+        if op.name in RANDOM:
             warn_once(
                 f"{op.name!r} is drawn on the host in each step: such steps are not captured as CUDA "
                 "graphs"
             )
-        return op.name not in ("matmul", *DRAWN)
+        return op.name not in ("matmul", *RANDOM)
 
 
 _made: dict[tuple[int, str], CuPyBackend] = {}
@@ -170,7 +170,7 @@ def on(device: Any = None, precision: str | None = None) -> CuPyBackend:
 
 
 class _Layout(fusion.Layout):
-    """Where CuPy's arrays lie, for `fold`."""
+    """The memory layout of CuPy's arrays, for `fold`."""
 
     def __init__(self, device: Device) -> None:
         self._device = device

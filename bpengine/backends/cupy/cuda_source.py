@@ -1,8 +1,8 @@
-"""CUDA sources: what an elementwise line computes, and the kernels of what is not elementwise.
+"""CUDA sources: formulas of elementwise operations, and the kernels of all others.
 
-Every kernel is plain C++ over `threadIdx` and `blockIdx`, without intrinsics, so that the very same text
-also compiles for a host: that is how its arithmetic is tested where there is no GPU. Comparisons are
-written so that a NaN goes through them.
+Every kernel is plain C++ over `threadIdx` and `blockIdx`, without intrinsics, so that the same text also
+compiles for a host: that is how its arithmetic is tested without a GPU. Comparisons are written so that
+NaN propagates.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __device__ inline T sigmoid(T z) {{
     return (z >= 0 ? (T)1 : e) / (1 + e);
 }}
 """
-# name: (code, inputs that are written besides the output). $0, $1, … are the inputs, $o is the output,
-# which is assigned last: it may be one of the inputs
+# name: (code, indices of the inputs that are written too). $0, $1, … are the inputs, $o is the output,
+# which is assigned last, as it may be one of the inputs
 ELEMENTWISE: dict[str, tuple[str, tuple[int, ...]]] = {
     "difference": ("$o = ($0 - $1) * $2;", ()),
     "reverse difference": ("$o = $0 - $1;", ()),
@@ -99,15 +99,15 @@ for name in ("clip", "decay", "dropout", "weigh", "scale columns", "column produ
     ELEMENTWISE[name] = ELEMENTWISE["multiply"]
 
 
-# PCG64 as NumPy has it: x ← A x + c on 128 bits, of which an output is 64. The state in memory is that
-# of the generator before the step: (high, low) of x and of c, whether half of an output is left, and it.
+# NumPy's PCG64: x ← A x + c on 128 bits, of which an output has 64. The state in memory is that of the
+# generator before the step: (high, low) of x and of c, whether half of an output is left, and that half.
 UNIFORM = """
-typedef unsigned long long word;
-typedef unsigned __int128 wide;
-__device__ inline wide joined(word high, word low) { return ((wide)high << 64) | low; }
+typedef unsigned long long u64;
+typedef unsigned __int128 u128;
+__device__ inline u128 join(u64 high, u64 low) { return ((u128)high << 64) | low; }
 // A^k x + c (A^k - 1) / (A - 1), by squaring: F. Brown, Random number generation with arbitrary strides
-__device__ inline wide after(wide x, wide c, word k) {
-    wide a = joined(2549297995355413924ULL, 4865540595714422341ULL), times = 1, plus = 0;
+__device__ inline u128 after(u128 x, u128 c, u64 k) {
+    u128 a = join(2549297995355413924ULL, 4865540595714422341ULL), times = 1, plus = 0;
     while (k) {
         if (k & 1) { times *= a; plus = plus * a + c; }
         c = (a + 1) * c;
@@ -116,40 +116,40 @@ __device__ inline wide after(wide x, wide c, word k) {
     }
     return times * x + plus;
 }
-__device__ inline word output(wide x) {
-    const word folded = (word)(x >> 64) ^ (word)x;
-    const int turn = (int)(x >> 122);
-    return (folded >> turn) | (folded << ((64 - turn) & 63));
+__device__ inline u64 output(u128 x) {
+    const u64 folded = (u64)(x >> 64) ^ (u64)x;
+    const int rotation = (int)(x >> 122);
+    return (folded >> rotation) | (folded << ((64 - rotation) & 63));
 }
-// number k, from 0 on, of those that the generator gives next
-__device__ inline double uniform(const word* s, word k, double) {
-    const word x = output(after(joined(s[0], s[1]), joined(s[2], s[3]), k + 1));
+// the k-th number, from 0 on, that the generator gives next
+__device__ inline double uniform(const u64* s, u64 k, double) {
+    const u64 x = output(after(join(s[0], s[1]), join(s[2], s[3]), k + 1));
     return (double)(x >> 11) * (1.0 / 9007199254740992.0);
 }
-__device__ inline float uniform(const word* s, word k, float) {
+__device__ inline float uniform(const u64* s, u64 k, float) {
     unsigned int half;
     if (s[4] && k == 0) {
         half = (unsigned int)s[5];
     } else {
-        const word at = k - s[4];
-        const word x = output(after(joined(s[0], s[1]), joined(s[2], s[3]), at / 2 + 1));
+        const u64 at = k - s[4];
+        const u64 x = output(after(join(s[0], s[1]), join(s[2], s[3]), at / 2 + 1));
         half = (unsigned int)(at % 2 ? x >> 32 : x);
     }
     return (float)(half >> 8) * (1.0f / 16777216.0f);
 }
 """
-DRAWN = """
-extern "C" __global__ void drawn(word* s, word count) {
-    word steps = count;
+ADVANCE = """
+extern "C" __global__ void advance_state(u64* s, u64 count) {
+    u64 steps = count;
     if (sizeof(T) == 4) {
-        const word left = count - s[4];
+        const u64 left = count - s[4];
         steps = (left + 1) / 2;
         s[4] = left % 2;
     }
     if (!steps) return;
-    const wide x = after(joined(s[0], s[1]), joined(s[2], s[3]), steps);
-    s[0] = (word)(x >> 64);
-    s[1] = (word)x;
+    const u128 x = after(join(s[0], s[1]), join(s[2], s[3]), steps);
+    s[0] = (u64)(x >> 64);
+    s[1] = (u64)x;
     if (sizeof(T) == 4) s[5] = output(x) >> 32;
 }
 """
@@ -200,10 +200,10 @@ extern "C" __global__ void total_norms(long long n, long long count,
     }}
 }}
 """
-# the sum over a block's threads, in an order that is always the same; all threads get it
+# the sum over a block's threads, in the same order each time; all threads get it
 BLOCK_SUM = """
-__device__ inline T block_sum(T* shared, T own) {
-    shared[threadIdx.x] = own;
+__device__ inline T block_sum(T* shared, T part) {
+    shared[threadIdx.x] = part;
     __syncthreads();
     for (int half = blockDim.x / 2; half > 0; half /= 2) {
         if ((int)threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
@@ -217,19 +217,19 @@ __device__ inline T block_sum(T* shared, T own) {
 SQUARE_SUMS = """
 extern "C" __global__ void square_sums(long long n, const T* x, T* sums) {
     __shared__ T shared[256];
-    T own = 0;
+    T part = 0;
     for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < n;
-         i += (long long)gridDim.x * blockDim.x) own += x[i] * x[i];
-    const T sum = block_sum(shared, own);
+         i += (long long)gridDim.x * blockDim.x) part += x[i] * x[i];
+    const T sum = block_sum(shared, part);
     if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 """
 CLIP_FACTOR = """
 extern "C" __global__ void clip_factor(long long n, const T* sums, const T* bound, T* out) {
     __shared__ T shared[256];
-    T own = 0;
-    for (long long i = threadIdx.x; i < n; i += blockDim.x) own += sums[i];
-    const T sum = block_sum(shared, own);
+    T part = 0;
+    for (long long i = threadIdx.x; i < n; i += blockDim.x) part += sums[i];
+    const T sum = block_sum(shared, part);
     if (threadIdx.x == 0) *out = *bound / at_least(sqrt(sum), *bound);
 }
 """
@@ -238,12 +238,12 @@ extern "C" __global__ void max_norm(long long rows, long long n,
     const T* w, long long wr, long long wc, const T* bound, T* out, long long tr, long long tc) {
     __shared__ T shared[256];
     for (long long r = blockIdx.x; r < rows; r += gridDim.x) {
-        T own = 0;
+        T part = 0;
         for (long long k = threadIdx.x; k < n; k += blockDim.x) {
             const T x = w[r * wr + k * wc];
-            own += x * x;
+            part += x * x;
         }
-        const T factor = *bound / at_least(sqrt(block_sum(shared, own)), *bound);
+        const T factor = *bound / at_least(sqrt(block_sum(shared, part)), *bound);
         for (long long k = threadIdx.x; k < n; k += blockDim.x)
             out[r * tr + k * tc] = w[r * wr + k * wc] * factor;
     }
@@ -257,18 +257,18 @@ extern "C" __global__ void product_norms(long long n, long long k, long long m, 
     for (long long c = blockIdx.x; c < count; c += gridDim.x) {
         const T* left = d + c / m * dp + c % m * dc;
         const T* right = x + c / m * xp + c % m * xc;
-        T own = 0;
-        for (long long j = threadIdx.x; j < n; j += blockDim.x) own += left[j * dr] * left[j * dr];
-        const T first = block_sum(shared, own);
-        own = 0;
-        for (long long j = threadIdx.x; j < k; j += blockDim.x) own += right[j * xr] * right[j * xr];
-        const T second = block_sum(shared, own);
+        T part = 0;
+        for (long long j = threadIdx.x; j < n; j += blockDim.x) part += left[j * dr] * left[j * dr];
+        const T first = block_sum(shared, part);
+        part = 0;
+        for (long long j = threadIdx.x; j < k; j += blockDim.x) part += right[j * xr] * right[j * xr];
+        const T second = block_sum(shared, part);
         if (threadIdx.x == 0) out[c / m * op + c % m * oc] = sqrt(first) * sqrt(second);
     }
 }
 """
-# at[0] is the step that gathers, at[1] the one that keeps: neither kernel writes what it reads, and
-# every replay moves on by itself
+# at[0] is the step that gathers, at[1] the one that stores: neither kernel writes what it reads, and
+# every replay advances them
 GATHER = """
 extern "C" __global__ void gather(long long m, long long width, const T* from, long long stride,
     T* rows, long long row, const long long* numbers, long long* at) {
@@ -281,8 +281,8 @@ extern "C" __global__ void gather(long long m, long long width, const T* from, l
     }
 }
 """
-KEEP = """
-extern "C" __global__ void keep(long long n, const T* x, T* slots, long long step, long long* at) {
+STORE = """
+extern "C" __global__ void store(long long n, const T* x, T* slots, long long step, long long* at) {
     T* slot = slots + at[1] * step;
     for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < n;
          i += (long long)gridDim.x * blockDim.x) {
@@ -291,7 +291,7 @@ extern "C" __global__ void keep(long long n, const T* x, T* slots, long long ste
     }
 }
 """
-# the row of a table that is this step's, number by number to where each belongs
+# the step's row of a table of settings: number i goes to the i-th target
 SETTINGS = """
 extern "C" __global__ void settings(
     long long n, const T* table, T* const* targets, const long long* at) {
@@ -307,7 +307,7 @@ SPECIAL = {
     "max_norm": BLOCK_SUM + MAX_NORM,
     "product_norms": BLOCK_SUM + PRODUCT_NORMS,
     "gather": GATHER,
-    "keep": KEEP,
+    "store": STORE,
     "settings": SETTINGS,
-    "drawn": UNIFORM + DRAWN,
+    "advance_state": UNIFORM + ADVANCE,
 }

@@ -20,7 +20,7 @@ from bpengine.backends.operation import Array
 __all__ = ["Device", "check_precision", "device_number"]
 
 OPTIONS = ("--std=c++17", "--device-int128")
-RESERVE = 2**28  # bytes of the device that are left to others
+RESERVE = 2**28  # bytes of the device that are not used
 
 
 class Device:
@@ -97,7 +97,7 @@ class Device:
         return importlib.import_module("array_api_compat.cupy")
 
     def _devices(self) -> int:
-        """How many devices there are; the error says what is missing where there is none."""
+        """The number of devices; the error says what is missing if there is none."""
         runtime = self.cupy.cuda.runtime
         try:
             driver = runtime.driverGetVersion()
@@ -142,7 +142,7 @@ class Device:
             runtime.setDevice(self.number)
 
     def enter_library(self) -> object:
-        """Let products run on the current stream; gives what has to stay as long."""
+        """Let products run on the current stream; returns what must stay alive as long."""
         if self.library is None:
             return None
         return self.library.enter(self.cupy.cuda.get_current_stream().ptr)
@@ -172,14 +172,14 @@ class Device:
             raise DeviceMemoryError(str(error).strip().rstrip("."), self.memory_left()) from None
 
     def memory_left(self) -> int:
-        """Bytes that arrays may still take: those the device has, and those that CuPy keeps unused."""
+        """Bytes still available to arrays: free on the device, or unused in CuPy's pool."""
         self.enter()
         free, _ = self.cupy.cuda.runtime.memGetInfo()
         unused: int = self.cupy.get_default_memory_pool().free_bytes()
         return max(0, int(free) + unused - RESERVE)
 
     def view(self, x: Array) -> View:
-        """An array as kernels see it."""
+        """An array as kernels use it."""
         strides = tuple(stride // x.itemsize for stride in x.strides)
         return View(x.data.ptr, tuple(x.shape), strides, str(x.dtype))
 
@@ -196,9 +196,9 @@ class Device:
         return self._kernels[item.source], ((item.grid,), (item.block,), item.arguments)
 
     def capture(self, run: Callable[[], None]) -> tuple[Any, object]:
-        """What `run` does, as a graph, and what has to stay as long as that."""
+        """A graph of what `run` launches, and what must stay alive as long as the graph."""
         cuda, stream = self.cupy.cuda, self._capturing
-        # what expressions allocate is theirs for good: a replay writes there again
+        # the memory that expressions allocate is not reused by others: a replay writes there again
         pool = cuda.MemoryPool()
         with self._lock, stream, cuda.using_allocator(pool.malloc):
             held = self.enter_library()
@@ -217,7 +217,7 @@ def _abandon(stream: Any) -> None:
     """End a capture that has failed."""
     try:
         stream.end_capture()
-    except Exception:  # an invalid capture says so once more where it ends
+    except Exception:  # an invalid capture raises again where it ends
         return
 
 

@@ -1,4 +1,4 @@
-"""Elementwise lines as CUDA kernels: neighbours on the same elements become one kernel."""
+"""Elementwise operations as CUDA kernels: successive ones on the same elements are fused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from bpengine.backends.cupy.cuda_source import ELEMENTWISE, HELPERS, REALS, SPECIAL, TINY, UNIFORM
 
-__all__ = ["Launch", "Line", "View", "fused", "helpers", "special"]
+__all__ = ["ElementwiseOp", "Launch", "View", "fuse", "helpers", "special"]
 
 THREADS = 256
 BLOCKS = 2**16  # at most; kernels go on from there in strides
@@ -18,7 +18,7 @@ OPERANDS = 24  # that one kernel takes at most
 
 
 class View(NamedTuple):
-    """An array as a kernel sees it: where it is, and how it lies there; strides in elements."""
+    """An array as kernels use it: address, shape and strides, which are in elements."""
 
     address: int
     shape: tuple[int, ...]
@@ -32,7 +32,7 @@ class View(NamedTuple):
 
     @property
     def contiguous(self) -> bool:
-        """Whether elements follow each other in memory, rows first."""
+        """Whether it is row-major, without gaps."""
         steps = zip(self.shape, self.strides, _row_major(self.shape), strict=True)
         return all(stride == wanted for n, stride, wanted in steps if n > 1)
 
@@ -59,36 +59,36 @@ class View(NamedTuple):
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """Address of the first byte, and of the first byte behind."""
+        """Address of the first byte, and of the first one after the last."""
         if not self.size:
             return self.address, self.address
         last = sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
         return self.address, self.address + (last + 1) * self.itemsize
 
     def broadcast(self, shape: tuple[int, ...]) -> View:
-        """The array repeated along axes that it lacks or has once."""
+        """The array broadcast to a shape."""
         missing = len(shape) - len(self.shape)
         strides = [0] * missing
-        for n, own, stride in zip(shape[missing:], self.shape, self.strides, strict=True):
-            if own not in (n, 1):
-                raise ValueError(f"an array of shape {self.shape} does not fill shape {shape}.")
-            strides.append(stride if own == n and n > 1 else 0)
+        for n, size, stride in zip(shape[missing:], self.shape, self.strides, strict=True):
+            if size not in (n, 1):
+                raise ValueError(f"an array of shape {self.shape} can't be broadcast to {shape}.")
+            strides.append(stride if size == n and n > 1 else 0)
         return View(self.address, shape, tuple(strides), self.dtype)
 
     def even(self, last: int) -> int | None:
-        """The stride from one part to the next, over all axes but the last few; None where it changes.
+        """The one stride over all axes but the last few; None where it changes.
 
-        0 where there is one part, or they are all the same.
+        0 where these have one entry, or all entries are the same.
         """
-        step, behind = 0, 1
-        for n, own in zip(reversed(self.shape[:-last]), reversed(self.strides[:-last]), strict=True):
+        step, inner = 0, 1
+        for n, stride in zip(reversed(self.shape[:-last]), reversed(self.strides[:-last]), strict=True):
             if n == 1:
                 continue
-            if behind == 1:
-                step = own
-            elif own != step * behind:
+            if inner == 1:
+                step = stride
+            elif stride != step * inner:
                 return None
-            behind *= n
+            inner *= n
         return step
 
     def overlaps(self, other: View) -> bool:
@@ -99,7 +99,7 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel and what it is called with: all are whole numbers, addresses among them."""
+    """A kernel and its arguments, which are integers and addresses."""
 
     source: str
     name: str
@@ -109,8 +109,8 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One elementwise line: an operation's code, and the arrays that stand for $0, $1, … in it.
+class ElementwiseOp:
+    """An elementwise operation: its code, and the arrays that $0, $1, … stand for.
 
     Parameters
     ----------
@@ -118,9 +118,9 @@ class Line:
         Out of `ELEMENTWISE`, or "uniform".
     inputs : tuple of View
     output : View
-        Whose shape is that of the line.
+        Whose shape is that of the operation.
     extra : tuple of int, optional
-        Numbers that stand for $a, $b in the code.
+        The numbers that $a, $b in the code stand for.
     """
 
     name: str
@@ -130,14 +130,14 @@ class Line:
 
     @property
     def code(self) -> str:
-        """What it computes."""
+        """The formula."""
         if self.name == "uniform":
-            return "$o = uniform((const word*)$a, (word)i + $b, (T)0);"
+            return "$o = uniform((const u64*)$a, (u64)i + $b, (T)0);"
         return ELEMENTWISE[self.name][0]
 
     @property
     def operands(self) -> tuple[View, ...]:
-        """Inputs and output, all of the line's shape."""
+        """Inputs and output, all of the operation's shape."""
         shape = self.output.shape
         return *(x.broadcast(shape) for x in self.inputs), self.output.broadcast(shape)
 
@@ -148,35 +148,35 @@ class Line:
         operands = self.operands
         return *(operands[i] for i in state), operands[-1]
 
-    def follows(self, others: Sequence[Line]) -> bool:
-        """Whether it may be done element by element together with lines before it."""
+    def can_follow(self, others: Sequence[ElementwiseOp]) -> bool:
+        """Whether a kernel may compute it after other operations, element by element."""
         if self.output.shape != others[0].output.shape or self.output.dtype != others[0].output.dtype:
             return False
-        if len({x for line in (*others, self) for x in line.operands}) > OPERANDS:
+        if len({x for op in (*others, self) for x in op.operands}) > OPERANDS:
             return False
-        own, own_written = set(self.operands), set(self.written)
-        for line in others:
-            written = line.written
-            for x in line.operands:
-                for y in own:
-                    if (x in written or y in own_written) and x != y and x.overlaps(y):
+        mine, mine_written = set(self.operands), set(self.written)
+        for op in others:
+            written = op.written
+            for x in op.operands:
+                for y in mine:
+                    if (x in written or y in mine_written) and x != y and x.overlaps(y):
                         return False
         return True
 
-    def is_nothing(self) -> bool:
+    def is_noop(self) -> bool:
         """Whether it copies an array to itself."""
         return self.name in ("linear", "linear slope") and self.operands[0] == self.operands[-1]
 
 
-def fused(items: Iterable[Any]) -> list[Any]:
-    """Lines as kernels, where neighbours that may be done together are one; all else as it is."""
+def fuse(items: Iterable[Any]) -> list[Any]:
+    """Elementwise operations as kernels, successive ones as one where possible; all else as it is."""
     made: list[Any] = []
-    group: list[Line] = []
+    group: list[ElementwiseOp] = []
     for item in items:
-        if isinstance(item, Line):
-            if item.is_nothing() or not item.output.size:
+        if isinstance(item, ElementwiseOp):
+            if item.is_noop() or not item.output.size:
                 continue
-            if group and not item.follows(group):
+            if group and not item.can_follow(group):
                 made.append(_kernel(group))
                 group = []
             group.append(item)
@@ -189,7 +189,7 @@ def fused(items: Iterable[Any]) -> list[Any]:
 
 
 def helpers(dtype: str) -> str:
-    """What the sources of all kernels for `dtype` begin with."""
+    """The beginning of the sources of all kernels for `dtype`."""
     return HELPERS.format(real=REALS[dtype], root_tiny=repr(math.sqrt(TINY[dtype])))
 
 
@@ -199,37 +199,37 @@ def special(name: str, dtype: str, grid: int, arguments: Iterable[int], block: i
     return Launch(helpers(dtype) + SPECIAL[name], name, grid, block, tuple(map(int, arguments)))
 
 
-def _kernel(lines: Sequence[Line]) -> Launch:
-    """Lines of one shape as one kernel: each array is read once and written once."""
+def _kernel(ops: Sequence[ElementwiseOp]) -> Launch:
+    """Operations of one shape as one kernel, which reads and writes every array once."""
     views: list[View] = []
     loaded: list[View] = []
     written: list[View] = []
     extras: list[int] = []
     body = []
-    for line in lines:
-        operands = line.operands
+    for op in ops:
+        operands = op.operands
         for x in operands:
             if x not in views:
                 views.append(x)
-        code = line.code
+        code = op.code
         for x in operands[:-1]:
             if x not in written and x not in loaded:
                 loaded.append(x)
-        written += [x for x in line.written if x not in written]
+        written += [x for x in op.written if x not in written]
         names = {str(i): f"v{views.index(x)}" for i, x in enumerate(operands[:-1])}
         names["o"] = f"v{views.index(operands[-1])}"
-        for letter, value in zip("ab", line.extra, strict=False):
+        for letter, value in zip("ab", op.extra, strict=False):
             names[letter] = f"e{len(extras)}"
             extras.append(value)
-        for own, name in names.items():
-            code = code.replace(f"${own}", name)
+        for operand, name in names.items():
+            code = code.replace(f"${operand}", name)
         body.append(f"{{ {code} }}")
-    shape, strides = _merged(lines[0].output.shape, [x.strides for x in views])
-    return _source(lines, views, loaded, written, extras, body, shape, strides)
+    shape, strides = _merged(ops[0].output.shape, [x.strides for x in views])
+    return _source(ops, views, loaded, written, extras, body, shape, strides)
 
 
 def _source(
-    lines: Sequence[Line],
+    ops: Sequence[ElementwiseOp],
     views: Sequence[View],
     loaded: Sequence[View],
     written: Sequence[View],
@@ -238,7 +238,7 @@ def _source(
     shape: tuple[int, ...],
     strides: Sequence[tuple[int, ...]],
 ) -> Launch:
-    size, dtype = math.prod(shape), lines[0].output.dtype
+    size, dtype = math.prod(shape), ops[0].output.dtype
     reach = max(x.bounds[1] - x.bounds[0] for x in views)
     integer = "int" if max(size, reach) < 2**30 else "long long"
     parameters, arguments = ["long long count"], [size]
@@ -265,8 +265,8 @@ def _source(
         for axis in range(len(shape) - 1, 0, -1):
             where.append(f"const place i{axis} = rest % (place)n{axis}; rest /= (place)n{axis};")
         where.append("const place i0 = rest;")
-    # named after what it does, for profilers, and apart from C's own functions
-    name = "line_" + re.sub(r"\W", "_", "_".join(line.name for line in lines))[:100]
+    # named after its operations, for profilers; the prefix avoids names of C's functions
+    name = "elementwise_" + re.sub(r"\W", "_", "_".join(op.name for op in ops))[:100]
     inner = "\n        ".join([*where, *load, *body, *store])
     source = f"""
 typedef {integer} place;
@@ -278,13 +278,13 @@ extern "C" __global__ void {name}({", ".join(parameters)}) {{
     }}
 }}
 """
-    random = UNIFORM if any(line.name == "uniform" for line in lines) else ""
+    random = UNIFORM if any(op.name == "uniform" for op in ops) else ""
     grid = max(1, min(-(-size // THREADS), BLOCKS))
     return Launch(helpers(dtype) + random + source, name, grid, THREADS, tuple(arguments))
 
 
 def _place(k: int, steps: tuple[int, ...], parameters: list[str], arguments: list[int]) -> str:
-    """Where an operand has the element of the loop's index."""
+    """The offset of an operand's element at the loop's index."""
     if len(steps) == 1 and steps[0] == 1:
         return "i"
     terms = []
@@ -309,21 +309,21 @@ def _row_major(shape: Sequence[int]) -> list[int]:
 def _merged(
     shape: tuple[int, ...], strides: Sequence[tuple[int, ...]]
 ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
-    """The same elements in the same order with as few axes as may be, one or more."""
+    """The same elements in the same order with as few axes as possible, at least one."""
     sizes: list[int] = []
     steps: list[list[int]] = [[] for _ in strides]
     for axis, n in enumerate(shape):
-        own = [each[axis] for each in strides]
+        of_axis = [x[axis] for x in strides]
         if n == 1:
             continue
-        if sizes and all(kept[-1] == step * n for kept, step in zip(steps, own, strict=True)):
+        if sizes and all(merged[-1] == step * n for merged, step in zip(steps, of_axis, strict=True)):
             sizes[-1] *= n
-            for kept, step in zip(steps, own, strict=True):
-                kept[-1] = step
+            for merged, step in zip(steps, of_axis, strict=True):
+                merged[-1] = step
         else:
             sizes.append(n)
-            for kept, step in zip(steps, own, strict=True):
-                kept.append(step)
+            for merged, step in zip(steps, of_axis, strict=True):
+                merged.append(step)
     if not sizes:
         return (1,), [(0,) for _ in strides]
-    return tuple(sizes), [tuple(kept) for kept in steps]
+    return tuple(sizes), [tuple(merged) for merged in steps]

@@ -1,4 +1,4 @@
-"""Operations of a step as kernels and products, with the numbers and scratch arrays that they need."""
+"""Operations of a step as kernels and products, with the scalars and scratch arrays that they need."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 
 from bpengine.backends.cupy.cuda_source import ELEMENTWISE
 from bpengine.backends.cupy.device import Device
-from bpengine.backends.cupy.elementwise import THREADS, Launch, Line, View, special
+from bpengine.backends.cupy.elementwise import THREADS, ElementwiseOp, Launch, View, special
 from bpengine.backends.cupy.matmul import Product, product
 from bpengine.backends.operation import Array, Operation
 from bpengine.backends.program import Batches, Entries
 
-__all__ = ["Item", "Maker", "gather"]
+__all__ = ["Item", "Lowering", "gather"]
 
-Item = Line | Launch | Product
-COLUMNS = 128  # threads of a block, where a thread has a column to itself
+Item = ElementwiseOp | Launch | Product
+COLUMNS = 128  # threads of a block, where a thread computes a column
 SUMS = 512  # parts of a sum over a vector, at most
 
 
-class Maker:
-    """Makes the items of operations.
+class Lowering:
+    """Lowers operations to kernels and products.
 
     Parameters
     ----------
@@ -30,25 +30,27 @@ class Maker:
 
     Attributes
     ----------
-    kept : list
-        What addresses lead to, and has to stay.
-    random : NumPy's generator, or None
+    keep_alive : list
+        The arrays whose addresses are arguments.
+    random : numpy.random.Generator or None
         What the step draws from.
-    state : array of 6 64-bit words
+    state : array of 6 int64
         Its state on the device.
+    drawn, halves : int, bool
+        Numbers that a step draws, and whether they have 32 random bits.
     """
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self.kept: list[Any] = []
+        self.keep_alive: list[Any] = []
         self.random: Any = None
         self.state: Array = None
         self.drawn, self.halves = 0, False
         self._numbers: dict[tuple[float, str], int] = {}
 
     def view(self, x: Array) -> View:
-        """An array as kernels see it; the array is kept."""
-        self.kept.append(x)
+        """An array as kernels use it; it is kept alive."""
+        self.keep_alive.append(x)
         return self._device.view(x)
 
     def new(self, shape: tuple[int, ...], dtype: str) -> View:
@@ -56,14 +58,14 @@ class Maker:
         return self.view(self._device.empty(shape, dtype))
 
     def number(self, value: float, dtype: str) -> int:
-        """The address of a number on the device."""
+        """The address of a constant on the device."""
         if (value, dtype) not in self._numbers:
             array = self._device.asarray(np.array(value), dtype)
             self._numbers[value, dtype] = self.view(array).address
         return self._numbers[value, dtype]
 
-    def items(self, op: Operation) -> Sequence[Item] | None:
-        """What carries out `op`, in order; None where there is no kernel for it."""
+    def lower(self, op: Operation) -> Sequence[Item] | None:
+        """What computes `op`, in order; None where there is no kernel for it."""
         arrays = *op.inputs, op.output, *op.state
         views = [self.view(x) for x in arrays]
         dtype = views[-1].dtype
@@ -74,29 +76,29 @@ class Maker:
             made: Sequence[Item] | None = SPECIAL[op.name](self, op, inputs, output)
             return made
         if op.name in ELEMENTWISE:
-            return [Line(op.name, tuple(inputs), output)]
+            return [ElementwiseOp(op.name, tuple(inputs), output)]
         return None
 
     def _uniform(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item] | None:
         rngs: Any = getattr(op.expression, "rngs", ())
-        rng = rngs[0] if len(rngs) == 1 else None  # of a stack each has its own: drawn on the host
+        rng = rngs[0] if len(rngs) == 1 else None  # those of a stack draw on the host
         bits = getattr(rng, "bit_generator", None)
         if type(bits).__name__ != "PCG64" or self.random not in (None, rng):
             return None
         if self.state is None:
             self.random = rng
-            # as whole numbers of 64 bits, whatever their sign
+            # of unsigned integers, which the array API need not support
             self.state = self._device.empty((6,), "int64")
-        line = Line("uniform", (), output, (self.view(self.state).address, self.drawn))
+        drawing = ElementwiseOp("uniform", (), output, (self.view(self.state).address, self.drawn))
         self.drawn, self.halves = self.drawn + output.size, output.dtype == "float32"
-        return [line]
+        return [drawing]
 
     def end_of_step(self, dtype: str) -> Sequence[Launch]:
-        """What has to be done after all operations: the generator moves on."""
+        """The kernel that advances the generator after all operations."""
         if not self.drawn:
             return []
         arguments = self.view(self.state).address, self.drawn
-        return [special("drawn", dtype, 1, arguments, 1)]
+        return [special("advance_state", dtype, 1, arguments, 1)]
 
     def _matmul(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item] | None:
         if len(output.shape) < 2 or not all(x.size for x in (*inputs, output)):
@@ -114,16 +116,16 @@ class Maker:
         α, ε_ = (self.new((), θ.dtype) for _ in range(2))
         sums, β = ([x.at(0, i) for i in range(2)] for x in (weights, betas))
         return [
-            Line("adam weights", (*sums, *β, η, ε, ε_), α),
-            Line("adam", (θ, g, gradients, squares, *β, ε_, α), output),
+            ElementwiseOp("adam weights", (*sums, *β, η, ε, ε_), α),
+            ElementwiseOp("adam", (θ, g, gradients, squares, *β, ε_, α), output),
         ]
 
     def _average(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item]:
         average, θ, count, least = inputs
         share = self.new((), θ.dtype)
         return [
-            Line("average share", (count, least), share),
-            Line("average", (average, θ, share), output),
+            ElementwiseOp("average share", (count, least), share),
+            ElementwiseOp("average", (average, θ, share), output),
         ]
 
     def _clip_factor(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item] | None:
@@ -170,11 +172,11 @@ class Maker:
         self, op: Operation, inputs: Sequence[View], output: View
     ) -> Sequence[Item] | None:
         lead, m = output.shape[:-1], output.shape[-1]
-        δ, x = (each.broadcast((*lead, *each.shape[-2:])) for each in inputs)
+        δ, x = (x.broadcast((*lead, *x.shape[-2:])) for x in inputs)
         rows = output._replace(
             shape=(*lead, 1, m), strides=(*output.strides[:-1], 0, output.strides[-1])
         )
-        left, right, out = (_planes(each) for each in (δ, x, rows))
+        left, right, out = (_planes(x) for x in (δ, x, rows))
         if left is None or right is None or out is None:
             return None
         address, plane, _, column = out
@@ -191,15 +193,15 @@ class Maker:
 
     def _column_products(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item]:
         # δ (…, n, m) and x (…, K, m) as (…, m, n, 1) and (…, m, 1, K)
-        δ, x = (each.mT for each in inputs)
+        δ, x = (x.mT for x in inputs)
         left = View(δ.address, (*δ.shape, 1), (*δ.strides, 0), δ.dtype)
         right = View(
             x.address, (*x.shape[:-1], 1, x.shape[-1]), (*x.strides[:-1], 0, x.strides[-1]), x.dtype
         )
-        return [Line("column products", (left, right), output)]
+        return [ElementwiseOp("column products", (left, right), output)]
 
     def batches(self, batches: Batches, numbers: View, at: View) -> tuple[Launch, Launch] | None:
-        """The kernels that load a batch and keep a step's output, of the step that `at` says."""
+        """The kernels that load a batch and store a step's output, of the step numbers in `at`."""
         if batches.examples is None:
             return None
         if not isinstance(batches.slots, Entries):
@@ -209,10 +211,10 @@ class Maker:
         if load is None or not (slots.contiguous and output.contiguous) or output.dtype != slots.dtype:
             return None
         arguments = output.size, output.address, slots.address, slots.strides[0], at.address
-        return load, special("keep", output.dtype, -(-output.size // THREADS), arguments)
+        return load, special("store", output.dtype, -(-output.size // THREADS), arguments)
 
     def settings(self, table: Array, targets: Array, count: int, at: View) -> Launch:
-        """The kernel that sets a step's numbers: row ``at`` of a table, each where `targets` says."""
+        """The kernel that writes row ``at[0]`` of a table to the addresses in `targets`."""
         arguments = (
             count,
             self._device.view(table).address,
@@ -223,7 +225,7 @@ class Maker:
 
 
 def gather(source: View, rows: View, numbers: View, at: View) -> Launch | None:
-    """The kernel that takes a batch's rows; None where rows don't lie as it reads them."""
+    """The kernel that gathers a batch's rows; None where their strides don't allow it."""
     if source.dtype != rows.dtype or source.shape[1:] != rows.shape[1:] or not rows.size:
         return None
     if source.strides[1] != 1 or rows.strides[1] != 1:
@@ -235,22 +237,22 @@ def gather(source: View, rows: View, numbers: View, at: View) -> Launch | None:
 
 
 def _planes(x: View) -> list[int] | None:
-    """Address and strides of matrices that follow each other evenly; None where they don't."""
+    """Address and strides of evenly spaced matrices; None where they are not."""
     step = x.even(2)
     return None if step is None else [x.address, step, *x.strides[-2:]]
 
 
 SPECIAL: dict[str, Callable[..., Sequence[Item] | None]] = {
-    "matmul": Maker._matmul,
-    "add product": Maker._matmul,
-    "uniform": Maker._uniform,
-    "adam": Maker._adam,
-    "average": Maker._average,
-    "clip factor": Maker._clip_factor,
-    "max norm": Maker._max_norm,
-    "softmax": Maker._softmax,
-    "softmax slope": Maker._softmax,
-    "product norms": Maker._product_norms,
-    "total norms": Maker._total_norms,
-    "column products": Maker._column_products,
+    "matmul": Lowering._matmul,
+    "add product": Lowering._matmul,
+    "uniform": Lowering._uniform,
+    "adam": Lowering._adam,
+    "average": Lowering._average,
+    "clip factor": Lowering._clip_factor,
+    "max norm": Lowering._max_norm,
+    "softmax": Lowering._softmax,
+    "softmax slope": Lowering._softmax,
+    "product norms": Lowering._product_norms,
+    "total norms": Lowering._total_norms,
+    "column products": Lowering._column_products,
 }

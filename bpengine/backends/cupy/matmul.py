@@ -1,6 +1,6 @@
-"""Matrix products by cuBLAS, on arrays as they lie in memory: C ← α A B + β C, over any leading axes.
+"""Matrix products by cuBLAS on strided arrays, without copies: C ← α A B + β C, over any leading axes.
 
-cuBLAS counts in columns: of arrays whose rows follow each other it is asked for Cᵀ = Bᵀ Aᵀ.
+cuBLAS is column-major: for row-major arrays it computes Cᵀ = Bᵀ Aᵀ.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ DEFAULT_ALGORITHM = -1
 
 
 class Matrix(NamedTuple):
-    """Where matrices are: strides in elements."""
+    """Matrices in memory; strides in elements."""
 
     address: int
-    transposed: int  # whether columns follow each other, not rows
+    transposed: int  # whether it is column-major
     leading: int  # from one row, or column, to the next
     step: int  # from one matrix to the next
 
@@ -43,14 +43,14 @@ class Product(NamedTuple):
 
 
 def product(a: View, b: View, c: View, α: int, β: int) -> Product | None:
-    """One call for c ← α a b + β c; None if cuBLAS can't take the arrays as they lie.
+    """One call for c ← α a b + β c; None if cuBLAS can't read the arrays without a copy.
 
     `α` and `β` are addresses of numbers on the device.
     """
     lead = c.shape[:-2]
     a, b = (x.broadcast((*lead, *x.shape[-2:])) for x in (a, b))
     if lead and not any(b.strides[:-2]):
-        # the right factor is shared: the rows of all the left ones are those of one matrix
+        # the right factor is shared: the left ones are one matrix with all their rows
         tall_a, tall_c = _tall(a), _tall(c)
         if tall_a is not None and tall_c is not None:
             return product(tall_a, View(b.address, b.shape[-2:], b.strides[-2:], b.dtype), tall_c, α, β)
@@ -65,7 +65,7 @@ def product(a: View, b: View, c: View, α: int, β: int) -> Product | None:
 
 
 def _tall(x: View) -> View | None:
-    """Matrices that follow each other in memory as one whose rows are all of theirs."""
+    """Matrices that follow each other in memory as one matrix with all their rows."""
     row = x.even(1)
     if row is None:
         return None
@@ -91,9 +91,9 @@ def _layout(x: View) -> tuple[int, int] | None:
 
 
 class Library:
-    """cuBLAS through nvmath-python: a handle and a workspace of our own for each thread.
+    """cuBLAS through nvmath-python, with a handle and a workspace for each thread.
 
-    CuPy's own calls of cuBLAS refuse to be captured in a graph; these do not.
+    CuPy's local calls of cuBLAS refuse to be captured in a graph; these do not.
 
     Parameters
     ----------
@@ -113,22 +113,22 @@ class Library:
         self._local = threading.local()
 
     def enter(self, stream: int) -> object:
-        """Let this thread's products run on a stream; gives what has to stay while they may run."""
-        own = self._local
-        if not hasattr(own, "handle"):
-            own.handle = _Handle(self._cublas, self._cublas.create())
-            own.memory, own.address = self._workspace(WORKSPACE)
-            self._cublas.set_pointer_mode(own.handle.value, DEVICE_POINTERS)
-            own.stream = None
-        if own.stream != stream:
-            self._cublas.set_stream(own.handle.value, stream)
-            # a handle that is given a stream goes back to the library's own workspace
-            self._cublas.set_workspace(own.handle.value, own.address, WORKSPACE)
-            own.stream = stream
-        return own.handle, own.memory
+        """Let this thread's products run on a stream; returns what must stay alive as long."""
+        local = self._local
+        if not hasattr(local, "handle"):
+            local.handle = _Handle(self._cublas, self._cublas.create())
+            local.memory, local.address = self._workspace(WORKSPACE)
+            self._cublas.set_pointer_mode(local.handle.value, DEVICE_POINTERS)
+            local.stream = None
+        if local.stream != stream:
+            self._cublas.set_stream(local.handle.value, stream)
+            # setting the stream resets a handle to the library's workspace
+            self._cublas.set_workspace(local.handle.value, local.address, WORKSPACE)
+            local.stream = stream
+        return local.handle, local.memory
 
     def multiply(self, p: Product) -> None:
-        """Carry out a product on the stream that was entered last."""
+        """Compute a product on the stream that was entered last."""
         real, compute = REALS[p.dtype], self._compute[p.dtype]
         a, b, c = p.a, p.b, p.c
         first = self._local.handle.value, *p.transposed, *p.sizes, p.α, a.address, real, a.leading
@@ -143,7 +143,7 @@ class Library:
 
 
 class _Handle:
-    """A handle that is given back with the thread, or with the last program that uses it."""
+    """A handle that is destroyed with the thread, or with the last program that uses it."""
 
     def __init__(self, cublas: Any, value: int) -> None:
         self._cublas, self.value = cublas, value
@@ -151,5 +151,5 @@ class _Handle:
     def __del__(self) -> None:
         try:
             self._cublas.destroy(self.value)
-        except Exception:  # the driver may have gone first, where the interpreter ends
+        except Exception:  # at the interpreter's exit the driver may be unloaded already
             return

@@ -1,6 +1,6 @@
 """NCCL: sums over ranks made between GPUs, for vectors that live there.
 
-Not yet run on GPUs: its logic is tested with a double of CuPy's module.
+Not yet run on GPUs: its logic is tested with a stand-in for CuPy's module.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ CODES = {"float32": "NCCL_FLOAT32", "float64": "NCCL_FLOAT64"}
 
 
 class NCCLSum:
-    """The sum over the ranks of a vector on a GPU, part by part: each rank's own GPU.
+    """The sum of a vector over the ranks, which have a GPU each, part by part.
 
-    NCCL's calls are put on the stream that the step's kernels are on, so that they come after those
-    that write a part and before the update; they don't overlap with kernels.
+    NCCL's calls are queued on the stream of the step's kernels, after those that write a part and before
+    the update; they don't overlap with kernels.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class NCCLSum:
     vector : array of shape (size,)
         Contiguous.
     parts : sequence of (int, int)
-        Where each part begins and ends.
+        Start and end of every part.
     nccl : module
         ``cupy.cuda.nccl``.
     stream : cupy.cuda.Stream
@@ -44,10 +44,10 @@ class NCCLSum:
         self._stream = stream
 
     def begin(self, part: int) -> None:
-        """A part is written on this rank, or will be when the stream comes to it."""
+        """Sum a part, whose writes on this rank are done or queued."""
         x = self._parts[part]
         address = x.data.ptr
         self._communicator.allReduce(address, address, x.size, self._type, self._sum, self._stream.ptr)
 
     def end(self) -> None:
-        """Nothing to wait for: what comes after is on the same stream."""
+        """Do nothing: later work is queued on the same stream."""

@@ -1,4 +1,4 @@
-"""Data that does not fit on the device: rows on their way to it while it computes on others."""
+"""Prefetching: rows of data that does not fit on the device, sent while it computes on others."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from bpengine.backends.cupy.device import Device
 from bpengine.backends.operation import Array
 
-__all__ = ["Feeder"]
+__all__ = ["Prefetcher"]
 
 Fill = Callable[[np.ndarray[Any, Any]], int]
 
 
-class Feeder:
+class Prefetcher:
     """Two pinned buffers on the host, two on the device, and a stream that copies from one to the other.
 
     Parameters
@@ -31,49 +31,49 @@ class Feeder:
         self._device, cuda = device, device.cupy.cuda
         device.enter()
         self._stream = cuda.Stream(non_blocking=True)
-        self._here = [_pinned(cuda, shape, dtype) for _ in range(2)]
-        self._there = [device.empty(shape, dtype) for _ in range(2)]
+        self._host_buffers = [_pinned(cuda, shape, dtype) for _ in range(2)]
+        self._device_buffers = [device.empty(shape, dtype) for _ in range(2)]
         self._copied = [cuda.Event(disable_timing=True) for _ in range(2)]
         self._read = [cuda.Event(disable_timing=True) for _ in range(2)]
-        self._worker = ThreadPoolExecutor(1, "bpengine-feeder")
+        self._worker = ThreadPoolExecutor(1, "bpengine-prefetch")
         self._next = 0
 
     def send(self, fill: Fill) -> Future[tuple[int, int]]:
-        """Let `fill` write rows into a buffer, and copy those many to the device, in another thread.
+        """Let `fill` write rows to a buffer, and copy as many to the device, in another thread.
 
-        The buffer is one whose rows are no longer needed: the last but one that was received.
+        The rows that were received before the last ones are overwritten.
         """
         which, self._next = self._next, 1 - self._next
-        # the device is done with it once all that is queued now is
+        # the device has read it once all work that is queued now is done
         self._read[which].record()
         return self._worker.submit(self._send, which, fill)
 
     def _send(self, which: int, fill: Fill) -> tuple[int, int]:
         self._device.enter()
-        self._copied[which].synchronize()  # the copy before has left the pinned buffer
-        here = self._here[which]
-        count = fill(here)
+        self._copied[which].synchronize()  # the last copy from the pinned buffer is complete
+        buffer = self._host_buffers[which]
+        count = fill(buffer)
         self._stream.wait_event(self._read[which])
-        runtime, target = self._device.cupy.cuda.runtime, self._device.view(self._there[which])
-        size = here[:count].nbytes
+        runtime, target = self._device.cupy.cuda.runtime, self._device.view(self._device_buffers[which])
+        size = buffer[:count].nbytes
         kind = runtime.memcpyHostToDevice
-        runtime.memcpyAsync(target.address, here.ctypes.data, size, kind, self._stream.ptr)
+        runtime.memcpyAsync(target.address, buffer.ctypes.data, size, kind, self._stream.ptr)
         self._copied[which].record(self._stream)
         return which, count
 
     def receive(self, sent: Future[tuple[int, int]]) -> tuple[Array, int]:
-        """The device's buffer with the rows of `send`, and how many: for the current stream."""
+        """The device's buffer with the rows of `send`, and their number, for the current stream."""
         which, count = sent.result()
         self._device.cupy.cuda.get_current_stream().wait_event(self._copied[which])
-        return self._there[which], count
+        return self._device_buffers[which], count
 
     def close(self) -> None:
-        """Let the thread go."""
+        """Stop the thread."""
         self._worker.shutdown()
 
 
 def _pinned(cuda: Any, shape: tuple[int, int], dtype: str) -> np.ndarray[Any, Any]:
-    """Memory of the host that the device can copy from by itself."""
+    """Page-locked memory of the host, which the device copies from asynchronously."""
     size = shape[0] * shape[1]
     memory = cuda.alloc_pinned_memory(size * np.dtype(dtype).itemsize)
     return np.frombuffer(memory, dtype, size).reshape(shape)

@@ -1,4 +1,4 @@
-"""NumPy's PCG64 moved on by many numbers at once: what a device has drawn, the host need not draw again.
+"""NumPy's PCG64 advanced by many numbers at once, after a device has drawn them.
 
 References
 ----------
@@ -12,22 +12,22 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["advance", "words"]
+__all__ = ["advance", "packed_state"]
 
 A = (2549297995355413924 << 64) | 4865540595714422341
-WIDE, WORD = (1 << 128) - 1, (1 << 64) - 1
+MASK128, MASK64 = (1 << 128) - 1, (1 << 64) - 1
 
 
-def words(rng: np.random.Generator) -> np.ndarray[Any, Any]:
-    """The state of a PCG64: (high, low) of x and of c, whether half an output is left, and it."""
+def packed_state(rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    """The state of a PCG64: (high, low) of x and of c, whether half an output is left, and that half."""
     state: Any = rng.bit_generator.state
     x, c = state["state"]["state"], state["state"]["inc"]
-    kept = state["has_uint32"], state["uinteger"]
-    return np.array([x >> 64, x & WORD, c >> 64, c & WORD, *kept], np.uint64)
+    half = state["has_uint32"], state["uinteger"]
+    return np.array([x >> 64, x & MASK64, c >> 64, c & MASK64, *half], np.uint64)
 
 
 def advance(rng: np.random.Generator, count: int, halves: bool) -> None:
-    """Leave out `count` uniform numbers: of 32 random bits each (`halves`), or of 64."""
+    """Skip `count` uniform numbers, of 32 random bits (`halves`) or of 64."""
     if not count:
         return
     state: Any = rng.bit_generator.state
@@ -49,13 +49,13 @@ def _after(x: int, c: int, steps: int) -> int:
     a, times, plus = A, 1, 0
     while steps:
         if steps & 1:
-            times, plus = times * a & WIDE, (plus * a + c) & WIDE
-        c, a = (a + 1) * c & WIDE, a * a & WIDE
+            times, plus = times * a & MASK128, (plus * a + c) & MASK128
+        c, a = (a + 1) * c & MASK128, a * a & MASK128
         steps >>= 1
-    return (times * x + plus) & WIDE
+    return (times * x + plus) & MASK128
 
 
 def _output(x: int) -> int:
-    """The 64 bits that a state gives: its halves folded, and turned by its highest bits."""
-    folded, turn = (x >> 64) ^ (x & WORD), x >> 122
-    return (folded >> turn | folded << (64 - turn)) & WORD
+    """The 64 bits that a state gives: its halves xored, and rotated by its highest bits."""
+    folded, rotation = (x >> 64) ^ (x & MASK64), x >> 122
+    return (folded >> rotation | folded << (64 - rotation)) & MASK64
