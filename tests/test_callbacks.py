@@ -47,7 +47,7 @@ class Told(bp.Callback):
 
 
 def test_the_order_of_calls(lab, monkeypatch):
-    monkeypatch.setattr("bpengine.training.steps.KEPT_STEPS", (2, 2))
+    monkeypatch.setattr("bpengine.training.steps.READBACK_STEPS", (2, 2))
     notes = []
     X, Y = data(10)
     pair = lab.array(X), lab.array(Y)
@@ -300,7 +300,7 @@ def test_early_stopping_without_what_it_watches_says_what_to_give(lab, monitor):
 
 def test_early_stopping_on_the_accuracy_needs_classes(lab):
     pair = tuple(map(lab.array, data()))
-    with pytest.raises(ValueError, match=r"nothing to watch: .* with classes as targets"):
+    with pytest.raises(ValueError, match=r"nothing to monitor: .* with classes as targets"):
         fit(
             lab,
             network(lab),

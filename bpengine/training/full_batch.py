@@ -1,4 +1,4 @@
-"""L-BFGS on the flat vector, through SciPy: for data small enough to take all of it in every step."""
+"""L-BFGS on the flat vector, through SciPy."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = ["check", "minimize"]
 
 
 def check(network: Model, monitor: int | str | None) -> None:
-    """Raise ImportError without SciPy, ValueError for what goes with steps on batches alone."""
+    """Raise ImportError without SciPy, ValueError for options of steps on batches."""
     scipy_optimize()
     if any(network.dropout):
         raise ValueError(
-            "LBFGS needs the same cost each time it asks, and dropout makes another of each step: "
+            "LBFGS needs a deterministic cost, and dropout makes it random: "
             "train with bp.Adam() or bp.SGD(), or without dropout."
         )
     if monitor is not None:
-        raise ValueError("monitor looks at steps on batches; LBFGS takes none. Leave it out.")
+        raise ValueError("monitor is for steps on batches; LBFGS takes none. Leave it out.")
 
 
 def minimize(training: Training) -> None:
-    """Iterations of L-BFGS, an epoch each, until the last or until the gradient is small."""
+    """Run L-BFGS, one iteration an epoch."""
     optimizer, network = training.optimizer, training.network
     assert isinstance(optimizer, LBFGS)
     if training.is_last:
@@ -68,11 +68,11 @@ def minimize(training: Training) -> None:
             },
         )
     finally:
-        objective.accept(objective.last)  # not one that was tried after it
+        objective.accept(objective.last)  # not a point of an unfinished line search
 
 
 class _Objective:
-    """The cost of all examples and its gradient, as SciPy asks for them: float64 on the host."""
+    """The cost of all examples and its gradient, in float64 on the host."""
 
     def __init__(self, training: Training) -> None:
         self.training, self.network = training, training.network
@@ -87,7 +87,7 @@ class _Objective:
         self.last = np.array(self.network.backend.to_numpy(self.network.vector), "float64")
 
     def accept(self, x: np.ndarray[Any, Any]) -> None:
-        """An iteration has come to x: the network is to have these parameters."""
+        """Set the parameters to x, the result of an iteration."""
         self._set(x)
         self.last, self.step = np.array(x), 0
 

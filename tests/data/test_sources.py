@@ -94,7 +94,7 @@ def test_it_is_the_same_training_wherever_examples_come_from(
     from_arrays, from_map, from_batches = nets = [network(lab, dropout=dropout) for _ in range(3)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streams, "STREAM_ELEMENTS", held)
-        patch.setattr("bpengine.training.steps.KEPT_STEPS", (kept, kept))
+        patch.setattr("bpengine.training.steps.READBACK_STEPS", (kept, kept))
         given_arrays = {"batch_size": batch_size, "shuffle": False, "sample_weight": weights, **options}
         histories = [
             fit(lab, from_arrays, X, Y, **given_arrays),
@@ -225,8 +225,8 @@ def test_an_array_or_a_small_map_is_taken_into_memory(lab, tmp_path):
     path = tmp_path / "X"
     np.zeros((4, 3)).tofile(path)
     X = np.memmap(path, "float64", "r", shape=(4, 3)).T
-    assert not memmap.MemoryMapped.is_meant(X)
-    assert not memmap.MemoryMapped.is_meant(np.zeros((3, 4)))
+    assert not memmap.MemoryMapped.is_needed(X)
+    assert not memmap.MemoryMapped.is_needed(np.zeros((3, 4)))
     seen = []
     network(lab).fit(
         X,
@@ -351,7 +351,7 @@ def test_batches_may_differ_in_size_and_some_have_weights(lab, sizes, weighted, 
     ]
     net, twin = network(lab), network(lab)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bpengine.training.steps.KEPT_STEPS", (kept, kept))
+        patch.setattr("bpengine.training.steps.READBACK_STEPS", (kept, kept))
         patch.setattr("bpengine.training.steps.PLANS", plans)
         history = net.fit(stream, epochs=1, optimizer=optimizer, progress=False)
     state, cost = None, 0.0

@@ -209,7 +209,7 @@ def test_a_slope_may_be_a_function_of_z_or_of_a(lab, of):
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
 def test_ones_own_activation_can_not_take_the_name_of_a_built_in_one(name):
-    with pytest.raises(ValueError, match=f"{name!r} is built in; give one of your own another name"):
+    with pytest.raises(ValueError, match=f"{name!r} is built in; give a custom one another name"):
         bp.Network([2, 2], bp.Activation(name, abs, abs))
 
 
@@ -235,7 +235,7 @@ def test_a_function_that_changes_the_shape_is_named_with_the_shapes(lab):
     [
         ("sigmoidal", ValueError, "unknown activation 'sigmoidal'. Did you mean 'sigmoid'?"),
         (["tanh"], ValueError, "1 entries; .* takes 2, one per layer after the input"),
-        ([["tanh", "relu"], "linear"], ValueError, "a layer of 3 neurons takes 3 activations, one each"),
+        ([["tanh", "relu"], "linear"], ValueError, "a layer of 3 neurons takes 3 activations, got"),
         ([["softmax"] * 3, "linear"], ValueError, "'softmax' is one for a whole layer"),
         ([["tanh", ["relu"], "relu"], "linear"], ValueError, "is one for a whole layer"),
         (["tanh", 3], TypeError, "activation must be a name or a bpengine.Activation, got int"),

@@ -239,7 +239,7 @@ def test_a_cost_of_ones_own_may_have_any_name_but_those_of_costs(lab, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_cost_of_ones_own_can_not_take_the_name_of_a_built_in_one(name):
-    with pytest.raises(ValueError, match=f"{name!r} is built in; give one of your own another name"):
+    with pytest.raises(ValueError, match=f"{name!r} is built in; give a custom one another name"):
         bp.Network([2, 2], cost=own(np, name))
 
 

@@ -409,7 +409,7 @@ def test_an_activation_of_the_users_own_is_asked_for(lab, tmp_path, kind):
     for layers in ([OWN_ACTIVATION, "linear"], [[OWN_ACTIVATION, *["tanh"] * 3], "linear"]):
         net = network(lab, activations=layers)
         net.save(path)
-        with pytest.raises(ValueError, match=r"'own tanh' of its maker's own.*activations= to load"):
+        with pytest.raises(ValueError, match=r"custom 'own tanh'.*activations= to load"):
             bp.load(path)
         loaded = bp.load(path, activations=layers, backend=lab.backend)
         assert_same(loaded, net)
@@ -422,7 +422,7 @@ def test_a_cost_of_the_users_own_is_asked_for(lab, tmp_path, kind):
     path = tmp_path / f"own.{kind}"
     net = network(lab, cost=OWN_COST)
     net.save(path)
-    with pytest.raises(ValueError, match=r"'quartic' of its maker's own.*cost= to load"):
+    with pytest.raises(ValueError, match=r"custom 'quartic'.*cost= to load"):
         bp.load(path)
     loaded = bp.load(path, cost=OWN_COST, backend=lab.backend)
     X, Y = lab.array(np.linspace(-1, 1, 6).reshape(3, 2)), lab.array(np.eye(2))

@@ -198,8 +198,8 @@ def test_chunks_of_steps_change_nothing(lab, examples, batch_size, optimizer, ke
     found = []
     for steps, elements in [((64, 64), 1), *kept]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(training_steps, "KEPT_STEPS", steps)
-            patch.setattr(training_steps, "KEPT_ELEMENTS", elements)
+            patch.setattr(training_steps, "READBACK_STEPS", steps)
+            patch.setattr(training_steps, "READBACK_ELEMENTS", elements)
             net = network(lab, dropout=0.3)
             history = fit(lab, net, X, Y, batch_size=min(batch_size, examples), optimizer=optimizer)
         found.append((vector(lab, net), history.cost))
@@ -506,7 +506,7 @@ def linear(lab, weights, cost="quadratic"):
 @pytest.mark.parametrize("position", [0, 3, -1])
 @pytest.mark.parametrize("kept_steps", [256, 1])
 def test_overflow_in_a_forward_pass(lab, monkeypatch, layer, examples, batch_size, position, kept_steps):
-    monkeypatch.setattr(training_steps, "KEPT_STEPS", (kept_steps, kept_steps))
+    monkeypatch.setattr(training_steps, "READBACK_STEPS", (kept_steps, kept_steps))
     weights = [[[1e10 if l == layer else 1.0]] for l in (2, 3, 4)]
     net, twin = linear(lab, weights), linear(lab, weights)
     order = copy.deepcopy(net.rng).permutation(examples)
@@ -530,7 +530,7 @@ def test_overflow_in_a_forward_pass(lab, monkeypatch, layer, examples, batch_siz
 
 def test_overflow_beyond_the_first_chunk(lab):
     examples, position = 300, 280
-    assert position > training_steps.KEPT_STEPS[1]
+    assert position > training_steps.READBACK_STEPS[1]
     net, twin = linear(lab, [[[1e30]]]), linear(lab, [[[1e30]]])
     order = copy.deepcopy(net.rng).permutation(examples)
     X, Y = np.zeros((1, examples)), np.ones((1, examples))
@@ -600,7 +600,7 @@ def test_divergence_keeps_the_step_before(lab, name, learning_rate, batch_size, 
                 break
             before = arrays(lab, twin)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_steps, "KEPT_STEPS", (kept_steps, kept_steps))
+        patch.setattr(training_steps, "READBACK_STEPS", (kept_steps, kept_steps))
         try:
             fit(lab, net, X, Y, epochs=12, batch_size=batch_size, optimizer=optimizer)
             found = None
@@ -886,7 +886,7 @@ def test_all_that_is_remembered_is_of_the_step_before(lab, name, position, batch
             seen.append(training)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_steps, "KEPT_STEPS", (kept, kept))
+        patch.setattr(training_steps, "READBACK_STEPS", (kept, kept))
         with pytest.raises(bp.NonFiniteCostError) as caught:
             fit(
                 lab,

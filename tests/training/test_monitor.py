@@ -168,7 +168,7 @@ def test_looking_changes_nothing_and_comes_at_the_right_steps(
     m = min(batch_size, N)
     stop = {"patience": 2, "min_delta": 1e-3}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bpengine.training.steps.KEPT_STEPS", (kept, kept))
+        patch.setattr("bpengine.training.steps.READBACK_STEPS", (kept, kept))
         nets, histories = [], []
         for monitor in (None, every):
             net = network(lab, dropout=dropout)
@@ -242,7 +242,7 @@ def test_other_steps_do_no_more_work(lab, every, N, batch_size, kept):
     m = min(batch_size, N)
     net = network(lab, activations=[bp.Activation("counted", tanh, slope, "a"), "sigmoid"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bpengine.training.steps.KEPT_STEPS", (kept, kept))
+        patch.setattr("bpengine.training.steps.READBACK_STEPS", (kept, kept))
         history = fit(lab, net, *data(N), epochs=3, batch_size=m, monitor=every)
     steps = 3 * -(-N // m)
     looks = {None: 0, "epoch": 3}.get(every) if not isinstance(every, int) else -(-steps // every)

@@ -500,7 +500,10 @@ def refusals(lab):
         ),
         (lambda: single(lab, 0).plan(4, per_network=["inputs"]), "is for stacks; this is one network"),
         (lambda: nets.feedforward(lab.array(np.stack([host] * 2))), r"or \(3, 2, m\), with inputs of"),
-        (lambda: nets.backprop(X, lab.array(np.ones((2, 2, 8)))), r"own have shape \(3, 2, 8\)"),
+        (
+            lambda: nets.backprop(X, lab.array(np.ones((2, 2, 8)))),
+            r"Per-network targets have shape \(3, 2, 8\)",
+        ),
         (lambda: nets.backprop(X, labels, np.ones((2, 8))), r"expected \(8,\).* or \(3, 8\)"),
         (lambda: nets.backprop(X, labels, per_example="norms"), "per_example is for one network"),
         (lambda: nets.plan(4, per_example="norms"), "per_example is for one network"),
@@ -513,10 +516,13 @@ def refusals(lab):
         (lambda: nets.fit(X, labels, optimizer=bp.DPSGD(1.0, 1.0, 1.0)), "DPSGD is for one network"),
         (lambda: nets.fit(X, labels, batch_size=4, shuffle="all"), "shuffle must be a whole number"),
         (lambda: nets.fit([(X, labels)], shuffle="each"), "shuffle='each' needs X and Y as arrays"),
-        (lambda: nets.fit(X, lab.array(np.ones((2, 8), int))), r"own have shape \(3, 8\), and targets"),
+        (
+            lambda: nets.fit(X, lab.array(np.ones((2, 8), int))),
+            r"per-network labels have shape \(3, 8\), and targets",
+        ),
         (
             lambda: nets.fit(X, lab.array(np.ones((4, 8)))),
-            r"own have shape \(3, 2, 8\), labels \(3, 8\)",
+            r"Per-network targets have shape \(3, 2, 8\), labels \(3, 8\)",
         ),
         (lambda: nets[0:2], "cannot be interpreted as an integer"),
         (lambda: nets[0].ensemble(X), "ensemble is for a stack of networks"),
