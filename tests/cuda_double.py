@@ -112,7 +112,7 @@ class CUDA:
         self.local = threading.local()
         self.capturing = None
         self.launches = self.graph_launches = 0
-        self.room = SPACE
+        self.space_left = SPACE
         self.pinned = 0
         self.null = Stream(self)
         self.Stream = lambda non_blocking=False: Stream(self)
@@ -128,7 +128,7 @@ class CUDA:
             getDeviceCount=lambda: devices,
             driverGetVersion=lambda: 13000,
             runtimeGetVersion=lambda: 13000,
-            memGetInfo=lambda: (self.room, SPACE),
+            memGetInfo=lambda: (self.space_left, SPACE),
             deviceSynchronize=self._synchronize,
             memcpyAsync=self._copy,
         )
@@ -220,8 +220,8 @@ class Event:
 
     def synchronize(self):
         work, self.work = self.work, []
-        for each in work:
-            each()
+        for operation in work:
+            operation()
 
 
 class Graph:
@@ -262,7 +262,7 @@ def matrix(address, rows, columns, leading, real):
 
 
 class Cublas:
-    """``nvmath.bindings.cublas``: what there is of it."""
+    """``nvmath.bindings.cublas``, as far as it is used."""
 
     ComputeType = SimpleNamespace(COMPUTE_32F=68, COMPUTE_32F_FAST_TF32=77, COMPUTE_64F=70)
 
@@ -326,9 +326,9 @@ class Cublas:
         )
 
     def _do(self, handle, shapes, α, a, b, β, c, count, reals, compute):
-        own = self.handles[handle]
-        assert own["device pointers"] and own["workspace"], "of our own, or a capture fails"
-        assert own["stream"] == self.cuda.get_current_stream().ptr
+        state = self.handles[handle]
+        assert state["device pointers"] and state["workspace"], "of our own, or a capture fails"
+        assert state["stream"] == self.cuda.get_current_stream().ptr
         assert len(set(reals)) == 1 and (compute == 70) == (reals[0] == 1)
         self.computes.add(compute)
         self.products += 1
@@ -383,11 +383,11 @@ class DoubleDevice(Device):
 
     def _empty(self, shape, dtype):
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        if size > self.cuda.room:
+        if size > self.cuda.space_left:
             raise OutOfMemoryError(
                 f"Out of memory allocating {size:,} bytes (allocated so far: 0 bytes)."
             )
-        # what was not written yet is told from what was
+        # what was not written yet is distinguished from what was
         host = np.full(shape, -7 if dtype == "int64" else np.nan, dtype)
         return array_api_strict.asarray(host, device=self.handle)
 

@@ -506,7 +506,7 @@ def test_data_too_large_for_the_device_is_streamed(stand_in, monkeypatch):
     monkeypatch.setattr(prepare, "sent", lambda *of: sent.append(of) or offload.sent(*of))
     trained(stand_in)
     assert not sent
-    stand_in.cuda.room = 2**28 + 1000
+    stand_in.cuda.space_left = 2**28 + 1000
     trained(stand_in)
     assert sent
 
@@ -725,7 +725,7 @@ def test_no_cupy_at_all(monkeypatch):
 
 def test_out_of_memory_says_the_bytes_and_what_would_fit(stand_in):
     net = network(stand_in, dtype="float32")
-    stand_in.cuda.room = 2**28 + 2**20
+    stand_in.cuda.space_left = 2**28 + 2**20
     with pytest.raises(backends.DeviceMemoryError) as caught:
         net.plan(2**24, bp.SGD())
     text = str(caught.value)

@@ -38,15 +38,15 @@ matrices = st.builds(
 
 
 def softsign(of="z"):
-    """A function of the user's own, in operators that every array library has."""
+    """A custom function, in operators that every array library has."""
     derivative = {"z": lambda z: 1 / (1 + abs(z)) ** 2, "a": lambda a: (1 - abs(a)) ** 2}
     return bp.Activation("softsign", lambda z: z / (1 + abs(z)), derivative[of], of)
 
 
 def slope(σ, lab, upstream, z):
     """``upstream ⊙ σ'``, by way of z or a as the activation has it."""
-    kept = z if σ.of == "z" else lab.numpy(σ.function(lab.array(z)))
-    return lab.numpy(σ.slope(lab.array(upstream), lab.array(kept)))
+    argument = z if σ.of == "z" else lab.numpy(σ.function(lab.array(z)))
+    return lab.numpy(σ.slope(lab.array(upstream), lab.array(argument)))
 
 
 def test_the_strategies_know_every_built_in_activation():
@@ -97,8 +97,8 @@ def test_the_columns_of_softmax_are_probabilities_and_know_no_shift(lab, z, shif
     assert (a >= 0).all()
     np.testing.assert_allclose(a.sum(axis=0), 1, rtol=1e-14)
     np.testing.assert_allclose(lab.numpy(softmax(lab.array(z + shift))), a, rtol=1e-10)
-    each = [np.exp(x) / np.exp(x).sum() for x in z.T]
-    np.testing.assert_allclose(a, np.transpose(each), rtol=1e-13)
+    entry = [np.exp(x) / np.exp(x).sum() for x in z.T]
+    np.testing.assert_allclose(a, np.transpose(entry), rtol=1e-13)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -198,7 +198,7 @@ def test_a_slope_may_be_a_function_of_z_or_of_a(lab, of):
         assert bp.check_gradient(net, X, Y).passed
         other = softsign("a" if of == "z" else "z")
         swapped = [
-            [other if each is σ else each for each in layer] if isinstance(layer, list) else layer
+            [other if entry is σ else entry for entry in layer] if isinstance(layer, list) else layer
             for layer in activations
         ]
         swapped = [other if layer is σ else layer for layer in swapped]

@@ -211,7 +211,7 @@ def interrupt(*arguments, **options):
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["over a file", "anew"])
+@pytest.mark.parametrize("existing", [True, False], ids=["over a file", "anew"])
 @pytest.mark.parametrize(
     ("kind", "where", "what", "failure", "error"),
     [
@@ -230,16 +230,16 @@ def interrupt(*arguments, **options):
         ),
     ],
 )
-def test_all_or_nothing(lab, tmp_path, monkeypatch, kind, where, what, failure, error, kept):
+def test_all_or_nothing(lab, tmp_path, monkeypatch, kind, where, what, failure, error, existing):
     path = tmp_path / f"net.{kind}"
-    if kept:
+    if existing:
         network(lab, rng=0).save(path)
     with monkeypatch.context() as patch:
         patch.setattr(where, what, failure)
         with pytest.raises(error):
             network(lab, rng=1).save(path)
-    assert os.listdir(tmp_path) == ([path.name] if kept else [])
-    if kept:
+    assert os.listdir(tmp_path) == ([path.name] if existing else [])
+    if existing:
         assert_same(bp.load(path), network(lab, rng=0))
 
 
