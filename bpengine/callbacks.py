@@ -1,4 +1,4 @@
-"""Callbacks: objects that training tells how it goes, and that may end it."""
+"""Callbacks: early stopping, checkpoints, logs and progress."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Function(Callback):
 class EarlyStopping(Callback):
     """End training when the cost has stopped falling, and restore the best parameters.
 
-    Of a stack each network for itself.
+    In a stack, networks stop independently.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class EarlyStopping(Callback):
     min_delta : float, optional
         What counts as an improvement: the figure must be better than the best by more than this.
     monitor : {"validation_cost", "validation_accuracy", "cost"}, optional
-        The figure of `History` to watch: the validation's cost, or without validation the training's.
+        The figure of `History` to monitor; by default the validation cost, else the training cost.
     restore : bool, optional
         Whether the network ends with the parameters of the best epoch.
 
@@ -82,17 +82,17 @@ class EarlyStopping(Callback):
         vars(self).update({names.get(name, name): value for name, value in state.items()})
 
     def start(self, training: Training) -> None:
-        """Forget what an earlier training has shown."""
+        """Reset at the start of a new training."""
         if not training.epoch:
             self.load_state_dict({})
 
     def epoch(self, training: Training) -> None:
         """Compare with the best so far."""
         history = training.history
-        figures = history.watched if self.monitor is None else getattr(history, self.monitor)
+        figures = history.monitored_costs if self.monitor is None else getattr(history, self.monitor)
         if not figures:
             raise ValueError(
-                f"EarlyStopping(monitor={self.monitor!r}) has nothing to watch: give fit(validation=…)"
+                f"EarlyStopping(monitor={self.monitor!r}) has nothing to monitor: give fit(validation=…)"
                 + (" with classes as targets." if self.monitor == "validation_accuracy" else ".")
             )
         figure = figures[-1] if self.monitor == "validation_accuracy" else -figures[-1]
@@ -122,8 +122,8 @@ class EarlyStopping(Callback):
         self._waited = np.where(better, 0, self._waited + 1)
         best = network.parameters.split(self._parameters)
         for p in np.flatnonzero(better).tolist():
-            for kept, block in zip(best, network.parameters.blocks, strict=True):
-                kept[p, ...] = block[p, ...]
+            for stored, block in zip(best, network.parameters.blocks, strict=True):
+                stored[p, ...] = block[p, ...]
         training.stop_networks(self._waited >= self.patience)
 
     def end(self, training: Training) -> None:
@@ -139,32 +139,32 @@ class EarlyStopping(Callback):
         return found if self._parameters is None else {**found, "parameters": self._parameters}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the best so far."""
+        """Restore the best so far."""
         found = {"best": -math.inf, "best_epoch": 0, "waited": 0, **state}
-        self._best = _one_or_each(found["best"], "float64")
+        self._best = _as_figure(found["best"], "float64")
         self._best_epoch, self._waited = (
-            _one_or_each(found[name], "int64") for name in ("best_epoch", "waited")
+            _as_figure(found[name], "int64") for name in ("best_epoch", "waited")
         )
         self._parameters = state.get("parameters")
 
 
-def _one_or_each(value: Any, dtype: str) -> Any:
-    """A number, or NumPy's array of those of a stack."""
+def _as_figure(value: Any, dtype: str) -> Any:
+    """A number, or for a stack an array."""
     host = np.asarray(value, dtype)
     return host if host.ndim else host.item()
 
 
 class Checkpoint(Callback):
-    """Write all that training needs to go on, to a file that is whole at every moment.
+    """Write the state of training to a file, atomically.
 
-    ``fit(…, resume=path)`` goes on from it, and ends with the same parameters, bit for bit, as if it
-    had not been interrupted. `load` reads the network out of it.
+    ``fit(…, resume=path)`` continues from it, with the same result, bit for bit, as an uninterrupted
+    run. `load` reads the network from it.
 
     Parameters
     ----------
     path : path
     every : int, optional
-        Epochs from one writing to the next; the last epoch's is always written.
+        Write every so many epochs, and after the last.
 
     Examples
     --------
@@ -190,7 +190,7 @@ class Checkpoint(Callback):
         self.every = positive_integer(every, "every")
 
     def epoch(self, training: Training) -> None:
-        """Write, when it is time."""
+        """Write a checkpoint if it is due."""
         if training.epoch % self.every == 0 or training.is_last:
             checkpoint.save(training, self.path)
 
@@ -201,7 +201,7 @@ class CSVLog(Callback):
     Parameters
     ----------
     path : path
-        Written anew; a resumed training adds to it.
+        Overwritten; a resumed training appends to it.
     """
 
     main_rank_only = True
@@ -210,12 +210,12 @@ class CSVLog(Callback):
         self.path = Path(path)
 
     def start(self, training: Training) -> None:
-        """Begin the file, or drop the lines that a resumed training will write again."""
-        header = _keep_lines(self.path, training.epoch and training.epoch + 1)
+        """Create the file; drop lines of epochs that a resumed training repeats."""
+        header = _truncate(self.path, training.epoch and training.epoch + 1)
         self._names: list[str] = next(csv.reader([header]), [])
 
     def epoch(self, training: Training) -> None:
-        """Write a line, and before the first the names."""
+        """Write a line, after a header."""
         figures = {"epoch": training.epoch, **_in_columns(training.history.last())}
         with open(self.path, "a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -226,12 +226,12 @@ class CSVLog(Callback):
 
 
 class JSONLinesLog(Callback):
-    """Write each epoch's figures as an object of JSON, one a line.
+    """Write each epoch's figures as a line of JSON.
 
     Parameters
     ----------
     path : path
-        Written anew; a resumed training adds to it.
+        Overwritten; a resumed training appends to it.
     """
 
     main_rank_only = True
@@ -240,11 +240,11 @@ class JSONLinesLog(Callback):
         self.path = Path(path)
 
     def start(self, training: Training) -> None:
-        """Begin the file, or drop the lines that a resumed training will write again."""
-        _keep_lines(self.path, training.epoch)
+        """Create the file; drop lines of epochs that a resumed training repeats."""
+        _truncate(self.path, training.epoch)
 
     def epoch(self, training: Training) -> None:
-        """Write a line; what is not finite, which JSON has no word for, as null."""
+        """Write a line, with null for numbers that are not finite."""
         figures = {"epoch": training.epoch, **training.history.last()}
         line = {name: _in_json(value) for name, value in figures.items()}
         with open(self.path, "a", encoding="utf-8") as file:
@@ -252,7 +252,7 @@ class JSONLinesLog(Callback):
 
 
 def _in_columns(figures: dict[str, Any]) -> dict[str, float]:
-    """Figures by name; those of a stack's networks as cost[0], cost[1], …."""
+    """Figures by name; per-network ones as cost[0], cost[1], …."""
     columns: dict[str, float] = {}
     for name, value in figures.items():
         if np.ndim(value):
@@ -268,17 +268,17 @@ def _in_json(value: Any) -> Any:
     return value if math.isfinite(value) else None
 
 
-def _keep_lines(path: Path, count: int) -> str:
-    """Cut a file after some lines, which are there at every moment; gives the first."""
+def _truncate(path: Path, count: int) -> str:
+    """Truncate a file after `count` lines; returns the first."""
     with open(path, "a+b") as file:
         file.seek(0)
-        kept = list(itertools.islice(file, count))
-        file.truncate(sum(map(len, kept)))
-    return kept[0].decode() if kept else ""
+        lines = list(itertools.islice(file, count))
+        file.truncate(sum(map(len, lines)))
+    return lines[0].decode() if lines else ""
 
 
 def _shown(value: Any, digits: str) -> str:
-    """A figure; of a stack the least and the greatest."""
+    """A figure as text; of a stack the range."""
     if np.ndim(value):
         return f"{np.nanmin(value):{digits}} to {np.nanmax(value):{digits}}"
     return f"{value:{digits}}"
@@ -290,7 +290,7 @@ class Progress(Callback):
     main_rank_only = True
 
     def start(self, training: Training) -> None:
-        """Show the bar."""
+        """Open the bar."""
         self._bar: Any = None
         try:
             from tqdm.auto import tqdm
@@ -302,7 +302,7 @@ class Progress(Callback):
         self._bar = tqdm(total=total, initial=done, unit="step", leave=True)
 
     def steps(self, training: Training, count: int) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         if self._bar is not None:
             self._bar.update(count)
 

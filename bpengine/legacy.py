@@ -1,4 +1,4 @@
-"""Modules under the names that they had in version 0.1, so that its pickles load."""
+"""Names of modules in version 0.1, for loading its pickles."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ OLD = {
 
 
 def add_old_names() -> None:
-    """Make the modules known under their old names."""
+    """Register modules under their old names."""
     for old, new in OLD.items():
         sys.modules[f"bpengine.{old}"] = importlib.import_module(f"bpengine.{new}")

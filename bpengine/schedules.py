@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from bpengine.validation import (
+    check_entries,
     convert_fields,
-    each,
     fraction,
     non_negative_number,
     positive_integer,
@@ -26,8 +26,8 @@ __all__ = ["Cosine", "InverseScaling", "OnPlateau", "Schedule", "StepDecay", "Wa
 class Schedule(ABC):
     """A learning rate that changes as training goes on.
 
-    Give one to an optimizer as its learning rate. A function of the epochs passed is enough where
-    nothing else decides: ``bp.SGD(lambda epoch: 0.5 / (1 + epoch))``.
+    Given to an optimizer as its learning rate. A function of the epochs passed works too:
+    ``bp.SGD(lambda epoch: 0.5 / (1 + epoch))``.
     """
 
     @abstractmethod
@@ -39,13 +39,13 @@ class Schedule(ABC):
         epoch : float
             Epochs passed; fractional within an epoch.
         costs : sequence of float
-            The watched cost after each complete epoch: on the validation data, where there are any.
+            The cost after each complete epoch, of the validation data if given.
         """
 
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The same learning rate always: what a number, or one for each network, stands for."""
+    """A constant learning rate, shared or per-network."""
 
     value: float | tuple[float, ...]
 
@@ -56,7 +56,7 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class Function(Schedule):
-    """A user's own function of the epochs passed."""
+    """A custom function of the epochs passed."""
 
     function: Callable[[float], float]
 
@@ -161,14 +161,14 @@ class InverseScaling(Schedule):
 
 @dataclass(frozen=True)
 class WarmUp(Schedule):
-    """A straight line up to a rate or another schedule, which then takes over.
+    """Linear warm-up to a rate or another schedule.
 
     Parameters
     ----------
     after : float or Schedule
-        What is warmed up to. Its own time starts with training, not after the warm-up.
+        The rate after the warm-up; a schedule's epochs count from the start of training.
     epochs : float
-        How long the warm-up lasts; it starts near 0.
+        Length of the warm-up; it starts near 0.
 
     Examples
     --------
@@ -248,4 +248,4 @@ def resolve(rate: object, name: str = "learning_rate") -> Schedule:
         return rate
     if callable(rate):
         return Function(rate)
-    return Constant(each(rate, positive_number, name))
+    return Constant(check_entries(rate, positive_number, name))

@@ -1,4 +1,4 @@
-"""What comes from outside, checked once at the door: names, sizes, shapes, dtypes, labels."""
+"""Validation of arguments: names, sizes, numbers, dtypes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from numpy.typing import DTypeLike
 
 __all__ = [
     "check_count",
+    "check_entries",
     "choose",
     "convert_fields",
-    "each",
     "flag",
     "fraction",
     "layer_sizes",
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def choose(name: object, table: Mapping[str, T], kind: str) -> T:
-    """The entry of `table` under `name`; the error for an unknown name gives the nearest."""
+    """The entry of `table` under `name`; the error suggests the nearest name."""
     if isinstance(name, str) and name in table:
         return table[name]
     if not isinstance(name, str):
@@ -44,7 +44,7 @@ def choose(name: object, table: Mapping[str, T], kind: str) -> T:
 
 
 def dtype_name(dtype: DTypeLike) -> str:
-    """The name of a dtype that networks compute in."""
+    """The name of a dtype, "float32" or "float64"."""
     try:
         name = str(dtype) if dtype is None else np.dtype(dtype).name
     except TypeError:
@@ -107,7 +107,7 @@ def flag(value: object, name: str) -> bool:
 
 
 def convert_fields(instance: object, **checks: Callable[[Any, str], Any]) -> None:
-    """Let the fields of a frozen dataclass hold what the checks give."""
+    """Set the fields of a frozen dataclass to their checked values."""
     for name, check in checks.items():
         object.__setattr__(instance, name, check(getattr(instance, name), name))
 
@@ -117,12 +117,14 @@ def optional(check: Callable[[Any, str], T]) -> Callable[[Any, str], T | None]:
     return lambda value, name: None if value is None else check(value, name)
 
 
-def each(value: Any, check: Callable[[Any, str], float], name: str) -> float | tuple[float, ...]:
-    """`value` checked; where it is a sequence, such as of one number for each network, each entry."""
+def check_entries(
+    value: Any, check: Callable[[Any, str], float], name: str
+) -> float | tuple[float, ...]:
+    """`value` checked, entry by entry if it is a sequence."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(check(entry, f"{name}[{i}]") for i, entry in enumerate(value))
     if len(getattr(value, "shape", ())) == 1:
-        return each(np.asarray(value).tolist(), check, name)
+        return check_entries(np.asarray(value).tolist(), check, name)
     return check(value, name)
 
 
@@ -141,7 +143,7 @@ def fraction(value: float, name: str) -> float:
 
 
 def check_count(values: Any, stack: tuple[int, ...], name: str) -> None:
-    """Raise ValueError if there are neither one value nor one for each network of a stack."""
+    """Raise ValueError unless there is one value, or one for each network of a stack."""
     count = np.shape(values)
     if count and count != stack:
         has = f"a stack of {stack[0]} networks" if stack else "one network"

@@ -50,7 +50,7 @@ OPTIMIZERS = [
     bp.RMSprop(0.01),
     bp.Adagrad(0.1),
 ]
-# what goes with every optimizer, in a strength that tells; and what a network has besides
+# what goes with every optimizer, in a strength that matters; and what a network has besides
 ALONGSIDE = {"clip_norm": 0.25, "weight_decay": 0.1, "max_norm": 1.0, "averaging": 0.75}
 REGULARIZED = {"dropout": 0.25, "l1": 0.01, "l2": 0.1}
 
@@ -148,8 +148,8 @@ def targets(rng: np.random.Generator, cost: str, n: int, m: int, dtype: str = "f
 
 
 def hidden_layer(n: int) -> st.SearchStrategy[Layer]:
-    own = st.lists(st.sampled_from(CHAINABLE), min_size=n, max_size=n)
-    return st.sampled_from(HIDDEN) | own
+    per_neuron = st.lists(st.sampled_from(CHAINABLE), min_size=n, max_size=n)
+    return st.sampled_from(HIDDEN) | per_neuron
 
 
 def output_layer(cost: str, n: int) -> st.SearchStrategy[Layer]:
@@ -219,19 +219,19 @@ def sigma(layer: Layer) -> tuple[Any, Any]:
 
 def columns(function: Any, *arrays: np.ndarray) -> np.ndarray:
     """Apply a function of single columns to every column."""
-    each = [function(*(x[:, j : j + 1] for x in arrays)) for j in range(arrays[0].shape[1])]
-    return np.concatenate(each, axis=1)
+    entry = [function(*(x[:, j : j + 1] for x in arrays)) for j in range(arrays[0].shape[1])]
+    return np.concatenate(entry, axis=1)
 
 
 def loop(case: Case, net: bp.Network, lab: Any) -> per_example.PerExampleNetwork:
     """The per-example network with the weights, biases, activations and cost of `net`."""
-    own = [isinstance(layer, list) for layer in case.activations]
+    per_neuron = [isinstance(layer, list) for layer in case.activations]
     names = ["linear" if isinstance(layer, list) else layer for layer in case.activations]
     one = per_example.PerExampleNetwork(
         [lab.numpy(w) for w in net.weights], [lab.numpy(b) for b in net.biases], names, case.cost
     )
     one.activations = [sigma(layer) for layer in case.activations]
-    one.simplified = one.simplified and not own[-1]
+    one.simplified = one.simplified and not per_neuron[-1]
     return one
 
 

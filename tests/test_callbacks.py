@@ -1,4 +1,4 @@
-"""Callbacks: when each is told, what it may do, and what logs and progress show."""
+"""Callbacks: when each is called, what it may do, and what logs and progress show."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ import bpengine as bp
 from bpengine.callbacks import Progress
 
 
-class Told(bp.Callback):
-    """Notes in a list that others may share what it is told, and when."""
+class Calls(bp.Callback):
+    """Notes in a list that others may share what it is called with, and when."""
 
     def __init__(self, notes, name="", fails=None, at=None):
         self.notes, self.name, self.fails, self.at = notes, name, fails, at
@@ -47,7 +47,7 @@ class Told(bp.Callback):
 
 
 def test_the_order_of_calls(lab, monkeypatch):
-    monkeypatch.setattr("bpengine.training.steps.KEPT_STEPS", (2, 2))
+    monkeypatch.setattr("bpengine.training.steps.READBACK_STEPS", (2, 2))
     notes = []
     X, Y = data(10)
     pair = lab.array(X), lab.array(Y)
@@ -60,7 +60,7 @@ def test_the_order_of_calls(lab, monkeypatch):
         batch_size=3,
         validation=pair,
         callbacks=[
-            Told(notes),
+            Calls(notes),
             lambda training: notes.append(("function", len(training.history.validation_cost))),
         ],
     )
@@ -116,7 +116,7 @@ def test_a_callback_ends_training(lab, at):
             training.stop()
 
     net, twin = network(lab), network(lab)
-    history = fit(lab, net, *data(), epochs=3, callbacks=[stop, Told(notes)])
+    history = fit(lab, net, *data(), epochs=3, callbacks=[stop, Calls(notes)])
     assert len(history.cost) == at
     assert not history.interrupted
     assert notes[-2:] == [("", "epoch", at), ("", "end", at)]
@@ -146,7 +146,7 @@ def test_training_that_is_stopped_as_it_starts_takes_no_step(lab):
 )
 def test_an_error_in_a_callback_is_raised_and_the_others_are_ended(lab, fails, at, ended):
     notes = []
-    callbacks = [Told(notes, "first"), Told(notes, "second", fails, at), Told(notes, "third")]
+    callbacks = [Calls(notes, "first"), Calls(notes, "second", fails, at), Calls(notes, "third")]
     net, twin = network(lab), network(lab)
     with pytest.raises(ZeroDivisionError, match=f"second in {fails}"):
         fit(lab, net, *data(8), epochs=3, callbacks=callbacks)
@@ -166,7 +166,7 @@ def test_callbacks_are_ended_after_a_cost_that_is_not_finite(lab):
             *data(),
             epochs=50,
             optimizer=bp.SGD(1e30),
-            callbacks=[Told(notes)],
+            callbacks=[Calls(notes)],
         )
     assert notes[-1][1] == "end"
 
@@ -300,7 +300,7 @@ def test_early_stopping_without_what_it_watches_says_what_to_give(lab, monitor):
 
 def test_early_stopping_on_the_accuracy_needs_classes(lab):
     pair = tuple(map(lab.array, data()))
-    with pytest.raises(ValueError, match=r"nothing to watch: .* with classes as targets"):
+    with pytest.raises(ValueError, match=r"nothing to monitor: .* with classes as targets"):
         fit(
             lab,
             network(lab),

@@ -342,7 +342,7 @@ def test_numbers_functions_and_schedules_are_made_schedules():
 
 
 class Sawtooth(Schedule):
-    """A schedule of one's own, which needs no more than its rate."""
+    """A custom schedule, which needs no more than its rate."""
 
     def rate(self, epoch, costs=()):
         return 0.5 - 0.4 * (epoch % 1.0)
@@ -351,8 +351,8 @@ class Sawtooth(Schedule):
 def test_a_schedule_of_ones_own(lab):
     _, net = record(lab, Sawtooth())
     case = deep("tanh", "quadratic")
-    own = case.network(lab)
-    own.fit(
+    custom = case.network(lab)
+    custom.fit(
         *case.data(lab),
         epochs=3,
         batch_size=2,
@@ -360,5 +360,5 @@ def test_a_schedule_of_ones_own(lab):
         optimizer=bp.SGD(Sawtooth()),
         progress=False,
     )
-    np.testing.assert_array_equal(lab.numpy(own.vector), lab.numpy(net.vector))
+    np.testing.assert_array_equal(lab.numpy(custom.vector), lab.numpy(net.vector))
     assert WarmUp(Sawtooth(), epochs=1).rate(0.5) == pytest.approx(0.15)

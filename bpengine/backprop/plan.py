@@ -22,7 +22,7 @@ from bpengine.model.packing import PARTS, pack_examples, per_network_parts
 from bpengine.model.parameters import Gradient
 from bpengine.optimizers.base import Optimizer, check_optimizer
 from bpengine.optimizers.update import OptimizerState
-from bpengine.validation import choose, each, non_negative_number, positive_integer
+from bpengine.validation import check_entries, choose, non_negative_number, positive_integer
 
 __all__ = ["Plan", "gradient"]
 
@@ -158,7 +158,7 @@ class Plan:
     def learning_rate(self, η: Any) -> None:
         if self.state is None:
             raise ValueError("this plan has no optimizer, and so no learning rate.")
-        checked, dtype = each(η, non_negative_number, "learning_rate"), self.network.dtype
+        checked, dtype = check_entries(η, non_negative_number, "learning_rate"), self.network.dtype
         η = checked if isinstance(checked, float) else np.array(checked)
         if np.shape(η) != np.shape(self.state.learning_rate):
             count = np.size(self.state.learning_rate)

@@ -1,4 +1,4 @@
-"""Examples that a device has no room for: their rows are sent there ahead of their steps."""
+"""Examples that exceed device memory: rows are transferred ahead of their steps."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from bpengine.model.parameters import padded
 
 __all__ = ["Offloaded", "fits_on_device", "offloaded"]
 
-BUFFER_BYTES = 2**26  # of each of the buffers that rows go through
+BUFFER_BYTES = 2**26  # of each transfer buffer
 Write = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], None]
 
 
 class Offloaded(IndexedSource):
-    """Examples whose rows the host has: a part is sent while the device computes on another.
+    """Examples in host memory, transferred while the device computes on the previous part.
 
     Parameters
     ----------
     network : Network
     write : callable
-        ``write(numbers, rows)`` writes the rows of some examples into host memory.
+        ``write(indices, rows)`` packs examples into host memory.
     examples : int
     weighted : bool
     batch_size, shuffle
@@ -45,12 +45,8 @@ class Offloaded(IndexedSource):
         shuffle: bool | int,
     ) -> None:
         super().__init__(examples, batch_size, shuffle)
-        self.network, self.backend, self.weighted, self._write = (
-            network,
-            network.backend,
-            weighted,
-            write,
-        )
+        self.network, self.backend = network, network.backend
+        self.weighted, self._write = weighted, write
         self._width, itemsize = _row(network, weighted)
         self._steps = max(1, BUFFER_BYTES // (self._width * itemsize * batch_size))
         shape = min(self._steps, self.steps) * batch_size, self._width
@@ -58,18 +54,18 @@ class Offloaded(IndexedSource):
         self._numbers = self.backend.asarray(np.arange(shape[0]), "int64")
 
     def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
-        """An epoch; a chunk is of as many steps as a buffer has room for, or fewer."""
+        """An epoch; a chunk has at most the steps that fit in a buffer."""
 
-        def room(step: int, m: int) -> int:
+        def limit(step: int, m: int) -> int:
             return min(most(step, m), self._steps)
 
-        ahead = None
-        for indices, m in self._parts(self._order(rng), room):
-            behind, ahead = ahead, (self._send(indices), m)
-            if behind is not None:
-                yield self._received(*behind)
-        if ahead is not None:
-            yield self._received(*ahead)
+        pending = None
+        for indices, m in self._parts(self._order(rng), limit):
+            previous, pending = pending, (self._send(indices), m)
+            if previous is not None:
+                yield self._received(*previous)
+        if pending is not None:
+            yield self._received(*pending)
 
     def _send(self, indices: np.ndarray[Any, Any]) -> Any:
         def fill(rows: np.ndarray[Any, Any]) -> int:
@@ -90,7 +86,7 @@ class Offloaded(IndexedSource):
         return tail.outcomes(self.backend.xp.reshape(last, (-1, m, tail.width)))
 
     def chunk(self, indices: Array, m: int) -> Chunk:
-        """Steps on the examples of these numbers, m at a time, each read when its turn comes."""
+        """Steps on the examples at `indices`, m at a time, each read on demand."""
 
         def read(some: np.ndarray[Any, Any]) -> Array:
             rows = np.empty((len(some), self._width), self.network.dtype)
@@ -107,7 +103,7 @@ class Offloaded(IndexedSource):
 
 
 def fits_on_device(network: Model, examples: int, weighted: bool) -> bool:
-    """Whether a backend has room for the rows of so many examples, and for X beside them."""
+    """Whether the packed examples and X fit in the backend's memory."""
     left = network.backend.memory_left()
     width, itemsize = _row(network, weighted)
     return left is None or 2 * examples * width * itemsize <= left
@@ -122,12 +118,12 @@ def offloaded(
     shuffle: bool | int,
     columns: np.ndarray[Any, Any] | None = None,
 ) -> Offloaded:
-    """Examples of arrays, or of a memory map of which these columns are taken, as they are sent."""
+    """`Offloaded` examples of arrays, or of columns of a memory map."""
     host = NumPyBackend()
     host.alignment = network.backend.alignment
     X, Y = (network.backend.to_numpy(x) if network.backend.owns(x) else x for x in (X, Y))
     weighted = weights is not None
-    if MemoryMapped.is_meant(X):
+    if MemoryMapped.is_needed(X):
         mapped = MemoryMapped(network, X, Y, weights, batch_size, shuffle, columns)
         write: Write = partial(mapped.write, host)
         return Offloaded(network, write, mapped.examples, weighted, batch_size, shuffle)
@@ -143,6 +139,6 @@ def offloaded(
 
 
 def _row(network: Model, weighted: bool) -> tuple[int, int]:
-    """Numbers of an example's row, and bytes of each."""
+    """Elements of an example's row, and bytes per element."""
     width = padded(network.sizes[0] + 1, network.backend, network.dtype)
     return width + network.sizes[-1] + weighted, np.dtype(network.dtype).itemsize

@@ -1,4 +1,4 @@
-"""Examples in memory, prepared once as rows: a batch is a gather of whole rows."""
+"""Examples in memory, packed once as rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["InMemory"]
 
 
 class InMemory(IndexedSource):
-    """Examples prepared once as rows ``[x | 1 | 0 | y]``: a batch is a gather of whole rows."""
+    """Examples packed once as rows ``[x | 1 | 0 | y]``: a batch is a gather of rows."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class InMemory(IndexedSource):
         )
 
     def for_networks(self, numbers: np.ndarray[Any, Any]) -> InMemory:
-        """The same examples for some networks of the stack, in the order that is drawn for all."""
+        """The source for some networks of the stack, in the same order."""
         if not self.per_network:
             return self
         some = copy.copy(self)
@@ -60,7 +60,7 @@ class InMemory(IndexedSource):
         return self.backend.asarray(numbers, "int64")
 
     def chunk(self, indices: Array, m: int) -> Chunk:
-        """Steps on the examples of these numbers, m at a time."""
+        """Steps on the examples at `indices`, m at a time."""
         load = partial(self.backend.take, self.rows)
         outcomes = partial(self._outcomes, indices, m)
         batches = Slices(indices, m)

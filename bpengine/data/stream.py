@@ -1,4 +1,4 @@
-"""Batches as an iterable gives them."""
+"""Batches of an iterable."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from bpengine.model.parameters import padded
 
 __all__ = ["BatchStream"]
 
-STREAM_ELEMENTS = 2**22  # inputs of streamed batches that are held at a time
+STREAM_ELEMENTS = 2**22  # of the batches in a chunk
 
 
 class BatchStream(Source):
-    """Batches as an iterable gives them, in its own order: (X, Y) or (X, Y, sample_weight)."""
+    """Batches of an iterable, (X, Y) or (X, Y, sample_weight), in its order."""
 
     def __init__(self, network: Model, batches: Iterable[tuple[Array, ...]]) -> None:
         self.network, self.batches = network, batches
@@ -57,7 +57,7 @@ class BatchStream(Source):
         X, Y = net.check_examples(batch[0], batch[1], names)
         if per_network_parts(X, Y, None):
             raise ValueError(
-                f"batch {number} of X has examples for each network; those of a stack share the "
+                f"batch {number} of X has per-network examples; the networks of a stack share the "
                 "batches of an iterable. Give X and Y as arrays for that."
             )
         weights = None

@@ -22,7 +22,7 @@ from bpengine.network.network import Network
 from bpengine.optimizers.adam import Adam
 from bpengine.optimizers.base import Optimizer, State, scalar
 from bpengine.optimizers.update import OptimizerState
-from bpengine.training.steps import PLANS, kept_steps
+from bpengine.training.steps import PLANS, steps_per_readback
 
 __all__ = ["HatAdam", "Steps"]
 
@@ -183,7 +183,7 @@ class Steps:
             options: dict[str, Any] = {"state": self.state, "weighted": weighted}
             options |= {"gradient": WeightedMean(), "replayer": self.replayer}
             plan = Plan(net, m, self.optimizer, **options)
-            steps = kept_steps(net, m)
+            steps = steps_per_readback(net, m)
             kept = net.backend.empty((steps, net.sizes[-1], m), net.dtype)
             self._plans[key] = plan, kept, [kept[i, ...] for i in range(steps)]
         plan = self._plans[key][0]

@@ -1,4 +1,4 @@
-"""Update rules: each has `init`, its state for some parameters, and `update`, an operation or more."""
+"""Optimizers: `init` returns the state for some parameters, `update` the operations of a step."""
 
 from bpengine.optimizers.adam import Adam, AdamW
 from bpengine.optimizers.adaptive import Adagrad, RMSprop

@@ -18,8 +18,8 @@ __all__ = ["Adam", "AdamW"]
 class Adam(Optimizer):
     """Adam: a step along the average gradient, divided by the root of the average square.
 
-    θ ← θ - η m̂ / (√v̂ + ε), where m̂ is the average of the gradients ∇C so far, and v̂ that of their
-    squares, with weights that fall by β₁ and by β₂ with every later step.
+    θ ← θ - η m̂ / (√v̂ + ε), where m̂ and v̂ are exponential moving averages of ∇C and ∇C² with the
+    decay rates β₁ and β₂.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class Adam(Optimizer):
         convert_fields(self, beta_1=fraction, beta_2=fraction, epsilon=positive_number)
 
     def init(self, parameters: Array) -> State:
-        """Weighted sums of the gradients and of their squares, and the two sums of the weights."""
+        """Weighted sums of gradients and of their squares, and the sums of their weights."""
         return {
             "gradients": zeros_like(parameters),
             "squares": zeros_like(parameters),

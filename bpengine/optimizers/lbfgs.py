@@ -12,17 +12,17 @@ __all__ = ["LBFGS"]
 
 @dataclass(frozen=True)
 class LBFGS:
-    """Limited-memory BFGS over all examples at once, by SciPy, for small data: `fit` alone takes it.
+    """Limited-memory BFGS on all examples, by SciPy, for small data; for `fit` only.
 
-    Each iteration counts as an epoch; the batch size is not used. In a checkpoint there are the
-    parameters and not the method's memory, which starts anew when training is resumed.
+    Each iteration counts as an epoch; the batch size is not used. A checkpoint has the parameters but
+    not the method's memory.
 
     Parameters
     ----------
     memory : int, optional
         Pairs of steps and gradients remembered.
     tolerance : float, optional
-        Training ends where no entry of the gradient is larger.
+        Training ends when no entry of the gradient is larger.
     max_evaluations : int, optional
         Of the gradient over all examples.
 

@@ -14,7 +14,7 @@ __all__ = ["SGD"]
 
 @dataclass(frozen=True, repr=False)
 class SGD(Optimizer):
-    """Stochastic gradient descent, θ ← θ - η ∇C, with momentum if asked for.
+    """Stochastic gradient descent, θ ← θ - η ∇C, optionally with momentum.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class SGD(Optimizer):
             raise ValueError("nesterov=True needs a momentum above 0, such as momentum=0.9.")
 
     def init(self, parameters: Array) -> State:
-        """The velocity v, where there is momentum."""
+        """The velocity v, with momentum."""
         return {"velocity": zeros_like(parameters)} if self.momentum else {}
 
     def update(

@@ -1,4 +1,4 @@
-"""Checkpoints: a training in a file, with all that it needs to go on."""
+"""Checkpoints: the state of a training in a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["resume", "save"]
 
 
 def save(training: Training, path: str | os.PathLike[str]) -> None:
-    """Write a checkpoint, a file that `load` reads the network from too."""
+    """Write a checkpoint; `load` can read the network from it."""
     backend = training.network.backend
     description, arrays = files.describe(training.network)
     for name, array in _arrays(training).items():
@@ -45,7 +45,7 @@ def save(training: Training, path: str | os.PathLike[str]) -> None:
 
 
 def _without_padding(array: np.ndarray[Any, Any], training: Training) -> np.ndarray[Any, Any]:
-    """An array as a file has it: vectors like the network's without what pads them on this backend."""
+    """An array without padding if it has the layout of the network's vector."""
     for network in (training.runner.model, training.network):
         if array.shape == tuple(network.vector.shape):
             return without_padding(array, network.parameters)
@@ -53,7 +53,7 @@ def _without_padding(array: np.ndarray[Any, Any], training: Training) -> np.ndar
 
 
 def _with_padding(array: Any, training: Training) -> Any:
-    """What `_without_padding` was given."""
+    """The inverse of `_without_padding`."""
     array = np.array(array)
     for network in (training.runner.model, training.network):
         sizes = zip(network.parameters.blocks, network.sizes, strict=False)
@@ -63,7 +63,7 @@ def _with_padding(array: Any, training: Training) -> Any:
 
 
 def _arrays(training: Training) -> dict[str, Any]:
-    """All arrays by name that a training has besides its network's."""
+    """Arrays of a training besides its network's, by name."""
     runner = training.runner
     arrays = {} if runner.state is None else dict(runner.state.arrays)
     if "average" in arrays:
@@ -73,24 +73,24 @@ def _arrays(training: Training) -> dict[str, Any]:
 
 
 def resume(training: Training, path: str | os.PathLike[str]) -> None:
-    """Take up what `save` wrote.
+    """Continue from what `save` wrote.
 
     Raises
     ------
     ValueError
-        If the file is no checkpoint of such a training; the network is then left as it was.
+        If the file is no checkpoint of such a training; the network is unchanged.
     """
     description, arrays = files.read(path)
     network = training.network
     try:
         found = description["training"]
         generator = type(network.rng.bit_generator)()
-        for what, own, its in (
+        for what, expected, stored in (
             ("optimizer", type(training.optimizer).__name__, found["optimizer"]),
             ("random numbers from", type(generator).__name__, found["random"]["bit_generator"]),
         ):
-            if its != own:
-                raise ValueError(f"it is of a training with {what} {its}, not {own}")
+            if stored != expected:
+                raise ValueError(f"it is of a training with {what} {stored}, not {expected}")
         training.load_state_dict(found)
         state = {
             name: _fitting(name, array, arrays, training) for name, array in _arrays(training).items()
@@ -103,7 +103,7 @@ def resume(training: Training, path: str | os.PathLike[str]) -> None:
         for callback, memory in zip(training.callbacks, memories, strict=True):
             callback.load_state_dict(memory)
         files.restore(network, description, arrays)
-    except Exception as error:  # what else may be in such a file fails in many ways
+    except Exception as error:  # arbitrary file content fails in many ways
         raise ValueError(
             f"{os.fspath(path)} is no checkpoint to resume from: {files.in_short(error)}."
         ) from None
@@ -117,10 +117,10 @@ def resume(training: Training, path: str | os.PathLike[str]) -> None:
     training.steps, training.steps_taken = steps, taken
 
 
-def _fitting(name: str, own: Any, arrays: dict[str, Any], training: Training) -> Any:
-    """The file's array `name` on the network's backend, if it is like the training's own."""
+def _fitting(name: str, current: Any, arrays: dict[str, Any], training: Training) -> Any:
+    """The file's array `name` on the network's backend, if shape and dtype match."""
     value, network = _with_padding(arrays[f"state_{name}"], training), training.network
-    shape = tuple(own.shape)
+    shape = tuple(current.shape)
     if value.shape != shape or str(value.dtype) != network.dtype:
         raise ValueError(
             f"state_{name} has shape {value.shape} and dtype {value.dtype}, expected {shape} and "
@@ -132,7 +132,7 @@ def _fitting(name: str, own: Any, arrays: dict[str, Any], training: Training) ->
 def _memories(
     found: list[tuple[str, dict[str, Any]]], arrays: dict[str, Any], training: Training
 ) -> list[dict[str, Any]]:
-    """What each callback is to recall: {} for one that the file knows nothing of."""
+    """The stored state of each callback: {} if there is none."""
     backend = training.network.backend
     left: list[tuple[str, dict[str, Any]]] = []
     for number, (name, memory) in enumerate(found):
@@ -146,8 +146,8 @@ def _memories(
             left.append((name, memory | held))
     memories = []
     for callback in training.callbacks:
-        own = type(callback).__name__
-        at = next((i for i, (name, _) in enumerate(left) if name == own), None)
+        kind = type(callback).__name__
+        at = next((i for i, (name, _) in enumerate(left) if name == kind), None)
         memories.append({} if at is None else left.pop(at)[1])
     if left:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""L-BFGS on the flat vector, through SciPy: for data small enough to take all of it in every step."""
+"""L-BFGS on the flat vector, through SciPy."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ Part = tuple[int, Callable[[Array], None]]
 
 
 def check(network: Model, monitor: int | str | None) -> None:
-    """Raise ImportError without SciPy, ValueError for what goes with steps on batches alone."""
+    """Raise ImportError without SciPy, ValueError for options of steps on batches."""
     scipy_optimize()
     if any(network.dropout):
         raise ValueError(
-            "LBFGS needs the same cost each time it asks, and dropout makes another of each step: "
+            "LBFGS needs a deterministic cost, and dropout makes it random: "
             "train with bp.Adam() or bp.SGD(), or without dropout."
         )
     if monitor is not None:
-        raise ValueError("monitor looks at steps on batches; LBFGS takes none. Leave it out.")
+        raise ValueError("monitor is for steps on batches; LBFGS takes none. Leave it out.")
 
 
 def minimize(training: Training) -> None:
-    """Iterations of L-BFGS, an epoch each, until the last or until the gradient is small."""
+    """Run L-BFGS, one iteration an epoch."""
     optimizer, network = training.optimizer, training.network
     assert isinstance(optimizer, LBFGS)
     if training.is_last:
@@ -73,7 +73,7 @@ def minimize(training: Training) -> None:
             },
         )
     finally:
-        objective.accept(objective.last)  # not one that was tried after it
+        objective.accept(objective.last)  # not a point of an unfinished line search
 
 
 class Objective:

@@ -25,46 +25,45 @@ from bpengine.training.steps import (
     Snapshot,
     StepRunner,
     first_non_finite_layer,
-    kept_steps,
     plain_plan,
+    steps_per_readback,
 )
 
 __all__ = ["Callback", "SingleProcess", "Training"]
 
 
 class Training:
-    """A training under way: what callbacks are given.
+    """The state of a training; passed to callbacks.
 
     Parameters
     ----------
     network : Network
     optimizer : Optimizer, LBFGS or DPSGD
     source : Source
-        Where the examples come from.
     epochs : int, optional
     validation : tuple of arrays, optional
         X, Y and perhaps weights, checked.
     callbacks : sequence of Callback, optional
-        Those that run last at the end.
+        Sorted, with those that `runs_last` at the end.
     monitor : int or "epoch", optional
         As for `Network.fit`.
     rule : Optimizer, optional
-        By which steps are taken, where `optimizer` is no such rule itself.
+        The update rule, where `optimizer` is none.
     make_plan : callable, optional
-        Gives the plan of a step, as `StepRunner` calls it.
+        As for `StepRunner`.
     strategy : SingleProcess, optional
-        How steps are taken: by this process alone, or together with others.
+        A single process, or several.
 
     Attributes
     ----------
     network, optimizer, source, epochs, validation, callbacks
     history : History
     epoch : int
-        How many epochs are complete.
+        Number of complete epochs.
     steps, steps_taken : int
         Steps of the last epoch, and of all complete ones.
     runner : StepRunner
-        What takes the steps; of a stack, on the networks that have not stopped.
+        Runs the steps; in a stack, of the networks that have not stopped.
     rate : float or array
         The learning rate of the last step.
     """
@@ -113,11 +112,11 @@ class Training:
         return self.stopped or self.epoch >= self.epochs
 
     def set_source(self, source: Source) -> None:
-        """Go on with examples from somewhere else."""
+        """Continue with another source."""
         self.source = source
 
     def run(self) -> None:
-        """Epochs until the last one or until something stops them."""
+        """Run epochs until the last one or a stop."""
         with self.strategy.running(self):
             while not self.is_last:
                 start = time.perf_counter()
@@ -125,7 +124,7 @@ class Training:
                 self.end_epoch(cost, time.perf_counter() - start)
 
     def pass_over_examples(self) -> Any:
-        """Steps over all examples; gives their average cost, without penalties."""
+        """Run an epoch's steps; returns the average cost, without penalties."""
         self.runner.swap_out_average()
         self.strategy.begin_epoch(self)
         total, examples, step = np.zeros(self.runner.model.stack), 0, 0
@@ -135,7 +134,7 @@ class Training:
             if chunk is not None and monitor is not None and not monitor.wait(self.steps_taken, step):
                 self.history.monitored.append(self._statistics(monitor, chunk, step))
             costs = self.strategy.take_steps(self, chunk, steps, step)
-            # one after the other: the sum does not depend on where chunks end
+            # sequential, so that the sum does not depend on the chunks
             total = np.add.accumulate(np.concatenate([total[None], costs]))[-1]
             step, examples = step + steps, examples + count
             for callback in self.callbacks:
@@ -145,8 +144,8 @@ class Training:
         return average if average.ndim else float(average)
 
     def _most(self, step: int, m: int) -> int:
-        """How many steps on m examples may be taken before the costs are looked at."""
-        steps = self.strategy.most(step, kept_steps(self.runner.model, m))
+        """Most steps on m examples before the costs are read back."""
+        steps = self.strategy.most(step, steps_per_readback(self.runner.model, m))
         if self._monitor is not None:
             steps = int(min(steps, 1 + self._monitor.wait(self.steps_taken, step + 1)))
         return steps
@@ -156,10 +155,10 @@ class Training:
         return monitor.look(self.runner.model, chunk, self.epoch + 1, step + 1)
 
     def rates(self, step: int, count: int) -> list[float] | None:
-        """The learning rate of each step, where it is not always the same."""
+        """The learning rate of each step, or None if it is constant."""
         if isinstance(self.schedule, schedules.Constant):
             return None
-        costs, length = self.history.watched, self.source.steps or self.steps or math.inf
+        costs, length = self.history.monitored_costs, self.source.steps or self.steps or math.inf
         if self.network.stack:  # a schedule gives one rate
             costs = [float(np.nanmean(entry)) for entry in costs]
         return [
@@ -169,7 +168,7 @@ class Training:
     def find_non_finite(
         self, plan: Any, start: Snapshot, chunk: Chunk, rates: list[float] | None, step: int
     ) -> None:
-        """Repeat a chunk's steps from `start`, and stop before the one that went wrong."""
+        """Repeat a chunk's steps from `start`; raise before the first with non-finite results."""
         runner = self.runner
         runner.restore(start)
         for i in range(len(chunk.batches)):
@@ -181,7 +180,7 @@ class Training:
                 raise NonFiniteCostError(self.epoch + 1, step + i + 1, layer)
 
     def end_epoch(self, cost: Any, seconds: float) -> None:
-        """Validate, note the figures and call the callbacks."""
+        """Validate, record the figures and call the callbacks."""
         history, model = self.history, self.runner.model
         history.seconds.append(seconds)
         if self.rate is not None:
@@ -206,7 +205,7 @@ class Training:
             callback.epoch(self)
 
     def end_partial_fit(self, cost: Any) -> Any:
-        """Count an epoch of `partial_fit`; gives its cost with the penalty."""
+        """Count an epoch of `partial_fit`; returns its cost with the penalty."""
         model = self.runner.model
         cost = self._of_all(cost + model.penalty.value(model.parameters), "cost")
         self.history.cost.append(cost)
@@ -214,46 +213,46 @@ class Training:
         return cost
 
     def show_parameters(self) -> None:
-        """Let the network have what training has come to: the parameters, or their average."""
+        """Set the network's parameters to the current ones, or to their average."""
         self.runner.swap_in_average()
 
     def _of_all(self, figure: Any, name: str) -> Any:
-        """A figure of the networks in the steps as the history has it, under `name`."""
+        """A figure as the history records it; `StackTraining` adds stopped networks."""
         return figure
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint is to hold besides what every training has."""
+        """Additional state for a checkpoint."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave, the network left as it is."""
+        """Restore what `state_dict` returned, but not the network."""
 
     def resume(self) -> None:
-        """Start where a checkpoint has left off, now that the network's parameters are its."""
+        """Called after a checkpoint's parameters were restored."""
 
 
 class SingleProcess:
-    """A training's steps are those of this process; `bpengine.distributed` has that of several."""
+    """Training in a single process; `bpengine.distributed` has a strategy for several."""
 
     def plan_factory(self, make_plan: PlanFactory) -> PlanFactory:
-        """What makes the plans of the steps, from what makes them for one process."""
+        """The plan factory, from that of a single process."""
         return make_plan
 
     def running(self, training: Training) -> AbstractContextManager[None]:
-        """Around all epochs."""
+        """A context around all epochs."""
         return nullcontext()
 
     def begin_epoch(self, training: Training) -> None:
-        """Before the first step of an epoch."""
+        """Called before the first step of an epoch."""
 
     def most(self, step: int, steps: int) -> int:
-        """How many of `steps` steps may follow `step` before anything else has to be done."""
+        """How many of `steps` steps may follow `step` without synchronization."""
         return steps
 
     def rounds(
         self, training: Training, chunks: Iterator[Chunk]
     ) -> Iterator[tuple[Chunk | None, int, int]]:
-        """The steps to take next: this process's chunk, how many, and their examples in all."""
+        """Rounds of steps: this process's chunk, the number of steps, and of all examples."""
         for chunk in chunks:
             steps = len(chunk.batches)
             yield chunk, steps, steps * chunk.size if chunk.total is None else chunk.total
@@ -261,7 +260,7 @@ class SingleProcess:
     def take_steps(
         self, training: Training, chunk: Chunk | None, steps: int, step: int
     ) -> np.ndarray[Any, Any]:
-        """Take the steps of a round; gives the sum of the costs of each step's examples."""
+        """Take the steps of a round; returns the summed costs of each step."""
         assert chunk is not None
         rates = training.rates(step, steps)
         costs = training.runner.run(
@@ -274,7 +273,7 @@ class SingleProcess:
         return costs
 
     def validated(self, training: Training, result: dict[str, Any] | None) -> dict[str, Any] | None:
-        """The figures of the validation data, from those of this process."""
+        """The validation figures, from those of this process."""
         return result
 
     def agreed(self, stopped: bool) -> bool:
@@ -283,11 +282,11 @@ class SingleProcess:
 
 
 class Callback:
-    """What is told how training goes; derive from it and write the methods of interest.
+    """Base class of callbacks: override the methods of interest.
 
-    Each is given the `Training`: its ``network``, ``history``, ``optimizer``, ``epochs``, the number
-    of complete epochs ``epoch``, and ``stop()``, which ends the training after this epoch; where the
-    network is a stack, also ``stop_networks(numbers)``, which ends that of some of its networks.
+    Their argument is the `Training`, with ``network``, ``history``, ``optimizer``, ``epochs``, the
+    number of complete epochs ``epoch``, and ``stop()``, which ends the training after this epoch; for
+    a stack also ``stop_networks(numbers)``.
 
     Examples
     --------
@@ -299,25 +298,25 @@ class Callback:
     """
 
     runs_last: ClassVar[bool] = False
-    """Whether it is called after the others: a checkpoint holds what they remember of the epoch."""
+    """Whether it is called after the others, as checkpoints are, which store their states."""
     main_rank_only: ClassVar[bool] = False
-    """Whether rank 0 alone has it, where ranks train together."""
+    """Whether it runs on rank 0 only, in distributed training."""
 
     def start(self, training: Training) -> None:
-        """Before the first step; with ``training.epoch`` above 0 where a run is resumed."""
+        """Called before the first step; ``training.epoch`` is above 0 in a resumed run."""
 
     def steps(self, training: Training, count: int) -> None:
-        """After every `count` steps, some dozens or hundreds at a time."""
+        """Called after every `count` steps, some dozens or hundreds at a time."""
 
     def epoch(self, training: Training) -> None:
-        """After each epoch and its validation."""
+        """Called after each epoch and its validation."""
 
     def end(self, training: Training) -> None:
-        """After training, also if it was interrupted or has failed."""
+        """Called after training, also if it was interrupted or failed."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint is to hold for it: arrays and numbers by name."""
+        """State for a checkpoint: arrays and numbers by name."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Before the start of a resumed training: what `state_dict` gave, {} if there was none."""
+        """Restore what `state_dict` returned, or {}, before a resumed training starts."""

@@ -1,4 +1,4 @@
-"""Training of a stack: its networks stop one after the other, and steps go on without them."""
+"""Training of a stack, whose networks may stop at different times."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = ["StackTraining"]
 
 
 class StackTraining(Training):
-    """A training of many networks at once.
+    """A training of a stack.
 
     Attributes
     ----------
     numbers : array of int
-        Which networks of the stack the runner's are.
+        Indices of the runner's networks in the stack.
     running : array of bool, shape (P,)
-        Which networks have not stopped.
+        Networks that have not stopped.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -41,19 +41,19 @@ class StackTraining(Training):
         self._last_finite: dict[int, list[Array]] = {}  # parameters before a step that went wrong
 
     def stop_networks(self, numbers: Any) -> None:
-        """End the training of some networks: they keep the parameters that they have now."""
+        """End the training of some networks, with their current parameters."""
         self.running[numbers] = False
         self.runner.running = np.flatnonzero(self.running[self.numbers]).tolist()
         if not self.running.any():
             self.stop()
 
     def set_source(self, source: Source) -> None:
-        """Go on with examples from somewhere else, for the networks that are still in the steps."""
+        """Continue with another source, for the runner's networks."""
         whole = self.runner.model is self.network
         super().set_source(source if whole else source.for_networks(self.numbers))
 
     def state_dict(self) -> dict[str, Any]:
-        """Which networks have stopped, and the states of all random generators."""
+        """Stopped networks and states of all random generators."""
         return {
             "networks": {
                 "random": [rng.bit_generator.state for rng in self.network.rngs],
@@ -63,7 +63,7 @@ class StackTraining(Training):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave, the network left as it is."""
+        """Restore what `state_dict` returned, but not the network."""
         found, P = state["networks"], len(self.network)
         if len(found["random"]) != P:
             raise ValueError(f"it is of a stack of {len(found['random'])} networks, not {P}")
@@ -79,27 +79,27 @@ class StackTraining(Training):
         self.runner.running = np.flatnonzero(running[self.numbers]).tolist()
 
     def resume(self) -> None:
-        """Start where a checkpoint has left off, now that the network's parameters are its."""
+        """Called after a checkpoint's parameters were restored."""
         for rng, generator in zip(self.network.rngs, self._generators, strict=True):
             rng.bit_generator.state = generator.state
         runner = self.runner
         if runner.model is self.network:
             return
         parameters = runner.model.parameters
-        # one that has stopped and is still in the steps goes on there, whatever the stack has of it
+        # a stopped network that the runner still has continues from the optimizer's state
         shown = runner.state.arrays.get("average", parameters.vector)
         for block, value in zip(parameters.blocks, parameters.split(shown), strict=True):
             block[...] = value
         self._copy_from_stack()
 
     def _copy_from_stack(self) -> None:
-        """Go on from the parameters that the stack has, which may have been set meanwhile."""
+        """Copy the stack's parameters, which callbacks may have set, to the runner."""
         blocks, whole = self.runner.model.parameters.blocks, self.network.parameters.blocks
         for position, p in self._still_running():
             _write(blocks, position, [block[p, ...] for block in whole])
 
     def pass_over_examples(self) -> Any:
-        """Steps over all examples, by the networks that have not stopped."""
+        """Run an epoch's steps of the networks that have not stopped."""
         if self.runner.model is not self.network:
             self._copy_from_stack()
         self.runner.swap_out_average()
@@ -109,9 +109,9 @@ class StackTraining(Training):
                 "all networks of the stack have stopped; fit, or partial_fit with another optimizer, "
                 "starts anew."
             )
-        # at the first stop they part from the stack; later it pays when half of them are gone
-        alone = self.runner.model is not self.network
-        if not left.all() and (not alone or left.sum() <= len(left) / 2):
+        # copy to a smaller stack at the first stop, and later when half of the networks have stopped
+        is_copy = self.runner.model is not self.network
+        if not left.all() and (not is_copy or left.sum() <= len(left) / 2):
             self._select(np.flatnonzero(left))
         cost = super().pass_over_examples()
         left = self.running[self.numbers]
@@ -121,11 +121,11 @@ class StackTraining(Training):
         return cost
 
     def _still_running(self) -> list[tuple[int, int]]:
-        """Positions in the runner's stack of the networks that have not stopped, and their numbers."""
+        """Positions in the runner's stack, and indices, of networks that have not stopped."""
         return [(position, p) for position, p in enumerate(self.numbers.tolist()) if self.running[p]]
 
     def _select(self, positions: np.ndarray[Any, Any]) -> None:
-        """Go on with some of the runner's networks, in a stack without the others."""
+        """Continue with some of the runner's networks, copied to a new stack."""
         old = self.runner
         backend, before, optimizer = old.model.backend, old.model.parameters, old.state.optimizer
         options: Any = {
@@ -158,7 +158,7 @@ class StackTraining(Training):
             )
 
     def show_parameters(self) -> None:
-        """Let the stack have the parameters that training has come to, or their average."""
+        """Set the stack's parameters to the current ones, or to their average."""
         super().show_parameters()
         whole = self.network.parameters.blocks
         if self.runner.model is not self.network:
@@ -170,7 +170,7 @@ class StackTraining(Training):
         self._last_finite.clear()
 
     def _of_all(self, figure: Any, name: str) -> Any:
-        """Of all networks; one that has stopped keeps its last."""
+        """The figure of all networks, with the last one of those that have stopped."""
         before = getattr(self.history, name)
         return self._spread(figure, before[-1] if before else np.nan)
 
@@ -182,7 +182,7 @@ class StackTraining(Training):
         return dataclasses.replace(found, cost=self._spread(found.cost), **figures)
 
     def _spread(self, figure: Any, others: Any = np.nan) -> Any:
-        """A figure of the networks in the steps among those of all."""
+        """A figure of the runner's networks as one of all networks."""
         figures = np.full(len(self.network), others)
         running = self.running[self.numbers]
         figures[self.numbers[running]] = np.asarray(figure)[running]
@@ -191,7 +191,7 @@ class StackTraining(Training):
     def find_non_finite(
         self, plan: Any, start: Snapshot, chunk: Chunk, rates: list[float] | None, step: int
     ) -> None:
-        """Repeat a chunk's steps from `start`; each network stops before its step that went wrong."""
+        """Repeat a chunk's steps from `start`; a network stops before its first non-finite step."""
         runner = self.runner
         runner.restore(start)
         parameters = runner.model.parameters
@@ -213,14 +213,13 @@ class StackTraining(Training):
         if stopped:
             warnings.warn(
                 f"the cost of network {', '.join(map(str, stopped))} of the stack is no longer finite "
-                f"in epoch {self.epoch + 1}; each keeps its last finite parameters, and the others go "
-                "on. Try a smaller learning rate.",
+                f"in epoch {self.epoch + 1}; each keeps its last finite parameters, and the others "
+                "continue. Try a smaller learning rate.",
                 RuntimeWarning,
                 stacklevel=2,
             )
 
 
 def _write(blocks: Sequence[Array], p: int, values: Sequence[Array]) -> None:
-    """Set the parameters of network p."""
     for block, value in zip(blocks, values, strict=True):
         block[p, ...] = value

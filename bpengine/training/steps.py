@@ -1,4 +1,4 @@
-"""The steps of a training: run chunk by chunk, undone, and searched for the one that was not finite."""
+"""Running the steps of a training: chunks, snapshots, and the search for non-finite steps."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from bpengine.optimizers.update import OptimizerState
 
 __all__ = ["NonFiniteCostError", "PlanFactory", "StepRunner", "first_non_finite_layer", "plain_plan"]
 
-KEPT_ELEMENTS = 2**18  # outputs of training steps that are held until their costs are added up
-KEPT_STEPS = 8, 256  # at least and at most
-PLANS = 8  # for batches of different sizes, held at a time
+READBACK_ELEMENTS = 2**18  # outputs that are buffered until costs are read back
+READBACK_STEPS = 8, 256  # least and greatest number
+PLANS = 8  # cached, for different batch sizes
 
 PlanFactory = Callable[[Model, Chunk, OptimizerState, Backend], Any]
 
 
 class NonFiniteCostError(ArithmeticError):
-    """Training met a cost that is NaN or infinite.
+    """Raised when the cost is NaN or infinite.
 
     Attributes
     ----------
     epoch, step : int
-        Where, counted from 1; the step is within the epoch.
+        Counted from 1; the step within the epoch.
     layer : int
-        The layer whose numbers were the first to be non-finite; layer 1 is the input.
+        The layer of the first non-finite numbers; layer 1 is the input.
     """
 
     def __init__(self, epoch: int, step: int, layer: int) -> None:
@@ -46,7 +46,7 @@ class NonFiniteCostError(ArithmeticError):
 
 
 def plain_plan(model: Model, chunk: Chunk, state: OptimizerState, executor: Backend) -> Plan:
-    """The plan of steps that take the average gradient of their batch."""
+    """The plan of steps along the average gradient."""
     return Plan(
         model,
         chunk.size,
@@ -59,34 +59,32 @@ def plain_plan(model: Model, chunk: Chunk, state: OptimizerState, executor: Back
 
 
 class Snapshot(NamedTuple):
-    """All that a step changes."""
+    """A copy of all that a step changes."""
 
     arrays: dict[str, Array]
     random: list[Any]
 
 
 class StepRunner:
-    """Takes steps on the chunks of a source, with one optimizer state and a plan for each batch size.
+    """Runs steps with an optimizer state and a plan for each batch size.
 
     Parameters
     ----------
     model : Model
-        What steps are taken on.
     optimizer : Optimizer or None
-        None for a training that takes no steps on batches.
+        None for LBFGS.
     make_plan : callable
-        ``make_plan(model, chunk, state, executor)`` gives the plan for a chunk's batches.
+        ``make_plan(model, chunk, state, executor)`` returns the plan for a chunk's batches.
     executor : Backend
-        What replays the plans.
+        Replays the plans.
 
     Attributes
     ----------
-    state : State or None
-        The optimizer's.
+    state : OptimizerState or None
     running : sequence of int, or None
-        Of a stack, the positions of those networks whose numbers have to be finite; None: all.
+        Positions of the networks that are checked for non-finite numbers; None: all.
     raw_parameters : array or None
-        Where parameters are averaged and the model has the average: those that steps go on from.
+        The parameters for the next step, while the model has the average.
     last_plan : Plan or None
         The plan of the last chunk.
     """
@@ -107,14 +105,14 @@ class StepRunner:
         self._plans: dict[Any, tuple[Any, Entries, Array]] = {}
 
     def plan(self, chunk: Chunk) -> tuple[Any, Entries, Array]:
-        """The plan for a chunk's batches, and a place for the output of each of its steps."""
+        """The plan for a chunk's batches, and a buffer for its outputs."""
         key = chunk.size, chunk.weighted, tuple(chunk.per_network)
         if key not in self._plans:
             if len(self._plans) == PLANS:
                 del self._plans[next(iter(self._plans))]
             net, m = self.model, chunk.size
             plan = self.make_plan(net, chunk, self.state, self.executor)
-            shape = kept_steps(net, m), *net.stack, net.sizes[-1], m
+            shape = steps_per_readback(net, m), *net.stack, net.sizes[-1], m
             outputs = net.backend.empty(shape, net.dtype)
             self._plans[key] = plan, Entries(outputs), outputs
         self.last_plan = self._plans[key][0]
@@ -127,20 +125,17 @@ class StepRunner:
         find_non_finite: Callable[[Any, Snapshot], None],
         start: Snapshot | None = None,
     ) -> np.ndarray[Any, Any]:
-        """Take a chunk's steps; gives the sum of the costs of each step's examples.
-
-        What the cost is taken from is held for every step, so that all costs are added up in one go.
+        """Take a chunk's steps; returns the summed costs of each step, computed once at the end.
 
         Parameters
         ----------
         chunk : Chunk
         rates : list of float, or None
-            The learning rate of each step; None where it is always the same.
+            The learning rate of each step; None if constant.
         find_non_finite : callable
-            Called where parameters or costs are no longer finite, with the plan and the snapshot of
-            before the steps.
+            Called with the plan and `start` if parameters or costs are not finite.
         start : Snapshot, optional
-            That snapshot, where there is one already.
+            The snapshot before the steps, if taken already.
         """
         plan, slots, outputs = self.plan(chunk)
         net, rows = self.model, plan.workspace.rows
@@ -164,7 +159,7 @@ class StepRunner:
             if not self._is_finite(costs):
                 find_non_finite(plan, start)
         except KeyboardInterrupt:
-            # the interrupt may have come in the middle of a step: repeat those that were complete
+            # the interrupt may have come within a step: repeat the complete steps
             self.restore(start)
             for i in range(completed[0]):
                 self.step(plan, chunk, i, rates)
@@ -188,14 +183,14 @@ class StepRunner:
         return Snapshot(copies, [rng.bit_generator.state for rng in net.rngs])
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go back to a snapshot."""
+        """Restore a snapshot."""
         for name, array in {"": self.model.vector, **self.state.arrays}.items():
             array[...] = snapshot.arrays[name]
         for rng, state in zip(self.model.rngs, snapshot.random, strict=True):
             rng.bit_generator.state = state
 
     def _is_finite(self, costs: np.ndarray[Any, Any] | None = None) -> bool:
-        """Whether the parameters are, and the costs of steps."""
+        """Whether the parameters and costs are finite."""
         xp, parameters, running = self.model.backend.xp, self.model.parameters, self.running
         if running is None:
             found = costs is None or bool(np.isfinite(costs).all())
@@ -207,14 +202,14 @@ class StepRunner:
         )
 
     def swap_in_average(self) -> None:
-        """Where parameters are averaged, let the model have the average until steps go on."""
+        """Set the model's parameters to their average, until the next step."""
         if self.state is not None and "average" in self.state.arrays:
             if self.raw_parameters is None:
                 self.raw_parameters = self.model.backend.xp.asarray(self.model.vector, copy=True)
             self.model.vector[...] = self.state.arrays["average"]
 
     def swap_out_average(self) -> None:
-        """Let each network go on from its own steps, or from parameters that someone has set since."""
+        """Set the parameters back, for networks where no callback has set others."""
         if self.raw_parameters is None:
             return
         parameters, arrays = self.model.parameters, self.state.arrays
@@ -227,24 +222,23 @@ class StepRunner:
         for block, raw in zip(blocks, parameters.split(self.raw_parameters), strict=True):
             block[...] = xp.where(unchanged, raw, block)
         if not bool(xp.all(unchanged)):
-            # these are the first of a new average: of all networks, as they share the count of steps
+            # a new average, for all networks, as they share the count of steps
             arrays["average"][...] = parameters.vector
             arrays["averaged"][...] = 0.0
         self.raw_parameters = None
 
 
-def kept_steps(model: Model, m: int) -> int:
-    """Of how many steps on m examples the outputs are held until their costs are added up."""
-    (least, most), times = KEPT_STEPS, model.backend.patience
+def steps_per_readback(model: Model, m: int) -> int:
+    """Number of steps on m examples whose outputs are buffered until costs are read back."""
+    (least, most), times = READBACK_STEPS, model.backend.patience
     elements = math.prod(model.stack) * model.sizes[-1] * m
-    return min(most * times, max(least, KEPT_ELEMENTS * times // elements))
+    return min(most * times, max(least, READBACK_ELEMENTS * times // elements))
 
 
 def first_non_finite_layer(plan: Any, results: Sequence[Array], p: int | None = None) -> int | None:
-    """The layer where a step's first non-finite numbers are; None where all are finite.
+    """The layer of a step's first non-finite numbers; None where all are finite.
 
-    `results` are what the step has made, a block for each layer after the input: parameters or
-    gradients. With a number `p`, those of network p of a stack are looked at.
+    `results` are the blocks of updated parameters or gradients; `p` is a network of a stack.
     """
     net, ws = plan.network, plan.workspace
     xp, at = net.backend.xp, ... if p is None else (p, ...)

@@ -52,8 +52,8 @@ SOFTSIGN = {
 
 def slope(σ, lab, upstream, z):
     """``upstream ⊙ σ'``, by way of z or a as the activation has it."""
-    kept = z if σ.of == "z" else lab.numpy(σ.function(lab.array(z)))
-    return lab.numpy(σ.slope(lab.array(upstream), lab.array(kept)))
+    argument = z if σ.of == "z" else lab.numpy(σ.function(lab.array(z)))
+    return lab.numpy(σ.slope(lab.array(upstream), lab.array(argument)))
 
 
 def test_the_strategies_know_every_built_in_activation():
@@ -104,8 +104,8 @@ def test_the_columns_of_softmax_are_probabilities_and_know_no_shift(lab, z, shif
     assert (a >= 0).all()
     np.testing.assert_allclose(a.sum(axis=0), 1, rtol=1e-14)
     np.testing.assert_allclose(lab.numpy(softmax(lab.array(z + shift))), a, rtol=1e-10)
-    each = [np.exp(x) / np.exp(x).sum() for x in z.T]
-    np.testing.assert_allclose(a, np.transpose(each), rtol=1e-13)
+    entry = [np.exp(x) / np.exp(x).sum() for x in z.T]
+    np.testing.assert_allclose(a, np.transpose(entry), rtol=1e-13)
 
 
 @looped("dtype", ["float32", "float64"])
@@ -214,7 +214,7 @@ def test_a_slope_may_be_a_function_of_z_or_of_a(lab, of):
         net = bp.Network([3, 4, 3, 2], activations, backend=lab.backend, dtype="float64", rng=1)
         assert bp.check_gradient(net, X, Y).passed
         swapped = [
-            [other if each is σ else each for each in layer] if isinstance(layer, list) else layer
+            [other if entry is σ else entry for entry in layer] if isinstance(layer, list) else layer
             for layer in activations
         ]
         swapped = [other if layer is σ else layer for layer in swapped]
@@ -225,7 +225,7 @@ def test_a_slope_may_be_a_function_of_z_or_of_a(lab, of):
 
 @looped("name", sorted(BUILT_IN))
 def test_ones_own_activation_can_not_take_the_name_of_a_built_in_one(name):
-    with pytest.raises(ValueError, match=f"{name!r} is built in; give one of your own another name"):
+    with pytest.raises(ValueError, match=f"{name!r} is built in; give a custom one another name"):
         bp.Network([2, 2], bp.Activation(name, abs, abs))
 
 
@@ -251,7 +251,7 @@ def test_a_function_that_changes_the_shape_is_named_with_the_shapes(lab):
     [
         ("sigmoidal", ValueError, "unknown activation 'sigmoidal'. Did you mean 'sigmoid'?"),
         (["tanh"], ValueError, "1 entries; .* takes 2, one per layer after the input"),
-        ([["tanh", "relu"], "linear"], ValueError, "a layer of 3 neurons takes 3 activations, one each"),
+        ([["tanh", "relu"], "linear"], ValueError, "a layer of 3 neurons takes 3 activations, got"),
         ([["softmax"] * 3, "linear"], ValueError, "'softmax' is one for a whole layer"),
         ([["tanh", ["relu"], "relu"], "linear"], ValueError, "is one for a whole layer"),
         (["tanh", 3], TypeError, "activation must be a name or a bpengine.Activation, got int"),

@@ -58,7 +58,7 @@ def quartic_slope(a, y):
     return 4 * (a - y) ** 3
 
 
-def own(xp, name="quartic", **options):
+def custom(xp, name="quartic", **options):
     return bp.Cost(name, lambda a, y: xp.sum((a - y) ** 4, axis=-2), quartic_slope, **options)
 
 
@@ -146,9 +146,9 @@ def test_the_cost_of_a_batch_is_the_average_of_its_columns(lab, σ, name):
     net = case.network(lab)
     X, Y = case.host_data()
     a = lab.numpy(net.feedforward(lab.array(X)))
-    each = [FORMULAS[name](*columns) for columns in zip(a.T, Y.T, strict=True)]
+    entry = [FORMULAS[name](*columns) for columns in zip(a.T, Y.T, strict=True)]
     gradient = net.backprop(lab.array(X), lab.array(Y))
-    assert gradient.cost == pytest.approx(np.mean(each), rel=1e-12)
+    assert gradient.cost == pytest.approx(np.mean(entry), rel=1e-12)
 
 
 @looped("dtype", ["float32", "float64"])
@@ -213,7 +213,7 @@ def test_a_cost_of_ones_own_works_with_any_activation(lab, dtype):
         net = bp.Network(
             [3, 4, 2],
             ["tanh", σ],
-            own(lab.backend.xp),
+            custom(lab.backend.xp),
             backend=lab.backend,
             dtype=dtype,
             rng=1,
@@ -243,7 +243,7 @@ def test_a_cost_of_ones_own_may_have_a_canonical_activation(lab):
 @looped("name", ["sigmoid", "softmax", "gelu", "matmul", "mine"])
 def test_a_cost_of_ones_own_may_have_any_name_but_those_of_costs(lab, name):
     """Whatever a backend calls its kernels, it computes the function that it was given."""
-    cost = own(lab.backend.xp, name)
+    cost = custom(lab.backend.xp, name)
     rng = np.random.default_rng(0)
     X, Y = lab.array(rng.standard_normal((3, 5))), lab.array(rng.standard_normal((2, 5)))
     net = bp.Network([3, 4, 2], "tanh", cost, backend=lab.backend, dtype="float64", rng=0)
@@ -252,8 +252,8 @@ def test_a_cost_of_ones_own_may_have_any_name_but_those_of_costs(lab, name):
 
 @looped("name", NAMES)
 def test_a_cost_of_ones_own_can_not_take_the_name_of_a_built_in_one(name):
-    with pytest.raises(ValueError, match=f"{name!r} is built in; give one of your own another name"):
-        bp.Network([2, 2], cost=own(np, name))
+    with pytest.raises(ValueError, match=f"{name!r} is built in; give a custom one another name"):
+        bp.Network([2, 2], cost=custom(np, name))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_a_cost_of_ones_own_can_not_take_the_name_of_a_built_in_one(name):
         ("tanh", "poisson", "from 0 to inf; those of 'tanh' go from -1 to 1. Use 'exponential' in the"),
         ("linear", "poisson", "those of 'linear' go from -inf to inf"),
         ([["softplus", "gelu"]], "poisson", "those of 'softplus, gelu' go from -inf to inf"),
-        ("tanh", own(np, within=(0, 1)), "Use one that fits in the last layer, or cost='quadratic'"),
+        ("tanh", custom(np, within=(0, 1)), "Use one that fits in the last layer, or cost='quadratic'"),
         ("sigmoid", "quadric", "unknown cost 'quadric'. Did you mean 'quadratic'?"),
         ("sigmoid", "hubert", "unknown cost 'hubert'. Did you mean 'huber'?"),
     ],
@@ -315,7 +315,7 @@ def test_any_targets_will_do_for_a_regression(lab, name):
 
 def test_names_and_objects_are_the_same_thing():
     assert resolve("quadratic") is COSTS["quadratic"] is resolve(COSTS["quadratic"])
-    mine = own(np)
+    mine = custom(np)
     assert bp.Network([2, 2], cost=mine).cost is mine
 
 

@@ -211,7 +211,7 @@ def interrupt(*arguments, **options):
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["over a file", "anew"])
+@pytest.mark.parametrize("existing", [True, False], ids=["over a file", "anew"])
 @pytest.mark.parametrize(
     ("kind", "where", "what", "failure", "error"),
     [
@@ -230,16 +230,16 @@ def interrupt(*arguments, **options):
         ),
     ],
 )
-def test_all_or_nothing(lab, tmp_path, monkeypatch, kind, where, what, failure, error, kept):
+def test_all_or_nothing(lab, tmp_path, monkeypatch, kind, where, what, failure, error, existing):
     path = tmp_path / f"net.{kind}"
-    if kept:
+    if existing:
         network(lab, rng=0).save(path)
     with monkeypatch.context() as patch:
         patch.setattr(where, what, failure)
         with pytest.raises(error):
             network(lab, rng=1).save(path)
-    assert os.listdir(tmp_path) == ([path.name] if kept else [])
-    if kept:
+    assert os.listdir(tmp_path) == ([path.name] if existing else [])
+    if existing:
         assert_same(bp.load(path), network(lab, rng=0))
 
 
@@ -409,7 +409,7 @@ def test_an_activation_of_the_users_own_is_asked_for(lab, tmp_path, kind):
     for layers in ([OWN_ACTIVATION, "linear"], [[OWN_ACTIVATION, *["tanh"] * 3], "linear"]):
         net = network(lab, activations=layers)
         net.save(path)
-        with pytest.raises(ValueError, match=r"'own tanh' of its maker's own.*activations= to load"):
+        with pytest.raises(ValueError, match=r"custom 'own tanh'.*activations= to load"):
             bp.load(path)
         loaded = bp.load(path, activations=layers, backend=lab.backend)
         assert_same(loaded, net)
@@ -422,7 +422,7 @@ def test_a_cost_of_the_users_own_is_asked_for(lab, tmp_path, kind):
     path = tmp_path / f"own.{kind}"
     net = network(lab, cost=OWN_COST)
     net.save(path)
-    with pytest.raises(ValueError, match=r"'quartic' of its maker's own.*cost= to load"):
+    with pytest.raises(ValueError, match=r"custom 'quartic'.*cost= to load"):
         bp.load(path)
     loaded = bp.load(path, cost=OWN_COST, backend=lab.backend)
     X, Y = lab.array(np.linspace(-1, 1, 6).reshape(3, 2)), lab.array(np.eye(2))

@@ -77,20 +77,20 @@ class Loop:
         rule, w, net = self.optimizer, self.one.weights, self.net
         nabla_w, nabla_b = self.one.gradient(X, Y)
         nabla_w = [
-            g + net.l2 * each + net.l1 * np.sign(each) for g, each in zip(nabla_w, w, strict=True)
+            g + net.l2 * entry + net.l1 * np.sign(entry) for g, entry in zip(nabla_w, w, strict=True)
         ]
         gradient = [*nabla_w, *nabla_b]
         length = np.linalg.norm(flat(gradient))
         if rule.clip_norm is not None and length > rule.clip_norm:
             gradient = [g * rule.clip_norm / length for g in gradient]
-        for each in w:
-            each *= 1 - η * rule.weight_decay
+        for entry in w:
+            entry *= 1 - η * rule.weight_decay
         t = len(self.steps) + 1
         for θ, g, state in zip(self.arrays, gradient, self.states, strict=True):
             θ += RULES[type(rule)](rule, state, g, η, t)
         if rule.max_norm is not None:
-            for each in w:
-                for row in each:
+            for entry in w:
+                for row in entry:
                     row *= min(1.0, rule.max_norm / np.linalg.norm(row))
         self.steps.append(flat(self.arrays))
         if rule.averaging is not None:
@@ -116,7 +116,7 @@ def average(plan, lab):
 def optimizers(draw):
     """Any optimizer, with any of what goes with all of them; ε large enough to keep rounding down."""
     betas, ε = st.floats(0.0, 0.95), st.floats(1e-4, 1e-2)
-    own = {
+    specific = {
         bp.SGD: {"momentum": betas},
         bp.Adam: {"beta_1": betas, "beta_2": betas, "epsilon": ε},
         bp.AdamW: {"beta_1": betas, "beta_2": betas, "epsilon": ε},
@@ -129,8 +129,8 @@ def optimizers(draw):
         "max_norm": st.floats(0.2, 2.0),
         "averaging": st.floats(0.0, 0.95),
     }
-    rule = draw(st.sampled_from(list(own)))
-    options = draw(st.fixed_dictionaries(own[rule], optional=shared))
+    rule = draw(st.sampled_from(list(specific)))
+    options = draw(st.fixed_dictionaries(specific[rule], optional=shared))
     if options.get("momentum"):
         options["nesterov"] = draw(st.booleans())
     return rule(draw(rates), **options)
@@ -276,17 +276,17 @@ def test_nesterovs_gradient_is_taken_one_velocity_ahead(lab, case, μ, η, steps
     ahead = loop(case, net, lab)
     X, Y = case.host_data()
     θ = [*ahead.weights, *ahead.biases]
-    v = [np.zeros_like(each) for each in θ]
+    v = [np.zeros_like(entry) for entry in θ]
     for _ in range(steps):
-        points = [each + μ * velocity for each, velocity in zip(θ, v, strict=True)]
+        points = [entry + μ * velocity for entry, velocity in zip(θ, v, strict=True)]
         ahead.weights, ahead.biases = points[: case.layers], points[case.layers :]
         nabla_w, nabla_b = ahead.gradient(X, Y)
         v = [μ * velocity - η * g for velocity, g in zip(v, [*nabla_w, *nabla_b], strict=True)]
-        θ = [each + velocity for each, velocity in zip(θ, v, strict=True)]
+        θ = [entry + velocity for entry, velocity in zip(θ, v, strict=True)]
     plan = net.plan(case.batch, bp.SGD(η, momentum=μ, nesterov=True))
     plan.load(lab.array(X), lab.array(Y))
     plan.run(steps=steps)
-    expected = flat([each + μ * velocity for each, velocity in zip(θ, v, strict=True)])
+    expected = flat([entry + μ * velocity for entry, velocity in zip(θ, v, strict=True)])
     assert_close(parameters(net, lab), expected, 1e-11)
 
 
@@ -329,7 +329,7 @@ def test_a_shorter_gradient_is_not_clipped(lab, optimizer):
     case = deep("tanh", "quadratic")
     length = float(np.linalg.norm(lab.numpy(case.network(lab).backprop(*case.data(lab)).vector)))
     bounded = dataclasses.replace(optimizer, clip_norm=1.01 * length)
-    steps = [step(case.network(lab), lab, case, each) for each in (optimizer, bounded)]
+    steps = [step(case.network(lab), lab, case, entry) for entry in (optimizer, bounded)]
     assert_close(steps[1], steps[0], 1e-12)
 
 
@@ -348,8 +348,8 @@ def test_a_learning_rate_of_0_is_no_step(lab, optimizer, dtype):
     assert plan.learning_rate == 0
     np.testing.assert_array_equal(lab.numpy(plan.run(steps=2).network.vector), before)
     plan.learning_rate = 0.25
-    moved = lab.numpy(plan.run().network.vector)
-    assert np.isfinite(moved).all() and (moved != before).any()
+    updated = lab.numpy(plan.run().network.vector)
+    assert np.isfinite(updated).all() and (updated != before).any()
 
 
 @pytest.mark.parametrize("rule", CLASSES)
@@ -369,10 +369,10 @@ def test_max_norm_bounds_the_weights_into_each_neuron(lab, case, bound):
     step(nets[0], lab, case, bp.SGD(0.1))
     step(nets[1], lab, case, bp.SGD(0.1, max_norm=bound))
     for free, bounded in zip(nets[0].weights, nets[1].weights, strict=True):
-        for row, kept in zip(lab.numpy(free), lab.numpy(bounded), strict=True):
+        for row, limited in zip(lab.numpy(free), lab.numpy(bounded), strict=True):
             length = np.linalg.norm(row)
-            np.testing.assert_allclose(kept, row * min(1.0, bound / length), rtol=1e-9, atol=1e-14)
-            assert np.linalg.norm(kept) <= bound * (1 + 1e-12)
+            np.testing.assert_allclose(limited, row * min(1.0, bound / length), rtol=1e-9, atol=1e-14)
+            assert np.linalg.norm(limited) <= bound * (1 + 1e-12)
     np.testing.assert_allclose(
         flat(nets[1].biases, lab), flat(nets[0].biases, lab), rtol=1e-12, atol=1e-14
     )
@@ -439,8 +439,8 @@ def test_a_rule_of_ones_own(lab):
     total = 0.0
     for _ in range(3):
         total = total + parameters(twin.backprop(*case.data(lab)), lab)
-        moved = parameters(twin, lab) - 0.125 * np.sign(total)
-        put(twin, moved, lab)
+        updated = parameters(twin, lab) - 0.125 * np.sign(total)
+        put(twin, updated, lab)
     history = net.fit(*case.data(lab), epochs=3, batch_size=4, optimizer=rule, progress=False)
     assert len(history.cost) == 3
     plan = case.network(lab).plan(4, rule)

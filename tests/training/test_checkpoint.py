@@ -189,10 +189,10 @@ def test_a_training_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_p
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
     )
     assert (done.returncode, done.stderr) == (0, "")
-    told = json.loads(done.stdout)
-    assert min(told["kills"].values()) >= least
+    calls = json.loads(done.stdout)
+    assert min(calls["kills"].values()) >= least
     # kills came within steps, within writing a checkpoint, and within logs and early stopping
-    places = set(told["places"])
+    places = set(calls["places"])
     assert {"steps", "files", "callbacks"} <= places and places & {"source", "resident"}
 
     straight = tmp_path / "straight"
@@ -205,7 +205,7 @@ def test_a_training_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_p
     _, checkpoint = files.read(straight / f"run{suffix}")
     assert any(name.startswith("state_callback") for name in checkpoint)
     folders = [path for path in tmp_path.iterdir() if path.is_dir() and path != straight]
-    assert len(folders) == told["runs"]
+    assert len(folders) == calls["runs"]
     for folder in folders:
         np.testing.assert_array_equal(bp.load(folder / "net.npz").vector, net.vector)
         assert json.loads((folder / "history.json").read_text()) == expected
@@ -451,10 +451,10 @@ class Counter(bp.Callback):
 
     def __init__(self):
         self.count, self.whole, self.real = 0, np.zeros(2, "int64"), np.zeros((1, 3), "float32")
-        self.told = []
+        self.calls = []
 
     def start(self, training):
-        self.told.append(("start", training.epoch, self.count))
+        self.calls.append(("start", training.epoch, self.count))
 
     def epoch(self, training):
         self.count += 1
@@ -464,7 +464,7 @@ class Counter(bp.Callback):
         return {"count": self.count, "whole": self.whole, "real": self.real}
 
     def load_state_dict(self, memory):
-        self.told.append(("recall", sorted(memory)))
+        self.calls.append(("recall", sorted(memory)))
         self.count = memory.get("count", 0)
         self.whole = memory.get("whole", self.whole)
         self.real = memory.get("real", self.real)
@@ -478,14 +478,14 @@ def test_a_callback_of_ones_own_remembers(lab, tmp_path):
     fit(lab, network(lab), *data(), epochs=3, callbacks=[*second, bp.Checkpoint(path)], resume=path)
     assert [callback.count for callback in second] == [3, 13]
     for callback in second:
-        assert callback.told == [
+        assert callback.calls == [
             ("recall", ["count", "real", "whole"]),
             ("start", 2, callback.count - 1),
         ]
         for found, value, dtype in ((callback.whole, 3, "int64"), (callback.real, 1.5, "float32")):
             assert dtype in str(found.dtype)
             assert (np.asarray(lab.numpy(found) if lab.backend.owns(found) else found) == value).all()
-    assert first[0].told == [("start", 0, 0)]
+    assert first[0].calls == [("start", 0, 0)]
 
 
 def refused(lab, path, message, net=None, **more):

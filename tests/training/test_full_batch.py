@@ -282,8 +282,8 @@ def test_the_error_without_scipy_names_the_extra(lab, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dropout": 0.5}, "LBFGS needs the same cost each time"),
-        ({}, "monitor looks at steps on batches"),
+        ({"dropout": 0.5}, "LBFGS needs a deterministic cost"),
+        ({}, "monitor is for steps on batches"),
     ],
 )
 def test_what_goes_with_batches_alone_is_refused(lab, options, message):

@@ -102,14 +102,14 @@ def test_an_epoch_uses_each_example_once_and_averages_over_each_batch(lab, examp
         batch_size=batch_size,
         optimizer=bp.SGD(1.0),
     )
-    moved = (before - arrays(lab, net)[0])[0]
+    difference = (before - arrays(lab, net)[0])[0]
     last = examples % batch_size
     expected = np.full(examples, 1 / batch_size)
     order = np.random.default_rng(seed)
     order.standard_normal((1, examples))  # the initial weights
     if last:
         expected[order.permutation(examples)[-last:]] = 1 / last
-    np.testing.assert_allclose(moved, expected, atol=1e-12)
+    np.testing.assert_allclose(difference, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -194,14 +194,14 @@ def test_history(lab):
         max_size=3,
     ),
 )
-def test_chunks_of_steps_change_nothing(lab, examples, batch_size, optimizer, kept):
+def test_chunks_of_steps_change_nothing(lab, examples, batch_size, optimizer, readback):
     """Not even the last digit of a cost: what is watched must not depend on them."""
     X, Y = data(examples)
     found = []
-    for steps, elements in [((64, 64), 1), *kept]:
+    for steps, elements in [((64, 64), 1), *readback]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(training_steps, "KEPT_STEPS", steps)
-            patch.setattr(training_steps, "KEPT_ELEMENTS", elements)
+            patch.setattr(training_steps, "READBACK_STEPS", steps)
+            patch.setattr(training_steps, "READBACK_ELEMENTS", elements)
             net = network(lab, dropout=0.3)
             history = fit(lab, net, X, Y, batch_size=min(batch_size, examples), optimizer=optimizer)
         found.append((vector(lab, net), history.cost))
@@ -336,7 +336,7 @@ def test_ctrl_c_at_any_moment(lab):
 
 @contextmanager
 def keyboard_interrupt_at_line(n):
-    """Ctrl-C arrives as line n of the training rooms, counted as they are run, is about to run."""
+    """Ctrl-C arrives as line n of the training modules, counted as they are run, is about to run."""
     lines = itertools.count(1)
     reached = []
 
@@ -468,13 +468,13 @@ def test_ctrl_c_from_outside(tmp_path):
             import bpengine as bp
 
             def tanh(z):
-                global told
-                if not told:
-                    told = True
+                global interrupted_once
+                if not interrupted_once:
+                    interrupted_once = True
                     print("training", flush=True)
                 return np.tanh(z)
 
-            told = False
+            interrupted_once = False
             σ = bp.Activation("telling", tanh, lambda a: 1 - a * a, "a")
             net = bp.Network([3, 4, 2], activations=[σ, "sigmoid"], rng=0)
             X, Y = np.ones((3, 50)), np.zeros((2, 50))
@@ -508,7 +508,7 @@ def linear(lab, weights, cost="quadratic"):
 @looped("position", [0, 3, -1])
 @looped("kept_steps", [256, 1])
 def test_overflow_in_a_forward_pass(lab, monkeypatch, layer, examples, batch_size, position, kept_steps):
-    monkeypatch.setattr(training_steps, "KEPT_STEPS", (kept_steps, kept_steps))
+    monkeypatch.setattr(training_steps, "READBACK_STEPS", (kept_steps, kept_steps))
     weights = [[[1e10 if l == layer else 1.0]] for l in (2, 3, 4)]
     net, twin = linear(lab, weights), linear(lab, weights)
     order = copy.deepcopy(net.rng).permutation(examples)
@@ -532,7 +532,7 @@ def test_overflow_in_a_forward_pass(lab, monkeypatch, layer, examples, batch_siz
 
 def test_overflow_beyond_the_first_chunk(lab):
     examples, position = 300, 280
-    assert position > training_steps.KEPT_STEPS[1]
+    assert position > training_steps.READBACK_STEPS[1]
     net, twin = linear(lab, [[[1e30]]]), linear(lab, [[[1e30]]])
     order = copy.deepcopy(net.rng).permutation(examples)
     X, Y = np.zeros((1, examples)), np.ones((1, examples))
@@ -589,7 +589,7 @@ def finite(lab, array):
     st.integers(1, 3),
     st.integers(0, 99),
 )
-def test_divergence_keeps_the_step_before(lab, name, learning_rate, batch_size, kept_steps, seed):
+def test_divergence_keeps_the_step_before(lab, name, learning_rate, batch_size, readback_steps, seed):
     X, Y = data(9, seed=seed)
     activations, optimizer = [name, "linear"], bp.SGD(learning_rate)
     net, twin = (network(lab, activations=activations, dtype="float32", rng=seed) for _ in range(2))
@@ -602,7 +602,7 @@ def test_divergence_keeps_the_step_before(lab, name, learning_rate, batch_size, 
                 break
             before = arrays(lab, twin)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_steps, "KEPT_STEPS", (kept_steps, kept_steps))
+        patch.setattr(training_steps, "READBACK_STEPS", (readback_steps, readback_steps))
         try:
             fit(lab, net, X, Y, epochs=12, batch_size=batch_size, optimizer=optimizer)
             found = None
@@ -878,11 +878,13 @@ def test_a_pass_whose_cost_is_not_finite_keeps_the_last_finite_parameters(lab):
     name=st.sampled_from(["momentum", "adam", "averaging", "schedule"]),
     position=st.integers(0, 10),
     batch_size=st.integers(1, 5),
-    kept=st.sampled_from([1, 2, 256]),
+    readback=st.sampled_from([1, 2, 256]),
     dropout=st.sampled_from([0.0, 0.05]),  # of more, a mask may leave out the whole layer
 )
 @few
-def test_all_that_is_remembered_is_of_the_step_before(lab, name, position, batch_size, kept, dropout):
+def test_all_that_is_remembered_is_of_the_step_before(
+    lab, name, position, batch_size, readback, dropout
+):
     """Where a cost is not finite: parameters, the optimizer's state and the random numbers."""
     X, Y = data(11)
     X[:, position] = 1e200  # whose square is more than float64 holds
@@ -894,7 +896,7 @@ def test_all_that_is_remembered_is_of_the_step_before(lab, name, position, batch
             seen.append(training)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_steps, "KEPT_STEPS", (kept, kept))
+        patch.setattr(training_steps, "READBACK_STEPS", (readback, readback))
         with pytest.raises(bp.NonFiniteCostError) as caught:
             fit(
                 lab,

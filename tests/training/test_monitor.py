@@ -158,17 +158,17 @@ def test_saturated_is_within_a_hundredth_of_an_end(lab, name, among):
     optimizer=optimizers,
     dropout=st.sampled_from([0.0, 0.4]),
     source=st.sampled_from(["shuffled", "in order", "windows", "batches"]),
-    kept=st.sampled_from([1, 3, 256]),
+    readback=st.sampled_from([1, 3, 256]),
 )
 @examples(20)
 def test_looking_changes_nothing_and_comes_at_the_right_steps(
-    lab, N, batch_size, epochs, every, optimizer, dropout, source, kept
+    lab, N, batch_size, epochs, every, optimizer, dropout, source, readback
 ):
     X, Y = data(N)
     m = min(batch_size, N)
     stop = {"patience": 2, "min_delta": 1e-3}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bpengine.training.steps.KEPT_STEPS", (kept, kept))
+        patch.setattr("bpengine.training.steps.READBACK_STEPS", (readback, readback))
         nets, histories = [], []
         for monitor in (None, every):
             net = network(lab, dropout=dropout)
@@ -222,10 +222,10 @@ def test_steps_are_equally_far_apart_when_epochs_differ_in_length(lab, lengths, 
     every=st.none() | every,
     N=st.integers(1, 40),
     batch_size=st.integers(1, 8),
-    kept=st.sampled_from([2, 256]),
+    readback=st.sampled_from([2, 256]),
 )
 @examples(10)
-def test_other_steps_do_no_more_work(lab, every, N, batch_size, kept):
+def test_other_steps_do_no_more_work(lab, every, N, batch_size, readback):
     """A look is one pass forward and one backward of its own; the other steps are as without it."""
     passes = {"forward": 0, "backward": 0}
 
@@ -243,7 +243,7 @@ def test_other_steps_do_no_more_work(lab, every, N, batch_size, kept):
     σ = bp.Activation("counted", uncompiled(tanh), uncompiled(slope), "a")
     net = network(lab, activations=[σ, "sigmoid"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bpengine.training.steps.KEPT_STEPS", (kept, kept))
+        patch.setattr("bpengine.training.steps.READBACK_STEPS", (readback, readback))
         history = fit(lab, net, *data(N), epochs=3, batch_size=m, monitor=every)
     steps = 3 * -(-N // m)
     looks = {None: 0, "epoch": 3}.get(every) if not isinstance(every, int) else -(-steps // every)

@@ -28,11 +28,11 @@ def stack_of(lab, case, P, **options):
         "dtype": case.dtype,
         "backend": lab.backend,
     }
-    each = [
+    entry = [
         {name: value[i] if isinstance(value, list) else value for name, value in options.items()}
         for i in range(P)
     ]
-    alone = [bp.Network(case.sizes, rng=i, **shared, **each[i]) for i in range(P)]
+    alone = [bp.Network(case.sizes, rng=i, **shared, **entry[i]) for i in range(P)]
     if "dropout" in options:
         shares = options.pop("dropout")
         options["dropout"] = [0.0, *[shares] * (case.layers - 1)]
@@ -45,7 +45,7 @@ def examples_of(case, P, per_network, m=None):
     parts = [one_batch(case, m, seed) for seed in range(P if per_network else 1)]
     found = []
     for i, part in enumerate(PARTS):
-        values = [each[i] for each in parts]
+        values = [entry[i] for entry in parts]
         found.append(np.stack(values) if part in per_network else values[0])
     return found
 
@@ -88,7 +88,7 @@ def test_gradients_and_outputs_are_those_of_each_network_alone(lab, case, P, per
             lab.assert_close(found[i, ...], lab.numpy(wanted), tolerance)
         assert gradient.cost[i] == pytest.approx(expected.cost, rel=tolerance)
         for name, value in one.evaluate(x, y, w).items():
-            # one accuracy for all, since it tells nothing where targets are not all classes
+            # one accuracy for all, since it is not defined where targets are not all classes
             assert name not in figures or figures[name][i] == pytest.approx(value, rel=tolerance)
 
 
@@ -336,7 +336,7 @@ def test_stacking_networks_that_are_there(lab):
 def test_the_best_network(lab):
     X, labels = rings(lab)
     nets = small(lab)
-    with pytest.raises(ValueError, match="there has been no training"):
+    with pytest.raises(ValueError, match="no training has been run"):
         nets.best()
     history = nets.fit(X, labels, epochs=3, progress=False)
     assert_member(lab, nets.best(), nets[int(np.argmin(history.cost[-1]))], 0.0)
@@ -435,19 +435,19 @@ def test_plans_and_partial_fit(lab):
     plan.learning_rate = [0.0, 0.0, 0.5]
     before = np.array(lab.numpy(nets.weights[0]))
     plan.run()
-    moved = (lab.numpy(nets.weights[0]) != before).any(axis=(1, 2))
-    assert moved.tolist() == [False, False, True]
+    changed_networks = (lab.numpy(nets.weights[0]) != before).any(axis=(1, 2))
+    assert changed_networks.tolist() == [False, False, True]
     with pytest.raises(ValueError, match="learning_rate has 1 values; this plan takes 3"):
         plan.learning_rate = 0.5
-    each = lab.array(np.stack([lab.numpy(X)] * 3))
+    entry = lab.array(np.stack([lab.numpy(X)] * 3))
     with pytest.raises(
         ValueError, match=r"the inputs are those of 3 networks.*per_network=\['inputs'\]"
     ):
-        plan.load(each, labels)
+        plan.load(entry, labels)
     per_network = nets.plan(8, per_network=["inputs"])
     per_network.load(X, labels)
     first = per_network.run().cost
-    per_network.load(each, labels)
+    per_network.load(entry, labels)
     np.testing.assert_array_equal(per_network.run().cost, first)
     twin = copy.deepcopy(nets)
     for _ in range(2):
@@ -465,9 +465,9 @@ def test_streams_and_class_weights(lab):
     nets.fit(batches, epochs=2, progress=False)
     twin.fit(X, labels, epochs=2, batch_size=4, shuffle=False, progress=False)
     lab.assert_close(nets.vector, lab.numpy(twin.vector), 1e-12)
-    each = lab.array(np.stack([host_x] * 3))
+    entry = lab.array(np.stack([host_x] * 3))
     with pytest.raises(ValueError, match="share the batches of an iterable"):
-        nets.fit([(each, labels)], progress=False)
+        nets.fit([(entry, labels)], progress=False)
     per_network = lab.array(np.stack([host_y, 1 - host_y, host_y]))
     nets.fit(
         X, per_network, class_weight={0: 2.0}, epochs=1, batch_size=4, shuffle="each", progress=False
@@ -495,8 +495,14 @@ def refusals(lab):
             "unknown per_network 'input'. Did you mean 'inputs'",
         ),
         (lambda: single(lab, 0).plan(4, per_network=["inputs"]), "is for stacks; this is one network"),
-        (lambda: nets.feedforward(lab.array(np.stack([host] * 2))), r"or \(3, 2, m\), with inputs of"),
-        (lambda: nets.backprop(X, lab.array(np.ones((2, 2, 8)))), r"own have shape \(3, 2, 8\)"),
+        (
+            lambda: nets.feedforward(lab.array(np.stack([host] * 2))),
+            r"or \(3, 2, m\), with per-network inputs",
+        ),
+        (
+            lambda: nets.backprop(X, lab.array(np.ones((2, 2, 8)))),
+            r"Per-network targets have shape \(3, 2, 8\)",
+        ),
         (lambda: nets.backprop(X, labels, np.ones((2, 8))), r"expected \(8,\).* or \(3, 8\)"),
         (lambda: nets.backprop(X, labels, per_example="norms"), "per_example is for one network"),
         (lambda: nets.plan(4, per_example="norms"), "per_example is for one network"),
@@ -509,10 +515,13 @@ def refusals(lab):
         (lambda: nets.fit(X, labels, optimizer=bp.DPSGD(1.0, 1.0, 1.0)), "DPSGD is for one network"),
         (lambda: nets.fit(X, labels, batch_size=4, shuffle="all"), "shuffle must be a whole number"),
         (lambda: nets.fit([(X, labels)], shuffle="each"), "shuffle='each' needs X and Y as arrays"),
-        (lambda: nets.fit(X, lab.array(np.ones((2, 8), int))), r"own have shape \(3, 8\), and targets"),
+        (
+            lambda: nets.fit(X, lab.array(np.ones((2, 8), int))),
+            r"per-network labels have shape \(3, 8\), and targets",
+        ),
         (
             lambda: nets.fit(X, lab.array(np.ones((4, 8)))),
-            r"own have shape \(3, 2, 8\), labels \(3, 8\)",
+            r"Per-network targets have shape \(3, 2, 8\), labels \(3, 8\)",
         ),
         (lambda: nets[0:2], "cannot be interpreted as an integer"),
         (lambda: nets[0].ensemble(X), "ensemble is for a stack of networks"),
@@ -521,7 +530,7 @@ def refusals(lab):
     ]
 
 
-def test_what_does_not_fit_is_told(lab):
+def test_what_does_not_fit_raises(lab):
     for call, message in refusals(lab):
         with pytest.raises((ValueError, TypeError), match=message):
             call()
@@ -556,20 +565,20 @@ def test_figures_on_validation_data_of_each_networks_own(lab):
 def test_partial_fit_with_other_examples_and_after_some_have_stopped(lab):
     X, labels = rings(lab, m=8)
     host = lab.numpy(X)
-    each = lab.array(np.stack([host] * 3))
+    entry = lab.array(np.stack([host] * 3))
     nets, twin = small(lab, P=3), small(lab, P=3)
     options = {"batch_size": 8, "shuffle": False, "optimizer": bp.Adam(0.1)}
-    for net, second in ((nets, each), (twin, X)):
+    for net, second in ((nets, entry), (twin, X)):
         net.partial_fit(X, labels, **options)
         net.partial_fit(second, labels, **options)
     lab.assert_close(nets.vector, lab.numpy(twin.vector), 1e-12)
     nets._training.stop_networks([1])
     before = np.array(lab.numpy(nets.weights[0]))
-    for x in (X, each):
+    for x in (X, entry):
         cost = nets.partial_fit(x, labels, **options)
         assert cost.shape == (3,)
-    moved = (lab.numpy(nets.weights[0]) != before).any(axis=(1, 2))
-    assert moved.tolist() == [True, False, True]
+    changed_networks = (lab.numpy(nets.weights[0]) != before).any(axis=(1, 2))
+    assert changed_networks.tolist() == [True, False, True]
     nets._training.stop_networks([0, 2])
     with pytest.raises(ValueError, match="all networks of the stack have stopped"):
         nets.partial_fit(X, labels, **options)
@@ -633,13 +642,13 @@ def test_parameters_set_in_one_network_leave_the_steps_of_the_others(lab, frozen
 
 def test_ctrl_c_in_an_epoch_after_some_have_stopped(lab):
     X, labels = rings(lab)
-    kept = {}
+    stored = {}
 
     class Interrupting(bp.Callback):
         def epoch(self, training):
             if training.epoch == 1:
                 training.stop_networks([1])
-                kept[1] = np.array(lab.numpy(training.network.weights[0])[1])
+                stored[1] = np.array(lab.numpy(training.network.weights[0])[1])
 
         def steps(self, training, count):
             if training.epoch == 2:
@@ -648,7 +657,7 @@ def test_ctrl_c_in_an_epoch_after_some_have_stopped(lab):
     nets = small(lab, 3)
     history = nets.fit(X, labels, batch_size=7, epochs=5, callbacks=[Interrupting()], progress=False)
     assert (history.interrupted, len(history.cost)) == (True, 2)
-    np.testing.assert_array_equal(lab.numpy(nets.weights[0])[1], kept[1])
+    np.testing.assert_array_equal(lab.numpy(nets.weights[0])[1], stored[1])
     assert np.isfinite(lab.numpy(nets.vector)).all()
 
 
