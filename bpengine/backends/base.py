@@ -22,7 +22,7 @@ class BackendUnavailableError(ImportError):
 
 
 class DeviceMemoryError(MemoryError):
-    """A device has no room for an array.
+    """A device has not enough memory for an array.
 
     Attributes
     ----------
@@ -131,7 +131,7 @@ class Backend(ABC):
         return None
 
     def feeder(self, shape: tuple[int, int], dtype: str) -> Any:
-        """What brings rows to a device that has no room for all of them; see `Streamed`."""
+        """What brings rows to a device without enough memory for all of them; see `Streamed`."""
         raise NotImplementedError(f"backend {self.name!r} has no device to feed.")
 
 

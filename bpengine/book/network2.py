@@ -40,7 +40,7 @@ class Network(Program):
     sizes : sequence of int
         Neurons per layer, input first.
     cost : class, optional
-        CrossEntropyCost, QuadraticCost, or one of your own with static methods ``fn(a, y)``, the cost
+        CrossEntropyCost, QuadraticCost, or a custom one with static methods ``fn(a, y)``, the cost
         of one example, and ``delta(z, a, y)``, its output error.
 
     Attributes
@@ -241,7 +241,7 @@ def load(filename: str | os.PathLike[str], cost: Any = None) -> Network:
     ----------
     filename : path
     cost : class, optional
-        The cost, where the file's is one of your own.
+        The cost, where the file's is a custom one.
 
     Raises
     ------

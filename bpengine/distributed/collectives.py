@@ -45,7 +45,7 @@ class RankError(RuntimeError):
 
 
 class Group:
-    """The ranks that train together, with a communicator of their own; a context manager.
+    """The ranks that train together, with a duplicate of the communicator; a context manager.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class Group:
             if error is None:
                 self.agree(0.0)
             elif not (self._ended or self.knows(error)):
-                self._tell(error)
+                self._notify(error)
         finally:
             self._restore_signal()
         self.comm.Free()
@@ -134,7 +134,7 @@ class Group:
         return table[:, 1:]
 
     def interrupt(self) -> None:
-        """Tell the others that this rank was interrupted."""
+        """Notify the others that this rank was interrupted."""
         self.finish()
         self._gather(INTERRUPTED)
 
@@ -199,13 +199,13 @@ class Group:
         raise SystemExit(1)  # where Abort comes back
 
     def _gather(self, *row: float) -> np.ndarray[Any, Any]:
-        own, table = np.zeros(WIDTH), np.empty((self.size, WIDTH))
-        own[: len(row)] = row
-        self.wait(self.comm.Iallgather(own, table))
+        local, table = np.zeros(WIDTH), np.empty((self.size, WIDTH))
+        local[: len(row)] = row
+        self.wait(self.comm.Iallgather(local, table))
         return table
 
-    def _tell(self, error: BaseException) -> None:
-        """Tell the others, at their next control point, why this rank leaves."""
+    def _notify(self, error: BaseException) -> None:
+        """Notify the others, at their next control point, why this rank leaves."""
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             self.end(f"rank {self.rank} was ended by {type(error).__name__}")
         self.finish()

@@ -233,12 +233,12 @@ def summing(
     if isinstance(vector, np.ndarray):
         return HostSum(group, vector, parts)
     if group.rank == 0:
-        _say_once(backend.name)
+        _warn_once(backend.name)
     return StagedSum(group, vector, parts, backend, dtype)
 
 
 @functools.cache
-def _say_once(name: str) -> None:
+def _warn_once(name: str) -> None:
     logging.getLogger("bpengine").warning(
         "gradients on backend %r go over the ranks by way of the host's memory: two copies a step", name
     )

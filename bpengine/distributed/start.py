@@ -64,11 +64,11 @@ class Ranks(Totals):
             seed_of_rank(self.group, rng, Phase.DRAW)
         return [x for x in callbacks if self.group.rank == 0 or not x.main_rank_only]
 
-    def check_per_network(self, own: Collection[str]) -> None:
+    def check_per_network(self, local: Collection[str]) -> None:
         """Raise ValueError if networks of a stack can't have this for themselves on several ranks."""
-        if own and (list(own) != ["targets"] or self.options.accumulate > 1):
+        if local and (list(local) != ["targets"] or self.options.accumulate > 1):
             raise ValueError(
-                f"the {' and the '.join(own)} are each network's own; with comm the networks of a stack "
+                f"the {' and the '.join(local)} differ between networks; with comm those of a stack "
                 "share inputs, order and sample_weight, and with accumulate above 1 targets too."
             )
 
@@ -80,8 +80,8 @@ class Ranks(Totals):
 
     def relative(self, weights: np.ndarray[Any, Any] | None, N: int) -> np.ndarray[Any, Any] | None:
         """The weights of N examples, relative to the mean of all ranks'; None where no rank has any."""
-        own = N if weights is None else float(weights.sum())
-        table = self.group.agree(Phase.WEIGHTS, weights is not None, own, N)
+        local = N if weights is None else float(weights.sum())
+        table = self.group.agree(Phase.WEIGHTS, weights is not None, local, N)
         if not table[:, 0].any():
             return None
         total, examples = table[:, 1:3].sum(axis=0)

@@ -99,8 +99,8 @@ class DataParallelStrategy(SingleProcess):
 
     def most(self, step: int, steps: int) -> int:
         """No more than up to the next average of the ranks' parameters."""
-        each = self.options.sync_every
-        return steps if each == 1 else min(steps, each - step % each)
+        item = self.options.sync_every
+        return steps if item == 1 else min(steps, item - step % item)
 
     def rounds(
         self, training: Training, chunks: Iterator[Chunk]

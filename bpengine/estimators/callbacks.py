@@ -43,7 +43,7 @@ class Fitting(Training):
 
 
 class Watch:
-    """Tells an estimator's `bpengine.Callback` objects how its training goes, if there are any.
+    """Calls an estimator's `bpengine.Callback` objects during its training, if there are any.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class Watch:
             callback.end(self.training)  # type: ignore[arg-type]
 
     def note(self, loss: float, rate: float) -> bool:
-        """An epoch is complete: tell the callbacks; says whether one of them stops training."""
+        """Call the callbacks after an epoch; gives whether one of them stops training."""
         training = self.training
         if training is None:
             return False

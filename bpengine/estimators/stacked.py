@@ -29,8 +29,8 @@ from bpengine.optimizers.update import OptimizerState
 __all__ = ["StackedFit", "is_for_stacks", "stacks", "train"]
 
 STACK_BYTES = 2**23  # activations of a step that a stack holds at most, but for a single network
-KEPT_ELEMENTS = 2**18  # outputs of training steps kept until their losses are added up
-KEPT_STEPS = 256  # at most; and at least 1, as 8 of a large stack's are more than a cache holds
+READBACK_ELEMENTS = 2**18  # outputs of training steps kept until their losses are added up
+READBACK_STEPS = 256  # at most; and at least 1, as 8 of a large stack's are more than a cache holds
 
 
 def is_for_stacks(estimator: BaseMLP, X: Any) -> bool:
@@ -108,13 +108,13 @@ class StackedFit:
 
     def end(self, view: Network) -> None:
         """Let the estimator have a network of its own, with the parameters of the stack's."""
-        est, own = self.estimator, self.network
-        for block, new in zip(own.parameters.blocks, view.parameters.blocks, strict=True):
+        est, local = self.estimator, self.network
+        for block, new in zip(local.parameters.blocks, view.parameters.blocks, strict=True):
             block[...] = new
-        own.rng, own.l2 = view.rng, float(est.alpha) / self.batch_size
-        est.network_ = own
+        local.rng, local.l2 = view.rng, float(est.alpha) / self.batch_size
+        est.network_ = local
         if est.early_stopping and est._best is not None:
-            own.vector[...] = own.backend.asarray(est._best, own.dtype)
+            local.vector[...] = local.backend.asarray(est._best, local.dtype)
 
 
 def stacks(found: Sequence[StackedFit]) -> Iterator[list[StackedFit]]:
@@ -129,8 +129,8 @@ def stacks(found: Sequence[StackedFit]) -> Iterator[list[StackedFit]]:
         groups[kinds.index(kind)].append(member)
     for group in groups:
         net, m = group[0].network, max(member.batch_size for member in group)
-        each = m * sum(net.sizes) * np.dtype(net.dtype).itemsize
-        count = -(-len(group) // max(1, STACK_BYTES // each))
+        item = m * sum(net.sizes) * np.dtype(net.dtype).itemsize
+        count = -(-len(group) // max(1, STACK_BYTES // item))
         for some in np.array_split(np.arange(len(group)), count):
             yield [group[i] for i in some]
 
@@ -276,7 +276,7 @@ class StackSteps:
             parts = ("inputs", "targets", *(["weights"] if weighted else []))
             plan = Plan(net, m, self.optimizer, state=self.state, weighted=weighted, per_network=parts)
             shape = *net.stack, net.sizes[-1], m
-            steps = min(KEPT_STEPS, max(1, KEPT_ELEMENTS // int(np.prod(shape))))
+            steps = min(READBACK_STEPS, max(1, READBACK_ELEMENTS // int(np.prod(shape))))
             self._plans[m, weighted] = plan, Entries(net.backend.empty((steps, *shape), net.dtype))
         return self._plans[m, weighted]
 
@@ -291,7 +291,7 @@ class StackSteps:
         totals = weights.sum(axis=-1) if weighted else np.full(weights.shape[:2], float(m))
         self._strengthen(totals[0])
         plan, slots = self._plan(m, weighted)
-        kept, plan.learning_rate = slots.whole, rates
+        saved, plan.learning_rate = slots.whole, rates
         rows = plan.workspace.rows
         shares = weights * (m / totals[..., None]) if weighted else None
         indices: Any = net.backend.asarray(numbers.reshape(len(numbers), -1), "int64")
@@ -311,8 +311,8 @@ class StackSteps:
 
         plain = shares is None and not penalized
         found = np.zeros(totals.shape[1])
-        for start in range(0, len(numbers), kept.shape[0]):
-            steps = range(start, min(start + kept.shape[0], len(numbers)))
+        for start in range(0, len(numbers), saved.shape[0]):
+            steps = range(start, min(start + saved.shape[0], len(numbers)))
             if plain:
                 given = Batches(
                     partial(net.backend.take, self.rows),
@@ -326,7 +326,7 @@ class StackSteps:
                 given = Batches(load, steps, rows, plan.output, slots)
             plan.program.run_batches(given, [0])
             some = indices[start : steps.stop, ...]
-            values = self.loss(kept[: len(steps), ...], self._targets(some, m))
+            values = self.loss(saved[: len(steps), ...], self._targets(some, m))
             if shares is not None:
                 values = values * net.backend.asarray(shares[start : steps.stop], net.dtype)
             found += net.backend.figure(xp.sum(values, axis=(0, -1), dtype=xp.float64))

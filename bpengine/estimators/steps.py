@@ -184,8 +184,8 @@ class Steps:
             options |= {"gradient": WeightedMean(), "replayer": self.replayer}
             plan = Plan(net, m, self.optimizer, **options)
             steps = steps_per_readback(net, m)
-            kept = net.backend.empty((steps, net.sizes[-1], m), net.dtype)
-            self._plans[key] = plan, kept, [kept[i, ...] for i in range(steps)]
+            saved = net.backend.empty((steps, net.sizes[-1], m), net.dtype)
+            self._plans[key] = plan, saved, [saved[i, ...] for i in range(steps)]
         plan = self._plans[key][0]
         plan.learning_rate = self.learning_rate
         return self._plans[key]
@@ -196,7 +196,7 @@ class Steps:
         As many at a time as outputs can be kept of: their losses are then added up in one go.
         """
         net = self.network
-        plan, kept, slots = self._plan(m, examples, alpha)
+        plan, saved, slots = self._plan(m, examples, alpha)
         rows, xp = plan.workspace.rows, net.backend.xp
         weights = None
         if examples.weights is not None:
@@ -211,7 +211,7 @@ class Steps:
             batches = [indices[i : i + m] for i in range(start, stop, m)]
             given = Batches(examples.load, batches, rows, plan.output, slots, examples.rows)
             plan.program.run_batches(given, [0])
-            values = self.loss(kept[: len(batches), ...], examples.targets(chosen, m))
+            values = self.loss(saved[: len(batches), ...], examples.targets(chosen, m))
             if weights is not None:
                 share = weights[start // m : stop // m]
                 values = values * net.backend.asarray(share, net.dtype)

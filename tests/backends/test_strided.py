@@ -99,10 +99,10 @@ def test_only_what_one_thread_multiplies_by_few_columns_is_cut(monkeypatch):
 
 
 def test_no_kernel_takes_the_place_of_another():
-    own = [
+    local = [
         name for name in kernels.KERNELS if name not in {**per_example.PER_EXAMPLE, **updates.UPDATES}
     ]
-    assert len(own) + len(per_example.PER_EXAMPLE) + len(updates.UPDATES) == len(kernels.KERNELS)
+    assert len(local) + len(per_example.PER_EXAMPLE) + len(updates.UPDATES) == len(kernels.KERNELS)
     nets = bp.Network([2, 3, 2], backend="numpy", stack=2)
     clipping = nets.plan(4, bp.SGD(clip_norm=1.0)).counts
     assert clipping["clip factor each"] == 1

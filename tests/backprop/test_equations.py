@@ -144,7 +144,7 @@ def assert_members_are_single_networks(lab, case, stack):
         Case(case.sizes, case.activations, case.cost, dtype=case.dtype, seed=seed)
         for seed in range(count)
     ]
-    networks = [each.network(lab) for each in seeds]
+    networks = [item.network(lab) for item in seeds]
     workspace, gradient, operations, costs = stacked_pass(lab, case, networks, stack)
     X, Y = case.data(lab)
     for p, net in enumerate(networks):

@@ -141,9 +141,9 @@ def test_without_a_bound_that_binds_clipping_gives_the_plain_gradient(lab, case)
     clipped = net.backprop(*case.data(lab), per_example="clip", max_norm=1e9)
     lab.assert_close(clipped.vector, lab.numpy(plain.vector), 1e-12)
     assert clipped.cost == plain.cost
-    each = net.backprop(*case.data(lab), per_example="gradients")
+    item = net.backprop(*case.data(lab), per_example="gradients")
     bare = case.network(lab).backprop(*case.data(lab))
-    for found, expected in zip(each.weights, bare.weights, strict=True):
+    for found, expected in zip(item.weights, bare.weights, strict=True):
         assert_close(lab.numpy(found).mean(axis=0), lab.numpy(expected), 1e-12, scale=1e-9)
 
 
@@ -158,8 +158,8 @@ def test_padding_has_no_part_in_norms(lab):
     net = case.network(lab, backend=Aligned())
     found = net.backprop(*case.data(lab), per_example="norms")
     assert_close(lab.numpy(found.layers), layer_norms(case, net, lab), 1e-13)
-    each = net.backprop(*case.data(lab), per_example="gradients")
-    assert_close(lab.numpy(each.weights[0]), each_gradient(case, net, lab)[0][0], 1e-13)
+    item = net.backprop(*case.data(lab), per_example="gradients")
+    assert_close(lab.numpy(item.weights[0]), each_gradient(case, net, lab)[0][0], 1e-13)
 
 
 @given(case=cases(max_layers=3), chunk=st.integers(1, 4))

@@ -124,10 +124,10 @@ def test_two_plans_of_one_network_do_not_share_buffers(lab):
     one.load(lab.array(X), lab.array(Y))
     other.load(lab.array(-X), lab.array(Y))
     first = one.run().gradient.vector
-    kept = lab.numpy(first).copy()
+    saved = lab.numpy(first).copy()
     other.run()
-    np.testing.assert_array_equal(lab.numpy(first), kept)
-    np.testing.assert_array_equal(lab.numpy(one.run().gradient.vector), kept)
+    np.testing.assert_array_equal(lab.numpy(first), saved)
+    np.testing.assert_array_equal(lab.numpy(one.run().gradient.vector), saved)
 
 
 @given(case=cases(), other=st.integers(1, 50))

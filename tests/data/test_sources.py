@@ -654,7 +654,7 @@ def test_a_map_is_trained_on_in_less_memory_than_it_is_long(tmp_path):
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONUTF8": "1"},
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "in which an array of that length has no room" in done.stdout
+    assert "in which an array of that length does not fit" in done.stdout
     anonymous = float(re.search(r"RssAnon\): (\S+) GiB", done.stdout)[1])
     assert 0 < anonymous < 0.2
     assert float(re.search(r"accuracy on the first 10,000: (\S+)", done.stdout)[1]) > 0.9

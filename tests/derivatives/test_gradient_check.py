@@ -86,11 +86,11 @@ def test_numerical_derivatives_are_differences_of_the_cost(lab, two_sided):
     for kind in ("weights", "biases"):
         for l, view in enumerate(getattr(net, kind)):
             for j, k in np.ndindex(tuple(view.shape)):
-                kept, costs = float(view[j, k]), []
+                saved, costs = float(view[j, k]), []
                 for nudge in (ε, -ε if two_sided else 0.0):
-                    view[j, k] = kept + nudge
+                    view[j, k] = saved + nudge
                     costs.append(net.evaluate(X, Y)["cost"])
-                view[j, k] = kept
+                view[j, k] = saved
                 expected = (costs[0] - costs[1]) / (2 * ε if two_sided else ε)
                 assert float(getattr(found, kind)[l][j, k]) == pytest.approx(expected, abs=1e-12)
 
@@ -148,8 +148,8 @@ def test_a_single_wrong_entry_fails_the_check_and_is_named(lab, monkeypatch, kin
     assert check.worst.parameter == f"{kind}[{l}][{j}, {k}]"
     assert check.worst.numerical == pytest.approx(right, rel=1e-6)
     np.testing.assert_equal(check.worst.backprop, right + error)
-    good = [each <= 1e-7 for each in check.per_layer]
-    assert good == [each != l for each in range(3)]
+    good = [item <= 1e-7 for item in check.per_layer]
+    assert good == [item != l for item in range(3)]
     assert str(check).startswith("FAILED: ") and check.worst.parameter in str(check)
 
 
@@ -191,14 +191,14 @@ def test_a_wrong_slope_fails_from_its_layer_down_to_the_input(lab, l, factor):
     case = deep("tanh", "quadratic")
     net = bp.Network(
         case.sizes,
-        [wrong if each == l else SOFTSIGN for each in range(3)],
+        [wrong if item == l else SOFTSIGN for item in range(3)],
         backend=lab.backend,
         dtype="float64",
         rng=0,
     )
     check = bp.check_gradient(net, *case.data(lab))
     assert not check.passed
-    assert [each <= 1e-7 for each in check.per_layer] == [False] * (l + 1) + [True] * (2 - l)
+    assert [item <= 1e-7 for item in check.per_layer] == [False] * (l + 1) + [True] * (2 - l)
     assert int(re.match(r"\w+\[(\d)\]", check.worst.parameter)[1]) <= l
 
 

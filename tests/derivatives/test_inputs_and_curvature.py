@@ -87,8 +87,8 @@ def test_input_gradients_equal_finite_differences(lab, σ, cost):
         up[i] += ε
         down[i] -= ε
         costs = [
-            net.cost.function(forward(case, net, lab, moved), Y.astype("float64"))
-            for moved in (up, down)
+            net.cost.function(forward(case, net, lab, change), Y.astype("float64"))
+            for change in (up, down)
         ]
         difference = (costs[0] - costs[1]) / (2 * ε)
         assert_close(found[i], difference, 1e-6, scale=max(1.0, np.abs(costs).max()))

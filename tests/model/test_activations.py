@@ -39,7 +39,7 @@ matrices = st.builds(
 
 
 def softsign(z):
-    """A function of the user's own, in operators that every array library has."""
+    """A custom function, in operators that every array library has."""
     return z / (1 + abs(z))
 
 

@@ -207,8 +207,8 @@ def test_weights_of_classes(weights):
         torch.optim.SGD(model.parameters(), lr=0.1),
         torch.nn.CrossEntropyLoss(weight=torch.tensor(weights, dtype=torch.float64)),
     )
-    each = [np.array(weights)[labels] for _, labels in batches()]
-    weighted = [(X, labels, w / w.mean()) for (X, labels), w in zip(batches(), each, strict=True)]
+    tables = [np.array(weights)[labels] for _, labels in batches()]
+    weighted = [(X, labels, w / w.mean()) for (X, labels), w in zip(batches(), tables, strict=True)]
     net.fit(weighted, epochs=STEPS // 2, optimizer=bp.SGD(0.1), progress=False)
     assert_same(net, model)
     for net in (network(), network()):

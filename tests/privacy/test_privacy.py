@@ -85,8 +85,8 @@ def test_a_step_sums_clipped_gradients_of_the_examples_that_are_there(lab, case,
     pull = lab.numpy(clipped.vector)
     # backprop's average of m has the penalty once; so has the step
     expected_step = η * ((sum_ - m * pull) / expected + pull)
-    moved = lab.numpy(other.vector) - lab.numpy(net.vector)
-    assert_close(moved, expected_step, 1e-11, scale=1e-3)
+    change = lab.numpy(other.vector) - lab.numpy(net.vector)
+    assert_close(change, expected_step, 1e-11, scale=1e-3)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -117,15 +117,15 @@ def test_training_is_the_loop_with_clipping_and_noise(momentum):
 @examples(10)
 def test_one_example_moves_the_parameters_by_the_bound_at_most(seed):
     η, bound, expected = 0.5, 0.3, 4
-    moved = []
+    change = []
     for m in (3, 4):
         net, X, Y = small(4, seed)
         X[:, 3] *= 1000
         plan = private_plan(net, m, DPSGD(η, 0.0, bound), expected=expected)
         plan.load(X[:, :m], Y[:, :m])
         plan.run()
-        moved.append(net.vector.copy())
-    assert np.linalg.norm(moved[1] - moved[0]) <= η * bound / expected * (1 + 1e-12)
+        change.append(net.vector.copy())
+    assert np.linalg.norm(change[1] - change[0]) <= η * bound / expected * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -144,9 +144,9 @@ def test_the_noise_of_steps_is_normal_of_the_promised_strength(lab, dtype):
     drawn = np.concatenate(found) / (η * σ * bound / m)
     assert stats.kstest(drawn, "norm").pvalue > 1e-3
     assert drawn.std() == pytest.approx(1, abs=4 / math.sqrt(2 * drawn.size))
-    each = np.stack(found)
-    between = np.corrcoef(each[:-1].ravel(), each[1:].ravel())[0, 1]
-    assert abs(between) < 4 / math.sqrt(each[1:].size)
+    item = np.stack(found)
+    between = np.corrcoef(item[:-1].ravel(), item[1:].ravel())[0, 1]
+    assert abs(between) < 4 / math.sqrt(item[1:].size)
 
 
 def test_padding_gets_no_noise(lab):

@@ -506,9 +506,9 @@ def linear(lab, weights, cost="quadratic"):
 @looped("layer", [2, 3, 4])
 @looped(("examples", "batch_size"), [(7, 3), (8, 4), (5, 1)])
 @looped("position", [0, 3, -1])
-@looped("kept_steps", [256, 1])
-def test_overflow_in_a_forward_pass(lab, monkeypatch, layer, examples, batch_size, position, kept_steps):
-    monkeypatch.setattr(training_steps, "READBACK_STEPS", (kept_steps, kept_steps))
+@looped("held_steps", [256, 1])
+def test_overflow_in_a_forward_pass(lab, monkeypatch, layer, examples, batch_size, position, held_steps):
+    monkeypatch.setattr(training_steps, "READBACK_STEPS", (held_steps, held_steps))
     weights = [[[1e10 if l == layer else 1.0]] for l in (2, 3, 4)]
     net, twin = linear(lab, weights), linear(lab, weights)
     order = copy.deepcopy(net.rng).permutation(examples)

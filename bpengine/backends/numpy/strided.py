@@ -29,12 +29,12 @@ def packed(k: Any, kernel: Kernel, op: Operation, calls: list[Call]) -> list[Cal
     copied = sum(gapped[at].size for at in (*read, *written))
     if sum(map(has_gaps, calls)) * op.output.size <= copied:
         return calls
-    own = {at: k.scratch(x, -1 - i) for i, (at, x) in enumerate(gapped.items())}
-    inputs = (own.get(place(x), x) for x in op.inputs)
+    local = {at: k.scratch(x, -1 - i) for i, (at, x) in enumerate(gapped.items())}
+    inputs = (local.get(place(x), x) for x in op.inputs)
     return [
-        *((np.copyto, (own[at], gapped[at])) for at in read),
-        *kernel(k, *inputs, own.get(place(op.output), op.output)),
-        *((np.copyto, (gapped[at], own[at])) for at in written),
+        *((np.copyto, (local[at], gapped[at])) for at in read),
+        *kernel(k, *inputs, local.get(place(op.output), op.output)),
+        *((np.copyto, (gapped[at], local[at])) for at in written),
     ]
 
 

@@ -195,12 +195,12 @@ def _share(k: Scratch, weights: Array, out: Array) -> list[Call]:
 
 
 def _add_squares(k: Scratch, total: Array, w: Array, factor: Array, out: Array) -> list[Call]:
-    norms, each = k.scratch(w[..., 0]), np.empty((), total.dtype)
+    norms, item = k.scratch(w[..., 0]), np.empty((), total.dtype)
     return [
         (np.vecdot, (w, w, norms)),
-        (np.add.reduce, (norms, 0, total.dtype, each)),
-        (np.multiply, (each, factor, each)),
-        (np.add, (total, each, out)),
+        (np.add.reduce, (norms, 0, total.dtype, item)),
+        (np.multiply, (item, factor, item)),
+        (np.add, (total, item, out)),
     ]
 
 
