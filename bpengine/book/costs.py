@@ -97,7 +97,7 @@ class OwnCost(Cost):
     def __init__(self, local: Any) -> None:
         name = getattr(local, "__name__", type(local).__name__)
         super().__init__(f"own {name}", self._function, self._derivative)
-        object.__setattr__(self, "own", local)
+        object.__setattr__(self, "local", local)
 
     def _function(self, a: Array, y: Array) -> Array:
         columns = range(a.shape[1])
