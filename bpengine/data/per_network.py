@@ -60,14 +60,11 @@ class PerNetwork(IndexedSource):
         else:
             # inputs are stored once; targets and weights, which are small, per network
             self.heads = as_rows(X, None, 0)
-            parts = [self._broadcast(Y, 3, P).mT]
+            as_array = partial(self.backend.asarray, dtype=network.dtype)
+            parts = [as_array(self._broadcast(Y, 3, P).mT)]
             if weights is not None:
-                parts.append(
-                    self._broadcast(self.backend.asarray(weights, network.dtype), 2, P)[..., None]
-                )
-            tails = self.backend.xp.concat(
-                [self.backend.asarray(part, network.dtype) for part in parts], axis=-1
-            )
+                parts.append(self._broadcast(as_array(weights), 2, P)[..., None])
+            tails = self.backend.xp.concat(parts, axis=-1)
             self.tails = self.backend.xp.reshape(tails, (P * N, -1))
         # first row of each network in heads and tails
         starts = N * np.arange(P)[:, None]

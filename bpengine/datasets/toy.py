@@ -8,9 +8,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from bpengine.datasets.mnist import idx, mnist
-
-__all__ = ["circles", "digits", "idx", "mnist", "step"]
+__all__ = ["circles", "digits", "step"]
 
 _Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
 _Seed = np.random.Generator | int | None

@@ -90,13 +90,8 @@ class History:
 
     def drop_incomplete(self) -> None:
         """Drop entries of an interrupted epoch, whose cost is not recorded yet."""
-        for entries in (
-            self.seconds,
-            self.learning_rate,
-            self.validation_cost,
-            self.validation_accuracy,
-        ):
-            del entries[len(self.cost) :]
+        for name in ("seconds", "learning_rate", "validation_cost", "validation_accuracy"):
+            del getattr(self, name)[len(self.cost) :]
 
     def last(self) -> dict[str, Any]:
         """The last epoch's figures by name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import repeat
 from typing import Any
 
 from bpengine.backends import Array, Backend
@@ -59,20 +60,15 @@ def statistics(plan: Plan, epoch: int, step: int) -> Statistics:
     """Statistics of a gradient plan that has run."""
     network, workspace = plan.network, plan.workspace
     xp, gradient = network.backend.xp, plan.gradient
-    activations = [xp.astype(a, xp.float64) for a in workspace.a]
+    activations, backend = [xp.astype(a, xp.float64) for a in workspace.a], network.backend
     return Statistics(
         epoch=epoch,
         step=step,
         cost=gradient.cost,
-        gradient_norms=tuple(_norm(network.backend, block) for block in gradient.blocks),
-        weight_norms=tuple(_norm(network.backend, w) for w in network.weights),
-        saturated=tuple(
-            _saturated(network.backend, σ, a)
-            for σ, a in zip(network.activations, activations, strict=True)
-        ),
-        mean_activations=tuple(
-            network.backend.figure(xp.mean(xp.abs(a), axis=(-2, -1))) for a in activations
-        ),
+        gradient_norms=tuple(_norm(backend, block) for block in gradient.blocks),
+        weight_norms=tuple(_norm(backend, w) for w in network.weights),
+        saturated=tuple(map(_saturated, repeat(backend), network.activations, activations)),
+        mean_activations=tuple(backend.figure(xp.mean(xp.abs(a), axis=(-2, -1))) for a in activations),
     )
 
 

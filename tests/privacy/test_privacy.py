@@ -480,7 +480,7 @@ def test_what_does_not_go_with_private_training_is_refused():
         fit(X, Y, monitor="epoch", **private)
     with pytest.raises(TypeError, match="optimizer must be one such as"):
         net.partial_fit(X, Y, optimizer=DPSGD(0.1, 1.0, 1.0))
-    with pytest.raises(ValueError, match="DPSGD has its own max_norm"):
+    with pytest.raises(ValueError, match="DPSGD sets max_norm"):
         net.plan(8, DPSGD(0.1, 1.0, 1.0), per_example="clip", max_norm=1.0)
 
 
