@@ -250,7 +250,7 @@ class Anew:
     crashes=st.lists(st.integers(1, 6), min_size=1, max_size=3),
     generator=st.sampled_from(["PCG64", "MT19937", "Philox", "SFC64"]),
 )
-@examples(15)
+@examples(40)
 def test_a_resumed_training_ends_as_one_in_one_go(
     lab,
     tmp_path_factory,
