@@ -10,7 +10,7 @@ import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
+from strategies import looped
 
 import bpengine as bp
 
@@ -39,7 +39,7 @@ FILES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
-modules = pytest.mark.parametrize("module", FILES)
+modules = looped("module", FILES)
 
 
 def imports(tree):
@@ -205,7 +205,7 @@ def test_public_names():
     assert sorted(bp.__all__) == sorted(PUBLIC)
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@looped("name", PUBLIC)
 def test_public_names_have_a_docstring(name):
     thing = getattr(bp, name)
     assert inspect.getdoc(thing)
@@ -290,7 +290,7 @@ TRAIN = "pip install . && python -m bpengine train digits"
 TEST = "pip install nox && nox -s tests"
 
 
-@pytest.mark.parametrize("command", [TRAIN, TEST])
+@looped("command", [TRAIN, TEST])
 def test_readme_gives_the_commands_each_alone_on_its_line(command):
     assert (ROOT / "README.md").read_text(encoding="utf-8").splitlines().count(command) == 1
 

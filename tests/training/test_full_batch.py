@@ -38,7 +38,7 @@ def found(lab, net):
 
 
 @given(seed=st.integers(0, 99), l2=st.sampled_from([0.0, 0.3]), weighted=st.booleans())
-@examples(6)
+@examples(10)
 def test_least_squares_are_solved(lab, seed, l2, weighted):
     net, X, Y, minimum = least_squares(lab, l2=l2, seed=seed)
     weights = np.random.default_rng(seed).random(20) + 0.1
@@ -74,7 +74,7 @@ def test_logistic_regression_is_solved(lab):
     weighted=st.booleans(),
     where=st.sampled_from(["arrays", "map"]),
 )
-@examples(10)
+@examples(20)
 def test_a_gradient_in_chunks_is_that_of_the_whole(lab, tmp_path, N, elements, weighted, where):
     X, Y = data(N)
     weights = np.random.default_rng(0).random(N) + 0.1 if weighted else None

@@ -59,7 +59,7 @@ def by_hand(case, lab, net, X, Y, weights):
     weighted=st.booleans(),
     l2=st.sampled_from([0.0, 0.1]),
 )
-@examples(12)
+@examples(25)
 def test_figures_are_those_of_the_step_before_its_update(lab, case, batch_size, every, weighted, l2):
     (X, Y), N = case.host_data(), case.batch
     m = min(batch_size, N)
@@ -160,7 +160,7 @@ def test_saturated_is_within_a_hundredth_of_an_end(lab, name, among):
     source=st.sampled_from(["shuffled", "in order", "windows", "batches"]),
     readback=st.sampled_from([1, 3, 256]),
 )
-@examples(20)
+@examples(40)
 def test_looking_changes_nothing_and_comes_at_the_right_steps(
     lab, N, batch_size, epochs, every, optimizer, dropout, source, readback
 ):
@@ -197,7 +197,7 @@ def test_looking_changes_nothing_and_comes_at_the_right_steps(
 
 
 @given(lengths=st.lists(st.integers(1, 7), min_size=1, max_size=4), every=every)
-@examples(10)
+@examples(25)
 def test_steps_are_equally_far_apart_when_epochs_differ_in_length(lab, lengths, every):
     class Changing:
         """As many batches as the epoch has."""
@@ -224,8 +224,8 @@ def test_steps_are_equally_far_apart_when_epochs_differ_in_length(lab, lengths, 
     batch_size=st.integers(1, 8),
     readback=st.sampled_from([2, 256]),
 )
-@examples(10)
-def test_other_steps_do_no_more_work(lab, every, N, batch_size, readback):
+@examples(25)
+def test_other_steps_do_no_more_work(lab, every, N, batch_size, kept):
     """A look is one pass forward and one backward of its own; the other steps are as without it."""
     passes = {"forward": 0, "backward": 0}
 

@@ -120,7 +120,10 @@ def test_training_is_that_of_each_network_alone(
 @looped(
     ("kind", "beside"),
     [
-        *itertools.product([bp.SGD, bp.Adam, bp.AdamW, bp.RMSprop, bp.Adagrad], [{}, ALONGSIDE]),
+        *itertools.product(
+            [bp.SGD, bp.Adam, bp.AdamW, bp.RMSprop, bp.Adagrad],
+            [{}, *({name: value} for name, value in ALONGSIDE.items())],
+        ),
         (bp.SGD, {"momentum": 0.5}),
     ],
 )
