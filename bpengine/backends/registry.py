@@ -62,7 +62,7 @@ _factories: dict[str, Callable[[], Backend]] = {
 
 
 def register(name: str, factory: Callable[[], Backend]) -> None:
-    """Make a backend known by name.
+    """Register a backend under a name.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def _made_by(factory: Callable[[], object], what: str) -> Backend:
 
 
 def infer(x: object) -> Backend:
-    """The backend for an array: its library, on its device; NumPy for anything that is no array.
+    """The backend of an array: its library, on its device; NumPy for anything that is not an array.
 
     Parameters
     ----------

@@ -89,7 +89,7 @@ class CuPyBackend(ArrayAPIBackend):
         return self.gpu.asarray(x, dtype)
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
-        """New array with contents of any value."""
+        """New array, uninitialized."""
         return self.gpu.empty(shape, dtype)
 
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
@@ -98,12 +98,12 @@ class CuPyBackend(ArrayAPIBackend):
         return np.asarray(self.gpu.cupy.asnumpy(x))
 
     def synchronize(self) -> None:
-        """Wait until all work handed to the device is done."""
+        """Wait until all queued work of the device is done."""
         self.gpu.enter()
         self.gpu.cupy.cuda.runtime.deviceSynchronize()
 
     def take(self, rows: Array, indices: Array, out: Array) -> None:
-        """Write ``rows[indices]`` into `out`, by one kernel, without a temporary array."""
+        """Write ``rows[indices]`` to `out`, by one kernel, without a temporary array."""
         self.gpu.enter()
         source, numbers, target = map(self.gpu.view, (rows, indices, out))
         launch = gather(source, target, numbers, self.gpu.view(self._zeros))
@@ -178,7 +178,7 @@ class _Layout(fusion.Layout):
     def bounds(self, x: Array) -> tuple[int, int]:
         return self._device.view(x).bounds
 
-    def number(self, value: float, like: Array) -> Array:
+    def scalar(self, value: float, like: Array) -> Array:
         return self._device.asarray(np.array(value), self._device.view(like).dtype)
 
     def readable(self, x: Array) -> bool:

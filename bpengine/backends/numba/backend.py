@@ -43,7 +43,7 @@ class NumbaBackend(NumPyBackend):
         return NumbaBackend, ()
 
     def compile(self, operations: Iterable[Operation]) -> CompiledProgram:
-        """Make operations ready to be replayed: instructions, and calls where there is no kernel."""
+        """Compile operations to instructions, or to calls where there is no kernel."""
         operations = list(operations)
         lowering, scratch = Lowering(), Scratch()
         folded = fold(operations, NUMPY)
@@ -88,7 +88,7 @@ class CompiledProgram(QuietReplay):
             self._context.run(_replay, self.calls, steps)
 
     def run_batches(self, batches: Batches, steps_taken: list[int]) -> None:
-        """A step on each of some batches, which compiled code gathers where it can."""
+        """A step on each of some batches, which compiled code gathers where possible."""
         if not batches.batches:
             return
         if self._batched is None or not self._batched.batches.same_arrays(batches):

@@ -30,7 +30,7 @@ class NumPyBackend(ArrayAPIBackend):
         return NumPyBackend, ()
 
     def on(self, device: Any = None, precision: str | None = None) -> Backend:
-        """Give this backend, which has one device: the CPU."""
+        """The backend itself: its only device is the CPU."""
         if device is not None and str(device) != str(self.device):
             raise ValueError(
                 f"device={device!r}: NumPy computes on the CPU. Use device=None, or another backend."
@@ -38,11 +38,11 @@ class NumPyBackend(ArrayAPIBackend):
         return super().on(None, precision)
 
     def asarray(self, x: Array, dtype: str) -> Array:
-        """`x` in `dtype`: itself where it has it already."""
+        """`x` in `dtype`; `x` itself if that is its dtype."""
         return np.asarray(x, dtype)
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
-        """New array with contents of any value."""
+        """New array, uninitialized."""
         return np.empty(shape, dtype)
 
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
@@ -50,11 +50,11 @@ class NumPyBackend(ArrayAPIBackend):
         return np.asarray(x)
 
     def take(self, rows: Array, indices: Array, out: Array) -> None:
-        """Write ``rows[indices]`` into `out`, without the bounds check that costs a copy."""
+        """Write ``rows[indices]`` to `out`, without the bounds check that costs a copy."""
         rows.take(indices, 0, out, "clip")
 
     def compile(self, operations: Iterable[Operation]) -> Replay:
-        """Make operations ready to be replayed: ufuncs where there is a kernel."""
+        """Compile operations to ufuncs, or to their expressions where there is no kernel."""
         scratch = Scratch()
         operations = list(operations)
         folded = fold_descent(operations)

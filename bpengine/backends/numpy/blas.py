@@ -1,7 +1,6 @@
-"""NumPy's own BLAS through its C interface: C ← α A B + β C, which no NumPy function offers.
+"""The BLAS that NumPy is linked with, through its C interface: C ← α A B + β C, which NumPy lacks.
 
-The library is the one that NumPy's extension module is linked with; where it can't be found, nothing
-here is used.
+Where the library can't be found, nothing here is used.
 """
 
 from __future__ import annotations
@@ -33,19 +32,19 @@ REALS: dict[str, tuple[str, Any]] = {
 
 
 class _NumPyLayout(Layout):
-    """Where NumPy's arrays lie in memory."""
+    """The memory layout of NumPy's arrays."""
 
     def bounds(self, x: Array) -> tuple[int, int]:
-        """Address of the first byte, and of the first behind the last."""
+        """Address of the first byte, and of the first one after the last."""
         low, high = np.lib.array_utils.byte_bounds(x)
         return low, high
 
-    def number(self, value: float, like: Array) -> Array:
+    def scalar(self, value: float, like: Array) -> Array:
         """An array of shape () of the dtype of `like`."""
         return np.full((), value, like.dtype)
 
     def readable(self, x: Array) -> bool:
-        """Whether a product can read x as it lies."""
+        """Whether a product can read x without a copy."""
         return readable(x)
 
 
@@ -53,7 +52,7 @@ NUMPY = _NumPyLayout()
 
 
 def fold_descent(operations: Sequence[Operation]) -> dict[int, list[Call]]:
-    """`fold` as calls, by way of C for the products; empty where there is no such way."""
+    """`fold` as calls, with products by BLAS; empty where that is not available."""
     if any(_library(str(op.output.dtype))[0] is None for op in operations[-1:]):
         return {}
     return {i: [call for op in ops for call in _calls(op)] for i, ops in fold(operations, NUMPY).items()}
@@ -76,7 +75,7 @@ def _calls(op: Operation) -> list[Call]:
 
 
 def _gemm(a: Array, b: Array, c: Array, scale: Array, β: Array) -> Call:
-    """The call of c ← β c + scale · a b; `scale` is read anew each time."""
+    """The call of c ← β c + scale · a b; `scale` is read at each call."""
     name = str(c.dtype)
     function, integer = _library(name)
     real = REALS[name][1]
@@ -99,7 +98,7 @@ def _gemm(a: Array, b: Array, c: Array, scale: Array, β: Array) -> Call:
 
 
 def readable(x: Array) -> bool:
-    """Whether BLAS can read `x` as it lies in memory, as a matrix or its transpose."""
+    """Whether BLAS can read `x` without a copy, as a matrix or its transpose."""
     return _layout(x) is not None
 
 
@@ -126,7 +125,7 @@ def library(dtype: str) -> tuple[int, int]:
 
 @functools.cache
 def _library(dtype: str) -> tuple[Callable[..., None] | None, Any]:
-    """NumPy's gemm for a dtype, tried on a small product first; (None, None) where there is none."""
+    """NumPy's gemm for a dtype, after a test on a small product; (None, None) where there is none."""
     letter, real = REALS[dtype]
     try:
         library = ctypes.CDLL(sys.modules["numpy._core._multiarray_umath"].__file__)

@@ -1,7 +1,7 @@
-"""NumPy: every elementwise line as ufuncs with preallocated outputs, no temporaries.
+"""NumPy: elementwise operations and products as ufuncs with preallocated outputs, no temporaries.
 
-A kernel takes the constants and scratch arrays it needs from its `Scratch`, and gives the line's
-(ufunc, operands) pairs, outputs positional: the fastest way to call a ufunc from Python.
+A kernel gets constants and scratch arrays from its `Scratch`, and returns the (ufunc, operands) pairs of
+an operation, outputs positional: the fastest way to call a ufunc from Python.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from bpengine.backends.array_api import Call
 from bpengine.backends.numpy.scratch import Scratch
-from bpengine.backends.numpy.strided import Kernel, place, rows_at_a_time
+from bpengine.backends.numpy.strided import Kernel, location, rows_per_product
 from bpengine.backends.operation import Array
 
 __all__ = ["ELEMENTWISE"]
@@ -24,7 +24,7 @@ GELU_SCALE = math.sqrt(2 / math.pi)
 def _matmul(k: Scratch, a: Array, b: Array, out: Array) -> list[Call]:
     if a.shape[-1] == 1 and a.ndim > 2:  # outer products, which BLAS has no call for over a stack
         return [(np.multiply, (a, b, out))]
-    rows = rows_at_a_time(a, b, out)
+    rows = rows_per_product(a, b, out)
     if rows < len(out):
         a, out = (x.reshape(-1, rows, x.shape[1]) for x in (a, out))
     return [(np.matmul, (a, b, out))]
@@ -270,7 +270,7 @@ def _minimum(x: Array, y: Array, out: Array) -> Call:
 
 
 def _same(x: Array, y: Array) -> bool:
-    return place(x) == place(y)
+    return location(x) == location(y)
 
 
 ELEMENTWISE: dict[str, Kernel] = {

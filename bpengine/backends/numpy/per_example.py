@@ -55,11 +55,11 @@ def _column_products(k: Scratch, δ: Array, x: Array, out: Array) -> list[Call]:
 
 
 def gaussian_noise(k: Scratch, fill: Any, g: Array, strength: Array) -> list[Call]:
-    """Add noise to g block by block: what has been drawn is added while a core's cache has it.
+    """Add noise to g block by block, so that the noise is still in the cache.
 
-    `fill` writes normal numbers of some strength into a block.
+    `fill` writes normal numbers of some strength to a block.
     """
-    if not g.flags.c_contiguous:  # rows that are padded: all at once, in the same order
+    if not g.flags.c_contiguous:  # padded rows: all noise is drawn first, in the same order
         return [(_add_noise, (g, strength, np.empty(g.size, g.dtype), fill))]
     calls: list[Call] = []
     whole = g.reshape(-1)
