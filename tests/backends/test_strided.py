@@ -10,7 +10,7 @@ from strategies import REGULARIZED, Case, cases, examples, targets
 
 import bpengine as bp
 from bpengine import openblas
-from bpengine.backends.numpy import kernels, per_example, updates
+from bpengine.backends.numpy import blas, elementwise, kernels, per_example, updates
 from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backends.numpy.strided import has_gaps, rows_per_product
 from bpengine.backends.operation import Operation
@@ -99,10 +99,8 @@ def test_only_products_of_one_thread_with_few_columns_are_in_blocks(monkeypatch)
 
 
 def test_no_kernel_takes_the_place_of_another():
-    elementwise = [
-        name for name in kernels.KERNELS if name not in {**per_example.PER_EXAMPLE, **updates.UPDATES}
-    ]
-    assert len(elementwise) + len(per_example.PER_EXAMPLE) + len(updates.UPDATES) == len(kernels.KERNELS)
+    tables = elementwise.ELEMENTWISE, per_example.PER_EXAMPLE, updates.UPDATES, blas.FOLDED
+    assert sum(map(len, tables)) == len(kernels.KERNELS)
     nets = bp.Network([2, 3, 2], backend="numpy", stack=2)
     clipping = nets.plan(4, bp.SGD(clip_norm=1.0)).counts
     assert clipping["clip factor each"] == 1

@@ -23,7 +23,6 @@ from bpengine.backends.numba.threads import ThreadPool, distribute, replay
 from bpengine.backends.numpy.backend import NumPyBackend, QuietReplay
 from bpengine.backends.numpy.blas import NUMPY
 from bpengine.backends.numpy.kernels import calls
-from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backends.operation import Array, Operation
 from bpengine.backends.program import Batches
 
@@ -45,7 +44,7 @@ class NumbaBackend(NumPyBackend):
     def compile(self, operations: Iterable[Operation]) -> CompiledProgram:
         """Compile operations to instructions, or to calls where there is no kernel."""
         operations = list(operations)
-        lowering, scratch = Lowering(), Scratch()
+        lowering = Lowering()
         folded = fold(operations, NUMPY)
         step: list[Instruction | Call] = []
         for op in (op for i, whole in enumerate(operations) for op in folded.get(i, [whole])):
@@ -55,7 +54,7 @@ class NumbaBackend(NumPyBackend):
                     f"{op.name!r} has no compiled kernel: NumPy carries it out, at the price of Python "
                     "calls in each step"
                 )
-            step += calls(scratch, op) if instructions is None else instructions
+            step += calls(lowering.scratch, op) if instructions is None else instructions
         log_compilation()
         return CompiledProgram(step, lowering, operations)
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from bpengine.backends.array_api import ArrayAPIBackend, Call, Replay
 from bpengine.backends.base import Backend
-from bpengine.backends.numpy.blas import fold_descent
+from bpengine.backends.fusion import fold
+from bpengine.backends.numpy.blas import NUMPY, library
 from bpengine.backends.numpy.kernels import calls as calls_of
 from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backends.operation import Array, Operation
@@ -57,10 +58,12 @@ class NumPyBackend(ArrayAPIBackend):
         """Compile operations to ufuncs, or to their expressions where there is no kernel."""
         scratch = Scratch()
         operations = list(operations)
-        folded = fold_descent(operations)
+        by_blas = all(library(str(op.output.dtype))[0] for op in operations[-1:])
+        folded = fold(operations, NUMPY) if by_blas else {}
         calls: list[Call] = []
-        for i, op in enumerate(operations):
-            calls += folded[i] if i in folded else calls_of(scratch, op)
+        for i, whole in enumerate(operations):
+            for op in folded.get(i, [whole]):
+                calls += calls_of(scratch, op)
         return QuietReplay(calls, keep_alive=operations)
 
 

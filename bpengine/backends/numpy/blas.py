@@ -8,16 +8,19 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from bpengine.backends.array_api import Call
-from bpengine.backends.fusion import Layout, fold
-from bpengine.backends.operation import Array, Operation
+from bpengine.backends.fusion import Layout
+from bpengine.backends.numpy.elementwise import by_ufunc
+from bpengine.backends.numpy.scratch import Scratch
+from bpengine.backends.numpy.strided import Kernel
+from bpengine.backends.operation import Array
 
-__all__ = ["NUMPY", "fold_descent", "library", "readable"]
+__all__ = ["FOLDED", "NUMPY", "library"]
 
 ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE = 101, 111, 112
 SYMBOLS = (  # as NumPy's wheels name it, as other builds do; the width of its integers
@@ -45,45 +48,24 @@ class _NumPyLayout(Layout):
 
     def readable(self, x: Array) -> bool:
         """Whether a product can read x without a copy."""
-        return readable(x)
+        return _layout(x) is not None
 
 
 NUMPY = _NumPyLayout()
 
 
-def fold_descent(operations: Sequence[Operation]) -> dict[int, list[Call]]:
-    """`fold` as calls, with products by BLAS; empty where that is not available."""
-    if any(_library(str(op.output.dtype))[0] is None for op in operations[-1:]):
-        return {}
-    return {i: [call for op in ops for call in _calls(op)] for i, ops in fold(operations, NUMPY).items()}
-
-
-def _calls(op: Operation) -> list[Call]:
-    if op.name == "add product":
-        return [_gemm(*op.inputs)]
-    if op.name == "shrink":
-        target, w, factor = op.inputs
-        part = np.empty(w.shape, w.dtype)
-        return [(np.multiply, (w, factor, part)), (np.subtract, (target, part, target))]
-    function = {
-        "add": np.add,
-        "decay": np.multiply,
-        "descend": np.subtract,
-        "reverse difference": np.subtract,
-    }[op.name]
-    return [(function, (*op.inputs, op.output))]
-
-
-def _gemm(a: Array, b: Array, c: Array, scale: Array, β: Array) -> Call:
-    """The call of c ← β c + scale · a b; `scale` is read at each call."""
+def _add_product(
+    k: Scratch, a: Array, b: Array, c: Array, scale: Array, β: Array, out: Array
+) -> list[Call]:
+    # c ← β c + scale · a b; `scale` is read at each call
     name = str(c.dtype)
     function, integer = _library(name)
     real = REALS[name][1]
     (transpose_a, lda), (transpose_b, ldb), (_, ldc) = map(_layout, (a, b, c))  # type: ignore[misc]
-    (m, k), n = a.shape, b.shape[1]
+    (m, inner), n = a.shape, b.shape[1]
     operands = (
         *map(ctypes.c_int, (ROW_MAJOR, transpose_a, transpose_b)),
-        *map(integer, (m, n, k)),
+        *map(integer, (m, n, inner)),
         real.from_buffer(scale),
         a.ctypes.data_as(ctypes.c_void_p),
         integer(lda),
@@ -94,12 +76,21 @@ def _gemm(a: Array, b: Array, c: Array, scale: Array, β: Array) -> Call:
         integer(ldc),
     )
     assert function is not None
-    return function, operands
+    return [(function, operands)]
 
 
-def readable(x: Array) -> bool:
-    """Whether BLAS can read `x` without a copy, as a matrix or its transpose."""
-    return _layout(x) is not None
+def _shrink(k: Scratch, target: Array, w: Array, factor: Array, out: Array) -> list[Call]:
+    part = k.scratch(w)
+    return [(np.multiply, (w, factor, part)), (np.subtract, (target, part, out))]
+
+
+FOLDED: dict[str, Kernel] = {
+    "add product": _add_product,
+    "shrink": _shrink,
+    "add": by_ufunc(np.add),
+    "reverse difference": by_ufunc(np.subtract),
+}
+"""Kernels of the operations that `fold` makes."""
 
 
 def _layout(x: Array) -> tuple[int, int] | None:

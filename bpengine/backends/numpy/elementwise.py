@@ -16,9 +16,14 @@ from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backends.numpy.strided import Kernel, location, rows_per_product
 from bpengine.backends.operation import Array
 
-__all__ = ["ELEMENTWISE"]
+__all__ = ["ELEMENTWISE", "by_ufunc"]
 
 GELU_SCALE = math.sqrt(2 / math.pi)
+
+
+def by_ufunc(ufunc: np.ufunc) -> Kernel:
+    """The kernel that is a ufunc of the operands."""
+    return lambda k, *operands: [(ufunc, operands)]
 
 
 def _matmul(k: Scratch, a: Array, b: Array, out: Array) -> list[Call]:
@@ -32,10 +37,6 @@ def _matmul(k: Scratch, a: Array, b: Array, out: Array) -> list[Call]:
 
 def _difference(k: Scratch, a: Array, y: Array, scale: Array, out: Array) -> list[Call]:
     return [(np.subtract, (a, y, out)), (np.multiply, (out, scale, out))]
-
-
-def _descend(k: Scratch, parameters: Array, step: Array, out: Array) -> list[Call]:
-    return [(np.subtract, (parameters, step, out))]
 
 
 def _linear(k: Scratch, z: Array, a: Array) -> list[Call]:
@@ -65,10 +66,6 @@ def _sigmoid_slope(k: Scratch, upstream: Array, a: Array, out: Array) -> list[Ca
         (np.multiply, (slope, a, slope)),
         (np.multiply, (upstream, slope, out)),
     ]
-
-
-def _tanh(k: Scratch, z: Array, a: Array) -> list[Call]:
-    return [(np.tanh, (z, a))]
 
 
 def _tanh_slope(k: Scratch, upstream: Array, a: Array, out: Array) -> list[Call]:
@@ -143,14 +140,6 @@ def _softplus_slope(k: Scratch, upstream: Array, a: Array, out: Array) -> list[C
         (np.multiply, (upstream, slope, out)),
         _negate(k, out, out),
     ]
-
-
-def _exponential(k: Scratch, z: Array, a: Array) -> list[Call]:
-    return [(np.exp, (z, a))]
-
-
-def _exponential_slope(k: Scratch, upstream: Array, a: Array, out: Array) -> list[Call]:
-    return [(np.multiply, (upstream, a, out))]
 
 
 def _swish(k: Scratch, z: Array, a: Array) -> list[Call]:
@@ -276,12 +265,12 @@ def _same(x: Array, y: Array) -> bool:
 ELEMENTWISE: dict[str, Kernel] = {
     "matmul": _matmul,
     "difference": _difference,
-    "descend": _descend,
+    "descend": by_ufunc(np.subtract),
     "linear": _linear,
     "linear slope": _linear_slope,
     "sigmoid": _sigmoid,
     "sigmoid slope": _sigmoid_slope,
-    "tanh": _tanh,
+    "tanh": by_ufunc(np.tanh),
     "tanh slope": _tanh_slope,
     "relu": _relu,
     "relu slope": _relu_slope,
@@ -291,8 +280,8 @@ ELEMENTWISE: dict[str, Kernel] = {
     "softmax slope": _softmax_slope,
     "softplus": _softplus,
     "softplus slope": _softplus_slope,
-    "exponential": _exponential,
-    "exponential slope": _exponential_slope,
+    "exponential": by_ufunc(np.exp),
+    "exponential slope": by_ufunc(np.multiply),
     "swish": _swish,
     "swish slope": _swish_slope,
     "gelu": _gelu,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bpengine.backends.array_api import Call, fallback
+from bpengine.backends.numpy.blas import FOLDED
 from bpengine.backends.numpy.elementwise import ELEMENTWISE
 from bpengine.backends.numpy.per_example import PER_EXAMPLE, gaussian_noise
 from bpengine.backends.numpy.scratch import Scratch
@@ -12,7 +13,7 @@ from bpengine.backends.operation import Operation
 
 __all__ = ["KERNELS", "calls"]
 
-KERNELS: dict[str, Kernel] = {**ELEMENTWISE, **PER_EXAMPLE, **UPDATES}
+KERNELS: dict[str, Kernel] = {**ELEMENTWISE, **PER_EXAMPLE, **UPDATES, **FOLDED}
 
 
 def calls(scratch: Scratch, op: Operation) -> list[Call]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends.array_api import Call
+from bpengine.backends.numpy.elementwise import by_ufunc
 from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backends.operation import NOISE_BLOCK, Array
 
@@ -46,10 +47,6 @@ def _clip_factors(k: Scratch, total: Array, bound: Array, scale: Array, out: Arr
     ]
 
 
-def _scale_columns(k: Scratch, δ: Array, factors: Array, out: Array) -> list[Call]:
-    return [(np.multiply, (δ, factors, out))]
-
-
 def _column_products(k: Scratch, δ: Array, x: Array, out: Array) -> list[Call]:
     return [(np.multiply, (δ.mT[..., :, None], x.mT[..., None, :], out))]
 
@@ -80,6 +77,6 @@ PER_EXAMPLE: dict[str, Any] = {
     "product norms": _product_norms,
     "total norms": _total_norms,
     "clip factors": _clip_factors,
-    "scale columns": _scale_columns,
+    "scale columns": by_ufunc(np.multiply),
     "column products": _column_products,
 }

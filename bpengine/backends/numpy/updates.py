@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends.array_api import Call
+from bpengine.backends.numpy.elementwise import by_ufunc
 from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backends.operation import Array
 
@@ -204,10 +205,6 @@ def _add_squares(k: Scratch, total: Array, w: Array, factor: Array, out: Array) 
     ]
 
 
-def _multiply(k: Scratch, x: Array, factor: Array, out: Array) -> list[Call]:
-    return [(np.multiply, (x, factor, out))]
-
-
 def _max_norm(k: Scratch, w: Array, bound: Array, out: Array) -> list[Call]:
     norms = k.scratch(w[..., 0])
     return [
@@ -249,12 +246,12 @@ UPDATES: dict[str, Any] = {
     "average": _average,
     "clip factor": _clip_factor,
     "clip factor each": _clip_factors,
-    "clip": _multiply,
-    "decay": _multiply,
+    "clip": by_ufunc(np.multiply),
+    "decay": by_ufunc(np.multiply),
     "max norm": _max_norm,
     "l2": _l2,
     "l1": _l1,
     "dropout mask": _dropout_mask,
-    "dropout": _multiply,
-    "weigh": _multiply,
+    "dropout": by_ufunc(np.multiply),
+    "weigh": by_ufunc(np.multiply),
 }
