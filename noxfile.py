@@ -1,9 +1,11 @@
 """Sessions of the project: `nox -s tests` is the one a newcomer runs."""
 
+from pathlib import Path
+
 import nox
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-nox.options.sessions = ["tests", "lint", "types", "lowest", "perf", "mpi", "docs"]
+nox.options.sessions = ["tests", "lint", "types", "lowest", "perf", "bench-quick", "mpi", "docs"]
 nox.options.error_on_missing_interpreters = True
 
 
@@ -15,14 +17,14 @@ def group(name: str) -> list[str]:
 def tests(session: nox.Session) -> None:
     """All tests, and the examples in README and docstrings."""
     session.install("-e", ".", *group("test"))
-    session.run("pytest", "-n", "auto", "-k", "not cuda-double", *session.posargs)
+    session.run("pytest", "-n", "auto", *session.posargs)
 
 
 @nox.session(name="cuda-double")
 def cuda_double(session: nox.Session) -> None:
     """Optional: all tests on a stand-in for a GPU, with CUDA kernels compiled for the host."""
     session.install("-e", ".", *group("test"))
-    session.run("pytest", "tests", "-n", "auto", "-q", "-k", "cuda-double", *session.posargs)
+    session.run("pytest", "tests", "-n", "auto", "--cuda-double", "-k", "cuda-double", *session.posargs)
 
 
 @nox.session
@@ -42,11 +44,12 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def lowest(session: nox.Session) -> None:
-    """The tests on NumPy and array-api-compat in their lowest supported versions."""
+    """A part of the tests on NumPy and array-api-compat in their lowest supported versions."""
     lowest = [requirement.replace(">=", "==") for requirement in PROJECT["project"]["dependencies"]]
     session.install("-e", ".", *group("test"), *lowest)
-    which = "not numba and not read-only and not strict and not cuda-double"
-    session.run("pytest", "-n", "auto", "tests", "-q", "-k", which, *session.posargs)
+    parts = ["backends", "backprop", "data", "model", "network", "optimizers", "training"]
+    folders = [f"tests/{part}" for part in parts]
+    session.run("pytest", *folders, "-n", "auto", "-k", "numpy", *session.posargs)
 
 
 @nox.session
@@ -60,7 +63,7 @@ def perf(session: nox.Session) -> None:
 def mpi(session: nox.Session) -> None:
     """Ranks under a real mpiexec, and a search over a local Dask cluster: docs/many-machines.md."""
     session.install("-e", ".", *group("mpi"))
-    session.run("pytest", "tests/mpi", "-q", *session.posargs)
+    session.run("pytest", "tests/mpi", *session.posargs)
 
 
 @nox.session
@@ -82,8 +85,24 @@ def links(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Optional: the benchmark suite, and docs/benchmarks-core.md with its pictures."""
     session.install("-e", ".", *group("bench"))
-    session.run("pytest", "benchmarks", "-q", "--benchmark-group-by=group", "--benchmark-columns=median")
+    session.run("pytest", "benchmarks", "--benchmark-group-by=group", "--benchmark-columns=median")
     session.run("python", "benchmarks/report.py", "core", *session.posargs)
+
+
+@nox.session(name="bench-quick")
+def bench_quick(session: nox.Session) -> None:
+    """Whether the benchmarks run: the suite once, the scripts in their shortest form or their help."""
+    session.install("-e", ".[estimators]", *group("bench"))
+    session.run("pytest", "benchmarks", "--benchmark-disable")
+    shortest = {
+        "book": ["--data", "none", "--examples", "20", "--epochs", "1", "--pairs", "5"],
+        "per_example": ["tiny", "--pairs", "5"],
+        "tried": ["tiny", "--pairs", "5"],
+    }
+    for path in sorted(Path("benchmarks").glob("*.py")):
+        if '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
+            # the others take longer, or need other packages or a GPU
+            session.run("python", path, *shortest.get(path.stem, ["--help"]), silent=True)
 
 
 @nox.session(name="bench-peers")
@@ -97,7 +116,7 @@ def bench_peers(session: nox.Session) -> None:
 def peers(session: nox.Session) -> None:
     """Optional: PyTorch tensors as a backend, and gradients against PyTorch's."""
     session.install("-e", ".", *group("test"), *group("peers"))
-    session.run("pytest", "tests/peers", "-q", *session.posargs)
+    session.run("pytest", "tests/peers", *session.posargs)
 
 
 @nox.session(name="bench-numba")
@@ -111,11 +130,13 @@ def bench_numba(session: nox.Session) -> None:
 def gpu(session: nox.Session) -> None:
     """Optional, needs an NVIDIA GPU: all tests on it, those that need it among them.
 
-    `nox -s gpu -- cuda12` for a driver of CUDA 12.
+    `nox -s gpu -- cuda12` for a driver of CUDA 12; what else is given is handed on to pytest.
     """
     extra = "cuda12" if "cuda12" in session.posargs else "cuda13"
     session.install("-e", f".[{extra}]", *group("test"))
-    session.run("pytest", "tests", "-q", "-k", "cupy")
+    rest = [argument for argument in session.posargs if argument != extra]
+    which = "cupy and not stand-in and not for_a_gpu"
+    session.run("pytest", "tests", "-n", "auto", "-k", which, *rest)
 
 
 @nox.session(name="bench-gpu")
@@ -129,9 +150,7 @@ def bench_gpu(session: nox.Session) -> None:
 def compile_kernels(session: nox.Session) -> None:
     """Optional: every CUDA kernel compiles for a GPU, by NVIDIA's compiler, which needs no GPU."""
     session.install("-e", ".", *group("test"), *group("nvrtc"))
-    session.run(
-        "pytest", "tests/backends/test_cupy.py", "-q", "-n", "auto", "-k", "for_a_gpu or wrong_source"
-    )
+    session.run("pytest", "tests/backends/test_cupy.py", "-n", "auto", "-k", "for_a_gpu or wrong_source")
 
 
 @nox.session

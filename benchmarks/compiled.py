@@ -66,7 +66,7 @@ def _epoch(backend: str = "numba") -> Callable[[], object]:
     """Epochs of one `fit`: shuffling, gathering, steps, costs."""
     X, Y = examples("nielsen", EXAMPLES)
     net = bp.Network(LADDER["nielsen"].sizes, backend=backend, rng=0)
-    source = bp.sources.Resident(net, X, Y, None, BATCH, True)
+    source = bp.sources.InMemory(net, X, Y, None, BATCH, True)
     training = bp.training.Training(net, bp.SGD(LEARNING_RATE), source, epochs=10**9)
     training.pass_over_examples()
     return training.pass_over_examples

@@ -186,7 +186,7 @@ def _network(name: str) -> tuple[Any, Any, list[str], str]:
     return weights, biases, ["sigmoid"] * len(weights), "quadratic"
 
 
-OWN = {
+PARTS = {
     "per-example loop": per_example_loop,
     "3-D stack, matmul": stacked_matmul,
     "3-D stack, einsum": stacked_einsum,

@@ -22,26 +22,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-parser.add_argument("what", nargs="?", default="all", choices=["all", "link", "ranks"])
-parser.add_argument("--pairs", type=int, default=15)
-parser.add_argument("--rungs", nargs="+", default=["medium", "large"])
-options = parser.parse_args()
+import bpengine as bp  # isort: skip  before NumPy
 
-import bpengine as bp  # noqa: E402, I001  before NumPy
-
-import numpy as np  # noqa: E402
-from ladder import LADDER, LEARNING_RATE, network  # noqa: E402
+import numpy as np
+from ladder import LADDER, LEARNING_RATE, network
 
 STEPS = {"medium": 40, "large": 4, "small": 300, "nielsen": 1500}  # of an epoch that is timed
 ALONE = ["nielsen", "small", "medium"]  # rungs on which a communicator of one rank is measured
 
 
-def start() -> None:
+def start(rungs: list[str], pairs: int) -> None:
     """Run this file on two ranks, and print the tables."""
     mpiexec = Path(sys.executable).with_name("mpiexec")
-    command = [mpiexec, "-n", "2", sys.executable, __file__, "ranks", "--pairs", str(options.pairs)]
-    command += ["--rungs", *options.rungs]
+    command = [mpiexec, "-n", "2", sys.executable, __file__, "ranks", "--pairs", str(pairs)]
+    command += ["--rungs", *rungs]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -52,7 +46,7 @@ def start() -> None:
     print(f"{machine}, {found['library']}, load {load:.1f} at the end\n")
     print("| | two ranks ÷ one process | without overlap | sync_every=8 | model ÷ measured |")
     print("|---|---|---|---|---|")
-    for rung in options.rungs:
+    for rung in rungs:
         row = found[rung]
         cells = [shown(row[name]) for name in ("overlap", "whole", "sync")]
         print(f"| {rung} | {' | '.join(cells)} | {row['model']:.2f} |")
@@ -68,7 +62,7 @@ def shown(ratios: list[float]) -> str:
     return f"{median:.2f} ({low:.2f}–{high:.2f})"
 
 
-def ranks() -> None:
+def ranks(rungs: list[str], pairs: int) -> None:
     """What runs on each of the two ranks."""
     from mpi4py import MPI
     from threadpoolctl import threadpool_limits
@@ -107,7 +101,7 @@ def ranks() -> None:
         return time.process_time() - begun
 
     data = {}
-    for rung in {*options.rungs, *ALONE}:
+    for rung in {*rungs, *ALONE}:
         for share in (1, 2):
             sizes, m = LADDER[rung].sizes, LADDER[rung].batch // share
             rng = np.random.default_rng(world.rank)
@@ -121,10 +115,10 @@ def ranks() -> None:
         "whole": DataParallel(world, overlap=False),
         "sync": DataParallel(world, sync_every=8),
     }
-    for rung in options.rungs:
+    for rung in rungs:
         found[rung] = {name: [] for name in kinds}
         seconds = []
-        for _ in range(options.pairs):
+        for _ in range(pairs):
             for name, comm in kinds.items():
                 with threadpool_limits(2):
                     one = alone(lambda rung=rung: fit(rung, 1, None))
@@ -142,7 +136,7 @@ def ranks() -> None:
         found["alone"] = {
             rung: [
                 alone(lambda rung=rung: processor(rung, MPI.COMM_SELF) / processor(rung, None))
-                for _ in range(2 * options.pairs)
+                for _ in range(2 * pairs)
             ]
             for rung in ALONE
         }
@@ -171,13 +165,25 @@ def measured_link(world: Any) -> dict[str, float]:
     }
 
 
-if options.what == "all":
-    start()
-elif options.what == "ranks":
-    ranks()
-else:
-    from mpi4py import MPI
+def main() -> None:
+    """Run what the command line asks for."""
+    raw = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("what", nargs="?", default="all", choices=["all", "link", "ranks"])
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--rungs", nargs="+", default=["medium", "large"])
+    options = parser.parse_args()
+    if options.what == "all":
+        start(options.rungs, options.pairs)
+    elif options.what == "ranks":
+        ranks(options.rungs, options.pairs)
+    else:
+        from mpi4py import MPI
 
-    link = measured_link(MPI.COMM_WORLD)
-    if MPI.COMM_WORLD.rank == 0:
-        print(f"--latency {link['latency'] * 1e6:.1f} --bandwidth {link['bandwidth'] * 8e-9:.2f}")
+        link = measured_link(MPI.COMM_WORLD)
+        if MPI.COMM_WORLD.rank == 0:
+            print(f"--latency {link['latency'] * 1e6:.1f} --bandwidth {link['bandwidth'] * 8e-9:.2f}")
+
+
+if __name__ == "__main__":
+    main()

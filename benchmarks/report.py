@@ -21,7 +21,7 @@ from ladder import LADDER, RUNGS, Rung, examples, network, plan
 
 import bpengine as bp
 from bpengine import plots
-from bpengine.data.resident import Resident
+from bpengine.data.resident import InMemory
 from bpengine.timing import Ratio, measure
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("what", choices=["core", "peers"])
     parser.add_argument("--rungs", nargs="+", default=list(LADDER), choices=list(LADDER))
     options = parser.parse_args()
-    makers = contenders.OWN if options.what == "core" else contenders.installed_peers()
+    makers = contenders.PARTS if options.what == "core" else contenders.installed_peers()
     ratios = against(makers, options.rungs)
     sections = [table(ratios, options.rungs)]
     if options.what == "core":
@@ -157,7 +157,7 @@ def fit_table() -> str:
     for rung in ("nielsen", "small"):
         net, (X, Y), m = network(rung), examples(rung, m=8000), LADDER[rung].batch
         step, steps = plan(rung), 8000 // m
-        source = Resident(net, X, Y, None, m, shuffle=True)
+        source = InMemory(net, X, Y, None, m, shuffle=True)
         training = bp.Training(net, bp.SGD(0.1), source)  # what fit does after it has prepared the data
         ratio = measure(training.pass_over_examples, partial(step.run, steps), pairs=21, rng=0)
         lines.append(f"| {rung}: shuffle, gather, steps, costs, on 8,000 examples | {ratio} |")

@@ -10,7 +10,7 @@ SLOW = {  # what would take minutes, or tens of gigabytes, at this rung
     "3-D stack, einsum": {"medium", "large"},
 }
 PACKAGES = {name: package for name, (package, _) in contenders.PEERS.items()}
-MAKERS = {"bpengine": contenders.engine, **contenders.OWN}
+MAKERS = {"bpengine": contenders.engine, **contenders.PARTS}
 MAKERS |= {name: make for name, (_, make) in contenders.PEERS.items()}
 
 

@@ -160,10 +160,8 @@ def _same(x: np.ndarray, y: np.ndarray) -> bool:
 
 
 def _negative_product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> Call:
-    found = blas._gemm(a, b, c, None)
-    assert found is not None, "this needs the C interface of NumPy's BLAS"
-    function, operands = found
-    return function, (*operands[:11], type(operands[11])(0.0), *operands[12:])
+    assert blas.library(str(c.dtype))[0], "this needs the C interface of NumPy's BLAS"
+    return blas._gemm(a, b, c, np.full(1, -1.0, c.dtype), 0.0)
 
 
 VARIANTS: dict[str, Callable[[], NumPyBackend]] = {

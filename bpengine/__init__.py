@@ -5,9 +5,9 @@ from bpengine import openblas
 
 openblas.prepare()  # before anything loads NumPy
 
-from bpengine import backends, callbacks, datasets, schedules
+from bpengine import backends, callbacks, datasets, legacy, schedules
 from bpengine.backends import BackendUnavailableError
-from bpengine.backprop.per_example_plan import ExampleNorms, PerExamplePlan
+from bpengine.backprop.per_example import ExampleNorms
 from bpengine.backprop.plan import Plan
 from bpengine.callbacks import Checkpoint, CSVLog, EarlyStopping, JSONLinesLog
 from bpengine.datasets import one_hot
@@ -22,16 +22,14 @@ from bpengine.network import Network
 from bpengine.network.ensemble import Ensemble
 from bpengine.network.load import load
 from bpengine.network.stack import stack
-from bpengine.optimizers.adam import Adam, AdamW
-from bpengine.optimizers.adaptive import Adagrad, RMSprop
-from bpengine.optimizers.base import Optimizer
-from bpengine.optimizers.lbfgs import LBFGS
-from bpengine.optimizers.sgd import SGD
+from bpengine.optimizers import LBFGS, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from bpengine.privacy.accountant import privacy_spent
 from bpengine.privacy.dpsgd import DPSGD
 from bpengine.training.history import History, Statistics
 from bpengine.training.loop import Callback, Training
 from bpengine.training.steps import NonFiniteCostError
+
+legacy.add_old_names()
 
 __all__ = [
     "DPSGD",
@@ -57,7 +55,6 @@ __all__ = [
     "Network",
     "NonFiniteCostError",
     "Optimizer",
-    "PerExamplePlan",
     "Plan",
     "RMSprop",
     "Statistics",

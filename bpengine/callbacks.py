@@ -1,4 +1,4 @@
-"""Callbacks: objects that training tells how it goes, and that may end it."""
+"""Callbacks: early stopping, checkpoints, logs and progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 from bpengine.backends import Array
 from bpengine.training import checkpoint
 from bpengine.training.loop import Callback, Training
-from bpengine.validation import choose, non_negative_number, positive_integer
+from bpengine.validation import choose, flag, non_negative_number, positive_integer
 
 __all__ = ["CSVLog", "Checkpoint", "EarlyStopping", "Function", "JSONLinesLog", "Progress"]
 
@@ -36,16 +36,16 @@ class Function(Callback):
 class EarlyStopping(Callback):
     """End training when the cost has stopped falling, and restore the best parameters.
 
-    Of a stack each network for itself.
+    In a stack, networks stop independently.
 
     Parameters
     ----------
     patience : int, optional
         Epochs without an improvement after which training ends.
-    min_change : float, optional
+    min_delta : float, optional
         What counts as an improvement: the figure must be better than the best by more than this.
     monitor : {"validation_cost", "validation_accuracy", "cost"}, optional
-        The figure of `History` to watch: the validation's cost, or without validation the training's.
+        The figure of `History` to monitor; by default the validation cost, else the training cost.
     restore : bool, optional
         Whether the network ends with the parameters of the best epoch.
 
@@ -54,7 +54,7 @@ class EarlyStopping(Callback):
     >>> import bpengine as bp
     >>> X, labels = bp.datasets.circles(200, rng=0)
     >>> net = bp.Network([2, 8, 2], cost="binary_cross_entropy", rng=0)
-    >>> stop = bp.EarlyStopping(patience=3, min_change=0.01)
+    >>> stop = bp.EarlyStopping(patience=3, min_delta=0.01)
     >>> history = net.fit(X, labels, epochs=500, validation=0.2, callbacks=[stop], progress=False)
     >>> len(history.cost) < 500, history.best_epoch == len(history.cost) - 3
     (True, True)
@@ -63,32 +63,36 @@ class EarlyStopping(Callback):
     def __init__(
         self,
         patience: int = 10,
-        min_change: float = 0.0,
+        min_delta: float = 0.0,
         monitor: str | None = None,
         restore: bool = True,
     ) -> None:
         self.patience = positive_integer(patience, "patience")
-        self.min_change = non_negative_number(min_change, "min_change")
+        self.min_delta = non_negative_number(min_delta, "min_delta")
         names = ("validation_cost", "validation_accuracy", "cost")
         self.monitor = None if monitor is None else choose(monitor, {n: n for n in names}, "monitor")
-        self.restore = restore
+        self.restore = flag(restore, "restore")
         self._best: Any = -math.inf
         self._best_epoch: Any = 0
         self._waited: Any = 0
         self._parameters: Array | None = None
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        names = {"min_change": "min_delta"}  # in pickles of version 0.1
+        vars(self).update({names.get(name, name): value for name, value in state.items()})
+
     def start(self, training: Training) -> None:
-        """Forget what an earlier training has shown."""
+        """Reset at the start of a new training."""
         if not training.epoch:
-            self.recall({})
+            self.load_state_dict({})
 
     def epoch(self, training: Training) -> None:
         """Compare with the best so far."""
         history = training.history
-        figures = history.watched if self.monitor is None else getattr(history, self.monitor)
+        figures = history.monitored_costs if self.monitor is None else getattr(history, self.monitor)
         if not figures:
             raise ValueError(
-                f"EarlyStopping(monitor={self.monitor!r}) has nothing to watch: give fit(validation=…)"
+                f"EarlyStopping(monitor={self.monitor!r}) has nothing to monitor: give fit(validation=…)"
                 + (" with classes as targets." if self.monitor == "validation_accuracy" else ".")
             )
         figure = figures[-1] if self.monitor == "validation_accuracy" else -figures[-1]
@@ -96,7 +100,7 @@ class EarlyStopping(Callback):
             self._epoch_of_stack(training, np.where(np.isnan(figure), -math.inf, figure))
             return
         figure = -math.inf if math.isnan(figure) else figure
-        if figure > self._best + self.min_change or self._parameters is None:
+        if figure > self._best + self.min_delta or self._parameters is None:
             self._best, self._best_epoch, self._waited = figure, training.epoch, 0
             network = training.network
             self._parameters = network.backend.xp.asarray(network.vector, copy=True)
@@ -112,15 +116,15 @@ class EarlyStopping(Callback):
             self._best = np.full(shape, -math.inf)
             self._best_epoch, self._waited = np.ones(shape, int), np.zeros(shape, int)
             self._parameters = xp.asarray(network.vector, copy=True)
-        better = figures > self._best + self.min_change
+        better = figures > self._best + self.min_delta
         self._best = np.where(better, figures, self._best)
         self._best_epoch = np.where(better, training.epoch, self._best_epoch)
         self._waited = np.where(better, 0, self._waited + 1)
         best = network.parameters.split(self._parameters)
         for p in np.flatnonzero(better).tolist():
-            for kept, block in zip(best, network.parameters.blocks, strict=True):
-                kept[p, ...] = block[p, ...]
-        training.freeze(self._waited >= self.patience)
+            for stored, block in zip(best, network.parameters.blocks, strict=True):
+                stored[p, ...] = block[p, ...]
+        training.stop_networks(self._waited >= self.patience)
 
     def end(self, training: Training) -> None:
         """Restore the best parameters."""
@@ -128,39 +132,39 @@ class EarlyStopping(Callback):
             training.network.vector[...] = self._parameters
             training.history.best_epoch = self._best_epoch
 
-    def memory(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """The best so far."""
         numbers = {"best": self._best, "best_epoch": self._best_epoch, "waited": self._waited}
         found: dict[str, Any] = {name: np.asarray(x).tolist() for name, x in numbers.items()}
         return found if self._parameters is None else {**found, "parameters": self._parameters}
 
-    def recall(self, memory: dict[str, Any]) -> None:
-        """Take up the best so far."""
-        found = {"best": -math.inf, "best_epoch": 0, "waited": 0, **memory}
-        self._best = _one_or_each(found["best"], "float64")
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the best so far."""
+        found = {"best": -math.inf, "best_epoch": 0, "waited": 0, **state}
+        self._best = _as_figure(found["best"], "float64")
         self._best_epoch, self._waited = (
-            _one_or_each(found[name], "int64") for name in ("best_epoch", "waited")
+            _as_figure(found[name], "int64") for name in ("best_epoch", "waited")
         )
-        self._parameters = memory.get("parameters")
+        self._parameters = state.get("parameters")
 
 
-def _one_or_each(value: Any, dtype: str) -> Any:
-    """A number, or NumPy's array of those of a stack."""
+def _as_figure(value: Any, dtype: str) -> Any:
+    """A number, or for a stack an array."""
     host = np.asarray(value, dtype)
     return host if host.ndim else host.item()
 
 
 class Checkpoint(Callback):
-    """Write all that training needs to go on, to a file that is whole at every moment.
+    """Write the state of training to a file, atomically.
 
-    ``fit(…, resume=path)`` goes on from it, and ends with the same parameters, bit for bit, as if it
-    had not been interrupted. `load` reads the network out of it.
+    ``fit(…, resume=path)`` continues from it, with the same result, bit for bit, as an uninterrupted
+    run. `load` reads the network from it.
 
     Parameters
     ----------
     path : path
     every : int, optional
-        Epochs from one writing to the next; the last epoch's is always written.
+        Write every so many epochs, and after the last.
 
     Examples
     --------
@@ -186,7 +190,7 @@ class Checkpoint(Callback):
         self.every = positive_integer(every, "every")
 
     def epoch(self, training: Training) -> None:
-        """Write, when it is time."""
+        """Write a checkpoint if it is due."""
         if training.epoch % self.every == 0 or training.is_last:
             checkpoint.save(training, self.path)
 
@@ -197,7 +201,7 @@ class CSVLog(Callback):
     Parameters
     ----------
     path : path
-        Written anew; a resumed training adds to it.
+        Overwritten; a resumed training appends to it.
     """
 
     main_rank_only = True
@@ -206,12 +210,12 @@ class CSVLog(Callback):
         self.path = Path(path)
 
     def start(self, training: Training) -> None:
-        """Begin the file, or drop the lines that a resumed training will write again."""
-        header = _keep_lines(self.path, training.epoch and training.epoch + 1)
+        """Create the file; drop lines of epochs that a resumed training repeats."""
+        header = _truncate(self.path, training.epoch and training.epoch + 1)
         self._names: list[str] = next(csv.reader([header]), [])
 
     def epoch(self, training: Training) -> None:
-        """Write a line, and before the first the names."""
+        """Write a line, after a header."""
         figures = {"epoch": training.epoch, **_in_columns(training.history.last())}
         with open(self.path, "a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -222,12 +226,12 @@ class CSVLog(Callback):
 
 
 class JSONLinesLog(Callback):
-    """Write each epoch's figures as an object of JSON, one a line.
+    """Write each epoch's figures as a line of JSON.
 
     Parameters
     ----------
     path : path
-        Written anew; a resumed training adds to it.
+        Overwritten; a resumed training appends to it.
     """
 
     main_rank_only = True
@@ -236,11 +240,11 @@ class JSONLinesLog(Callback):
         self.path = Path(path)
 
     def start(self, training: Training) -> None:
-        """Begin the file, or drop the lines that a resumed training will write again."""
-        _keep_lines(self.path, training.epoch)
+        """Create the file; drop lines of epochs that a resumed training repeats."""
+        _truncate(self.path, training.epoch)
 
     def epoch(self, training: Training) -> None:
-        """Write a line; what is not finite, which JSON has no word for, as null."""
+        """Write a line, with null for numbers that are not finite."""
         figures = {"epoch": training.epoch, **training.history.last()}
         line = {name: _in_json(value) for name, value in figures.items()}
         with open(self.path, "a", encoding="utf-8") as file:
@@ -248,7 +252,7 @@ class JSONLinesLog(Callback):
 
 
 def _in_columns(figures: dict[str, Any]) -> dict[str, float]:
-    """Figures by name; those of a stack's networks as cost[0], cost[1], …."""
+    """Figures by name; per-network ones as cost[0], cost[1], …."""
     columns: dict[str, float] = {}
     for name, value in figures.items():
         if np.ndim(value):
@@ -264,17 +268,17 @@ def _in_json(value: Any) -> Any:
     return value if math.isfinite(value) else None
 
 
-def _keep_lines(path: Path, count: int) -> str:
-    """Cut a file after some lines, which are there at every moment; gives the first."""
+def _truncate(path: Path, count: int) -> str:
+    """Truncate a file after `count` lines; returns the first."""
     with open(path, "a+b") as file:
         file.seek(0)
-        kept = list(itertools.islice(file, count))
-        file.truncate(sum(map(len, kept)))
-    return kept[0].decode() if kept else ""
+        lines = list(itertools.islice(file, count))
+        file.truncate(sum(map(len, lines)))
+    return lines[0].decode() if lines else ""
 
 
 def _shown(value: Any, digits: str) -> str:
-    """A figure; of a stack the least and the greatest."""
+    """A figure as text; of a stack the range."""
     if np.ndim(value):
         return f"{np.nanmin(value):{digits}} to {np.nanmax(value):{digits}}"
     return f"{value:{digits}}"
@@ -286,7 +290,7 @@ class Progress(Callback):
     main_rank_only = True
 
     def start(self, training: Training) -> None:
-        """Show the bar."""
+        """Open the bar."""
         self._bar: Any = None
         try:
             from tqdm.auto import tqdm
@@ -298,7 +302,7 @@ class Progress(Callback):
         self._bar = tqdm(total=total, initial=done, unit="step", leave=True)
 
     def steps(self, training: Training, count: int) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         if self._bar is not None:
             self._bar.update(count)
 

@@ -1,4 +1,4 @@
-"""Asks OpenBLAS for its AVX-512 kernels on processors where it would not look for them.
+"""Selects OpenBLAS's AVX-512 kernels on processors where it does not detect them.
 
 OpenBLAS chooses its kernels while NumPy loads, so this runs first and imports no NumPy.
 """
@@ -30,14 +30,12 @@ OPT_OUT = "BPENGINE_BLAS_CORE"
 CORE = "SkylakeX"
 # OpenBLAS compiles its SkylakeX kernels for these; one that is missing is an illegal instruction.
 SKYLAKEX_NEEDS = frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
-# For these vendors OpenBLAS (driver/others/dynamic.c, get_coretype) goes by the family and looks for
-# AVX-512 in family 19h alone: 17h and 18h become Zen, an alias of Haswell in NumPy's wheels, and 15h
-# something older. Virtual machines give a new processor an old family to be alike on all hosts. Families
-# unknown to it are asked for their features, and for 19h the variable names what OpenBLAS takes itself.
-# Intel's models with AVX-512 are asked for it, so they need no help.
+# For these vendors OpenBLAS (driver/others/dynamic.c, get_coretype) checks AVX-512 in family 19h and in
+# unknown families only: 17h and 18h become Zen, an alias of Haswell in NumPy's wheels, and 15h an older
+# core. Virtual machines may report an old family for a new processor. Intel's models with AVX-512 are
+# detected.
 BY_FAMILY = frozenset({"AuthenticAMD", "HygonGenuine"})
-# What OpenBLAS takes such a processor for, all without AVX-512 (NumPy's wheels call Prescott Katmai). A
-# name unknown here may be a better one.
+# Cores without AVX-512 (NumPy's wheels call Prescott Katmai); an unknown name may be a better one.
 LESSER = frozenset(
     {"Katmai", "Prescott", "Nehalem", "Barcelona", "Sandybridge", "Excavator", "Haswell", "Zen"}
 )
@@ -47,7 +45,7 @@ _warned = False
 
 
 class Processor(NamedTuple):
-    """What ``/proc/cpuinfo`` says of the first processor; empty where it says nothing."""
+    """The first processor in ``/proc/cpuinfo``; empty where unknown."""
 
     vendor: str = ""
     name: str = ""
@@ -70,7 +68,7 @@ def processor() -> Processor:
     """The processor as Linux describes it; empty elsewhere."""
     lines = []
     try:
-        # The kernel writes this file as it is read: stop after the first of perhaps hundreds.
+        # The file is generated while it is read: stop after the first of perhaps hundreds.
         with open(CPUINFO, encoding="utf-8", errors="replace") as file:
             for line in file:
                 if not line.strip():
@@ -82,13 +80,7 @@ def processor() -> Processor:
 
 
 def better_core(processor: Processor) -> str | None:
-    """The core to ask OpenBLAS for, or None where its own choice should stand.
-
-    Parameters
-    ----------
-    processor : Processor
-        From `processor` or `parse`.
-    """
+    """The core to set for OpenBLAS, or None to leave the choice to it."""
     qualified = processor.vendor in BY_FAMILY and processor.flags >= SKYLAKEX_NEEDS
     return CORE if qualified else None
 
@@ -96,13 +88,13 @@ def better_core(processor: Processor) -> str | None:
 def prepare() -> Decision:
     """Set ``OPENBLAS_CORETYPE`` for this process where that helps and NumPy is not loaded yet.
 
-    A value that is set already stays, and ``BPENGINE_BLAS_CORE=0`` turns all of this off.
+    A value in the environment has priority, and ``BPENGINE_BLAS_CORE=0`` disables this.
 
     Returns
     -------
     str
         "opted out", "given" (set in the environment), "set" (by this call), "too late" (NumPy was
-        loaded first and took a lesser core) or "not needed"; also kept in `decision`.
+        loaded first and took a lesser core) or "not needed"; also stored in `decision`.
 
     Warns
     -----
@@ -142,10 +134,10 @@ def _warn() -> None:
     warnings.warn(
         f"OpenBLAS takes this processor for a {taken_core()} and leaves its AVX-512 unused, which may "
         "halve the speed of matrix products. NumPy was loaded before bpengine, so it is too late to "
-        f"change that here. Put this line in the environment:\n    export {CORETYPE}={CORE}\n"
+        f"change that here. Set in the environment:\n    export {CORETYPE}={CORE}\n"
         f"or import bpengine before NumPy. To silence this message: export {OPT_OUT}=0",
         RuntimeWarning,
-        stacklevel=4,  # past `prepare` and bpengine's own line, to the user's import
+        stacklevel=4,  # past `prepare` and bpengine's import of it, to the user's import
     )
 
 
@@ -158,7 +150,7 @@ def taken_core() -> str | None:
 
 
 def chooses() -> bool:
-    """Whether the loaded OpenBLAS has several cores to choose from, so that the variable can matter."""
+    """Whether the loaded OpenBLAS selects its core at run time."""
     import ctypes
 
     function = _openblas("get_config", ctypes.c_char_p)
@@ -181,9 +173,9 @@ def _library(path: str) -> Any:
 
 
 def _openblas(name: str, result: Any) -> Callable[[], Any] | None:
-    """One of OpenBLAS's functions, looked up from NumPy's own extension module.
+    """A function of NumPy's OpenBLAS, looked up in its extension module.
 
-    Other packages may have loaded an OpenBLAS of theirs; a symbol looked up from here is NumPy's.
+    Other packages may have loaded another OpenBLAS.
     """
     extension = sys.modules.get("numpy._core._multiarray_umath")
     path = getattr(extension, "__file__", None)

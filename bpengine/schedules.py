@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from bpengine.validation import each, fraction, non_negative_number, positive_integer, positive_number
+from bpengine.validation import (
+    check_entries,
+    convert_fields,
+    fraction,
+    non_negative_number,
+    positive_integer,
+    positive_number,
+)
 
 __all__ = ["Cosine", "InverseScaling", "OnPlateau", "Schedule", "StepDecay", "WarmUp", "resolve"]
 
@@ -19,8 +26,8 @@ __all__ = ["Cosine", "InverseScaling", "OnPlateau", "Schedule", "StepDecay", "Wa
 class Schedule(ABC):
     """A learning rate that changes as training goes on.
 
-    Give one to an optimizer as its learning rate. A function of the epochs passed is enough where
-    nothing else decides: ``bp.SGD(lambda epoch: 0.5 / (1 + epoch))``.
+    Given to an optimizer as its learning rate. A function of the epochs passed works too:
+    ``bp.SGD(lambda epoch: 0.5 / (1 + epoch))``.
     """
 
     @abstractmethod
@@ -32,13 +39,13 @@ class Schedule(ABC):
         epoch : float
             Epochs passed; fractional within an epoch.
         costs : sequence of float
-            The watched cost after each complete epoch: on the validation data, where there are any.
+            The cost after each complete epoch, of the validation data if given.
         """
 
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The same learning rate always: what a number, or one for each network, stands for."""
+    """A constant learning rate, shared or per-network."""
 
     value: float | tuple[float, ...]
 
@@ -49,7 +56,7 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class Function(Schedule):
-    """A user's own function of the epochs passed."""
+    """A custom function of the epochs passed."""
 
     function: Callable[[float], float]
 
@@ -83,9 +90,7 @@ class StepDecay(Schedule):
     every: int = 10
 
     def __post_init__(self) -> None:
-        positive_number(self.initial, "initial")
-        positive_number(self.factor, "factor")
-        positive_integer(self.every, "every")
+        convert_fields(self, initial=positive_number, factor=positive_number, every=positive_integer)
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
         """η at an epoch."""
@@ -119,9 +124,7 @@ class Cosine(Schedule):
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        positive_number(self.initial, "initial")
-        positive_integer(self.epochs, "epochs")
-        non_negative_number(self.final, "final")
+        convert_fields(self, initial=positive_number, epochs=positive_integer, final=non_negative_number)
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
         """η at an epoch."""
@@ -149,8 +152,7 @@ class InverseScaling(Schedule):
     power: float = 0.5
 
     def __post_init__(self) -> None:
-        positive_number(self.initial, "initial")
-        positive_number(self.power, "power")
+        convert_fields(self, initial=positive_number, power=positive_number)
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
         """η at an epoch."""
@@ -159,14 +161,14 @@ class InverseScaling(Schedule):
 
 @dataclass(frozen=True)
 class WarmUp(Schedule):
-    """A straight line up to a rate or another schedule, which then takes over.
+    """Linear warm-up to a rate or another schedule.
 
     Parameters
     ----------
     after : float or Schedule
-        What is warmed up to. Its own time starts with training, not after the warm-up.
+        The rate after the warm-up; a schedule's epochs count from the start of training.
     epochs : float
-        How long the warm-up lasts; it starts near 0.
+        Length of the warm-up; it starts near 0.
 
     Examples
     --------
@@ -181,8 +183,8 @@ class WarmUp(Schedule):
 
     def __post_init__(self) -> None:
         if not (isinstance(self.after, Schedule) or callable(self.after)):
-            positive_number(self.after, "after")  # one for all networks of a stack
-        positive_number(self.epochs, "epochs")
+            convert_fields(self, after=positive_number)  # one for all networks of a stack
+        convert_fields(self, epochs=positive_number)
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
         """η at an epoch; a thousandth of the full rate to begin with."""
@@ -201,7 +203,7 @@ class OnPlateau(Schedule):
         Below 1.
     patience : int, optional
         Epochs without an improvement after which the rate is lowered.
-    min_change : float, optional
+    min_delta : float, optional
         What counts as an improvement: the cost must fall below the best by more than this.
 
     Examples
@@ -215,20 +217,23 @@ class OnPlateau(Schedule):
     initial: float
     factor: float = 0.1
     patience: int = 10
-    min_change: float = 1e-4
+    min_delta: float = 1e-4
 
     def __post_init__(self) -> None:
-        positive_number(self.initial, "initial")
         fraction(self.factor, "factor")
-        positive_number(self.factor, "factor")
-        positive_integer(self.patience, "patience")
-        non_negative_number(self.min_change, "min_change")
+        convert_fields(
+            self,
+            initial=positive_number,
+            factor=positive_number,
+            patience=positive_integer,
+            min_delta=non_negative_number,
+        )
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
         """η after the epochs whose costs are given."""
         best, waited, rate = math.inf, 0, self.initial
         for cost in costs:
-            if cost < best - self.min_change:
+            if cost < best - self.min_delta:
                 best, waited = cost, 0
             else:
                 waited += 1
@@ -243,4 +248,4 @@ def resolve(rate: object, name: str = "learning_rate") -> Schedule:
         return rate
     if callable(rate):
         return Function(rate)
-    return Constant(each(rate, positive_number, name))
+    return Constant(check_entries(rate, positive_number, name))

@@ -1,8 +1,7 @@
-"""How much slower one callable is than another: a ratio with an interval, from times taken in turn.
+"""Ratio of the times of two callables, with a confidence interval, from interleaved timings.
 
-Two times that were taken right after each other have a ratio that says little about the machine: what
-slows the one slows the other. So a project keeps a step that it never changes, measures its own
-against it, and compares the ratio with a stored one.
+The ratio of consecutive timings depends little on the machine's load. A benchmark can measure its code
+against a fixed reference step, and compare the ratio with a stored one.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ RESAMPLES = 2000  # the ends of a 95 % interval rest on the 50 lowest and 50 hig
 
 @dataclass(frozen=True)
 class Ratio:
-    """What `measure` found.
+    """The result of `measure`.
 
     Attributes
     ----------
@@ -35,11 +34,11 @@ class Ratio:
     pairs : int
         Number of pairs measured.
     ours, reference : float
-        Median microseconds of one call, for information: they hold for this machine and this hour.
+        Median microseconds of one call, for information.
 
     Examples
     --------
-    >>> from bpengine.ratios import Ratio
+    >>> from bpengine.timing import Ratio
     >>> print(Ratio(median=0.712, low=0.7, high=0.731, pairs=151, ours=21.4, reference=30.1))
     0.712 [0.700, 0.731]
     """
@@ -66,24 +65,22 @@ def measure(
 ) -> Ratio:
     """Time of `ours` relative to that of `reference`.
 
-    Both are timed once in each pair, in random order, so that neither is always the one that finds
-    the caches warm. The garbage collector is off meanwhile.
+    Both are timed once in each pair, in random order, with the garbage collector off.
 
     Parameters
     ----------
     ours, reference : callable
-        Called without arguments; they should take a microsecond or more. Both must leave things such
-        that the next call does the same work.
+        Called without arguments; they should take a microsecond or more, and every call must do the
+        same work.
     pairs : int, optional
         Number of pairs. With fewer than about 20 the interval means little.
     seconds : float, optional
-        A timing repeats its callable until it lasts about this long. On a busy machine many short
-        timings say more than a few long ones: most of them end before another process gets its turn,
-        and the median is one of those.
+        Approximate length of a timing, which repeats its callable. On a busy machine many short timings
+        are better than a few long ones, as most are not interrupted by other processes.
     rng : int or numpy.random.Generator, optional
         Seed for the order within pairs and for the bootstrap.
     clock : callable, optional
-        Gives the time in seconds.
+        Returns the time in seconds.
 
     Returns
     -------
@@ -101,7 +98,7 @@ def measure(
     Examples
     --------
     >>> import numpy as np
-    >>> from bpengine.ratios import measure
+    >>> from bpengine.timing import measure
     >>> x, out = np.ones(1000), np.empty(1000)
     >>> ratio = measure(lambda: np.add(x, x, out), lambda: x + x, pairs=5, rng=0)
     >>> ratio.low <= ratio.median <= ratio.high
@@ -125,8 +122,8 @@ def measure(
     medians = np.median(rng.choice(logs, (RESAMPLES, pairs)), axis=1)
     tail = (1 - CONFIDENCE) / 2
     median, low, high = np.exp([np.median(logs), *np.quantile(medians, (tail, 1 - tail))]).tolist()
-    each = (1e6 * np.median(times, axis=0)).tolist()
-    return Ratio(median, low, high, pairs, ours=each[0], reference=each[1])
+    us = (1e6 * np.median(times, axis=0)).tolist()
+    return Ratio(median, low, high, pairs, ours=us[0], reference=us[1])
 
 
 def judge(measured: Ratio, stored: float, tolerance: float = 1.25) -> Verdict:
@@ -136,7 +133,7 @@ def judge(measured: Ratio, stored: float, tolerance: float = 1.25) -> Verdict:
     ----------
     measured : Ratio
     stored : float
-        The ratio that was measured when all was well.
+        The expected ratio.
     tolerance : float, optional
         The factor that counts as a change. `measured` is slower only if all of its interval lies above
         tolerance × stored, and faster only if all of it lies below stored ÷ tolerance.
@@ -152,7 +149,7 @@ def judge(measured: Ratio, stored: float, tolerance: float = 1.25) -> Verdict:
 
     Examples
     --------
-    >>> from bpengine.ratios import Ratio, judge
+    >>> from bpengine.timing import Ratio, judge
     >>> judge(Ratio(1.1, 1.05, 1.2, pairs=151, ours=33, reference=30), stored=0.7)
     'slower'
     """
@@ -164,17 +161,17 @@ def judge(measured: Ratio, stored: float, tolerance: float = 1.25) -> Verdict:
 
 
 def steady(control: Ratio, within: float = 0.05) -> bool:
-    """Whether a control, a callable measured against itself, came out as 1: if not, don't judge.
+    """Whether a control, a callable measured against itself, has a ratio near 1.
 
     Parameters
     ----------
     control : Ratio
     within : float, optional
-        How far the median may be off.
+        Tolerance of the median.
 
     Examples
     --------
-    >>> from bpengine.ratios import Ratio, steady
+    >>> from bpengine.timing import Ratio, steady
     >>> steady(Ratio(0.9, 0.88, 0.95, pairs=151, ours=27, reference=30))
     False
     """
@@ -190,7 +187,7 @@ def _time(call: Callable[[], Any], repeats: int, clock: Callable[[], float]) -> 
 
 def _repeats(call: Callable[[], Any], seconds: float, clock: Callable[[], float]) -> int:
     """How many calls last about `seconds`, by the fastest of three tries."""
-    # by an interrupted try, timings would be shorter and less often interrupted than the other side's
+    # an interrupted try would make timings shorter than the other side's
     call()
     repeats = 1
     while min(times := [_time(call, repeats, clock) for _ in range(3)]) < seconds / 2:

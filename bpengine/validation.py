@@ -1,4 +1,4 @@
-"""What comes from outside, checked once at the door: names, sizes, shapes, dtypes, labels."""
+"""Validation of arguments: names, sizes, numbers, dtypes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from numpy.typing import DTypeLike
 
 __all__ = [
     "check_count",
+    "check_entries",
     "choose",
-    "each",
+    "convert_fields",
+    "flag",
     "fraction",
     "layer_sizes",
     "non_negative_number",
+    "optional",
     "positive_integer",
     "positive_number",
 ]
@@ -26,7 +29,7 @@ T = TypeVar("T")
 
 
 def choose(name: object, table: Mapping[str, T], kind: str) -> T:
-    """The entry of `table` under `name`; the error for an unknown name gives the nearest."""
+    """The entry of `table` under `name`; the error suggests the nearest name."""
     if isinstance(name, str) and name in table:
         return table[name]
     if not isinstance(name, str):
@@ -41,9 +44,9 @@ def choose(name: object, table: Mapping[str, T], kind: str) -> T:
 
 
 def dtype_name(dtype: DTypeLike) -> str:
-    """The name of a dtype that networks compute in."""
+    """The name of a dtype, "float32" or "float64"."""
     try:
-        name = np.dtype(dtype).name
+        name = str(dtype) if dtype is None else np.dtype(dtype).name
     except TypeError:
         name = str(dtype)
     return choose(name, {"float32": "float32", "float64": "float64"}, "dtype")
@@ -80,20 +83,48 @@ def positive_integer(value: SupportsIndex, name: str) -> int:
 def positive_number(value: float, name: str, which: str = "above 0") -> float:
     """`value` as a finite float above 0."""
     shape: tuple[int, ...] = getattr(value, "shape", ())
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__") or shape:
+    text = isinstance(value, (str, bytes)) or (
+        isinstance(value, np.ndarray) and value.dtype.kind in "SU"
+    )
+    if text or not hasattr(value, "__float__") or shape:
         raise TypeError(f"{name} must be a number, got {value!r}.")
-    checked = float(value)
+    try:
+        checked = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}.") from None
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that float64 holds, got {value!r:.60}.") from None
     if not 0 < checked < float("inf"):
         raise ValueError(f"{name} must be {which} and finite, got {checked}.")
     return checked
 
 
-def each(value: Any, check: Callable[[Any, str], float], name: str) -> float | tuple[float, ...]:
-    """`value` checked; where it is a sequence, such as of one number for each network, each entry."""
+def flag(value: object, name: str) -> bool:
+    """`value` as a bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}.")
+    return bool(value)
+
+
+def convert_fields(instance: object, **checks: Callable[[Any, str], Any]) -> None:
+    """Set the fields of a frozen dataclass to their checked values."""
+    for name, check in checks.items():
+        object.__setattr__(instance, name, check(getattr(instance, name), name))
+
+
+def optional(check: Callable[[Any, str], T]) -> Callable[[Any, str], T | None]:
+    """A check that lets None be None."""
+    return lambda value, name: None if value is None else check(value, name)
+
+
+def check_entries(
+    value: Any, check: Callable[[Any, str], float], name: str
+) -> float | tuple[float, ...]:
+    """`value` checked, entry by entry if it is a sequence."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(check(entry, f"{name}[{i}]") for i, entry in enumerate(value))
     if len(getattr(value, "shape", ())) == 1:
-        return each(np.asarray(value).tolist(), check, name)
+        return check_entries(np.asarray(value).tolist(), check, name)
     return check(value, name)
 
 
@@ -112,7 +143,7 @@ def fraction(value: float, name: str) -> float:
 
 
 def check_count(values: Any, stack: tuple[int, ...], name: str) -> None:
-    """Raise ValueError if there are neither one value nor one for each network of a stack."""
+    """Raise ValueError unless there is one value, or one for each network of a stack."""
     count = np.shape(values)
     if count and count != stack:
         has = f"a stack of {stack[0]} networks" if stack else "one network"

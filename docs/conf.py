@@ -30,7 +30,7 @@ exclude_patterns = ["_build"]
 root_doc = "index"
 nitpicky = True
 
-myst_enable_extensions = ["attrs_inline", "dollarmath", "substitution"]
+myst_enable_extensions = ["attrs_inline", "dollarmath"]
 myst_heading_anchors = 3
 
 html_theme = "furo"
@@ -52,41 +52,6 @@ autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 numpydoc_show_class_members = False
-
-
-def tables(page: str) -> dict[str, dict[str, str]]:
-    """The tables of a page by row and column; of each cell, its first number."""
-    found: dict[str, dict[str, str]] = {}
-    header: list[str] = []
-    for line in (DOCS / page).read_text(encoding="utf-8").splitlines():
-        if not line.startswith("|"):
-            header = []
-            continue
-        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-        if not header:
-            header = cells
-        elif set(name) != {"-"} or not name:
-            numbers = (re.search(r"\d[\d.]*", cell) for cell in cells)
-            row = {rung: number[0] for rung, number in zip(header, numbers, strict=True) if number}
-            if row:
-                found[name.strip("*")] = row
-    return found
-
-
-def measured() -> dict[str, object]:
-    """What pages quote of the benchmarks."""
-    text = (DOCS / "benchmarks-core.md").read_text(encoding="utf-8")
-    differences = re.search(r"Finite differences ÷ backprop, (.*?): ([\d.]+)", text)
-    machine = re.search(r"Made by .*? on (.*?)[;.]? as many", text)
-    return {
-        "core": tables("benchmarks-core.md"),
-        "peers": tables("benchmarks-peers.md"),
-        "differences": round(float(differences[2])),
-        "machine": machine[1],
-    }
-
-
-myst_substitutions = measured()
 
 
 def rubrics(app, what, name, thing, options, lines):

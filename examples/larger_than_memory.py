@@ -96,7 +96,7 @@ def main() -> None:
     print(f"map: {examples:,} examples, {examples * pixels.shape[1] * 4 / GIB:.2f} GiB")
     print(
         f"limit: {options.limit:.2f} GiB, in which an array of that length "
-        f"{'has room' if fits else 'has no room'}"
+        f"{'fits' if fits else 'does not fit'}"
     )
     print(f"most memory of the process's own (RssAnon): {watch.most / GIB:.2f} GiB")
     print(f"most with the pages of the map (VmHWM): {memory('VmHWM') / GIB:.2f} GiB")

@@ -1,16 +1,20 @@
-"""The `lab` fixture: every test that computes runs once for each kind of arrays."""
+"""The `lab` fixture: every test that computes runs once on each backend that is present."""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import array_api_strict
 import numpy as np
 import pytest
 from hypothesis import settings
 
 from bpengine import backends
+from bpengine.backends import registry
 
 settings.register_profile("bpengine", deadline=None, derandomize=True)
 settings.load_profile("bpengine")
@@ -22,12 +26,12 @@ class Lab:
 
     name: str
     backend: backends.Backend
-    read_only: bool = False
 
     def array(self, values: Any, dtype: str | None = None) -> Any:
+        """An array of the backend; NumPy's are read-only, so that no test misses a write to them."""
         host = np.array(values, dtype)
         if self.backend.name == "numpy":
-            host.flags.writeable = not self.read_only
+            host.flags.writeable = False
             return host
         return self.backend.xp.asarray(host, device=self.backend.device)
 
@@ -51,53 +55,59 @@ class Lab:
         assert np.abs(found - expected).max(initial=0.0) <= tolerance * scale
 
 
-def _numpy() -> Lab:
-    return Lab("numpy", backends.get("numpy"))
-
-
-def _read_only() -> Lab:
-    return Lab("numpy, read-only", backends.get("numpy"), read_only=True)
-
-
 def _strict() -> Lab:
+    import array_api_strict
+
     device = array_api_strict.Device("device1")
     return Lab("strict", backends.ArrayAPIBackend(array_api_strict, device))
 
 
-def _cupy() -> Lab:
-    try:
-        return Lab("cupy", backends.get("cupy"))
-    except backends.BackendUnavailableError:
-        pytest.skip("no CUDA device")
-
-
 def _double() -> Lab:
-    double = pytest.importorskip("cuda_double")
-    if double.COMPILER is None:
-        pytest.skip("no C++ compiler to compile CUDA kernels for the host with")
-    return Lab("cuda double", double.Double())
+    import cuda_double
+
+    return Lab("cuda double", cuda_double.Double())
 
 
-def _numba() -> Lab:
-    pytest.importorskip("numba", reason="Numba is not installed")
-    return Lab("numba", backends.get("numba"))
-
-
-LABS = {
-    "numpy": _numpy,
-    "numba": _numba,
-    "numpy-read-only": _read_only,
+LABS: dict[str, Callable[[], Lab]] = {
+    "numpy": lambda: Lab("numpy", backends.get("numpy")),
+    "numba": lambda: Lab("numba", backends.get("numba")),
     "strict-device1": _strict,
     "cuda-double": _double,
-    "cupy": _cupy,
+    "cupy": lambda: Lab("cupy", backends.get("cupy")),
 }
 
 
-@pytest.fixture(params=LABS)
+@functools.cache
+def present(cuda_double: bool) -> list[str]:
+    """The names in LABS of what is installed here."""
+    found = ["numpy"]
+    found += ["numba"] if importlib.util.find_spec("numba") else []
+    found += ["strict-device1"] if importlib.util.find_spec("array_api_strict") else []
+    found += ["cuda-double"] if cuda_double else []
+    try:
+        backends.get("cupy")
+    except backends.BackendUnavailableError:
+        return found
+    return [*found, "cupy"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "lab" in metafunc.fixturenames:
+        names = present(metafunc.config.getoption("--cuda-double"))
+        metafunc.parametrize("lab", names, indirect=True)
+
+
+def pytest_configure() -> None:
+    # a job in the background of a script inherits that Ctrl-C is ignored, and some tests press it
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
 def lab(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Lab:
     lab = LABS[request.param]()
     if lab.backend.name == "cupy":
         # by name the tests' own backend too, and chunks of steps as long as a test says
-        monkeypatch.setitem(backends._factories, "cupy", lambda: lab.backend)
+        monkeypatch.setitem(registry._factories, "cupy", lambda: lab.backend)
         monkeypatch.setattr(type(lab.backend), "patience", 1)
     return lab

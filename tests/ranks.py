@@ -53,11 +53,11 @@ class Communicator:
         with self.shared.condition:
             self.shared.aborted = status
 
-    def Iallgather(self, own, table):  # noqa: N802
+    def Iallgather(self, sent, table):  # noqa: N802
         def done(rows):
             table[...] = rows
 
-        return self._call("allgather", own.copy(), own.nbytes, done)
+        return self._call("allgather", sent.copy(), sent.nbytes, done)
 
     def Iallreduce(self, in_place, array):  # noqa: N802
         assert in_place is IN_PLACE and array.flags.c_contiguous

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +50,7 @@ OPTIMIZERS = [
     bp.RMSprop(0.01),
     bp.Adagrad(0.1),
 ]
-# what goes with every optimizer, in a strength that tells; and what a network has besides
+# what goes with every optimizer, in a strength that matters; and what a network has besides
 ALONGSIDE = {"clip_norm": 0.25, "weight_decay": 0.1, "max_norm": 1.0, "averaging": 0.75}
 REGULARIZED = {"dropout": 0.25, "l1": 0.01, "l2": 0.1}
 
@@ -57,6 +60,32 @@ Layer = str | list[str]
 def examples(n: int) -> settings:
     """Settings for n examples of a test that takes the `lab` fixture, which no example changes."""
     return settings(max_examples=n, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def looped(names: str | tuple[str, ...], values: Iterable[Any]) -> Callable[..., Any]:
+    """`pytest.mark.parametrize` within one test: for cases that are many and cheap.
+
+    The test stops at the first case that fails, and the error says which. Fixtures are made once.
+    """
+    names = tuple(name.strip() for name in names.split(",")) if isinstance(names, str) else names
+    cases = [dict(zip(names, value if len(names) > 1 else (value,), strict=True)) for value in values]
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def run(**fixtures: Any) -> None:
+            for case in cases:
+                try:
+                    test(**fixtures, **case)
+                except BaseException as error:
+                    error.add_note(f"with {case}")
+                    raise
+
+        signature = inspect.signature(test)
+        left = [p for name, p in signature.parameters.items() if name not in names]
+        run.__signature__ = signature.replace(parameters=left)
+        return run
+
+    return decorate
 
 
 @dataclass(frozen=True)
@@ -119,8 +148,8 @@ def targets(rng: np.random.Generator, cost: str, n: int, m: int, dtype: str = "f
 
 
 def hidden_layer(n: int) -> st.SearchStrategy[Layer]:
-    own = st.lists(st.sampled_from(CHAINABLE), min_size=n, max_size=n)
-    return st.sampled_from(HIDDEN) | own
+    per_neuron = st.lists(st.sampled_from(CHAINABLE), min_size=n, max_size=n)
+    return st.sampled_from(HIDDEN) | per_neuron
 
 
 def output_layer(cost: str, n: int) -> st.SearchStrategy[Layer]:
@@ -190,19 +219,19 @@ def sigma(layer: Layer) -> tuple[Any, Any]:
 
 def columns(function: Any, *arrays: np.ndarray) -> np.ndarray:
     """Apply a function of single columns to every column."""
-    each = [function(*(x[:, j : j + 1] for x in arrays)) for j in range(arrays[0].shape[1])]
-    return np.concatenate(each, axis=1)
+    entry = [function(*(x[:, j : j + 1] for x in arrays)) for j in range(arrays[0].shape[1])]
+    return np.concatenate(entry, axis=1)
 
 
 def loop(case: Case, net: bp.Network, lab: Any) -> per_example.PerExampleNetwork:
     """The per-example network with the weights, biases, activations and cost of `net`."""
-    own = [isinstance(layer, list) for layer in case.activations]
+    per_neuron = [isinstance(layer, list) for layer in case.activations]
     names = ["linear" if isinstance(layer, list) else layer for layer in case.activations]
     one = per_example.PerExampleNetwork(
         [lab.numpy(w) for w in net.weights], [lab.numpy(b) for b in net.biases], names, case.cost
     )
     one.activations = [sigma(layer) for layer in case.activations]
-    one.simplified = one.simplified and not own[-1]
+    one.simplified = one.simplified and not per_neuron[-1]
     return one
 
 

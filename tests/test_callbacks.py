@@ -1,4 +1,4 @@
-"""Callbacks: when each is told, what it may do, and what logs and progress show."""
+"""Callbacks: when each is called, what it may do, and what logs and progress show."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ import bpengine as bp
 from bpengine.callbacks import Progress
 
 
-class Told(bp.Callback):
-    """Notes in a list that others may share what it is told, and when."""
+class Calls(bp.Callback):
+    """Notes in a list that others may share what it is called with, and when."""
 
     def __init__(self, notes, name="", fails=None, at=None):
         self.notes, self.name, self.fails, self.at = notes, name, fails, at
@@ -47,7 +47,7 @@ class Told(bp.Callback):
 
 
 def test_the_order_of_calls(lab, monkeypatch):
-    monkeypatch.setattr("bpengine.training.steps.KEPT_STEPS", (2, 2))
+    monkeypatch.setattr("bpengine.training.steps.READBACK_STEPS", (2, 2))
     notes = []
     X, Y = data(10)
     pair = lab.array(X), lab.array(Y)
@@ -60,7 +60,7 @@ def test_the_order_of_calls(lab, monkeypatch):
         batch_size=3,
         validation=pair,
         callbacks=[
-            Told(notes),
+            Calls(notes),
             lambda training: notes.append(("function", len(training.history.validation_cost))),
         ],
     )
@@ -79,7 +79,7 @@ def test_what_a_training_shows(lab):
     seen = []
 
     def look(training):
-        seen.append((training.epoch, training.epochs, training.steps, training.taken))
+        seen.append((training.epoch, training.epochs, training.steps, training.steps_taken))
         assert training.network is net
         assert training.optimizer is optimizer
         assert len(training.history.cost) == training.epoch
@@ -116,7 +116,7 @@ def test_a_callback_ends_training(lab, at):
             training.stop()
 
     net, twin = network(lab), network(lab)
-    history = fit(lab, net, *data(), epochs=3, callbacks=[stop, Told(notes)])
+    history = fit(lab, net, *data(), epochs=3, callbacks=[stop, Calls(notes)])
     assert len(history.cost) == at
     assert not history.interrupted
     assert notes[-2:] == [("", "epoch", at), ("", "end", at)]
@@ -146,7 +146,7 @@ def test_training_that_is_stopped_as_it_starts_takes_no_step(lab):
 )
 def test_an_error_in_a_callback_is_raised_and_the_others_are_ended(lab, fails, at, ended):
     notes = []
-    callbacks = [Told(notes, "first"), Told(notes, "second", fails, at), Told(notes, "third")]
+    callbacks = [Calls(notes, "first"), Calls(notes, "second", fails, at), Calls(notes, "third")]
     net, twin = network(lab), network(lab)
     with pytest.raises(ZeroDivisionError, match=f"second in {fails}"):
         fit(lab, net, *data(8), epochs=3, callbacks=callbacks)
@@ -166,7 +166,7 @@ def test_callbacks_are_ended_after_a_cost_that_is_not_finite(lab):
             *data(),
             epochs=50,
             optimizer=bp.SGD(1e30),
-            callbacks=[Told(notes)],
+            callbacks=[Calls(notes)],
         )
     assert notes[-1][1] == "end"
 
@@ -202,14 +202,14 @@ class Script(bp.Callback):
         self.seen.append(vector(self.lab, training.network))
 
 
-def stopped_by_hand(figures, patience, min_change, greatest):
+def stopped_by_hand(figures, patience, min_delta, greatest):
     """The epoch after which training stops, and the best one."""
     best, at, waited = None, 0, 0
     for epoch, figure in enumerate(figures, 1):
         figure = figure if greatest else -figure
         if math.isnan(figure):
             figure = -math.inf
-        if best is None or figure > best + min_change:
+        if best is None or figure > best + min_delta:
             best, at, waited = figure, epoch, 0
         else:
             waited += 1
@@ -227,7 +227,7 @@ figures = st.lists(
     monitor=st.sampled_from([None, "cost", "validation_cost", "validation_accuracy"]),
     figures=figures,
     patience=st.integers(1, 4),
-    min_change=st.sampled_from([0.0, 0.06, 0.2]),
+    min_delta=st.sampled_from([0.0, 0.06, 0.2]),
     validated=st.booleans(),
     averaging=st.sampled_from([None, 0.9]),
     restore=st.booleans(),
@@ -236,20 +236,20 @@ figures = st.lists(
     monitor=None,
     figures=[math.nan, 0.3, 0.2, 0.4, 0.4, 0.4],
     patience=2,
-    min_change=0.0,
+    min_delta=0.0,
     validated=False,
     averaging=None,
     restore=True,
 )
 @examples(60)
-def test_early_stopping(lab, monitor, figures, patience, min_change, validated, averaging, restore):
+def test_early_stopping(lab, monitor, figures, patience, min_delta, validated, averaging, restore):
     X, labels = blobs(12)
     validated = validated or monitor in ("validation_cost", "validation_accuracy")
     pair = tuple(lab.array(x) for x in (X, labels)) if validated else None
     net = network(lab, (2, 2), activations="softmax", cost="softmax_cross_entropy")
     name = monitor or ("validation_cost" if validated else "cost")
     script = Script(lab, name, figures)
-    stop = bp.EarlyStopping(patience, min_change, monitor, restore)
+    stop = bp.EarlyStopping(patience, min_delta, monitor, restore)
     history = fit(
         lab,
         net,
@@ -260,7 +260,7 @@ def test_early_stopping(lab, monitor, figures, patience, min_change, validated, 
         optimizer=bp.SGD(0.5, averaging=averaging),
         callbacks=[script, stop],
     )
-    last, best = stopped_by_hand(figures, patience, min_change, name == "validation_accuracy")
+    last, best = stopped_by_hand(figures, patience, min_delta, name == "validation_accuracy")
     assert len(history.cost) == last
     assert history.best_epoch == (best if restore else None)
     wanted = script.seen[best - 1] if restore else script.seen[-1]
@@ -300,7 +300,7 @@ def test_early_stopping_without_what_it_watches_says_what_to_give(lab, monitor):
 
 def test_early_stopping_on_the_accuracy_needs_classes(lab):
     pair = tuple(map(lab.array, data()))
-    with pytest.raises(ValueError, match=r"nothing to watch: .* with classes as targets"):
+    with pytest.raises(ValueError, match=r"nothing to monitor: .* with classes as targets"):
         fit(
             lab,
             network(lab),
@@ -315,7 +315,7 @@ def test_early_stopping_on_the_accuracy_needs_classes(lab):
     [
         ({"patience": 0}, ValueError, "patience must be 1 or more"),
         ({"patience": 1.5}, TypeError, "patience must be a whole number"),
-        ({"min_change": -1}, ValueError, "min_change must be 0 or more"),
+        ({"min_delta": -1}, ValueError, "min_delta must be 0 or more"),
         (
             {"monitor": "validation_loss"},
             ValueError,

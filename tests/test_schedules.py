@@ -118,7 +118,7 @@ def test_a_warm_up_hands_over_to_the_schedule_as_it_then_is(initial, every, leng
     ],
 )
 def test_the_rate_falls_when_the_cost_does_not(seen, rate):
-    plateau = OnPlateau(1.0, factor=0.5, patience=2, min_change=0.25)
+    plateau = OnPlateau(1.0, factor=0.5, patience=2, min_delta=0.25)
     assert plateau.rate(len(seen), seen) == rate
     assert plateau.rate(len(seen) + 0.5, seen) == rate  # the cost decides, not the epoch
 
@@ -135,7 +135,7 @@ def test_the_rate_on_a_plateau_falls_by_its_factor_and_no_sooner_than_patience_a
         assert along[n] == pytest.approx(along[n - 1] * factor)
         # each of the epochs waited for was no better than the best before it
         waited, before = seen[n - patience : n], seen[: n - patience]
-        assert min(waited) >= min(before, default=math.inf) - plateau.min_change
+        assert min(waited) >= min(before, default=math.inf) - plateau.min_delta
     assert all(later - earlier >= patience for earlier, later in itertools.pairwise(falls))
     assert len(falls) <= len(seen) // patience
 
@@ -143,7 +143,7 @@ def test_the_rate_on_a_plateau_falls_by_its_factor_and_no_sooner_than_patience_a
 @given(initial=rates, patience=counts, seen=st.lists(st.floats(0, 10), unique=True, max_size=40))
 def test_the_rate_stays_while_the_cost_falls(initial, patience, seen):
     falling = sorted(seen, reverse=True)
-    plateau = OnPlateau(initial, patience=patience, min_change=0.0)
+    plateau = OnPlateau(initial, patience=patience, min_delta=0.0)
     assert plateau.rate(len(seen), falling) == initial
     # and then the patience runs out, once
     flat = [*falling, *[10.0] * patience]
@@ -225,9 +225,9 @@ def test_on_a_plateau_of_the_watched_cost_training_slows_down(lab, validated):
         # the cost of outputs between -1 and 1 is nearly the same whatever they are
         options["validation"] = X, lab.array(np.full((3, case.batch), 1e9))
     net = case.network(lab)
-    plateau = OnPlateau(0.01, factor=0.5, patience=2, min_change=1e-12)
+    plateau = OnPlateau(0.01, factor=0.5, patience=2, min_delta=1e-12)
     if validated:
-        plateau = dataclasses.replace(plateau, min_change=1e12)
+        plateau = dataclasses.replace(plateau, min_delta=1e12)
     history = net.fit(X, Y, epochs=7, batch_size=6, optimizer=bp.SGD(plateau), progress=False, **options)
     costs = history.validation_cost if validated else history.cost
     expected = [plateau.rate(n, costs[:n]) for n in range(7)]
@@ -241,8 +241,8 @@ def test_on_a_plateau_of_the_watched_cost_training_slows_down(lab, validated):
         (StepDecay(0.5), "StepDecay(initial=0.5, factor=0.1, every=10)"),
         (Cosine(0.5, 30), "Cosine(initial=0.5, epochs=30, final=0.0)"),
         (InverseScaling(0.5), "InverseScaling(initial=0.5, power=0.5)"),
-        (WarmUp(Cosine(0.5, 30), 2), f"WarmUp(after={Cosine(0.5, 30)!r}, epochs=2)"),
-        (OnPlateau(0.5), "OnPlateau(initial=0.5, factor=0.1, patience=10, min_change=0.0001)"),
+        (WarmUp(Cosine(0.5, 30), 2), f"WarmUp(after={Cosine(0.5, 30)!r}, epochs=2.0)"),
+        (OnPlateau(0.5), "OnPlateau(initial=0.5, factor=0.1, patience=10, min_delta=0.0001)"),
     ],
 )
 def test_a_schedule_is_shown_as_it_is_written(schedule, text):
@@ -257,7 +257,7 @@ RIGHT = {
     Cosine: {"initial": 0.5, "epochs": 30, "final": 0.0},
     InverseScaling: {"initial": 0.5, "power": 0.5},
     WarmUp: {"after": 0.5, "epochs": 2},
-    OnPlateau: {"initial": 0.5, "factor": 0.1, "patience": 10, "min_change": 1e-4},
+    OnPlateau: {"initial": 0.5, "factor": 0.1, "patience": 10, "min_delta": 1e-4},
 }
 POSITIVE = [0, -0.5, NAN, INF]
 OUT_OF_RANGE = {
@@ -269,7 +269,7 @@ OUT_OF_RANGE = {
     "patience": [0, -1],
     "epochs": [0, -1],
     "final": [-0.1, NAN, INF],
-    "min_change": [-0.1, NAN, INF],
+    "min_delta": [-0.1, NAN, INF],
 }
 ARGUMENTS = [(schedule, name) for schedule, right in RIGHT.items() for name in right]
 
@@ -342,7 +342,7 @@ def test_numbers_functions_and_schedules_are_made_schedules():
 
 
 class Sawtooth(Schedule):
-    """A schedule of one's own, which needs no more than its rate."""
+    """A custom schedule, which needs no more than its rate."""
 
     def rate(self, epoch, costs=()):
         return 0.5 - 0.4 * (epoch % 1.0)
@@ -351,8 +351,8 @@ class Sawtooth(Schedule):
 def test_a_schedule_of_ones_own(lab):
     _, net = record(lab, Sawtooth())
     case = deep("tanh", "quadratic")
-    own = case.network(lab)
-    own.fit(
+    custom = case.network(lab)
+    custom.fit(
         *case.data(lab),
         epochs=3,
         batch_size=2,
@@ -360,5 +360,5 @@ def test_a_schedule_of_ones_own(lab):
         optimizer=bp.SGD(Sawtooth()),
         progress=False,
     )
-    np.testing.assert_array_equal(lab.numpy(own.vector), lab.numpy(net.vector))
+    np.testing.assert_array_equal(lab.numpy(custom.vector), lab.numpy(net.vector))
     assert WarmUp(Sawtooth(), epochs=1).rate(0.5) == pytest.approx(0.15)

@@ -15,7 +15,7 @@ TRUTH = OURS / REFERENCE
 
 
 class Bench:
-    """A clock, and callables that take as long as they are told, give or take some noise."""
+    """A clock, and callables that take as long as specified, give or take some noise."""
 
     def __init__(self, noise: float = 0.0, seed: int = 0) -> None:
         self.now = 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from array_api_compat import array_namespace
 from hypothesis import strategies as st
@@ -86,6 +88,11 @@ def by_hand(lab, net, X, Y, epochs, batch_size, optimizer):
                 plans[m] = bp.Plan(net, m, optimizer, state=state)
             plans[m].load(lab.array(X[:, chosen]), lab.array(Y[:, chosen]))
             yield epoch, step, plans[m].run()
+
+
+def uncompiled(function):
+    """The function as an object that Numba does not try to compile, which takes a second for each."""
+    return functools.partial(function)
 
 
 def total(a, y):

@@ -54,7 +54,7 @@ class Uniform:
 class Dropout:
     """Masks that leave out activations at random, anew in each step.
 
-    What is kept is divided by the probability of being kept: the expected activation stays.
+    The activations that remain are divided by their probability: the expected activation stays.
 
     Parameters
     ----------

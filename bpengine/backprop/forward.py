@@ -1,4 +1,4 @@
-"""Feedforward over many examples in chunks of bounded memory, and what is told from the outputs."""
+"""Feedforward over many examples in chunks of bounded memory; average cost and accuracy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from bpengine.backprop.workspace import Workspace
 from bpengine.model.examples import sample_weights
 from bpengine.model.labels import classes, true_classes
 from bpengine.model.model import Model
-from bpengine.model.packing import example_rows, own_parts
+from bpengine.model.packing import pack_examples, per_network_parts
 
 __all__ = ["evaluate", "feedforward", "forward_chunks"]
 
-CHUNK_ELEMENTS = 2**22  # elements of all activations that a prediction holds at a time
+CHUNK_ELEMENTS = 2**22  # numbers that are computed at a time where there are many examples
 
 
 def feedforward(model: Model, X: Array) -> Array:
@@ -30,43 +30,55 @@ def feedforward(model: Model, X: Array) -> Array:
     return out
 
 
+def chunk_size(model: Model) -> int:
+    """How many examples are fed forward at a time, so that their activations take bounded memory."""
+    return max(1, CHUNK_ELEMENTS // (sum(model.sizes) * math.prod(model.stack)))
+
+
 def forward_chunks(
     network: Model, X: Array, Y: Array | None = None
 ) -> Iterator[tuple[slice, Workspace]]:
-    """Feed X forward in chunks of bounded memory: the columns of each, and its workspace.
+    """Feed X forward in chunks of bounded memory; yields the columns of a chunk and its workspace.
 
     The workspace holds the chunk's z, a and targets until the next one is asked for.
     """
     m = int(X.shape[-1])
-    chunk = max(1, min(m, CHUNK_ELEMENTS // (sum(network.sizes) * math.prod(network.stack))))
+    chunk = min(m, chunk_size(network))
     outputs, backend, dtype = network.sizes[-1], network.backend, network.dtype
-    own = own_parts(X, X if Y is None else Y, None)
+    per_network = per_network_parts(X, X if Y is None else Y, None)
     for start in range(0, m, chunk):
         columns = slice(start, min(m, start + chunk))
-        workspace, program = _forward_program(network, columns.stop - columns.start, own)
+        workspace, program = _forward_program(network, columns.stop - columns.start, per_network)
         y = None if Y is None else Y[..., columns]
-        example_rows(X[..., columns], y, outputs, backend, dtype, out=workspace.rows)
+        pack_examples(X[..., columns], y, outputs, backend, dtype, out=workspace.rows)
         program.run(1)
         yield columns, workspace
 
 
-def _forward_program(network: Model, m: int, own: tuple[str, ...]) -> tuple[Workspace, Program]:
-    """Feedforward for m examples; each thread keeps the one that it used last."""
-    kept = network.forward_programs
-    parameters, activations, *size = getattr(kept, "made_for", (None, None))
+def _forward_program(network: Model, m: int, per_network: tuple[str, ...]) -> tuple[Workspace, Program]:
+    """Feedforward for m examples; every thread caches the program that it used last."""
+    cache = network.forward_programs
+    parameters, activations, *size = getattr(cache, "key", (None, None))
     if (
         parameters is not network.parameters
         or activations is not network.activations
-        or size != [m, own]
+        or size != [m, per_network]
     ):
         σ, backend = network.activations, network.backend
         workspace = Workspace(
-            network.sizes, σ, m, backend, network.dtype, errors=False, stack=network.stack, own=own
+            network.sizes,
+            σ,
+            m,
+            backend,
+            network.dtype,
+            errors=False,
+            stack=network.stack,
+            per_network=per_network,
         )
         operations = equations.feedforward(network.parameters, σ, workspace)
-        kept.program = workspace, backend.compile(operations)
-        kept.made_for = network.parameters, σ, m, own
-    found: tuple[Workspace, Program] = kept.program
+        cache.program = workspace, backend.compile(operations)
+        cache.key = network.parameters, σ, m, per_network
+    found: tuple[Workspace, Program] = cache.program
     return found
 
 

@@ -13,96 +13,151 @@ I. Goodfellow, Efficient per-example gradient computations, arXiv:1510.01799.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import reduce
 
 from array_api_compat import array_namespace
 
-from bpengine.backends import Array, Backend, Operation
+from bpengine.backends import Array, Operation
+from bpengine.backprop.reduction import Mean
 from bpengine.backprop.workspace import Workspace
-from bpengine.model.parameters import Parameters
+from bpengine.model.model import Model, check_single
+from bpengine.model.parameters import Gradient
+from bpengine.validation import choose, positive_number
 
-__all__ = ["KINDS", "Clipping", "clipped", "errors", "gradients", "norms"]
-
-KINDS = "norms", "gradients", "clip"
+__all__ = ["KINDS", "AllGradients", "Clipped", "ExampleNorms", "Norms", "reduction"]
 
 
-class Clipping:
-    """Norms of per-example gradients, and the factors that bring them within a bound.
-
-    Parameters
-    ----------
-    layers : int
-        Layers after the input.
-    batch_size : int
-    backend : Backend
-    dtype : str
-    max_norm : float, optional
-        The bound c.
+@dataclass(frozen=True)
+class ExampleNorms:
+    """Norms of the gradients of ``C_x``, one for each example x.
 
     Attributes
     ----------
-    layers : array of shape (L, m)
-        Norm of each example's gradient, layer by layer.
     total : array of shape (m,)
-        Norm of each example's gradient as one vector.
-    factors : array of shape (m,)
-        ``scale · min(1, c / total)``.
-    scale : array of shape ()
-        1/m, for the average.
+        Norm over all weights and biases.
+    layers : array of shape (L, m)
+        Norm over the weights and biases of one layer after the input.
+    cost : float
+        The average cost, as of `Gradient`.
     """
 
-    def __init__(
-        self, layers: int, batch_size: int, backend: Backend, dtype: str, max_norm: float | None = None
-    ) -> None:
-        self.layers = backend.empty((layers, batch_size), dtype)
-        self.total = backend.empty((batch_size,), dtype)
-        self.factors = backend.empty((batch_size,), dtype)
-        self.scale, self.bound = backend.empty((), dtype), backend.empty((), dtype)
-        self.scale[...] = 1 / batch_size
-        self.bound[...] = max_norm or 1.0
+    total: Array
+    layers: Array
+    cost: float
 
 
-def errors(backprop: Iterable[Operation]) -> Iterator[Operation]:
-    """BP1 and BP2 alone of the operations of `equations.backprop`."""
-    return (op for op in backprop if op.equation != "BP3, BP4")
+class PerExample(Mean):
+    """What takes its errors from ``C_x`` itself: they are not divided by the batch size."""
+
+    def prepare(self, model: Model, workspace: Workspace) -> None:
+        """As `Mean.prepare`."""
+        check_single(model, "per_example")
+        super().prepare(model, workspace)
+        workspace.scale[...] = 1.0
+        self.scale = model.backend.empty((), model.dtype)
+
+    def errors(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
+        """BP1 and BP2 alone."""
+        return (op for op in backprop if op.equation != "BP3, BP4")
 
 
-def norms(workspace: Workspace, clipping: Clipping) -> Iterator[Operation]:
-    """Norms of the gradients of ``C_x``, where the errors are those of ``C_x``."""
-    for l, (δ, x) in enumerate(zip(workspace.delta, workspace.extended, strict=True)):
-        # ‖[∂C_x/∂w  ∂C_x/∂b]‖ = ‖δ‖ ‖[a; 1]‖
-        yield Operation("product norms", "norms", _product_norms, (δ, x), clipping.layers[l, :])
-    yield Operation("total norms", "norms", _total_norms, (clipping.layers,), clipping.total)
+class AllGradients(PerExample):
+    """The gradients of ``C_x`` themselves, with a leading axis for the examples."""
+
+    def prepare(self, model: Model, workspace: Workspace) -> None:
+        """As `Mean.prepare`."""
+        super().prepare(model, workspace)
+        stack = (workspace.batch_size,)
+        self.gradients = self.gradient = Gradient(model.sizes, model.backend, model.dtype, stack)
+
+    def operations(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
+        """Errors, and the products of BP3 and BP4 column by column."""
+        ws = self.workspace
+        yield from self.errors(backprop)
+        for δ, x, block in zip(ws.delta, ws.extended, self.gradients.blocks, strict=True):
+            # BP3, BP4   [∂C_x/∂w  ∂C_x/∂b] = δ [aᵀ 1]
+            yield Operation("column products", "BP3, BP4", _column_products, (δ, x), block)
 
 
-def gradients(workspace: Workspace, each: Parameters) -> Iterator[Operation]:
-    """The gradients of ``C_x``, one for each index of the leading axis of `each`."""
-    for δ, x, block in zip(workspace.delta, workspace.extended, each.blocks, strict=True):
-        # BP3, BP4   [∂C_x/∂w  ∂C_x/∂b] = δ [aᵀ 1], column by column
-        yield Operation("column products", "BP3, BP4", _column_products, (δ, x), block)
+class Norms(PerExample):
+    """Norms of the gradients of ``C_x``; no gradient is formed."""
+
+    def prepare(self, model: Model, workspace: Workspace) -> None:
+        """As `Mean.prepare`."""
+        super().prepare(model, workspace)
+        self.gradient = None
+        L, m = len(workspace.delta), workspace.batch_size
+        self.layers = model.backend.empty((L, m), model.dtype)
+        self.total = model.backend.empty((m,), model.dtype)
+        self.norms = self.total, self.layers
+
+    def operations(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
+        """Errors and norms."""
+        ws = self.workspace
+        yield from self.errors(backprop)
+        for l, (δ, x) in enumerate(zip(ws.delta, ws.extended, strict=True)):
+            # ‖[∂C_x/∂w  ∂C_x/∂b]‖ = ‖δ‖ ‖[a; 1]‖
+            yield Operation("product norms", "norms", _product_norms, (δ, x), self.layers[l, :])
+        yield Operation("total norms", "norms", _total_norms, (self.layers,), self.total)
 
 
-def clipped(
-    backprop: Iterable[Operation], workspace: Workspace, clipping: Clipping
-) -> Iterator[Operation]:
-    """Average of the gradients of ``C_x``, each scaled down to the bound where it is longer.
+class Clipped(Norms):
+    """Average of the gradients of ``C_x``, those longer than a bound scaled down to it; and the norms.
 
-    The operations of `equations.backprop`, with the products of BP3 and BP4 after all of BP2: errors
-    have to be known in every layer before an example's norm is.
+    Parameters
+    ----------
+    max_norm : float
+        The bound c.
     """
-    operations = list(backprop)
-    yield from errors(operations)
-    yield from norms(workspace, clipping)
-    inputs = clipping.total, clipping.bound, clipping.scale
-    yield Operation("clip factors", "clip", _clip_factors, inputs, clipping.factors)
-    for δ in workspace.delta:
-        # δ ← δ min(1, c / ‖∂C_x‖)
-        yield Operation("scale columns", "clip", _scale_columns, (δ, clipping.factors), δ)
-    yield from (op for op in operations if op.equation == "BP3, BP4")
+
+    def __init__(self, max_norm: float) -> None:
+        self.max_norm = positive_number(max_norm, "max_norm")
+
+    def prepare(self, model: Model, workspace: Workspace) -> None:
+        """As `Mean.prepare`."""
+        super().prepare(model, workspace)
+        self.gradient = self.average
+        self._factors = model.backend.empty((workspace.batch_size,), model.dtype)
+        self._bound = model.backend.empty((), model.dtype)
+        self._bound[...] = self.max_norm
+
+    def operations(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
+        """The clipped average; penalties, which are the same for all examples, are added unclipped."""
+        yield from self.clipped(backprop)
+        yield from self.penalty()
+
+    def clipped(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
+        """Norms, clipping, and then all products of BP3 and BP4.
+
+        Errors have to be known in every layer before an example's norm is.
+        """
+        operations = list(backprop)
+        yield from super().operations(operations)
+        inputs = self.total, self._bound, self.scale
+        yield Operation("clip factors", "clip", _clip_factors, inputs, self._factors)
+        for δ in self.workspace.delta:
+            # δ ← δ min(1, c / ‖∂C_x‖)
+            yield Operation("scale columns", "clip", _scale_columns, (δ, self._factors), δ)
+        yield from (op for op in operations if op.equation == "BP3, BP4")
+
+
+KINDS: dict[str, type[Mean]] = {"norms": Norms, "gradients": AllGradients, "clip": Clipped}
+
+
+def reduction(kind: str | None, max_norm: float | None) -> Mean:
+    """The reduction that ``per_example=kind`` asks for."""
+    if kind is None:
+        raise ValueError("max_norm is a bound for per_example='clip'; give that too.")
+    found = choose(kind, KINDS, "per_example")
+    if (found is Clipped) == (max_norm is None):
+        wanted = "needs a bound: give max_norm=" if max_norm is None else "takes no max_norm"
+        raise ValueError(f"per_example={kind!r} {wanted}.")
+    return found() if max_norm is None else Clipped(max_norm)
 
 
 def _product_norms(δ: Array, x: Array) -> Array:
-    # each root on its own: the product of two squares leaves the range sooner
+    # a root of either: the product of two squares leaves the range sooner
     xp = array_namespace(δ)
     return xp.sqrt(xp.sum(δ * δ, axis=-2)) * xp.sqrt(xp.sum(x * x, axis=-2))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Self, SupportsIndex
@@ -10,16 +11,18 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from bpengine import schedules
-from bpengine.backends import Array, Backend, DeviceMemoryError, Operation, Program, Settings
+from bpengine.backends import Array, Backend, DeviceMemoryError, Operation, Settings
 from bpengine.backprop import equations
+from bpengine.backprop.per_example import ExampleNorms
+from bpengine.backprop.reduction import Mean
 from bpengine.backprop.workspace import Workspace, example_bytes
 from bpengine.model.examples import sample_weights
 from bpengine.model.model import Model
-from bpengine.model.packing import OWN, example_rows, own_parts
+from bpengine.model.packing import PARTS, pack_examples, per_network_parts
 from bpengine.model.parameters import Gradient
 from bpengine.optimizers.base import Optimizer, check_optimizer
-from bpengine.optimizers.update import State, one_by_one
-from bpengine.validation import choose, each, non_negative_number, positive_integer
+from bpengine.optimizers.update import OptimizerState
+from bpengine.validation import check_entries, choose, non_negative_number, positive_integer
 
 __all__ = ["Plan", "gradient"]
 
@@ -31,12 +34,14 @@ class Plan:
 
     Parameters
     ----------
-    network : Network
+    model : Network
     batch_size : int
         Number of examples in the batch, m.
     optimizer : Optimizer, optional
         The rule for the update; without one a step is feedforward and gradient only, and dropout
         and label smoothing, which belong to training, are left out.
+    gradient : Mean, or a reduction derived from it, optional
+        How the gradients of the examples become that of the step; their mean where not given.
     state : State, optional
         What the optimizer remembers, where plans share it; a new one where not given.
     weighted : bool, optional
@@ -49,15 +54,15 @@ class Plan:
     Attributes
     ----------
     operations : list of Operation
-        The step, line by line.
+        The step, in the order in which it is computed.
     counts : dict
         How often each operation occurs: ``counts["matmul"]`` is 3 times the number of weight
         layers, less 1, for any batch size.
     flops, bytes : int
         Floating-point operations of a step, and bytes moved if each operation reads its inputs and
         writes its output once.
-    averaged : int
-        Over how many examples the gradient is an average: the batch's, unless others are added to them.
+    reduction : Mean
+        A copy of `gradient`, with the buffers of this plan.
     workspace : Workspace
         The buffers of the batch.
 
@@ -83,84 +88,60 @@ class Plan:
 
     def __init__(
         self,
-        network: Model,
+        model: Model,
         batch_size: SupportsIndex,
         optimizer: Optimizer | None = None,
         *,
-        state: State | None = None,
+        gradient: Mean | None = None,
+        state: OptimizerState | None = None,
         weighted: bool = False,
-        own: Collection[str] = (),
+        per_network: Collection[str] = (),
         replayer: Backend | None = None,
     ) -> None:
         m = positive_integer(batch_size, "batch_size")
         if optimizer is not None:
             check_optimizer(optimizer)
-        self.network = network
-        self.optimizer = optimizer
-        self.batch_size = self.averaged = m
-        self.own = _checked_own(own, network.stack)
-        parameters, σ, backend, dtype = (
-            network.parameters,
-            network.activations,
-            network.backend,
-            network.dtype,
-        )
-        self.state: State | None = None
+        self.network, self.optimizer, self.batch_size = model, optimizer, m
+        self.per_network = _checked_parts(per_network, model.stack)
+        parameters, σ, backend = model.parameters, model.activations, model.backend
+        self.state: OptimizerState | None = None
         if optimizer is not None:
-            self.state = State(optimizer, parameters) if state is None else state
-        scales = self.state is not None and self.state.unit_is_each
-        dropout = network.dropout if optimizer is not None else ()
+            self.state = OptimizerState(optimizer, parameters) if state is None else state
+        dropout = model.dropout if optimizer is not None else ()
         failed = None
         try:
             self.workspace = Workspace(
-                network.sizes,
+                model.sizes,
                 σ,
                 m,
                 backend,
-                dtype,
-                stack=network.stack,
-                own=self.own,
+                model.dtype,
+                stack=model.stack,
+                per_network=self.per_network,
                 weighted=weighted,
                 dropout=dropout,
-                rngs=network.rngs,
-                scales=scales,
+                rngs=model.rngs,
+                scales=self.state is not None and self.state.scale_per_network,
             )
         except DeviceMemoryError as error:
             failed = str(error)
         if failed is not None:  # here, where what has been made of the buffers is gone again
-            raise _too_large(network, m, dropout, failed)
-        self._gradient = Gradient(network.sizes, backend, dtype, network.stack)
-        per_network = scales or any(map(np.ndim, (network.l1, network.l2)))
-        shape = (2, *network.stack, 1, 1) if per_network else (2,)
-        self._strengths = backend.empty(shape, dtype)
-        self._targets: list[Array] | None = None
-        backprop = equations.backprop(parameters, σ, network.cost, self.workspace, self._gradient)
+            raise _too_large(model, m, dropout, failed)
+        ws = self.workspace
+        reduction = self.reduction = Mean() if gradient is None else copy.copy(gradient)
+        reduction.prepare(model, ws)
+        backprop = equations.backprop(parameters, σ, model.cost, ws, reduction.average)
         self.operations: list[Operation] = [
-            *equations.feedforward(parameters, σ, self.workspace),
-            *self._backward(backprop),
+            *equations.feedforward(parameters, σ, ws),
+            *reduction.operations(backprop),
         ]
-        _write(self._units(1.0))
+        _write(reduction.scalars(1.0))
         if optimizer is not None and self.state is not None:
-            self.operations += self._update(self.state)
+            self.operations += reduction.update(self.state.operations(reduction.average))
             self.learning_rate = schedules.resolve(optimizer.learning_rate).rate(0.0)
-        self._replayer = replayer or backend
-        self.program = self._compile()
+        self.program = reduction.compile(self.operations, replayer or backend)
+        self._targets: list[Array] | None = None
         self._loaded = self._ran = False
-
-    def _compile(self) -> Program:
-        """What runs the operations."""
-        return self._replayer.compile(self.operations)
-
-    def _backward(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
-        """What the step makes of the operations of `equations.backprop`."""
-        yield from backprop
-        yield from self.network.penalty.operations(
-            self.network.parameters, self._gradient, self._strengths
-        )
-
-    def _update(self, state: State) -> Iterator[Operation]:
-        """What the step makes of the gradient."""
-        return state.operations(self._gradient)
 
     @property
     def learning_rate(self) -> Any:
@@ -177,7 +158,7 @@ class Plan:
     def learning_rate(self, η: Any) -> None:
         if self.state is None:
             raise ValueError("this plan has no optimizer, and so no learning rate.")
-        checked, dtype = each(η, non_negative_number, "learning_rate"), self.network.dtype
+        checked, dtype = check_entries(η, non_negative_number, "learning_rate"), self.network.dtype
         η = checked if isinstance(checked, float) else np.array(checked)
         if np.shape(η) != np.shape(self.state.learning_rate):
             count = np.size(self.state.learning_rate)
@@ -190,21 +171,20 @@ class Plan:
     def settings(self, rates: Sequence[float]) -> Settings:
         """What steps at these learning rates read, as numbers to set before each of them."""
         assert self.state is not None
-        pairs = [list(self._scalars(self.state, η)) for η in rates]
+        steps = [list(self._scalars(self.state, η)) for η in rates]
         if self._targets is None:
-            self._targets = [array for array, _ in pairs[0]]
-        return Settings(self._targets, np.array([[value for _, value in each] for each in pairs]))
+            self._targets = [array for array, _ in steps[0]]
+        return Settings(self._targets, np.array([[value for _, value in step] for step in steps]))
 
-    def _scalars(self, state: State, η: Any) -> Iterator[tuple[Array, float]]:
+    def _scalars(self, state: OptimizerState, η: Any) -> Iterator[tuple[Array, float]]:
         yield from state.settings(η)
-        yield from self._units(state.unit(η))
+        yield from self.reduction.scalars(state.gradient_scale(η))
 
-    def _units(self, unit: Any) -> Iterator[tuple[Array, float]]:
-        """What the gradient is multiplied by: 1, or η for rules that take a step as it is."""
-        network = self.network
-        yield from one_by_one(self.workspace.scale, np.divide(unit, self.averaged))
-        for i, strength in enumerate((network.l1, network.l2)):
-            yield from one_by_one(self._strengths[i, ...], np.multiply(unit, strength))
+    def average_over(self, examples: int) -> None:
+        """Divide by so many examples from the next step on: those of all ranks that add up theirs."""
+        if examples != self.reduction.examples:
+            self.reduction.examples = examples
+            self.learning_rate = self.learning_rate  # which writes what the gradient is multiplied by
 
     @property
     def counts(self) -> Counter[str]:
@@ -231,7 +211,7 @@ class Plan:
             As for `Network.fit`.
         sample_weight : array of shape (m,), optional
             For a plan that is `weighted`: how much each example counts, relative to their mean.
-            X, Y and these have a leading axis of P where each network of a stack has its `own`.
+            X, Y and these have a leading axis of P where each network of a stack has its `per_network`.
 
         Raises
         ------
@@ -257,21 +237,21 @@ class Plan:
         if self.optimizer is not None:
             Y = net.smoothed(Y)
         rows = self.workspace.rows
-        example_rows(X, Y, net.sizes[-1], net.backend, net.dtype, out=rows, weights=weights)
+        pack_examples(X, Y, net.sizes[-1], net.backend, net.dtype, out=rows, weights=weights)
         self._loaded, self._ran = True, False
 
     def _shaped(self, X: Array, Y: Array, weights: Any) -> tuple[Array, Array, Any]:
         """Examples with a leading axis where each network has its own, and nowhere else."""
         found, stack = [], self.network.stack
-        for part, x, axes in zip(OWN, (X, Y, weights), (2, 2, 1), strict=True):
-            if x is not None and part in self.own and x.ndim == axes:
+        for part, x, axes in zip(PARTS, (X, Y, weights), (2, 2, 1), strict=True):
+            if x is not None and part in self.per_network and x.ndim == axes:
                 xp = array_namespace(x)
                 x = xp.broadcast_to(x, (*stack, *x.shape))
-            elif x is not None and x.ndim > axes and not {part, "inputs"} & set(self.own):
+            elif x is not None and x.ndim > axes and not {part, "inputs"} & set(self.per_network):
                 raise ValueError(
                     f"the {part} are those of {stack[0]} networks, one set each; this plan is for "
                     f"{part} that all share. Make one with net.plan(batch_size={self.batch_size}, …, "
-                    f"own=[{part!r}])."
+                    f"per_network=[{part!r}])."
                 )
             found.append(x)
         return found[0], found[1], found[2]
@@ -329,21 +309,50 @@ class Plan:
     def gradient(self) -> Gradient:
         """Gradient of the average cost at the last step; for a plan without an optimizer.
 
-        It is the plan's own buffer, which the next step writes again: copy what you want to keep.
+        With ``per_example="clip"`` the average of clipped gradients, with "gradients" all of them,
+        with a leading axis for the examples. It is the plan's own buffer, which the next step writes
+        again: copy it if it is needed later.
 
         Raises
         ------
         ValueError
-            For a plan with an optimizer, which has no use for the gradient as such, or if no step has
-            run on the loaded batch.
+            For a plan with an optimizer, which has no use for the gradient as such, for one of norms,
+            which forms no gradient, or if no step has run on the loaded batch.
         """
         if self.optimizer is not None:
             raise ValueError(
                 "this plan updates the parameters and keeps no gradient; make one without an "
                 f"optimizer: net.plan(batch_size={self.batch_size})."
             )
-        self._gradient.cost = self.cost
-        return self._gradient
+        found = self.reduction.gradient
+        if found is None:
+            raise ValueError("this plan takes norms and forms no gradient: see plan.norms.")
+        found.cost = self.cost
+        return found
+
+    @property
+    def norms(self) -> ExampleNorms:
+        """Norms of the loaded batch's examples, before clipping; buffers that the next step rewrites.
+
+        For a plan with ``per_example="norms"`` or ``per_example="clip"``.
+
+        Raises
+        ------
+        ValueError
+            For any other plan, or if no step has run on the loaded batch.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import bpengine as bp
+        >>> plan = bp.Network([784, 30, 10], rng=0).plan(batch_size=10, per_example="norms")
+        >>> plan.load(np.ones((784, 10)), np.zeros((10, 10)))
+        >>> plan.run().norms.total.shape
+        (10,)
+        """
+        if self.reduction.norms is None:
+            raise ValueError("this plan takes gradients; make one with per_example='norms'.")
+        return ExampleNorms(*self.reduction.norms, self.cost)
 
     def __str__(self) -> str:
         net = self.network
@@ -358,38 +367,38 @@ class Plan:
         lines.append(("", "total", products, "", f"{self.flops:,}", f"{self.bytes:,}"))
         widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
         text = [title]
-        for line in lines:
-            left = [cell.ljust(width) for cell, width in zip(line[1:4], widths[1:4], strict=True)]
-            right = [cell.rjust(width) for cell, width in zip(line[4:], widths[4:], strict=True)]
-            text.append("  ".join([line[0].rjust(widths[0]), *left, *right]))
+        for number, *cells in lines:
+            left = [cell.ljust(width) for cell, width in zip(cells[:3], widths[1:4], strict=True)]
+            right = [cell.rjust(width) for cell, width in zip(cells[3:], widths[4:], strict=True)]
+            text.append("  ".join([number.rjust(widths[0]), *left, *right]))
         return "\n".join(text)
 
 
 def gradient(model: Model, X: Array, Y: Array, sample_weight: Array | None = None) -> Gradient:
     """Gradient of the average cost over the columns of X; see `bpengine.Network.backprop`."""
     X, Y = model.check_examples(X, Y)
-    own = own_parts(X, Y, sample_weight) if model.stack else ()
-    plan = Plan(model, X.shape[-1], weighted=sample_weight is not None, own=own)
+    per_network = per_network_parts(X, Y, sample_weight) if model.stack else ()
+    plan = Plan(model, X.shape[-1], weighted=sample_weight is not None, per_network=per_network)
     plan.load(X, Y, sample_weight)
     return plan.run().gradient
 
 
-def _checked_own(own: Collection[str], stack: tuple[int, ...]) -> tuple[str, ...]:
-    names = [choose(name, {part: part for part in OWN}, "own") for name in own]
+def _checked_parts(per_network: Collection[str], stack: tuple[int, ...]) -> tuple[str, ...]:
+    names = [choose(name, {part: part for part in PARTS}, "per_network") for name in per_network]
     if names and not stack:
-        raise ValueError(f"own={list(own)} is for stacks; this is one network.")
+        raise ValueError(f"per_network={list(per_network)} is for stacks; this is one network.")
     return tuple(names)
 
 
 def _too_large(network: Model, m: int, dropout: Sequence[Any], failed: str) -> DeviceMemoryError:
-    """The error for a batch whose buffers a device has no room for, with one that would fit."""
+    """The error for a batch whose buffers do not fit on the device, with the size that would fit."""
     backend = network.backend
-    each = example_bytes(network.sizes, backend, network.dtype, dropout, network.stack)
+    size = example_bytes(network.sizes, backend, network.dtype, dropout, network.stack)
     left = backend.memory_left() or 0
-    fits = left // each
-    advice = f"A batch of {fits} would fit" if fits else "There is no room for a single example"
+    fits = left // size
+    advice = f"A batch of {fits} would fit" if fits else "A single example would not fit"
     return DeviceMemoryError(
-        f"a batch of {m} examples needs {m * each:,} bytes of buffers on the device ({failed}) {advice}",
+        f"a batch of {m} examples needs {m * size:,} bytes of buffers on the device ({failed}) {advice}",
         left,
     )
 

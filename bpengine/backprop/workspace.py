@@ -20,12 +20,12 @@ class Workspace:
     """Activations, weighted inputs and errors of one batch.
 
     An example is one row of memory, ``[x | 1 | 0 | y]``, with its weight as a last entry where
-    examples have weights: a shuffled mini-batch is a gather of whole rows. Seen from the equations,
+    examples have weights: a shuffled mini-batch is a gather of rows. Seen from the equations,
     `extended[0]` and `targets` are its transposes, with examples as columns.
 
-    The networks of a stack share the examples. Targets or weights that each has for itself follow each
-    other in the row; where each has inputs of its own it has rows of its own, those of the first
-    network first.
+    The networks of a stack share the examples. Targets or weights that differ between the networks
+    follow each other in the row. Where inputs differ, every network has rows for itself, those of the
+    first network first.
 
     Parameters
     ----------
@@ -54,6 +54,7 @@ class Workspace:
 
     Attributes
     ----------
+    batch_size : int
     rows : array of shape (m, K_1 + n_L), or one more where examples have weights
         The batch: inputs, 1, padding, targets, weight. With inputs for each of P networks (P m, …).
     extended : list of arrays of shape (…, K_l, m)
@@ -82,15 +83,17 @@ class Workspace:
         *,
         errors: bool = True,
         stack: tuple[int, ...] = (),
-        own: Collection[str] = (),
+        per_network: Collection[str] = (),
         weighted: bool = False,
         dropout: Sequence[float | tuple[float, ...]] = (),
         rngs: Sequence[np.random.Generator] = (),
         scales: bool = False,
     ) -> None:
-        m = batch_size
+        m = self.batch_size = batch_size
         width = padded(sizes[0] + 1, backend, dtype)
-        x, y, weights = self._make_rows(sizes[-1], m, width, backend, dtype, stack, own, weighted)
+        x, y, weights = self._make_rows(
+            sizes[-1], m, width, backend, dtype, stack, per_network, weighted
+        )
         self.inputs: Array = x[..., : sizes[0]]
         self.extended: list[Array] = [x.mT]
         self.targets: Array = y
@@ -126,8 +129,8 @@ class Workspace:
         self.scale[...] = 1 / m
         self.example_scale = self.scale
         if weights is not None:
-            each = self.scale.ndim or weights.ndim > 2
-            self.example_scale = backend.empty((*stack, 1, m) if each else (1, m), dtype)
+            per_network = self.scale.ndim or weights.ndim > 2
+            self.example_scale = backend.empty((*stack, 1, m) if per_network else (1, m), dtype)
 
     def _make_rows(
         self,
@@ -137,18 +140,18 @@ class Workspace:
         backend: Backend,
         dtype: str,
         stack: tuple[int, ...],
-        own: Collection[str],
+        per_network: Collection[str],
         weighted: bool,
     ) -> tuple[Array, Array, Array | None]:
         """The rows; gives their parts ``[x | 1 | 0]``, targets and weights, these two as columns."""
-        if "inputs" in own:
+        if "inputs" in per_network:
             end = width + outputs
             self.rows = backend.empty((*stack, m, end + weighted), dtype)
             x, y, weights = self.rows[..., :width], self.rows[..., width:end], self.rows[..., end:]
             self.rows = backend.xp.reshape(self.rows, (-1, end + weighted), copy=False)
             return x, y.mT, weights.mT if weighted else None
-        y_stack = stack if "targets" in own else ()
-        weights_stack = stack if "weights" in own else ()
+        y_stack = stack if "targets" in per_network else ()
+        weights_stack = stack if "weights" in per_network else ()
         end = width + outputs * math.prod(y_stack)
         self.rows = backend.empty((m, end + weighted * math.prod(weights_stack)), dtype)
         y = in_stack(self.rows[:, width:end], y_stack)
@@ -165,8 +168,8 @@ class Workspace:
         if l in self.dropout:
             a = self.a[l - 1] if l else self.inputs
             x = self.extended[l]
-            kept = x[..., : a.shape[-2], :] if l else x.mT[..., : a.shape[-1]]
-            yield from self.dropout.draw(l, a, kept)
+            dropped = x[..., : a.shape[-2], :] if l else x.mT[..., : a.shape[-1]]
+            yield from self.dropout.draw(l, a, dropped)
 
 
 def _weigh(weights: Array, scale: Array) -> Array:

@@ -92,23 +92,23 @@ class OwnCost(Cost):
         With ``fn(a, y)``, the cost of a column, and ``delta(z, a, y)``, its output error.
     """
 
-    own: Any
+    local: Any
 
-    def __init__(self, own: Any) -> None:
-        name = getattr(own, "__name__", type(own).__name__)
+    def __init__(self, local: Any) -> None:
+        name = getattr(local, "__name__", type(local).__name__)
         super().__init__(f"own {name}", self._function, self._derivative)
-        object.__setattr__(self, "own", own)
+        object.__setattr__(self, "own", local)
 
     def _function(self, a: Array, y: Array) -> Array:
         columns = range(a.shape[1])
-        return np.array([float(self.own.fn(a[:, j : j + 1], y[:, j : j + 1])) for j in columns])
+        return np.array([float(self.local.fn(a[:, j : j + 1], y[:, j : j + 1])) for j in columns])
 
     def _derivative(self, a: Array, y: Array) -> Array:
         raise NotImplementedError("a cost of the book's form gives delta instead")
 
     def _delta(self, z: Array, a: Array, y: Array, scale: Array) -> Array:
         columns = [slice(j, j + 1) for j in range(a.shape[1])]
-        return scale * np.hstack([self.own.delta(z[:, j], a[:, j], y[:, j]) for j in columns])
+        return scale * np.hstack([self.local.delta(z[:, j], a[:, j], y[:, j]) for j in columns])
 
     def output_error(
         self, σ: Activation, z: Array, a: Array, y: Array, scale: Array, delta: Array

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends import Array
-from bpengine.model.packing import example_rows
-from bpengine.model.parameters import padded
 from bpengine.model.model import Model
+from bpengine.model.packing import pack_examples
+from bpengine.model.parameters import padded
 
 __all__ = ["Examples", "column"]
 
@@ -111,7 +111,7 @@ class Examples(list[Any]):
         rows = backend.empty((len(self), padded(n + 1, backend, dtype) + outputs), dtype)
         for chunk in _chunks(len(self)):
             X, Y = _rows(xs[chunk]).T, _rows(ys[chunk]).T
-            example_rows(X, Y, outputs, backend, dtype, out=rows[chunk])
+            pack_examples(X, Y, outputs, backend, dtype, out=rows[chunk])
         self._inputs, self._targets = rows[:, :n], rows[:, -outputs:]
         return rows
 

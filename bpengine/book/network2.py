@@ -14,6 +14,7 @@ from bpengine.backends import Array
 from bpengine.book.costs import CrossEntropyCost, QuadraticCost, engine_cost, sigmoid, sigmoid_prime
 from bpengine.book.examples import Examples
 from bpengine.book.program import Program
+from bpengine.model import files
 
 __all__ = [
     "CrossEntropyCost",
@@ -39,7 +40,7 @@ class Network(Program):
     sizes : sequence of int
         Neurons per layer, input first.
     cost : class, optional
-        CrossEntropyCost, QuadraticCost, or one of your own with static methods ``fn(a, y)``, the cost
+        CrossEntropyCost, QuadraticCost, or a custom one with static methods ``fn(a, y)``, the cost
         of one example, and ``delta(z, a, y)``, its output error.
 
     Attributes
@@ -223,8 +224,8 @@ class Network(Program):
                 "cost": getattr(self.cost, "__name__", type(self.cost).__name__),
             }
         )
-        with open(filename, "w", encoding="utf-8") as file:
-            file.write(text)
+        with files.replacing(filename) as file:
+            file.write(text.encode())
 
     def _update(self, mini_batch: Sequence[Any], eta: float, lmbda: float, n: int) -> None:
         self.update_mini_batch(mini_batch, eta, lmbda, n)
@@ -240,7 +241,7 @@ def load(filename: str | os.PathLike[str], cost: Any = None) -> Network:
     ----------
     filename : path
     cost : class, optional
-        The cost, where the file's is one of your own.
+        The cost, where the file's is a custom one.
 
     Raises
     ------

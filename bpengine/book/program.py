@@ -139,8 +139,8 @@ class Program(ABC):
     def _take_step_by_examples(self, batch: Examples, eta: float, l2: float) -> None:
         gradients = [self.backprop(x, y) for x, y in batch]
         nabla_b, nabla_w = (
-            [sum(layer) / len(batch) for layer in zip(*each, strict=True)]
-            for each in zip(*gradients, strict=True)
+            [sum(layer) / len(batch) for layer in zip(*item, strict=True)]
+            for item in zip(*gradients, strict=True)
         )
         self.weights = [
             w - eta * (nabla + l2 * w) for w, nabla in zip(self.weights, nabla_w, strict=True)
@@ -280,5 +280,5 @@ class Program(ABC):
         plan.workspace.rows[...] = batch.rows(plan.network)
 
     def __getstate__(self) -> dict[str, Any]:
-        # copies and pickles make an engine of their own
+        # copies and pickles make their engine anew
         return {**vars(self), "_engine": None, "_engine_is_for": None, "_plans": {}}

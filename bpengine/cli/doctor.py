@@ -302,7 +302,7 @@ def _threads(n: int | None) -> str:
 
 
 def _blas() -> tuple[str | None, int | None]:
-    """Core and threads of NumPy's BLAS, as far as it or threadpoolctl tells."""
+    """Core and threads of NumPy's BLAS, as far as it or threadpoolctl reports them."""
     core, threads = openblas.taken_core(), openblas.threads()
     if threads is None and importlib.util.find_spec("threadpoolctl") is not None:
         for pool in importlib.import_module("threadpoolctl").threadpool_info():

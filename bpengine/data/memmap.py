@@ -1,4 +1,4 @@
-"""Examples of a memory map, read when their step comes."""
+"""Examples of a memory map, read from disk at each step."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends import Array, Backend, Slices
-from bpengine.data.source import Chunk, Indexed
+from bpengine.data.source import Chunk, IndexedSource
 from bpengine.model.model import Model
-from bpengine.model.packing import example_rows
+from bpengine.model.packing import pack_examples
 
-__all__ = ["Mapped"]
+__all__ = ["MemoryMapped"]
 
-MAPPED_BYTES = 2**28  # a memory map above this is read as it is needed
+MAPPED_BYTES = 2**28  # larger memory maps are not copied into memory
 
 
-class Mapped(Indexed):
-    """Examples of a memory map, read when their step comes.
+class MemoryMapped(IndexedSource):
+    """Examples of a memory map, read from disk at each step.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class Mapped(Indexed):
     batch_size, shuffle
         As for `Network.fit`.
     columns : array of shape (N,), optional
-        Which of the map's columns are the examples; all where not given.
+        The map's columns to use; all by default.
     """
 
     def __init__(
@@ -48,18 +48,18 @@ class Mapped(Indexed):
         self.y = (network.backend.to_numpy(Y) if network.backend.owns(Y) else Y).T
 
     @staticmethod
-    def is_meant(X: Array) -> bool:
+    def is_needed(X: Array) -> bool:
         """Whether X is a memory map too large to be copied into memory."""
         return isinstance(X, np.memmap) and X.nbytes > MAPPED_BYTES
 
     def chunk(self, indices: Array, m: int) -> Chunk:
-        """Steps on the examples of these numbers, m at a time."""
+        """Steps on the examples at `indices`, m at a time."""
         load = partial(self.write, self.network.backend)
         outcomes = partial(self._outcomes, indices, m)
         return Chunk(m, self.weights is not None, Slices(indices, m), load, outcomes)
 
     def write(self, backend: Backend, indices: Array, rows: Array) -> None:
-        """Write the rows of some examples into an array of `backend`."""
+        """Write examples into packed rows of `backend`."""
         network = self.network
         columns = indices if self.columns is None else self.columns[indices]
         x = self.x[columns]
@@ -74,7 +74,7 @@ class Mapped(Indexed):
             y = network.backend.to_numpy(y)
         weights = None if self.weights is None else self.weights[indices]
         outputs = network.sizes[-1]
-        example_rows(x.T, y, outputs, backend, network.dtype, out=rows, weights=weights)
+        pack_examples(x.T, y, outputs, backend, network.dtype, out=rows, weights=weights)
 
     def _outcomes(self, indices: Array, m: int) -> tuple[Array, Array | None]:
         network = self.network

@@ -1,4 +1,4 @@
-"""Examples that a device has no room for: their rows are sent there ahead of their steps."""
+"""Examples that exceed device memory: rows are transferred ahead of their steps."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends import Array, NumPyBackend, Slices
-from bpengine.data.memmap import Mapped
-from bpengine.data.source import Chunk, Indexed, Most
+from bpengine.data.memmap import MemoryMapped
+from bpengine.data.source import Chunk, IndexedSource, Most
 from bpengine.model.model import Model
-from bpengine.model.packing import Tail, example_rows
+from bpengine.model.packing import TargetColumns, pack_examples
 from bpengine.model.parameters import padded
 
-__all__ = ["Streamed", "fits", "sent"]
+__all__ = ["Offloaded", "fits_on_device", "offloaded"]
 
-BUFFER_BYTES = 2**26  # of each of the buffers that rows go through
+BUFFER_BYTES = 2**26  # of each transfer buffer
 Write = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], None]
 
 
-class Streamed(Indexed):
-    """Examples whose rows the host has: a part is sent while the device computes on another.
+class Offloaded(IndexedSource):
+    """Examples in host memory, transferred while the device computes on the previous part.
 
     Parameters
     ----------
     network : Network
     write : callable
-        ``write(numbers, rows)`` writes the rows of some examples into host memory.
+        ``write(indices, rows)`` packs examples into host memory.
     examples : int
     weighted : bool
     batch_size, shuffle
@@ -45,12 +45,8 @@ class Streamed(Indexed):
         shuffle: bool | int,
     ) -> None:
         super().__init__(examples, batch_size, shuffle)
-        self.network, self.backend, self.weighted, self._write = (
-            network,
-            network.backend,
-            weighted,
-            write,
-        )
+        self.network, self.backend = network, network.backend
+        self.weighted, self._write = weighted, write
         self._width, itemsize = _row(network, weighted)
         self._steps = max(1, BUFFER_BYTES // (self._width * itemsize * batch_size))
         shape = min(self._steps, self.steps) * batch_size, self._width
@@ -58,18 +54,18 @@ class Streamed(Indexed):
         self._numbers = self.backend.asarray(np.arange(shape[0]), "int64")
 
     def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
-        """An epoch; a chunk is of as many steps as a buffer has room for, or fewer."""
+        """An epoch; a chunk has at most the steps that fit in a buffer."""
 
-        def room(step: int, m: int) -> int:
+        def limit(step: int, m: int) -> int:
             return min(most(step, m), self._steps)
 
-        ahead = None
-        for indices, m in self._parts(self._order(rng), room):
-            behind, ahead = ahead, (self._send(indices), m)
-            if behind is not None:
-                yield self._received(*behind)
-        if ahead is not None:
-            yield self._received(*ahead)
+        pending = None
+        for indices, m in self._parts(self._order(rng), limit):
+            previous, pending = pending, (self._send(indices), m)
+            if previous is not None:
+                yield self._received(*previous)
+        if pending is not None:
+            yield self._received(*pending)
 
     def _send(self, indices: np.ndarray[Any, Any]) -> Any:
         def fill(rows: np.ndarray[Any, Any]) -> int:
@@ -85,12 +81,12 @@ class Streamed(Indexed):
         return Chunk(m, self.weighted, Slices(self._numbers[:count], m), load, outcomes, rows)
 
     def _outcomes(self, rows: Array, count: int, m: int) -> tuple[Array, Array | None]:
-        tail = Tail(self.network.sizes[-1], self.weighted, self.network.stack)
+        tail = TargetColumns(self.network.sizes[-1], self.weighted, self.network.stack)
         last = rows[:count, self._width - tail.width :]
         return tail.outcomes(self.backend.xp.reshape(last, (-1, m, tail.width)))
 
     def chunk(self, indices: Array, m: int) -> Chunk:
-        """Steps on the examples of these numbers, m at a time, each read when its turn comes."""
+        """Steps on the examples at `indices`, m at a time, each read on demand."""
 
         def read(some: np.ndarray[Any, Any]) -> Array:
             rows = np.empty((len(some), self._width), self.network.dtype)
@@ -106,14 +102,14 @@ class Streamed(Indexed):
         return Chunk(m, self.weighted, Slices(indices, m), load, outcomes)
 
 
-def fits(network: Model, examples: int, weighted: bool) -> bool:
-    """Whether a backend has room for the rows of so many examples, and for X beside them."""
+def fits_on_device(network: Model, examples: int, weighted: bool) -> bool:
+    """Whether the packed examples and X fit in the backend's memory."""
     left = network.backend.memory_left()
     width, itemsize = _row(network, weighted)
     return left is None or 2 * examples * width * itemsize <= left
 
 
-def sent(
+def offloaded(
     network: Model,
     X: Array,
     Y: Array,
@@ -121,28 +117,28 @@ def sent(
     batch_size: int,
     shuffle: bool | int,
     columns: np.ndarray[Any, Any] | None = None,
-) -> Streamed:
-    """Examples of arrays, or of a memory map of which these columns are taken, as they are sent."""
+) -> Offloaded:
+    """`Offloaded` examples of arrays, or of columns of a memory map."""
     host = NumPyBackend()
     host.alignment = network.backend.alignment
     X, Y = (network.backend.to_numpy(x) if network.backend.owns(x) else x for x in (X, Y))
     weighted = weights is not None
-    if Mapped.is_meant(X):
-        mapped = Mapped(network, X, Y, weights, batch_size, shuffle, columns)
+    if MemoryMapped.is_needed(X):
+        mapped = MemoryMapped(network, X, Y, weights, batch_size, shuffle, columns)
         write: Write = partial(mapped.write, host)
-        return Streamed(network, write, mapped.examples, weighted, batch_size, shuffle)
+        return Offloaded(network, write, mapped.examples, weighted, batch_size, shuffle)
     if network.label_smoothing:
         Y = network.backend.to_numpy(network.smoothed(Y))
     rows = np.empty((X.shape[1], _row(network, weighted)[0]), network.dtype)
-    example_rows(X, Y, network.sizes[-1], host, network.dtype, out=rows, weights=weights)
+    pack_examples(X, Y, network.sizes[-1], host, network.dtype, out=rows, weights=weights)
 
     def gather(numbers: np.ndarray[Any, Any], out: np.ndarray[Any, Any]) -> None:
         rows.take(numbers, 0, out, "clip")
 
-    return Streamed(network, gather, len(rows), weighted, batch_size, shuffle)
+    return Offloaded(network, gather, len(rows), weighted, batch_size, shuffle)
 
 
 def _row(network: Model, weighted: bool) -> tuple[int, int]:
-    """Numbers of an example's row, and bytes of each."""
+    """Elements of an example's row, and bytes per element."""
     width = padded(network.sizes[0] + 1, network.backend, network.dtype)
     return width + network.sizes[-1] + weighted, np.dtype(network.dtype).itemsize

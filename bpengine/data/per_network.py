@@ -1,4 +1,4 @@
-"""Examples of which each network of a stack takes others, or the same in an order of its own."""
+"""Per-network examples, or shared examples in per-network order."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from bpengine.backends import Array, Slices
-from bpengine.data.source import Chunk, Indexed
+from bpengine.data.source import Chunk, IndexedSource
 from bpengine.model.model import Model
-from bpengine.model.packing import OWN, example_rows
+from bpengine.model.packing import PARTS, pack_examples
 
-__all__ = ["Each"]
+__all__ = ["PerNetwork"]
 
 
-class Each(Indexed):
-    """Batches with rows for each network: those of the first network, then those of the second, ….
+class PerNetwork(IndexedSource):
+    """Batches with the rows of the first network, then of the second, ….
 
     Parameters
     ----------
@@ -28,11 +28,11 @@ class Each(Indexed):
     Y : array of shape (n_L, N), or (P, n_L, N)
     weights : array of shape (N,), or (P, N), or None
     batch_size : int
-        Examples a step, of each network.
+        Examples a step, for each network.
     shuffle : bool, int or "each"
         As for `Network.fit`.
     columns : array of shape (P, n), optional
-        Which examples each network is trained on; all where not given.
+        Examples of each network; all by default.
     """
 
     def __init__(
@@ -47,38 +47,38 @@ class Each(Indexed):
     ) -> None:
         N, P = int(X.shape[-1]), network.stack[0]
         super().__init__(N if columns is None else columns.shape[1], batch_size, shuffle is not False)
-        self.by_each = shuffle == "each"
-        if not self.by_each:
+        self.per_network_order = shuffle == "each"
+        if not self.per_network_order:
             self.shuffle = shuffle  # type: ignore[assignment]
         self.rngs, self.columns = network.rngs, columns
         self.backend, self.outputs = network.backend, network.sizes[-1]
         self.weighted = weights is not None
-        as_rows = partial(example_rows, backend=self.backend, dtype=network.dtype)
+        as_rows = partial(pack_examples, backend=self.backend, dtype=network.dtype)
         Y = network.smoothed(Y)
         if X.ndim == 3 or (Y.ndim == 2 and getattr(weights, "ndim", 1) == 1):
             self.heads, self.tails = as_rows(X, Y, self.outputs, weights=weights), None
         else:
-            # what differs from network to network is small beside the inputs, which are there once
+            # inputs are stored once; targets and weights, which are small, per network
             self.heads = as_rows(X, None, 0)
-            parts = [self._of_each(Y, 3, P).mT]
+            parts = [self._broadcast(Y, 3, P).mT]
             if weights is not None:
                 parts.append(
-                    self._of_each(self.backend.asarray(weights, network.dtype), 2, P)[..., None]
+                    self._broadcast(self.backend.asarray(weights, network.dtype), 2, P)[..., None]
                 )
             tails = self.backend.xp.concat(
                 [self.backend.asarray(part, network.dtype) for part in parts], axis=-1
             )
             self.tails = self.backend.xp.reshape(tails, (P * N, -1))
-        # where in heads and tails the examples of each network begin
+        # first row of each network in heads and tails
         starts = N * np.arange(P)[:, None]
         self.head_starts, self.tail_starts = starts if X.ndim == 3 else 0 * starts, starts
 
-    def _of_each(self, x: Array, axes: int, P: int) -> Array:
+    def _broadcast(self, x: Array, axes: int, P: int) -> Array:
         xp = array_namespace(x)
         return x if x.ndim == axes else xp.broadcast_to(x, (P, *x.shape))
 
-    def of(self, numbers: np.ndarray[Any, Any]) -> Each:
-        """The same examples for some networks of the stack."""
+    def for_networks(self, numbers: np.ndarray[Any, Any]) -> PerNetwork:
+        """The source for some networks of the stack."""
         some = copy.copy(self)
         some.rngs = [self.rngs[i] for i in numbers]
         some.head_starts, some.tail_starts = self.head_starts[numbers], self.tail_starts[numbers]
@@ -86,15 +86,15 @@ class Each(Indexed):
         return some
 
     def _order(self, rng: np.random.Generator) -> np.ndarray[Any, Any]:
-        """For each network the numbers of its examples, (P, n)."""
-        if self.by_each:
-            order = np.stack([each.permutation(self.examples) for each in self.rngs])
+        """Indices of each network's examples, (P, n)."""
+        if self.per_network_order:
+            order = np.stack([rng.permutation(self.examples) for rng in self.rngs])
         else:
             order = np.broadcast_to(super()._order(rng), (len(self.rngs), self.examples))
         return order if self.columns is None else np.take_along_axis(self.columns, order, axis=1)
 
     def chunk(self, indices: np.ndarray[Any, Any], m: int) -> Chunk:
-        """Steps on the examples of these numbers (P, …), m of each network at a time."""
+        """Steps on the examples at `indices` (P, …), m of each network at a time."""
         P = len(self.rngs)
         heads, tails = (
             self.backend.asarray(
@@ -106,9 +106,9 @@ class Each(Indexed):
         if self.tails is None:
             numbers = Slices(self.backend.xp.reshape(heads, (-1,)), P * m)
             load: Any = partial(self.backend.take, self.heads)
-            return Chunk(m, self.weighted, numbers, load, outcomes, self.heads, own=OWN)
+            return Chunk(m, self.weighted, numbers, load, outcomes, self.heads, per_network=PARTS)
         batches = [(heads[i, ...], tails[i, ...]) for i in range(heads.shape[0])]
-        return Chunk(m, self.weighted, batches, self._load, outcomes, own=OWN)
+        return Chunk(m, self.weighted, batches, self._load, outcomes, per_network=PARTS)
 
     def _load(self, batch: tuple[Array, Array], rows: Array) -> None:
         heads, tails = batch

@@ -1,4 +1,4 @@
-"""From the X, Y and weights of `fit` to checked examples, a source and a held-out set."""
+"""Checked examples, a source and validation data from the arguments of `fit`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends import Array, Backend
-from bpengine.data.memmap import Mapped
-from bpengine.data.offload import fits, sent
-from bpengine.data.per_network import Each
-from bpengine.data.resident import Resident
+from bpengine.data.memmap import MemoryMapped
+from bpengine.data.offload import fits_on_device, offloaded
+from bpengine.data.per_network import PerNetwork
+from bpengine.data.resident import InMemory
 from bpengine.data.source import Source
 from bpengine.model.examples import sample_weights
 from bpengine.model.labels import class_weights
 from bpengine.model.model import Model
-from bpengine.model.packing import OWN, own_parts
+from bpengine.model.packing import PARTS, per_network_parts
 from bpengine.validation import fraction, positive_integer
 
 __all__ = [
@@ -34,19 +34,19 @@ Pair = tuple[Array, ...]  # X, Y and perhaps weights
 
 
 class Totals:
-    """Sums over all examples of a training: here those of the one process that there is."""
+    """Sums over all examples of a training, here of a single process."""
 
     alone = True
 
-    def check_own(self, own: Collection[str]) -> None:
-        """Raise ValueError if networks of a stack can't have this for themselves."""
+    def check_per_network(self, per_network: Collection[str]) -> None:
+        """Raise ValueError if this can't be per-network."""
 
     def count(self, counts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Counts over all processes."""
         return counts
 
     def relative(self, weights: Any, N: int) -> Any:
-        """The weights of N examples, relative to the mean of all."""
+        """Weights of N examples, relative to the mean of all."""
         return weights
 
 
@@ -58,23 +58,20 @@ def checked_examples(
     class_weight: Any,
     totals: Totals,
 ) -> tuple[Array, Array, Array | None]:
-    """Examples, targets and, where there are any, weights relative to their mean.
-
-    Those of several ranks are as given: their mean is known when all have theirs.
-    """
+    """Examples, targets and weights, relative to their mean; with several ranks as given."""
     if Y is None:
         raise TypeError("Y is missing: fit takes X and Y, or an iterable of batches (X, Y).")
-    X, Y = network.check_examples(X, Y, read=not Mapped.is_meant(X))
-    each = class_weights(class_weight, Y, network.backend, totals.count)
-    if sample_weight is None and each is None:
+    X, Y = network.check_examples(X, Y, read=not MemoryMapped.is_needed(X))
+    by_class = class_weights(class_weight, Y, network.backend, totals.count)
+    if sample_weight is None and by_class is None:
         return X, Y, None
     m, stack = int(X.shape[-1]), network.stack
     relative = totals.alone
     weights = sample_weights(sample_weight, m, network.backend, relative=relative, stack=stack)
     if not totals.alone:
-        return X, Y, weights if each is None else weights * each
-    if each is not None:
-        weights = sample_weights(weights * each, m, network.backend, stack=stack)
+        return X, Y, weights if by_class is None else weights * by_class
+    if by_class is not None:
+        weights = sample_weights(weights * by_class, m, network.backend, stack=stack)
     return X, Y, weights
 
 
@@ -88,7 +85,7 @@ def make_source(
     shuffle: bool | int | str,
     totals: Totals,
 ) -> Source:
-    """The examples of these columns as a source; without a batch size, of all of them at once."""
+    """The source of the examples in `columns`; without a batch size, full batches."""
     if shuffle == "each":
         if not network.stack:
             raise ValueError("shuffle='each' is for a stack of networks; this is one network.")
@@ -103,33 +100,33 @@ def make_source(
     if columns is not None:
         Y = take_columns(network.backend, Y, columns)
         weights = some_weights(network.backend, weights, columns, totals)
-    own = own_parts(X, Y, weights)
-    totals.check_own(OWN if shuffle == "each" else own)
+    per_network = per_network_parts(X, Y, weights)
+    totals.check_per_network(PARTS if shuffle == "each" else per_network)
     weights = totals.relative(weights, N)
-    if own or isinstance(shuffle, str):
-        if Mapped.is_meant(X):
+    if per_network or isinstance(shuffle, str):
+        if MemoryMapped.is_needed(X):
             raise ValueError(
-                "a memory map this large is read batch by batch, for all networks of the stack alike: "
+                "a memory map this large is read batch by batch and shared by the networks of a stack: "
                 "give X, Y and sample_weight without an axis for the networks, and no shuffle='each'."
             )
         X = X if columns is None else take_columns(network.backend, X, columns)
-        if isinstance(shuffle, str) or "inputs" in own:
-            return Each(network, X, Y, weights, m, shuffle)
-        return Resident(network, X, Y, weights, m, shuffle)
+        if isinstance(shuffle, str) or "inputs" in per_network:
+            return PerNetwork(network, X, Y, weights, m, shuffle)
+        return InMemory(network, X, Y, weights, m, shuffle)
     on_host = network.backend.memory_left() is None
-    if Mapped.is_meant(X):
+    if MemoryMapped.is_needed(X):
         if on_host:
-            return Mapped(network, X, Y, weights, m, shuffle, columns)
-        return sent(network, X, Y, weights, m, shuffle, columns)
+            return MemoryMapped(network, X, Y, weights, m, shuffle, columns)
+        return offloaded(network, X, Y, weights, m, shuffle, columns)
     if columns is not None:
         X = take_columns(network.backend, X, columns)
-    if not fits(network, N, weights is not None):
-        return sent(network, X, Y, weights, m, shuffle)
-    return Resident(network, X, Y, weights, m, shuffle)
+    if not fits_on_device(network, N, weights is not None):
+        return offloaded(network, X, Y, weights, m, shuffle)
+    return InMemory(network, X, Y, weights, m, shuffle)
 
 
 def split(network: Model, N: int, share: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """The examples to train on and, a random share of them, those to validate on: their columns."""
+    """Columns to train on, and a random share of columns to validate on."""
     share = fraction(share, "validation")
     count = max(1, round(share * N))
     if not share or count >= N:
@@ -152,7 +149,7 @@ def some_weights(
     columns: np.ndarray[Any, Any],
     totals: Totals,
 ) -> Array | None:
-    """The weights of some examples, relative to their own mean; of several ranks, as given."""
+    """Weights of some examples, relative to their mean; with several ranks as given."""
     if weights is None:
         return None
     some = weights[..., columns]
@@ -160,7 +157,7 @@ def some_weights(
 
 
 def checked_validation(network: Model, validation: Any) -> Pair | None:
-    """The data to validate on, checked."""
+    """The validation data, checked."""
     if validation is None:
         return None
     if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
@@ -169,15 +166,16 @@ def checked_validation(network: Model, validation: Any) -> Pair | None:
             f"or a share of the examples such as 0.1; got {_short(validation)}."
         )
     X, Y, *weights = validation
-    X, Y = network.check_examples(X, Y, ("validation X", "validation Y"), read=not Mapped.is_meant(X))
+    X, Y = network.check_examples(
+        X, Y, ("validation X", "validation Y"), read=not MemoryMapped.is_needed(X)
+    )
     m, backend, stack = int(X.shape[-1]), network.backend, network.stack
-    for each in weights:
-        sample_weights(each, m, backend, stack=stack)
+    for w in weights:
+        sample_weights(w, m, backend, stack=stack)  # not all 0
     return X, Y, *(sample_weights(w, m, backend, relative=False, stack=stack) for w in weights)
 
 
 def _short(value: object) -> str:
-    """What something is, in a few words."""
     length = f" of {len(value)}" if isinstance(value, (tuple, list)) else ""
     return (
         f"{value!r:.60}" if isinstance(value, (int, float, str)) else f"{type(value).__name__}{length}"

@@ -1,4 +1,4 @@
-"""Examples in memory, prepared once as rows: a batch is a gather of whole rows."""
+"""Examples in memory, packed once as rows."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends import Array, Slices
-from bpengine.data.source import Chunk, Indexed
+from bpengine.data.source import Chunk, IndexedSource
 from bpengine.model.model import Model
-from bpengine.model.packing import Tail, example_rows, own_parts
+from bpengine.model.packing import TargetColumns, pack_examples, per_network_parts
 
-__all__ = ["Resident"]
+__all__ = ["InMemory"]
 
 
-class Resident(Indexed):
-    """Examples prepared once as rows ``[x | 1 | 0 | y]``: a batch is a gather of whole rows."""
+class InMemory(IndexedSource):
+    """Examples packed once as rows ``[x | 1 | 0 | y]``: a batch is a gather of rows."""
 
     def __init__(
         self,
@@ -31,25 +31,27 @@ class Resident(Indexed):
         super().__init__(int(X.shape[1]), batch_size, shuffle)
         self.backend, self.outputs, self.stack = network.backend, network.sizes[-1], network.stack
         self.weighted = weights is not None
-        self.own = own_parts(X, Y, weights) if self.stack else ()
-        self.rows = example_rows(
+        self.per_network = per_network_parts(X, Y, weights) if self.stack else ()
+        self.rows = pack_examples(
             X, network.smoothed(Y), self.outputs, network.backend, network.dtype, weights=weights
         )
 
-    def of(self, numbers: np.ndarray[Any, Any]) -> Resident:
-        """The same examples for some networks of the stack, in the order that is drawn for all."""
-        if not self.own:
+    def for_networks(self, numbers: np.ndarray[Any, Any]) -> InMemory:
+        """The source for some networks of the stack, in the same order."""
+        if not self.per_network:
             return self
         some = copy.copy(self)
         some.stack = (len(numbers),)
         P, n = self.stack[0], self.outputs
-        weights = self.weighted * (P if "weights" in self.own else 1)
-        start = self.rows.shape[1] - weights - n * (P if "targets" in self.own else 1)
+        weights = self.weighted * (P if "weights" in self.per_network else 1)
+        start = self.rows.shape[1] - weights - n * (P if "targets" in self.per_network else 1)
         parts = [np.arange(start)]
         targets = np.arange(start, self.rows.shape[1] - weights)
-        parts.append(targets.reshape(-1, n)[numbers].ravel() if "targets" in self.own else targets)
+        parts.append(
+            targets.reshape(-1, n)[numbers].ravel() if "targets" in self.per_network else targets
+        )
         last = np.arange(self.rows.shape[1] - weights, self.rows.shape[1])
-        parts.append(last[numbers] if "weights" in self.own else last)
+        parts.append(last[numbers] if "weights" in self.per_network else last)
         columns = self.backend.asarray(np.concatenate(parts), "int64")
         some.rows = self.backend.xp.take(self.rows, columns, axis=1)
         return some
@@ -58,14 +60,14 @@ class Resident(Indexed):
         return self.backend.asarray(numbers, "int64")
 
     def chunk(self, indices: Array, m: int) -> Chunk:
-        """Steps on the examples of these numbers, m at a time."""
+        """Steps on the examples at `indices`, m at a time."""
         load = partial(self.backend.take, self.rows)
         outcomes = partial(self._outcomes, indices, m)
         batches = Slices(indices, m)
-        return Chunk(m, self.weighted, batches, load, outcomes, self.rows, own=self.own)
+        return Chunk(m, self.weighted, batches, load, outcomes, self.rows, per_network=self.per_network)
 
     def _outcomes(self, indices: Array, m: int) -> tuple[Array, Array | None]:
         xp = self.backend.xp
-        tail = Tail(self.outputs, self.weighted, self.stack, self.own)
+        tail = TargetColumns(self.outputs, self.weighted, self.stack, self.per_network)
         rows = xp.take(self.rows[:, self.rows.shape[1] - tail.width :], indices, axis=0)
         return tail.outcomes(xp.reshape(rows, (-1, m, rows.shape[1])))

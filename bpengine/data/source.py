@@ -1,4 +1,4 @@
-"""Where training takes its examples from: arrays, memory maps, batches of the user's own."""
+"""Base classes of sources of examples."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 
 from bpengine.backends import Array
 
-__all__ = ["Chunk", "Indexed", "Source"]
+__all__ = ["Chunk", "IndexedSource", "Source"]
 
 Most = Callable[[int, int], int]
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some steps, of as many examples each.
+    """Consecutive steps of the same batch size.
 
     Attributes
     ----------
@@ -31,14 +31,14 @@ class Chunk:
     load : callable
         ``load(batch, rows)`` writes a batch into the rows of a workspace.
     outcomes : callable
-        Gives the targets (steps, n_L, size) and the weights (steps, size), or None, of all batches. In
-        a stack there is an axis for the networks after that for the steps, of 1 where they share.
+        Returns the targets (steps, n_L, size) and the weights (steps, size), or None, of all batches.
+        In a stack the second axis is that of networks, of length 1 where shared.
     examples : array, optional
-        Where `load` is a gather: the array whose rows a batch numbers.
+        Where `load` is a gather: the array whose rows a batch indexes.
     total : int, optional
-        How many examples there are in all, where some of a step's are fillings of weight 0.
-    own : tuple of str
-        What each network of a stack has for itself.
+        Number of examples without padding, which has weight 0.
+    per_network : tuple of str
+        What is per-network in a stack.
     """
 
     size: int
@@ -48,7 +48,7 @@ class Chunk:
     outcomes: Callable[[], tuple[Array, Array | None]]
     examples: Array | None = None
     total: int | None = None
-    own: tuple[str, ...] = ()
+    per_network: tuple[str, ...] = ()
 
 
 class Source(ABC):
@@ -57,7 +57,7 @@ class Source(ABC):
     Attributes
     ----------
     examples, steps, batch_size : int or None
-        Of an epoch, and examples a step, where that is known beforehand.
+        Examples and steps of an epoch, and examples a step, if known.
     """
 
     examples: int | None
@@ -66,15 +66,15 @@ class Source(ABC):
 
     @abstractmethod
     def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
-        """An epoch; a chunk is of ``most(step, size)`` steps or fewer, from that step on."""
+        """An epoch, in chunks of at most ``most(step, size)`` steps."""
 
-    def of(self, numbers: np.ndarray[Any, Any]) -> Source:
-        """The same examples for some networks of a stack."""
+    def for_networks(self, numbers: np.ndarray[Any, Any]) -> Source:
+        """The source for some networks of the stack."""
         return self
 
 
-class Indexed(Source):
-    """Examples that can be taken by their numbers."""
+class IndexedSource(Source):
+    """Examples that can be indexed."""
 
     def __init__(self, examples: int, batch_size: int, shuffle: bool | int) -> None:
         self.examples: int = examples
@@ -88,7 +88,7 @@ class Indexed(Source):
             yield self.chunk(indices, m)
 
     def in_order(self, most: int) -> list[Chunk]:
-        """All examples as they are, in chunks of one step on `most` examples or fewer."""
+        """All examples in order, in chunks of a single step on at most `most` examples."""
         numbers = [np.arange(i, min(i + most, self.examples)) for i in range(0, self.examples, most)]
         return [self.chunk(self._placed(some), len(some)) for some in numbers]
 
@@ -98,14 +98,14 @@ class Indexed(Source):
             return rng.permutation(N)
         if self.shuffle is False:
             return np.arange(N)
-        # windows in random order, and the examples of each; the last is filled up with none
+        # windows in random order, shuffled within; the last is padded, and the padding dropped
         count = -(-N // self.shuffle)
         windows = rng.permuted(np.arange(count * self.shuffle).reshape(count, -1), axis=1)
         order = windows[rng.permutation(count)].ravel()
         return order[order < N]
 
     def _parts(self, order: Array, most: Most) -> Iterator[tuple[Array, int]]:
-        """The examples of each chunk's steps, and how many a step."""
+        """Indices of each chunk, and examples a step."""
         m, step = self.batch_size, 0
         full = self.examples // m
         while step < full:
@@ -116,9 +116,9 @@ class Indexed(Source):
             yield order[..., full * m :], self.examples % m
 
     def _placed(self, numbers: np.ndarray[Any, Any]) -> Array:
-        """Numbers as `chunk` takes them."""
+        """Indices as `chunk` takes them."""
         return numbers
 
     @abstractmethod
     def chunk(self, indices: Array, m: int) -> Chunk:
-        """Steps on the examples of these numbers, m at a time."""
+        """Steps on the examples at `indices`, m at a time."""

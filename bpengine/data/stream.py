@@ -1,4 +1,4 @@
-"""Batches as an iterable gives them."""
+"""Batches of an iterable."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from bpengine.backends import Array
 from bpengine.data.source import Chunk, Most, Source
 from bpengine.model.examples import sample_weights
 from bpengine.model.model import Model
-from bpengine.model.packing import Tail, example_rows, own_parts
+from bpengine.model.packing import TargetColumns, pack_examples, per_network_parts
 from bpengine.model.parameters import padded
 
-__all__ = ["Stream"]
+__all__ = ["BatchStream"]
 
-STREAM_ELEMENTS = 2**22  # inputs of streamed batches that are held at a time
+STREAM_ELEMENTS = 2**22  # of the batches in a chunk
 
 
-class Stream(Source):
-    """Batches as an iterable gives them, in its own order: (X, Y) or (X, Y, sample_weight)."""
+class BatchStream(Source):
+    """Batches of an iterable, (X, Y) or (X, Y, sample_weight), in its order."""
 
     def __init__(self, network: Model, batches: Iterable[tuple[Array, ...]]) -> None:
         self.network, self.batches = network, batches
@@ -55,22 +55,22 @@ class Stream(Source):
         net = self.network
         names = f"batch {number}: X", f"batch {number}: Y"
         X, Y = net.check_examples(batch[0], batch[1], names)
-        if own_parts(X, Y, None):
+        if per_network_parts(X, Y, None):
             raise ValueError(
-                f"batch {number} of X has examples for each network; those of a stack share the "
+                f"batch {number} of X has per-network examples; the networks of a stack share the "
                 "batches of an iterable. Give X and Y as arrays for that."
             )
         weights = None
         if len(batch) == 3:
             name = f"batch {number}: sample_weight"
             weights = sample_weights(batch[2], int(X.shape[1]), net.backend, name, relative=False)
-        return example_rows(X, net.smoothed(Y), net.sizes[-1], net.backend, net.dtype, weights=weights)
+        return pack_examples(X, net.smoothed(Y), net.sizes[-1], net.backend, net.dtype, weights=weights)
 
     def _chunk(self, held: list[Array]) -> Chunk:
         m, width = held[0].shape
         net = self.network
         weighted = width > padded(net.sizes[0] + 1, net.backend, net.dtype) + net.sizes[-1]
-        xp, tail = net.backend.xp, Tail(net.sizes[-1], weighted, net.stack)
+        xp, tail = net.backend.xp, TargetColumns(net.sizes[-1], weighted, net.stack)
         return Chunk(m, weighted, held, _copy, lambda: tail.outcomes(xp.stack(held)))
 
 

@@ -1,4 +1,4 @@
-"""Data to train on: digits, MNIST, circles, a step. Columns are examples, contiguous in memory."""
+"""Datasets with examples as contiguous columns: digits, MNIST, circles, a step."""
 
 from bpengine.datasets.mnist import idx, mnist
 from bpengine.datasets.toy import circles, digits, step

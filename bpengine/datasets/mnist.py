@@ -1,4 +1,4 @@
-"""MNIST: IDX files read, found in a folder, or downloaded and checked."""
+"""MNIST: IDX files from a folder or downloaded and verified."""
 
 from __future__ import annotations
 
@@ -113,12 +113,12 @@ def idx(path: str | os.PathLike[str]) -> NDArray[Any]:
     Returns
     -------
     array : uint8, int8, int16, int32, float32 or float64, of the sizes in the header
-        In the machine's own byte order.
+        In native byte order.
 
     Raises
     ------
     ValueError
-        Not an IDX file, an unknown type, or fewer or more bytes than the sizes ask for.
+        Not an IDX file, an unknown type, or a wrong number of bytes.
 
     Examples
     --------
@@ -151,7 +151,7 @@ def _parse(file: io.BufferedIOBase) -> NDArray[Any]:
         raise ValueError(f"expected {head[3]} sizes in {4 * head[3]} bytes, got {len(sizes)} bytes")
     shape, dtype = struct.unpack(f">{head[3]}I", sizes), np.dtype(_TYPES[head[2]])
     expected = math.prod(shape) * dtype.itemsize
-    data = bytearray()  # grows with what the file holds, whatever its header claims
+    data = bytearray()  # memory is bounded by the file's size, not by its header
     while block := file.read(min(1 << 20, expected + 1 - len(data))):
         data += block
     if len(data) != expected:
@@ -202,7 +202,7 @@ def _cached(stem: str) -> Path:
 
 
 def _download(url: str, target: Path, sha256: str) -> Path:
-    """Download beside the target, check the content, and only then move it into place."""
+    """Download to a temporary file, check its digest and rename it to `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="download-", dir=target.parent) as folder:
         unchecked = Path(folder, target.name)
@@ -220,7 +220,7 @@ def _download(url: str, target: Path, sha256: str) -> Path:
 
 
 def _progress(answer: Any, url: str) -> contextlib.AbstractContextManager[Any]:
-    """Return the answer as a context whose reads move a bar, or say once what is downloaded."""
+    """The response as a context with a progress bar, or a message without tqdm."""
     total = int(answer.headers.get("Content-Length", 0)) or None
     try:
         tqdm: Any = importlib.import_module("tqdm").tqdm

@@ -1,4 +1,4 @@
-"""Data to train on: digits, MNIST, circles, a step. Columns are examples, contiguous in memory."""
+"""Small datasets: handwritten digits, and random circles and steps."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Curvature of the cost: products of a vector with the Hessian or the Gauss-Newton matrix.
 
 R{·} is how a quantity changes when the parameters move along a vector v, ``[V c]`` in each layer.
-Applied to the equations of backprop, line by line, it gives the product of the Hessian and v for
+Applied to every equation of backprop, it gives the product of the Hessian and v for
 about the price of two gradients, in the same matrix form.
 """
 
@@ -96,8 +96,7 @@ class Curvature:
         Raises
         ------
         ValueError
-            If v has another shape, or an activation or cost of the user's own has no second
-            derivative.
+            If v has another shape, or a custom activation or cost has no second derivative.
         """
         V, ws, σ = self._direction(v), self._ws, self.network.activations
         Rz, Ra = self._forward(V)
@@ -152,8 +151,8 @@ class Curvature:
         size = self.network.vector.shape[0]
 
         def matvec(v: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-            moved = backend.asarray(v.ravel().astype(dtype), dtype)
-            return backend.to_numpy(product(moved)).astype("float64")
+            direction = backend.asarray(v.ravel().astype(dtype), dtype)
+            return backend.to_numpy(product(direction)).astype("float64")
 
         linalg = _linalg()
         return linalg.LinearOperator((size, size), matvec=matvec, rmatvec=matvec, dtype="float64")

@@ -14,13 +14,13 @@ from bpengine.backprop.plan import gradient
 from bpengine.backprop.workspace import Workspace
 from bpengine.model.examples import sample_weights
 from bpengine.model.model import Model, check_single
-from bpengine.model.packing import example_rows
+from bpengine.model.packing import pack_examples
 from bpengine.model.parameters import Gradient, Parameters
 from bpengine.validation import positive_number
 
 __all__ = ["GradientCheck", "WorstEntry", "check_gradient", "numerical_gradient"]
 
-STACK_ELEMENTS = 2**20  # elements of all networks that are nudged at the same time
+STACK_ELEMENTS = 2**20  # elements of all networks that are perturbed at the same time
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ def numerical_gradient(
 ) -> Gradient:
     """Gradient of the average cost, penalties included, by finite differences, in float64.
 
-    Every parameter θ is nudged alone: ``(C(θ + ε) - C(θ - ε)) / 2ε``, or with ``two_sided=False``
-    ``(C(θ + ε) - C(θ)) / ε``, the chapter's equation 46. The nudged networks are fed forward as
+    Every parameter θ is perturbed alone: ``(C(θ + ε) - C(θ - ε)) / 2ε``, or with ``two_sided=False``
+    ``(C(θ + ε) - C(θ)) / ε``, the chapter's equation 46. The perturbed networks are fed forward as
     stacks; it still takes two forward passes for every parameter.
 
     Parameters
@@ -98,7 +98,7 @@ def numerical_gradient(
     sample_weight : array of shape (m,), optional
         How much each example counts in the average, relative to the others.
     epsilon : float, optional
-        The nudge ε.
+        The perturbation ε.
     two_sided : bool, optional
         Two-sided differences have an error of order ε², one-sided ones of order ε.
 
@@ -116,24 +116,24 @@ def numerical_gradient(
     check_single(network, "numerical_gradient")
     X, Y = network.check_examples(X, Y)
     relative = sample_weights(sample_weight, int(X.shape[1]), network.backend)
-    nudged = _NudgedNetworks(network, X, Y)
+    perturbed = _PerturbedNetworks(network, X, Y)
     result = Gradient(network.sizes, network.backend, "float64")
-    result.cost = float((nudged.unnudged * relative).mean())
-    for l, block in enumerate(nudged.blocks):
+    result.cost = float((perturbed.unperturbed * relative).mean())
+    for l, block in enumerate(perturbed.blocks):
         derivative = np.empty(block.size)
-        for start in range(0, block.size, nudged.count):
-            entries = np.arange(start, min(start + nudged.count, block.size))
-            above, up = nudged.costs(l, entries, epsilon)
+        for start in range(0, block.size, perturbed.count):
+            entries = np.arange(start, min(start + perturbed.count, block.size))
+            above, up = perturbed.costs(l, entries, epsilon)
             if two_sided:
-                below, down = nudged.costs(l, entries, -epsilon)
+                below, down = perturbed.costs(l, entries, -epsilon)
             else:
-                below, down = block.flat[entries], nudged.unnudged
+                below, down = block.flat[entries], perturbed.unperturbed
             # differences first, example by example: they lose fewer digits than averages do
             derivative[entries] = ((up - down) * relative).mean(axis=-1) / (above - below)
         gradient, w = derivative.reshape(block.shape), block[:, :-1]
         result.cost += float(_penalty(network, w).sum())
         gradient[:, :-1] += _penalty_derivative(network, w, epsilon, two_sided)
-        nudged.put(result, l, gradient)
+        perturbed.put(result, l, gradient)
     return result
 
 
@@ -145,9 +145,9 @@ def _penalty(network: Model, w: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def _penalty_derivative(
     network: Model, w: np.ndarray[Any, Any], epsilon: float, two_sided: bool
 ) -> np.ndarray[Any, Any]:
-    """Its finite differences, with nudges that stop at 0: none spans the kink of l1."""
-    nudge = np.minimum(epsilon, np.abs(w))
-    above, below = w + nudge, w - nudge if two_sided else w
+    """Its finite differences, with perturbations that stop at 0: none spans the kink of l1."""
+    change = np.minimum(epsilon, np.abs(w))
+    above, below = w + change, w - change if two_sided else w
     difference = _penalty(network, above) - _penalty(network, below)
     derivative = np.zeros(w.shape)
     np.divide(difference, above - below, out=derivative, where=above > below)
@@ -175,8 +175,8 @@ def check_gradient(
     sample_weight : array of shape (m,), optional
         How much each example counts in the average, relative to the others.
     epsilon : float, optional
-        The nudge of each parameter. 1e-7 is often quoted; in float64 the rounding of the cost then
-        outweighs the error of the difference, and two-sided differences are best near 1e-5.
+        The perturbation of each parameter. 1e-7 is often quoted; in float64 the rounding of the cost
+        then outweighs the error of the difference, and two-sided differences are best near 1e-5.
     two_sided : bool, optional
         Whether the differences are two-sided; one-sided ones are the chapter's equation 46.
     tolerance : float, optional
@@ -248,8 +248,8 @@ def _relative_error(num: Any, bp: Any, noise: float) -> float:
     return 0.0 if total <= noise * math.sqrt(num.size) else float(norm(num - bp)) / total
 
 
-class _NudgedNetworks:
-    """A stack of copies of one network in float64, of which each can have one parameter nudged."""
+class _PerturbedNetworks:
+    """A stack of copies of one network in float64, of which each can have one parameter perturbed."""
 
     def __init__(self, network: Model, X: Array, Y: Array) -> None:
         self.network = network
@@ -260,17 +260,17 @@ class _NudgedNetworks:
             for w, b in pairs
         ]
         m, σ = int(X.shape[1]), network.activations
-        each = sum(block.size for block in self.blocks) + 2 * m * sum(sizes)
-        self.count = max(1, min(STACK_ELEMENTS // each, max(block.size for block in self.blocks)))
+        elements = sum(block.size for block in self.blocks) + 2 * m * sum(sizes)
+        self.count = max(1, min(STACK_ELEMENTS // elements, max(block.size for block in self.blocks)))
         stack = (self.count,)
         self.parameters = Parameters(sizes, backend, "float64", stack)
         for l, block in enumerate(self.blocks):
             self.put(self.parameters, l, block)
         self.workspace = Workspace(sizes, σ, m, backend, "float64", errors=False, stack=stack)
-        example_rows(X, Y, sizes[-1], backend, "float64", out=self.workspace.rows)
+        pack_examples(X, Y, sizes[-1], backend, "float64", out=self.workspace.rows)
         feedforward = equations.feedforward(self.parameters, σ, self.workspace)
         self.program = backend.compile(feedforward)
-        self.unnudged = self._costs()[0]
+        self.unperturbed = self._costs()[0]
 
     def put(self, parameters: Parameters, l: int, block: np.ndarray[Any, Any]) -> None:
         """Write ``[w b]`` of layer l, for one network or for a stack."""
@@ -279,17 +279,17 @@ class _NudgedNetworks:
         parameters.biases[l][...] = backend.asarray(block[..., -1:].copy(), "float64")
 
     def costs(
-        self, l: int, entries: np.ndarray[Any, Any], nudge: float
+        self, l: int, entries: np.ndarray[Any, Any], change: float
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Nudge one entry of layer l in each network: the entries' values and all costs C_x."""
+        """Perturb one entry of layer l in each network: the entries' values and all costs C_x."""
         block = np.repeat(self.blocks[l][np.newaxis], self.count, axis=0)
-        nudged = block.reshape(self.count, -1)
+        perturbed = block.reshape(self.count, -1)
         which = np.arange(len(entries))
-        nudged[which, entries] += nudge
+        perturbed[which, entries] += change
         self.put(self.parameters, l, block)
         costs = self._costs()[: len(entries)]
         self.put(self.parameters, l, self.blocks[l])
-        return nudged[which, entries], costs
+        return perturbed[which, entries], costs
 
     def _costs(self) -> np.ndarray[Any, Any]:
         self.program.run(1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bpengine.backends import Array
-from bpengine.backprop.forward import forward_chunks
-from bpengine.derivatives.per_example import CHUNK_ELEMENTS, chunks
+from bpengine.backprop.forward import chunk_size, forward_chunks
+from bpengine.backprop.per_example import Norms
+from bpengine.derivatives.per_example import chunks
 from bpengine.model.model import Model, check_single
 
 __all__ = ["input_gradients", "jacobians"]
@@ -43,8 +44,7 @@ def input_gradients(network: Model, X: Array, Y: Array) -> Array:
     check_single(network, "input_gradients")
     X, Y = network.check_examples(X, Y)
     out = network.backend.empty(tuple(X.shape), network.dtype)
-    most = CHUNK_ELEMENTS // sum(network.sizes)
-    for columns, plan in chunks(network, X, Y, "norms", most):
+    for columns, plan in chunks(network, X, Y, Norms(), chunk_size(network)):
         # BP2 once more, to the input, which has no σ
         out[:, columns] = network.weights[0].mT @ plan.run().workspace.delta[0]
     return out

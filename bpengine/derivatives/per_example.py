@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from typing import SupportsIndex
 
 from bpengine.backends import Array
-from bpengine.backprop.per_example_plan import ExampleNorms, PerExamplePlan, given
+from bpengine.backprop import forward
+from bpengine.backprop.per_example import AllGradients, ExampleNorms, reduction
+from bpengine.backprop.plan import Plan
+from bpengine.backprop.reduction import Mean
 from bpengine.model.model import Model, check_single
 from bpengine.model.parameters import Gradient
 from bpengine.validation import positive_integer
 
 __all__ = ["backprop", "chunks", "per_example_gradients"]
-
-CHUNK_ELEMENTS = 2**22  # of all activations that are held at a time
 
 
 def backprop(
@@ -24,22 +25,22 @@ def backprop(
     max_norm: float | None,
     sample_weight: Array | None = None,
 ) -> Gradient | ExampleNorms:
-    """What `Network.backprop` gives with ``per_example=``; X and Y are checked."""
+    """What `Network.backprop` gives with ``per_example=``."""
+    X, Y = network.check_examples(X, Y)
     if sample_weight is not None:
         raise ValueError(
             "sample_weight weighs examples in the average gradient; per-example gradients are of C_x, "
             "without weights. Leave it out, or multiply what comes back by the weights."
         )
-    kind, m = given(kind), int(X.shape[1])
+    gradient, m = reduction(kind, max_norm), int(X.shape[-1])
     if kind != "norms":
-        plan = PerExamplePlan(network, m, kind, max_norm)
-        plan.load(X, Y)
+        [(_, plan)] = chunks(network, X, Y, gradient, m)
         return plan.run().gradient
     backend = network.backend
     total = backend.empty((m,), network.dtype)
     layers = backend.empty((len(network.sizes) - 1, m), network.dtype)
     cost = 0.0
-    for columns, plan in chunks(network, X, Y, "norms", CHUNK_ELEMENTS // sum(network.sizes), max_norm):
+    for columns, plan in chunks(network, X, Y, gradient, forward.chunk_size(network)):
         found = plan.run().norms
         total[columns], layers[:, columns] = found.total, found.layers
         cost += found.cost * found.total.shape[0] / m
@@ -87,22 +88,23 @@ def per_example_gradients(
     """
     check_single(network, "per_example_gradients")
     X, Y = network.check_examples(X, Y)
-    parameters = int(network.vector.shape[0])
-    most = CHUNK_ELEMENTS // parameters if chunk is None else positive_integer(chunk, "chunk")
-    return ((columns, plan.run().gradient) for columns, plan in chunks(network, X, Y, "gradients", most))
+    size = int(network.vector.shape[0])
+    most = forward.CHUNK_ELEMENTS // size if chunk is None else positive_integer(chunk, "chunk")
+    found = chunks(network, X, Y, AllGradients(), most)
+    return ((columns, plan.run().gradient) for columns, plan in found)
 
 
 def chunks(
-    network: Model, X: Array, Y: Array, kind: str, most: int, max_norm: float | None = None
-) -> Iterator[tuple[slice, PerExamplePlan]]:
-    """Plans that hold `most` examples or fewer, loaded; the same one where the size is."""
-    m = int(X.shape[1])
+    network: Model, X: Array, Y: Array, gradient: Mean, most: int
+) -> Iterator[tuple[slice, Plan]]:
+    """Plans on at most `most` examples, loaded; the same plan as long as their number is the same."""
+    m = int(X.shape[-1])
     chunk = max(1, min(m, most))
-    plan = PerExamplePlan(network, chunk, kind, max_norm)
+    plan = Plan(network, chunk, gradient=gradient)
     for start in range(0, m, chunk):
-        columns = slice(start, min(m, start + chunk))
+        columns = slice(start, min(start + chunk, m))
         count = columns.stop - columns.start
         if count != plan.batch_size:
-            plan = PerExamplePlan(network, count, kind, max_norm)
+            plan = Plan(network, count, gradient=gradient)
         plan.load(X[:, columns], Y[:, columns])
         yield columns, plan

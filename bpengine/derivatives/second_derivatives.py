@@ -1,6 +1,6 @@
 """Second derivatives of activations and costs, which products with the Hessian need.
 
-Those of the built-in ones are here, by name; one of a user's own brings its own.
+Those of the built-in ones are here, by name; a custom one brings its second derivative.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def bend(σ: Activation, g: Array, Rg: Array, Rz: Array, z: Array, a: Array) -> 
     Raises
     ------
     ValueError
-        If an activation of the user's own has no second derivative.
+        If a custom activation has no second derivative.
     """
     x = z if σ.of == "z" else a
     if isinstance(σ, Softmax):

@@ -45,7 +45,7 @@ class RankError(RuntimeError):
 
 
 class Group:
-    """The ranks that train together, with a communicator of their own; a context manager.
+    """The ranks that train together, with a duplicate of the communicator; a context manager.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class Group:
         self.where = "the start"
         self.finish: Callable[[], None] = _nothing
         self._given = comm
-        self._settled: BaseException | None = None
+        self._agreed: BaseException | None = None
         self._ended = False
         self.comm, request = comm.Idup()
         self.wait(request)
@@ -86,19 +86,19 @@ class Group:
             if error is None:
                 self.agree(0.0)
             elif not (self._ended or self.knows(error)):
-                self._tell(error)
+                self._notify(error)
         finally:
             self._restore_signal()
         self.comm.Free()
 
-    def settled(self, error: BaseException) -> BaseException:
+    def as_agreed(self, error: BaseException) -> BaseException:
         """`error`, which all ranks are about to raise alike."""
-        self._settled = error
+        self._agreed = error
         return error
 
     def knows(self, error: BaseException) -> bool:
         """Whether `error` is the one that all ranks raise alike."""
-        return error is self._settled
+        return error is self._agreed
 
     def agree(self, kind: float, *values: float) -> np.ndarray[Any, Any]:
         """A control point: every rank's values, a row for each rank.
@@ -119,12 +119,12 @@ class Group:
         kinds = table[:, 0]
         if (kinds == FAILED).any():
             failed = int(np.argmax(kinds == FAILED))
-            raise self.settled(RankError(failed, self.broadcast_object("", failed)))
+            raise self.as_agreed(RankError(failed, self.broadcast_object("", failed)))
         if (kinds == INTERRUPTED).any():
-            raise self.settled(KeyboardInterrupt())
+            raise self.as_agreed(KeyboardInterrupt())
         if (kinds != kind).any():
             other = int(np.argmax(kinds != kind))
-            raise self.settled(
+            raise self.as_agreed(
                 RankError(
                     other,
                     f"rank {other} is elsewhere in its training than rank {self.rank}, which is in "
@@ -134,7 +134,7 @@ class Group:
         return table[:, 1:]
 
     def interrupt(self) -> None:
-        """Tell the others that this rank was interrupted."""
+        """Notify the others that this rank was interrupted."""
         self.finish()
         self._gather(INTERRUPTED)
 
@@ -199,13 +199,13 @@ class Group:
         raise SystemExit(1)  # where Abort comes back
 
     def _gather(self, *row: float) -> np.ndarray[Any, Any]:
-        own, table = np.zeros(WIDTH), np.empty((self.size, WIDTH))
-        own[: len(row)] = row
-        self.wait(self.comm.Iallgather(own, table))
+        local, table = np.zeros(WIDTH), np.empty((self.size, WIDTH))
+        local[: len(row)] = row
+        self.wait(self.comm.Iallgather(local, table))
         return table
 
-    def _tell(self, error: BaseException) -> None:
-        """Tell the others, at their next control point, why this rank leaves."""
+    def _notify(self, error: BaseException) -> None:
+        """Notify the others, at their next control point, why this rank leaves."""
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             self.end(f"rank {self.rank} was ended by {type(error).__name__}")
         self.finish()

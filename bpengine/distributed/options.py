@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bpengine.validation import positive_integer, positive_number
+from bpengine.validation import convert_fields, flag, positive_integer, positive_number
 
 __all__ = ["DataParallel"]
 
@@ -50,9 +50,13 @@ class DataParallel:
     timeout: float = 300.0
 
     def __post_init__(self) -> None:
-        positive_integer(self.sync_every, "sync_every")
-        positive_integer(self.accumulate, "accumulate")
-        positive_number(self.timeout, "timeout")
+        convert_fields(
+            self,
+            sync_every=positive_integer,
+            accumulate=positive_integer,
+            overlap=flag,
+            timeout=positive_number,
+        )
         if self.sync_every > 1 and self.accumulate > 1:
             raise ValueError(
                 f"sync_every={self.sync_every} and accumulate={self.accumulate} don't go together: one "

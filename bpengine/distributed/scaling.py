@@ -206,8 +206,8 @@ def table(step: Step, batch_size: int, ranks: Iterable[int]) -> str:
             )
         else:
             figures = ("–",) * 7
-        own = efficiency(step.price(batch_size, 1), step.price(batch_size, R))
-        lines.append((str(R), *figures, f"{own:.0%}"))
+        local = efficiency(step.price(batch_size, 1), step.price(batch_size, R))
+        lines.append((str(R), *figures, f"{local:.0%}"))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines

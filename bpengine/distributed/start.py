@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bpengine.data.prepare import Totals
-from bpengine.distributed.agreement import BEGIN, COUNTS, DRAW, SAME, START, WEIGHTS, derive, generators
+from bpengine.distributed.agreement import Phase, generators, seed_of_rank
 from bpengine.distributed.collectives import Group
 from bpengine.distributed.options import DataParallel
-from bpengine.distributed.strategy import DataParallelTraining
+from bpengine.distributed.strategy import on_host, to_host
 from bpengine.model import files
 from bpengine.model.model import Model
 from bpengine.optimizers.base import Optimizer
 from bpengine.training import checkpoint
 from bpengine.training.history import History
-from bpengine.training.loop import Callback
+from bpengine.training.loop import Callback, Training
 
-__all__ = ["Ranks", "take_up"]
+__all__ = ["Ranks", "start_together"]
 
 
 @dataclass(frozen=True)
@@ -54,106 +55,112 @@ class Ranks(Totals):
                 f"{type(optimizer).__name__} trains on one machine: leave out comm, or take another "
                 "optimizer, such as bp.Adam()."
             )
-        streams = self.group.agree(START, is_stream)[:, 0]
+        streams = self.group.agree(Phase.START, is_stream)[:, 0]
         if streams.any() and not streams.all():
-            raise self.group.settled(
+            raise self.group.as_agreed(
                 ValueError("give arrays on all ranks or iterables of batches on all; some have either.")
             )
         for rng in generators(network):
-            derive(self.group, rng, DRAW)
+            seed_of_rank(self.group, rng, Phase.DRAW)
         return [x for x in callbacks if self.group.rank == 0 or not x.main_rank_only]
 
-    def check_own(self, own: Collection[str]) -> None:
+    def check_per_network(self, local: Collection[str]) -> None:
         """Raise ValueError if networks of a stack can't have this for themselves on several ranks."""
-        if own and (list(own) != ["targets"] or self.options.accumulate > 1):
+        if local and (list(local) != ["targets"] or self.options.accumulate > 1):
             raise ValueError(
-                f"the {' and the '.join(own)} are each network's own; with comm the networks of a stack "
+                f"the {' and the '.join(local)} differ between networks; with comm those of a stack "
                 "share inputs, order and sample_weight, and with accumulate above 1 targets too."
             )
 
     def count(self, counts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Counts over all ranks."""
-        self.group.agree(COUNTS)
+        self.group.agree(Phase.COUNTS)
         self.group.sum(counts)
         return counts
 
     def relative(self, weights: np.ndarray[Any, Any] | None, N: int) -> np.ndarray[Any, Any] | None:
         """The weights of N examples, relative to the mean of all ranks'; None where no rank has any."""
-        own = N if weights is None else float(weights.sum())
-        table = self.group.agree(WEIGHTS, weights is not None, own, N)
+        local = N if weights is None else float(weights.sum())
+        table = self.group.agree(Phase.WEIGHTS, weights is not None, local, N)
         if not table[:, 0].any():
             return None
         total, examples = table[:, 1:3].sum(axis=0)
         if total == 0:
-            raise self.group.settled(
+            raise self.group.as_agreed(
                 ValueError("sample_weight is 0 for every example; at least one must count.")
             )
         return np.asarray((np.ones(N) if weights is None else weights) / (total / examples))
 
 
-def take_up(training: DataParallelTraining, resume: str | os.PathLike[str] | None) -> None:
-    """Take up what rank 0 has: parameters, or a checkpoint's training."""
-    group, network = training.group, training.network
+def start_together(training: Training, ranks: Ranks, resume: str | os.PathLike[str] | None) -> None:
+    """Begin from what rank 0 has: its parameters, or a checkpoint's training.
+
+    Raises
+    ------
+    ValueError
+        If the ranks' trainings differ in what has to be the same.
+    """
+    group, options, network = ranks.group, ranks.options, training.network
     if group.rank == 0 and resume is not None and Path(resume).exists():
         checkpoint.resume(training, resume)
-    steps = group.agree(BEGIN, training.source.steps or 0)[:, 0]
+    steps = group.agree(Phase.BEGIN, training.source.steps or 0)[:, 0]
     # the progress of an epoch, for schedules: that of the rank that has the most steps
     training.source.steps = int(steps.max()) if steps.all() else None
     if group.size == 1:
         return
     shared = [x for x in training.callbacks if not x.main_rank_only]
     description, _ = files.describe(network)
-    own = {
+    here = {
         **description,
         "optimizer": type(training.optimizer).__name__,
         "learning_rate": np.asarray(training.rate).tolist(),
         "epochs": training.epochs,
-        "sync_every": training.options.sync_every,
-        "accumulate": training.options.accumulate,
-        "overlap": training.options.overlap,
+        "sync_every": options.sync_every,
+        "accumulate": options.accumulate,
+        "overlap": options.overlap,
         "callbacks": [type(x).__name__ for x in shared],
     }
-    own = {name: x.tolist() if isinstance(x, np.ndarray) else x for name, x in own.items()}
-    told = group.broadcast_object(own)
-    for name, value in told.items():
-        if own[name] != value:
+    here = {name: x.tolist() if isinstance(x, np.ndarray) else x for name, x in here.items()}
+    for name, value in group.broadcast_object(here).items():
+        if here[name] != value:
             raise ValueError(
-                f"{name} is {own[name]!r:.80} on rank {group.rank} and {value!r:.80} on rank 0; "
+                f"{name} is {here[name]!r:.80} on rank {group.rank} and {value!r:.80} on rank 0; "
                 "ranks that train together need the same."
             )
-    group.agree(SAME)
-    memories = (
-        [_moved(x.memory(), network.backend.owns, training.to_host) for x in shared]
-        if training.epoch
-        else None
-    )
-    numbers = (
-        training.epoch,
-        training.steps,
-        training.taken,
-        training.stopped,
-        training.stepping is not None,
-    )
-    found = group.broadcast_object((numbers, training.history.as_dict(), memories))
-    (training.epoch, training.steps, training.taken, training.stopped, averaged), history, memories = (
-        found
-    )
-    assert training.state is not None
-    arrays = [network.vector, *training.state.arrays.values()]
+    group.agree(Phase.SAME)
+    _broadcast_state(training, group, shared)
+
+
+def _broadcast_state(training: Training, group: Group, shared: Sequence[Callback]) -> None:
+    """Give all ranks rank 0's progress, parameters, optimizer state and callbacks' states."""
+    network, runner = training.network, training.runner
+    backend = network.backend
+    states = None
+    if training.epoch:
+        states = [_converted(x.state_dict(), backend.owns, partial(to_host, network)) for x in shared]
+    numbers = training.epoch, training.steps, training.steps_taken, training.stopped
+    averaged = runner.raw_parameters is not None
+    found = group.broadcast_object((numbers, averaged, training.history.as_dict(), states))
+    numbers, averaged, history, states = found
+    training.epoch, training.steps, training.steps_taken, training.stopped = numbers
+    arrays = [network.vector, *runner.state.arrays.values()]
     if averaged:
-        if training.stepping is None:
-            training.stepping = network.backend.xp.asarray(network.vector, copy=True)
-        arrays.append(training.stepping)
+        if runner.raw_parameters is None:
+            runner.raw_parameters = backend.xp.asarray(network.vector, copy=True)
+        arrays.append(runner.raw_parameters)
     for array in arrays:
-        training.on_host(array, group.broadcast)
+        on_host(network, array, group.broadcast)
     if group.rank:
         training.history = History.from_dict(history)
-        for callback, memory in zip(shared, memories or (), strict=bool(memories)):
-            callback.recall(_moved(memory, _is_array, training.from_host))
+        for callback, state in zip(shared, states or (), strict=bool(states)):
+            arrays_here = _converted(state, _is_array, lambda x: backend.asarray(x, str(x.dtype)))
+            callback.load_state_dict(arrays_here)
 
 
-def _moved(memory: dict[str, Any], is_meant: Any, move: Callable[[Any], Any]) -> dict[str, Any]:
-    return {name: move(x) if is_meant(x) else x for name, x in memory.items()}
+def _converted(
+    state: dict[str, Any], is_meant: Callable[[Any], bool], convert: Callable[[Any], Any]
+) -> dict[str, Any]:
+    return {name: convert(x) if is_meant(x) else x for name, x in state.items()}
 
 
 def _is_array(x: Any) -> bool:

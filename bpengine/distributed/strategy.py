@@ -4,269 +4,238 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from bpengine.backends import Array, Entries
+from bpengine.backends import Array, Backend
 from bpengine.backprop.plan import Plan
 from bpengine.data.source import Chunk
-from bpengine.distributed.agreement import (
-    COSTS,
-    EPOCH,
-    LAYER,
-    RANDOM,
-    ROUND,
-    STOP,
-    VALIDATION,
-    derive,
-    generators,
-)
+from bpengine.distributed.agreement import Phase, generators, seed_of_rank
 from bpengine.distributed.collectives import Group, RankError
 from bpengine.distributed.options import DataParallel
-from bpengine.distributed.plan import AccumulatedPlan, SummedPlan
+from bpengine.distributed.plan import AccumulatedPlan, Summed
 from bpengine.model.examples import sample_weights
-from bpengine.training.loop import Callback, Training
-from bpengine.training.stack import StackTraining
-from bpengine.training.steps import NonFiniteCostError, beginning
+from bpengine.model.model import Model
+from bpengine.optimizers.update import OptimizerState
+from bpengine.training.loop import SingleProcess, Training
+from bpengine.training.steps import NonFiniteCostError, PlanFactory, Snapshot, first_non_finite_layer
 
-__all__ = ["DataParallelStackTraining", "DataParallelTraining"]
+__all__ = ["DataParallelStrategy", "on_host", "to_host"]
 
 
-class DataParallelTraining(Training):
-    """A training whose steps are those of all ranks of a group.
+class DataParallelStrategy(SingleProcess):
+    """The steps of all ranks of a group, whose gradients are summed or whose parameters averaged.
 
     Parameters
     ----------
     group : Group
     options : DataParallel
-    network, optimizer, source, epochs, validation, callbacks, monitor
-        As for `Training`; source and validation are this rank's.
     """
 
-    def __init__(self, group: Group, options: DataParallel, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
+    def __init__(self, group: Group, options: DataParallel) -> None:
         self.group, self.options = group, options
         group.finish = self._finish
-        self._shared: Any = None  # the plan that was run last
+        self._summed_plan: Any = None  # the plan that was run last
         self._examples = 0  # of all ranks, in each step of this round
         self._left = 0  # steps of this round whose gradients are summed
-        self._start: Any = None
         self._since = np.zeros(2)  # this rank's examples and those of all since the last average
-        # checkpoints come last, and hold what all ranks have agreed on
-        first = [x for x in self.callbacks if not x.runs_last]
-        last = [x for x in self.callbacks if x.runs_last]
-        self.callbacks = [*first, _Agreement(), *last]
 
     @property
-    def _summed(self) -> bool:
+    def _sums(self) -> bool:
         """Whether gradients are summed; else steps are this rank's own."""
         options = self.options
         return options.sync_every == 1 and (self.group.size > 1 or options.accumulate > 1)
 
-    def to_host(self, array: Array) -> np.ndarray[Any, Any]:
-        """A contiguous copy in the host's memory."""
-        return np.array(self.network.backend.to_numpy(array), order="C")
+    def plan_factory(self, make_plan: PlanFactory) -> PlanFactory:
+        """What makes plans whose gradients are summed over the ranks."""
+        if not self._sums:
+            return make_plan
+        parts = self.options.accumulate
 
-    def from_host(self, array: Array) -> Array:
-        """What `to_host` gave, on the network's backend."""
-        return self.network.backend.asarray(array, str(array.dtype))
+        def summed(model: Model, chunk: Chunk, state: OptimizerState, executor: Backend) -> Any:
+            def make(m: int) -> Plan:
+                return Plan(
+                    model,
+                    m,
+                    state.optimizer,
+                    gradient=Summed(self.group, self.options.overlap),
+                    state=state,
+                    weighted=chunk.weighted,
+                    per_network=chunk.per_network,
+                )
 
-    def on_host(self, array: Array, change: Callable[[np.ndarray[Any, Any]], None]) -> None:
-        """Let `change` write into a copy of the array in the host's memory, and take that back."""
-        host = self.to_host(array)
-        change(host)
-        array[...] = self.network.backend.asarray(host, self.network.dtype)
+            return make(chunk.size) if parts == 1 else AccumulatedPlan(make, chunk.size, parts)
 
-    def run(self) -> None:
-        """Epochs until the last one or until something stops them."""
+        return summed
+
+    @contextmanager
+    def running(self, training: Training) -> Iterator[None]:
+        """Around all epochs: in the end all ranks have the same random states."""
         try:
-            super().run()
+            yield
         except KeyboardInterrupt as interrupt:
             if not self.group.knows(interrupt):
                 self.group.interrupt()
-            self._average()
-            self._share_random_state()
+            self._average(training)
+            self._share_random_state(training)
             raise
-        self._share_random_state()
+        self._share_random_state(training)
 
-    def _share_random_state(self) -> None:
-        bits = [rng.bit_generator for rng in generators(self.network)]
-        self.group.agree(RANDOM)
+    def _share_random_state(self, training: Training) -> None:
+        bits = [rng.bit_generator for rng in generators(training.network)]
+        self.group.agree(Phase.RANDOM)
         if self.group.size > 1:
             states = self.group.broadcast_object([generator.state for generator in bits])
             for generator, state in zip(bits, states, strict=True):
                 generator.state = state
 
-    def pass_over_examples(self) -> Any:
-        """Steps over all examples of all ranks; gives their average cost, without penalties."""
-        group = self.group
-        self._hide_average()
-        for rng in generators(self.network):
-            derive(group, rng, EPOCH)
-        total, examples, step = np.zeros(self.trained.stack), 0, 0
-        chunks = self.source.chunks(self.network.rng, self._most)
+    def begin_epoch(self, training: Training) -> None:
+        """Random numbers of this epoch: rank 0's go on, the others' begin anew from them."""
+        for rng in generators(training.network):
+            seed_of_rank(self.group, rng, Phase.EPOCH)
+
+    def most(self, step: int, steps: int) -> int:
+        """No more than up to the next average of the ranks' parameters."""
+        item = self.options.sync_every
+        return steps if item == 1 else min(steps, item - step % item)
+
+    def rounds(
+        self, training: Training, chunks: Iterator[Chunk]
+    ) -> Iterator[tuple[Chunk | None, int, int]]:
+        """As many steps at a time as every rank that has examples left can take."""
+        group, every, step = self.group, self.options.sync_every, 0
         chunk: Chunk | None = None
         while True:
-            group.where = f"epoch {self.epoch + 1}, step {step + 1}"
+            group.where = f"epoch {training.epoch + 1}, step {step + 1}"
             if chunk is None:
                 chunk = next(chunks, None)
             mine = (0, 0) if chunk is None else (chunk.size, len(chunk.batches))
-            table = group.agree(ROUND, *mine, group.interrupts)
+            table = group.agree(Phase.ROUND, *mine, group.interrupts)
             if table[:, 2].any():
-                raise group.settled(KeyboardInterrupt())
+                raise group.as_agreed(KeyboardInterrupt())
             if not table[:, 1].any():
                 break
             steps = int(table[table[:, 1] > 0, 1].min())
-            if self.options.sync_every > 1:
-                steps = min(steps, self.options.sync_every - step % self.options.sync_every)
+            if every > 1:
+                steps = min(steps, every - step % every)
             self._examples = int(table[:, 0].sum())
             now, chunk = (None, None) if chunk is None else _split(chunk, steps)
-            monitor = self._monitor
-            if now is not None and monitor is not None and not monitor.wait(self.taken, step):
-                self.history.monitored.append(self._look(monitor, now, step))
-            costs = self._round(now, steps, step)
-            # one after the other: the sum does not depend on where rounds end
-            total = np.add.accumulate(np.concatenate([total[None], costs]))[-1]
-            step, examples = step + steps, examples + steps * self._examples
-            if self.options.sync_every > 1:
-                self._since += steps * mine[0], steps * self._examples
-                if step % self.options.sync_every == 0:
-                    self._average()
-            for callback in self.callbacks:
-                callback.steps(self, steps)
-        self._average()
-        return self._passed(total, examples, step)
+            yield now, steps, steps * self._examples
+            step += steps
+        self._average(training)
 
-    def _most(self, step: int, m: int) -> int:
-        each = self.options.sync_every
-        most = super()._most(step, m)
-        return most if each == 1 else min(most, each - step % each)
-
-    def _round(self, chunk: Chunk | None, steps: int, step: int) -> np.ndarray[Any, Any]:
-        """Take some steps with the other ranks, without a chunk as one that has no examples left.
+    def take_steps(
+        self, training: Training, chunk: Chunk | None, steps: int, step: int
+    ) -> np.ndarray[Any, Any]:
+        """Take the steps of a round; a rank without a chunk has no examples left.
 
         Gives the sum of the costs of each step's examples, of all ranks.
         """
-        group = self.group
-        start = self._start = super()._snapshot()
-        costs, finite = np.zeros((steps, *self.trained.stack)), True
-        self._left = steps if self._summed else 0
-        if self._shared is not None and self._summed:
-            self._shared.program.count()
+        group, runner = self.group, training.runner
+        if self._summed_plan is not None and self._summed_plan.network is not runner.model:
+            self._summed_plan = None  # of networks some of which have stopped since
+        start = runner.snapshot()
+        rates = training.rates(step, steps)
+        costs, finite = np.zeros((steps, *runner.model.stack)), True
+        self._left = steps if self._sums else 0
         try:
             if chunk is not None:
-                costs = self._run(chunk, step)
+                self._prepare(training, chunk)
+                costs = runner.run(chunk, rates, _raise_non_finite, start)
+                if rates is not None:
+                    training.rate = rates[-1]
             else:
-                for η in self._rates(step, steps) or [self.rate] * steps:
-                    self._idle(η)
+                if self._sums:
+                    self._summed_plan.program.count()
+                for η in rates or [training.rate] * steps:
+                    self._step_without_examples(training, η)
         except _NonFiniteError:
             finite = False
-        finally:
-            self._start = None
         self._left = 0
         try:
-            finite = bool(group.agree(COSTS, finite)[:, 0].all())
+            finite = bool(group.agree(Phase.COSTS, finite)[:, 0].all())
         except RankError:
-            self._restore(start)  # where all ranks were together
+            runner.restore(start)  # where all ranks were together
             raise
         if not finite:
-            self._find(chunk, start, steps, step)
+            self._find_non_finite(training, chunk, start, steps, step)
         group.sum(costs)
+        if self.options.sync_every > 1:
+            m = 0 if chunk is None else chunk.size
+            self._since += steps * m, steps * self._examples
+            if (step + steps) % self.options.sync_every == 0:
+                self._average(training)
         return costs
 
-    def _idle(self, η: float) -> None:
-        self.rate = η
-        if self._summed:
-            plan = self._shared
-            plan.share(self._examples)
+    def _prepare(self, training: Training, chunk: Chunk) -> None:
+        """Let the plan of a chunk take its share of all ranks' examples."""
+        if self._sums:
+            self._summed_plan = training.runner.plan(chunk)[0]
+            self._summed_plan.average_over(self._examples)
+            self._summed_plan.program.count()
+
+    def _step_without_examples(self, training: Training, η: Any) -> None:
+        """A step of a rank that has no examples left."""
+        training.rate = η
+        if self._sums:
+            plan = self._summed_plan
+            plan.average_over(self._examples)
             plan.learning_rate = η
-            plan.program.idle()
-
-    def _plan(self, chunk: Chunk) -> tuple[Plan, Entries, Array]:
-        found = super()._plan(chunk)
-        if self._summed:
-            self._shared = found[0]
-            self._shared.share(self._examples)
-            self._shared.program.count()
-        return found
-
-    def _new_plan(self, chunk: Chunk) -> Any:
-        if not self._summed:
-            return super()._new_plan(chunk)
-        state = self.state
-        assert state is not None
-
-        def make(m: int) -> SummedPlan:
-            return SummedPlan(
-                self.trained,
-                m,
-                state.optimizer,
-                self.group,
-                state=state,
-                weighted=chunk.weighted,
-                own=chunk.own,
-                overlap=self.options.overlap,
-            )
-
-        parts = self.options.accumulate
-        return make(chunk.size) if parts == 1 else AccumulatedPlan(make, chunk.size, parts)
+            plan.program.step_without_examples()
 
     def _finish(self) -> None:
-        if self._left and self._shared is not None:
-            self._shared.program.finish(self._left)
+        if self._left and self._summed_plan is not None:
+            self._summed_plan.program.finish(self._left)
 
-    def _snapshot(self) -> tuple[dict[str, Array], Any]:
-        return super()._snapshot() if self._start is None else self._start
-
-    def _find_non_finite(self, *_: Any) -> None:
-        raise _NonFiniteError
-
-    def _find(self, chunk: Chunk | None, start: Any, steps: int, step: int) -> None:
-        """Replay the steps from `start` one by one, and stop before the one that went wrong."""
-        self._restore(start)
-        rates = self._rates(step, steps)
-        plan = None if chunk is None else self._plan(chunk)[0]
+    def _find_non_finite(
+        self, training: Training, chunk: Chunk | None, start: Snapshot, steps: int, step: int
+    ) -> None:
+        """Repeat the steps from `start`, and stop on all ranks before the one that went wrong."""
+        runner = training.runner
+        runner.restore(start)
+        rates = training.rates(step, steps)
+        if chunk is not None:
+            self._prepare(training, chunk)
+            plan = runner.plan(chunk)[0]
         for i in range(steps):
-            before = super()._snapshot()
-            if chunk is not None and plan is not None:
-                self._step(plan, chunk, chunk.batches[i], rates, i)
-                layer = beginning(plan, self.trained.parameters.blocks)
+            before, layer = runner.snapshot(), None
+            if chunk is not None:
+                runner.step(plan, chunk, i, rates)
+                layer = first_non_finite_layer(plan, runner.model.parameters.blocks)
             else:
-                self._idle(rates[i] if rates else self.rate)
-                layer = None
-            layers = self.group.agree(LAYER, layer or 0)[:, 0]
+                self._step_without_examples(training, rates[i] if rates else training.rate)
+            layers = self.group.agree(Phase.LAYER, layer or 0)[:, 0]
             if layers.any():
-                self._restore(before if self.options.sync_every == 1 else start)
-                self._average()
+                runner.restore(before if self.options.sync_every == 1 else start)
+                self._average(training)
                 found = int(layers[layers > 0][0])
-                raise self.group.settled(NonFiniteCostError(self.epoch + 1, step + i + 1, found))
+                raise self.group.as_agreed(NonFiniteCostError(training.epoch + 1, step + i + 1, found))
 
-    def _average(self) -> None:
-        """The ranks' parameters, and what their optimizers remember, each by its share of examples."""
-        own, total = self._since
+    def _average(self, training: Training) -> None:
+        """Average parameters and optimizer states, each rank's by its share of the examples."""
+        mine, total = self._since
+        runner = training.runner
         if total and self.group.size > 1:
-            assert self.state is not None
-            for array in (self.trained.vector, *self.state.arrays.values()):
-                array *= float(own / total)
-                self.on_host(array, self.group.sum)
+            for array in (runner.model.vector, *runner.state.arrays.values()):
+                array *= float(mine / total)
+                on_host(runner.model, array, self.group.sum)
         self._since[:] = 0.0
 
-    def _validate(self) -> dict[str, Any] | None:
+    def validated(self, training: Training, result: dict[str, Any] | None) -> dict[str, Any] | None:
         """The figures of all ranks' validation data together."""
-        own = super()._validate()
         share = 0.0
-        if self.validation is not None:
-            X, _, *weights = self.validation
-            m, backend = int(X.shape[-1]), self.network.backend
+        if training.validation is not None:
+            X, _, *weights = training.validation
+            m, backend = int(X.shape[-1]), training.network.backend
             counts = [sample_weights(w, m, backend, relative=False) for w in weights]
             share = float(counts[0].sum()) if counts else float(m)
-        accuracy_is_known = own is None or "accuracy" in own
-        sent = share, accuracy_is_known, self._checksum()
-        table = self.group.agree(VALIDATION, *sent)
+        accuracy_is_known = result is None or "accuracy" in result
+        table = self.group.agree(Phase.VALIDATION, share, accuracy_is_known, self._checksum(training))
         if (table[:, 2] != table[0, 2]).any():
-            raise self.group.settled(
+            raise self.group.as_agreed(
                 RuntimeError(
                     "the ranks' parameters are no longer the same. Do callbacks change them, or "
                     "learning rates differ, on some ranks alone?"
@@ -276,39 +245,39 @@ class DataParallelTraining(Training):
         if not total:
             return None
         names = ["cost", "accuracy"] if table[:, 1].all() else ["cost"]
-        sums = np.zeros((len(names), *self.trained.stack))
-        if own is not None:
-            sums += share / total * np.array([own[name] for name in names])
+        sums = np.zeros((len(names), *training.runner.model.stack))
+        if result is not None:
+            sums += share / total * np.array([result[name] for name in names])
         self.group.sum(sums)
         return {name: x if x.ndim else float(x) for name, x in zip(names, sums, strict=True)}
 
-    def _checksum(self) -> int:
-        host = self.network.backend.to_numpy(self.network.vector)
+    def _checksum(self, training: Training) -> int:
+        host = training.network.backend.to_numpy(training.network.vector)
         return zlib.crc32(host.tobytes()) if self.group.size > 1 else 0
 
+    def agreed(self, stopped: bool) -> bool:
+        """Training ends on all ranks where a callback of one has stopped it."""
+        return bool(self.group.agree(Phase.STOP, stopped)[:, 0].any())
 
-class DataParallelStackTraining(StackTraining, DataParallelTraining):
-    """A training of a stack whose steps are those of all ranks; a cost that is not finite ends it."""
 
-    def narrow(self, positions: np.ndarray[Any, Any]) -> None:
-        """Go on with some of the networks alone, in a stack of their own."""
-        super().narrow(positions)
-        self._shared = None
+def to_host(model: Model, array: Array) -> np.ndarray[Any, Any]:
+    """A contiguous copy in the host's memory."""
+    return np.array(model.backend.to_numpy(array), order="C")
 
-    def _find_non_finite(self, *_: Any) -> None:
-        raise _NonFiniteError
+
+def on_host(model: Model, array: Array, change: Callable[[np.ndarray[Any, Any]], None]) -> None:
+    """Let `change` write into a copy of the array in the host's memory, and copy that back."""
+    host = to_host(model, array)
+    change(host)
+    array[...] = model.backend.asarray(host, model.dtype)
 
 
 class _NonFiniteError(Exception):
     """A cost of this rank is not finite: for the others to know."""
 
 
-class _Agreement(Callback):
-    """Training ends on all ranks where a callback of one has stopped it."""
-
-    def epoch(self, training: Training) -> None:
-        assert isinstance(training, DataParallelTraining)
-        training.stopped = bool(training.group.agree(STOP, training.stopped)[:, 0].any())
+def _raise_non_finite(plan: Any, start: Snapshot) -> None:
+    raise _NonFiniteError
 
 
 def _split(chunk: Chunk, steps: int) -> tuple[Chunk, Chunk | None]:

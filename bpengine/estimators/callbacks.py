@@ -17,7 +17,7 @@ from bpengine.estimators.base import BaseMLP
 from bpengine.estimators.data import Data, columns
 from bpengine.optimizers.base import Optimizer
 from bpengine.optimizers.lbfgs import LBFGS
-from bpengine.optimizers.update import State
+from bpengine.optimizers.update import OptimizerState
 from bpengine.training.loop import Callback, Training
 
 __all__ = ["Fitting", "Task", "Watch"]
@@ -43,7 +43,7 @@ class Fitting(Training):
 
 
 class Watch:
-    """Tells an estimator's `bpengine.Callback` objects how its training goes, if there are any.
+    """Calls an estimator's `bpengine.Callback` objects during its training, if there are any.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class Watch:
         self,
         estimator: BaseMLP,
         optimizer: Optimizer | LBFGS,
-        state: State | None,
+        state: OptimizerState | None,
         steps: int,
         held_out: Data | None = None,
         silent: bool = False,
@@ -86,7 +86,7 @@ class Watch:
         self.training = Fitting(
             net, optimizer, source, epochs, validation=validation, callbacks=callbacks
         )
-        self.training.estimator, self.training.state = estimator, state
+        self.training.estimator, self.training.runner.state = estimator, state
         self._clock = time.perf_counter()
 
     def __enter__(self) -> Watch:
@@ -105,7 +105,7 @@ class Watch:
             callback.end(self.training)  # type: ignore[arg-type]
 
     def note(self, loss: float, rate: float) -> bool:
-        """An epoch is complete: tell the callbacks; says whether one of them stops training."""
+        """Call the callbacks after an epoch; gives whether one of them stops training."""
         training = self.training
         if training is None:
             return False

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bpengine.backends import Array
-from bpengine.model.packing import example_rows as rows_of_columns
+from bpengine.model.packing import pack_examples as rows_of_columns
 from bpengine.network.network import Network
 
-__all__ = ["Data", "Examples", "Host", "columns", "example_rows"]
+__all__ = ["Data", "Examples", "Host", "columns", "pack_examples"]
 
 Host = np.ndarray[Any, Any]
 
@@ -34,7 +34,7 @@ def columns(network: Network, X: Any) -> Array:
     return network.backend.asarray(dense.astype(network.dtype, copy=False), network.dtype).mT
 
 
-def example_rows(
+def pack_examples(
     network: Network, X: Any, Y: Host, weights: Host | None, out: Array | None = None
 ) -> Array:
     """Examples as the rows of a workspace."""
@@ -68,7 +68,7 @@ class Examples:
         if hasattr(data.X, "tocsr"):
             self._data = data._replace(X=data.X.tocsr())
         else:
-            self.rows = example_rows(network, *data)
+            self.rows = pack_examples(network, *data)
 
     def indices(self, order: Host) -> Any:
         """Numbers of examples, where `load` wants them."""
@@ -77,7 +77,7 @@ class Examples:
     def load(self, indices: Any, rows: Array) -> None:
         """Write the examples of these numbers into the rows of a workspace."""
         if self.rows is None:
-            example_rows(self.network, *self._data.take(indices), out=rows)
+            pack_examples(self.network, *self._data.take(indices), out=rows)
         else:
             self.network.backend.take(self.rows, indices, rows)
 

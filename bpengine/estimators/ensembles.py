@@ -18,7 +18,7 @@ from bpengine.estimators.callbacks import Task
 from bpengine.estimators.classifier import MLPClassifier
 from bpengine.estimators.data import Host
 from bpengine.estimators.regressor import MLPRegressor
-from bpengine.estimators.stacked import Member, is_for_stacks, stacks, train
+from bpengine.estimators.stacked import StackedFit, is_for_stacks, stacks, train
 from bpengine.model.costs import Cost
 
 __all__ = ["MLPEnsembleClassifier", "MLPEnsembleRegressor"]
@@ -40,15 +40,15 @@ class BaseEnsemble(Estimator, ABC):
         draws = check_random_state(self.random_state)
         self._seeds = draws.randint(SEEDS, size=(self.n_estimators, 2))
         self._examples = len(y)
-        own = {k: v for k, v in self.get_params(deep=False).items() if k in self._shared()}
+        local = {k: v for k, v in self.get_params(deep=False).items() if k in self._shared()}
         self.estimators_, found = [], []
         for seed, numbers in zip(self._seeds[:, 0], self.estimators_samples_, strict=True):
-            est = self._single(**own, random_state=int(seed))
+            est = self._single(**local, random_state=int(seed))
             member = None
             if is_for_stacks(est, X):
                 data = est._prepare(X, y, sample_weight)
                 weights = None if data.weights is None else data.weights[numbers]
-                member = Member(est, numbers, data.Y[numbers], weights)
+                member = StackedFit(est, numbers, data.Y[numbers], weights)
             if member is not None and member.steps_each_time:
                 found.append(member)
             else:
@@ -100,13 +100,13 @@ def _train_alone(est: BaseMLP, X: Any, y: Any, sample_weight: Any, numbers: Host
 
 
 def _constraints(single: type[BaseMLP]) -> dict[str, Any]:
-    own = {k: v for k, v in single._parameter_constraints.items() if k not in OF_ONE}
+    local = {k: v for k, v in single._parameter_constraints.items() if k not in OF_ONE}
     count = [Interval(Integral, 1, None, closed="left")]
-    return {"n_estimators": count, "bootstrap": ["boolean"], **own}
+    return {"n_estimators": count, "bootstrap": ["boolean"], **local}
 
 
 class MLPEnsembleClassifier(ClassifierMixin, BaseEnsemble):  # type: ignore[misc]
-    """Many multilayer perceptrons that classify together, and tell how far they agree.
+    """Many multilayer perceptrons that classify together, and the spread of their outputs.
 
     The networks are trained as one stack. Each ends as the `MLPClassifier` does that has its
     `random_state` and is fitted alone on its examples: initial parameters, orders of examples, and
@@ -289,7 +289,7 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseEnsemble):  # type: ignore[misc
 
 
 class MLPEnsembleRegressor(RegressorMixin, BaseEnsemble):  # type: ignore[misc]
-    """Many multilayer perceptrons that predict together, and tell how far they differ.
+    """Many multilayer perceptrons that predict together, and the spread of their outputs.
 
     The networks are trained as one stack; see `MLPEnsembleClassifier`.
 

@@ -42,8 +42,8 @@ class Loss:
             if self.network.activations[-1] is ACTIVATIONS["softmax"]:
                 return self._bounded(self._costs(x, y))
             # each output is a probability of its own
-            each = self._costs(x[..., None, :], y[..., None, :])
-            return xp.sum(self._bounded(each), axis=-2)
+            item = self._costs(x[..., None, :], y[..., None, :])
+            return xp.sum(self._bounded(item), axis=-2)
         values = self._costs(x, y)
         if self.name == "squared_error":
             return values / self.network.sizes[-1]

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from bpengine.backends import Array, Operation
 from bpengine.estimators.base import BaseMLP
 from bpengine.estimators.data import Data, Host
-from bpengine.optimizers.adam import Adam
-from bpengine.optimizers.base import Memory, Optimizer, scalar
+from bpengine.estimators.steps import HatAdam
+from bpengine.optimizers.base import Optimizer
 from bpengine.optimizers.sgd import SGD
 
 __all__ = [
-    "HatAdam",
     "batch_size",
     "converged",
     "next_rate",
@@ -139,35 +135,3 @@ def converged(est: BaseMLP, steps: Rated) -> bool:
     if est.verbose:
         print(said)
     return ends
-
-
-@dataclass(frozen=True, repr=False)
-class HatAdam(Adam):
-    """Adam with ε beside √v, not beside √v̂: θ ← θ - η √(1 - β₂ᵗ) / (1 - β₁ᵗ) m / (√v + ε).
-
-    References
-    ----------
-    D. Kingma and J. Ba, arXiv:1412.6980, the end of section 2; it is scikit-learn's form.
-    """
-
-    def memory(self, parameters: Array) -> Memory:
-        """What Adam remembers, and 1 - β₂ᵗ."""
-        return {**super().memory(parameters), "correction": scalar(0.0, parameters)}
-
-    def update(
-        self, parameters: Array, gradient: Array, memory: Memory, rate: Array
-    ) -> Iterator[Operation]:
-        """Operations of a step: ε / √(1 - β₂ᵗ) takes the place of ε."""
-        correction = memory["correction"]
-        constants = (scalar(x, parameters) for x in (self.beta_2, 1 - self.beta_2, self.epsilon))
-        inputs = correction, *constants
-        for op in super().update(parameters, gradient, memory, rate):
-            *_, ε, _ = op.inputs
-            yield Operation("epsilon", "update", _epsilon, inputs, ε, (correction,))
-            yield op
-
-
-def _epsilon(correction: Array, β: Array, rest: Array, ε: Array) -> tuple[Array, Array]:
-    # 1 - βᵗ = β (1 - βᵗ⁻¹) + (1 - β), which loses no digits
-    correction = β * correction + rest
-    return ε / correction**0.5, correction

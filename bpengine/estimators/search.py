@@ -21,7 +21,7 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
 
 from bpengine.estimators.base import BaseMLP
-from bpengine.estimators.stacked import Member, is_for_stacks, stacks, train
+from bpengine.estimators.stacked import StackedFit, is_for_stacks, stacks, train
 
 __all__ = ["StackSearchCV"]
 
@@ -235,7 +235,7 @@ class Fit:
 
     def __init__(self, estimator: BaseMLP, candidate: dict[str, Any], split: tuple[Any, Any]) -> None:
         self.estimator, self.candidate, (self.train, self.test) = clone(estimator), candidate, split
-        self.member: Member | None = None
+        self.member: StackedFit | None = None
         self.seconds = 0.0
 
     def prepare(self, X: Any, y: Any, sample_weight: Any) -> None:
@@ -246,7 +246,7 @@ class Fit:
         try:
             est._validate_params()
             data = est._prepare(X, y, sample_weight)
-            member = Member(est, self.train, data.Y, data.weights)
+            member = StackedFit(est, self.train, data.Y, data.weights)
         except Exception:
             return  # what is wrong is for the fit alone to say
         if member.steps_each_time:

@@ -20,17 +20,17 @@ from bpengine.backends import Array, Batches, Entries
 from bpengine.backprop.plan import Plan
 from bpengine.estimators import rules
 from bpengine.estimators.base import BaseMLP
-from bpengine.estimators.data import Data, Host, example_rows
+from bpengine.estimators.data import Data, Host, pack_examples
 from bpengine.model.model import take_networks
 from bpengine.network.network import Network
 from bpengine.network.stack import stack
-from bpengine.optimizers.update import State
+from bpengine.optimizers.update import OptimizerState
 
-__all__ = ["Member", "is_for_stacks", "stacks", "train"]
+__all__ = ["StackedFit", "is_for_stacks", "stacks", "train"]
 
 STACK_BYTES = 2**23  # activations of a step that a stack holds at most, but for a single network
-KEPT_ELEMENTS = 2**18  # outputs of training steps kept until their losses are added up
-KEPT_STEPS = 256  # at most; and at least 1, as 8 of a large stack's are more than a cache holds
+READBACK_ELEMENTS = 2**18  # outputs of training steps kept until their losses are added up
+READBACK_STEPS = 256  # at most; and at least 1, as 8 of a large stack's are more than a cache holds
 
 
 def is_for_stacks(estimator: BaseMLP, X: Any) -> bool:
@@ -40,7 +40,7 @@ def is_for_stacks(estimator: BaseMLP, X: Any) -> bool:
     return not (est.solver == "lbfgs" or est.warm_start or watched or hasattr(X, "tocsr"))
 
 
-class Member:
+class StackedFit:
     """An estimator that is ready to be trained, and the examples that it is trained on.
 
     Parameters
@@ -108,19 +108,19 @@ class Member:
 
     def end(self, view: Network) -> None:
         """Let the estimator have a network of its own, with the parameters of the stack's."""
-        est, own = self.estimator, self.network
-        for block, new in zip(own.parameters.blocks, view.parameters.blocks, strict=True):
+        est, local = self.estimator, self.network
+        for block, new in zip(local.parameters.blocks, view.parameters.blocks, strict=True):
             block[...] = new
-        own.rng, own.l2 = view.rng, float(est.alpha) / self.batch_size
-        est.network_ = own
+        local.rng, local.l2 = view.rng, float(est.alpha) / self.batch_size
+        est.network_ = local
         if est.early_stopping and est._best is not None:
-            own.vector[...] = own.backend.asarray(est._best, own.dtype)
+            local.vector[...] = local.backend.asarray(est._best, local.dtype)
 
 
-def stacks(found: Sequence[Member]) -> Iterator[list[Member]]:
+def stacks(found: Sequence[StackedFit]) -> Iterator[list[StackedFit]]:
     """Members in groups that can be trained as one stack each."""
     kinds: list[tuple[Any, ...]] = []
-    groups: list[list[Member]] = []
+    groups: list[list[StackedFit]] = []
     for member in found:
         kind = member.kind
         if kind not in kinds:
@@ -129,13 +129,13 @@ def stacks(found: Sequence[Member]) -> Iterator[list[Member]]:
         groups[kinds.index(kind)].append(member)
     for group in groups:
         net, m = group[0].network, max(member.batch_size for member in group)
-        each = m * sum(net.sizes) * np.dtype(net.dtype).itemsize
-        count = -(-len(group) // max(1, STACK_BYTES // each))
+        item = m * sum(net.sizes) * np.dtype(net.dtype).itemsize
+        count = -(-len(group) // max(1, STACK_BYTES // item))
         for some in np.array_split(np.arange(len(group)), count):
             yield [group[i] for i in some]
 
 
-def train(group: Sequence[Member], X: Host) -> None:
+def train(group: Sequence[StackedFit], X: Host) -> None:
     """Train a group of `stacks`.
 
     Parameters
@@ -147,7 +147,7 @@ def train(group: Sequence[Member], X: Host) -> None:
     Y = np.zeros((len(X), group[0].Y.shape[1]), group[0].Y.dtype)
     for member in group:
         Y[member.numbers] = member.Y  # alike wherever two have the same example
-    rows = example_rows(group[0].network, X, Y, None)
+    rows = pack_examples(group[0].network, X, Y, None)
     running, unfinished = list(group), 0
     steps = StackSteps(group, rows)
     views = steps.views(running)
@@ -191,7 +191,7 @@ class StackSteps:
         All examples, as the rows of a workspace without weights.
     """
 
-    def __init__(self, group: Sequence[Member], rows: Array) -> None:
+    def __init__(self, group: Sequence[StackedFit], rows: Array) -> None:
         self.network, self.rows = stack([member.network for member in group]), rows
         self.loss = group[0].estimator._loss
         self.alpha = np.array([float(member.estimator.alpha) for member in group])
@@ -203,12 +203,12 @@ class StackSteps:
         self.state = self._new_state(group)
         self._plans: dict[tuple[int, bool], tuple[Plan, Entries]] = {}
 
-    def _new_state(self, group: Sequence[Member]) -> State:
+    def _new_state(self, group: Sequence[StackedFit]) -> OptimizerState:
         self.optimizer = dataclasses.replace(self.optimizer, learning_rate=self._rates(group))
         self._strengthen(np.full(len(group), group[0].batch_size))
-        return State(self.optimizer, self.network.parameters)
+        return OptimizerState(self.optimizer, self.network.parameters)
 
-    def _rates(self, group: Sequence[Member]) -> Any:
+    def _rates(self, group: Sequence[StackedFit]) -> Any:
         if not self._rates_differ:
             return group[0].learning_rate
         return tuple(member.learning_rate for member in group)
@@ -217,7 +217,7 @@ class StackSteps:
         """Divide the penalties by the sums of a batch's weights, one for each network."""
         self.network.l2 = self.alpha / totals if self.alpha.any() else 0.0
 
-    def views(self, running: Sequence[Member]) -> list[Network]:
+    def views(self, running: Sequence[StackedFit]) -> list[Network]:
         """Networks that share the stack's memory; each estimator is given its own to score with."""
         found = [self.network[p] for p in range(len(running))]
         for member, view in zip(running, found, strict=True):
@@ -232,7 +232,7 @@ class StackSteps:
         if isinstance(rates, tuple):
             rates = tuple(rates[p] for p in left)
             self.optimizer = dataclasses.replace(self.optimizer, learning_rate=rates)
-        self.state = State(self.optimizer, self.network.parameters)
+        self.state = OptimizerState(self.optimizer, self.network.parameters)
         parameters = self.network.parameters
         for name, array in self.state.arrays.items():
             if old[name].shape == before.vector.shape:
@@ -243,7 +243,7 @@ class StackSteps:
                 array[...] = old[name]
         self._plans.clear()
 
-    def epoch(self, running: Sequence[Member]) -> Host:
+    def epoch(self, running: Sequence[StackedFit]) -> Host:
         """Steps on all examples of each; gives the average losses, (P,)."""
         P, S, m = len(running), running[0].steps, running[0].batch_size
         rests = np.array([member.rest for member in running])
@@ -273,10 +273,10 @@ class StackSteps:
         """The plan for batches of m, and a place for the output of each of its steps."""
         net = self.network
         if (m, weighted) not in self._plans:
-            own = ("inputs", "targets", *(["weights"] if weighted else []))
-            plan = Plan(net, m, self.optimizer, state=self.state, weighted=weighted, own=own)
+            parts = ("inputs", "targets", *(["weights"] if weighted else []))
+            plan = Plan(net, m, self.optimizer, state=self.state, weighted=weighted, per_network=parts)
             shape = *net.stack, net.sizes[-1], m
-            steps = min(KEPT_STEPS, max(1, KEPT_ELEMENTS // int(np.prod(shape))))
+            steps = min(READBACK_STEPS, max(1, READBACK_ELEMENTS // int(np.prod(shape))))
             self._plans[m, weighted] = plan, Entries(net.backend.empty((steps, *shape), net.dtype))
         return self._plans[m, weighted]
 
@@ -291,7 +291,7 @@ class StackSteps:
         totals = weights.sum(axis=-1) if weighted else np.full(weights.shape[:2], float(m))
         self._strengthen(totals[0])
         plan, slots = self._plan(m, weighted)
-        kept, plan.learning_rate = slots.whole, rates
+        saved, plan.learning_rate = slots.whole, rates
         rows = plan.workspace.rows
         shares = weights * (m / totals[..., None]) if weighted else None
         indices: Any = net.backend.asarray(numbers.reshape(len(numbers), -1), "int64")
@@ -311,8 +311,8 @@ class StackSteps:
 
         plain = shares is None and not penalized
         found = np.zeros(totals.shape[1])
-        for start in range(0, len(numbers), kept.shape[0]):
-            steps = range(start, min(start + kept.shape[0], len(numbers)))
+        for start in range(0, len(numbers), saved.shape[0]):
+            steps = range(start, min(start + saved.shape[0], len(numbers)))
             if plain:
                 given = Batches(
                     partial(net.backend.take, self.rows),
@@ -326,7 +326,7 @@ class StackSteps:
                 given = Batches(load, steps, rows, plan.output, slots)
             plan.program.run_batches(given, [0])
             some = indices[start : steps.stop, ...]
-            values = self.loss(kept[: len(steps), ...], self._targets(some, m))
+            values = self.loss(saved[: len(steps), ...], self._targets(some, m))
             if shares is not None:
                 values = values * net.backend.asarray(shares[start : steps.stop], net.dtype)
             found += net.backend.figure(xp.sum(values, axis=(0, -1), dtype=xp.float64))

@@ -7,25 +7,62 @@ own weights, the order of the examples is given, and the loss is reported as sci
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from array_api_compat import array_namespace
 
 from bpengine.backends import Array, Batches, Operation
 from bpengine.backprop.plan import Plan
+from bpengine.backprop.reduction import Mean
+from bpengine.backprop.workspace import Workspace
 from bpengine.estimators.data import Examples, Host
+from bpengine.model.model import Model
 from bpengine.network.network import Network
-from bpengine.optimizers.base import Optimizer
-from bpengine.optimizers.update import State
-from bpengine.training.steps import PLANS, kept_steps
+from bpengine.optimizers.adam import Adam
+from bpengine.optimizers.base import Optimizer, State, scalar
+from bpengine.optimizers.update import OptimizerState
+from bpengine.training.steps import PLANS, steps_per_readback
 
-__all__ = ["Steps"]
+__all__ = ["HatAdam", "Steps"]
 
 Loss = Callable[[Array, Array], Array]
 
 
-class LossPlan(Plan):
-    """A step of scikit-learn's loss: its penalty is divided by the sum of the batch's weights.
+@dataclass(frozen=True, repr=False)
+class HatAdam(Adam):
+    """Adam with ε beside √v, not beside √v̂: θ ← θ - η √(1 - β₂ᵗ) / (1 - β₁ᵗ) m / (√v + ε).
+
+    References
+    ----------
+    D. Kingma and J. Ba, arXiv:1412.6980, the end of section 2; it is scikit-learn's form.
+    """
+
+    def init(self, parameters: Array) -> State:
+        """What Adam remembers, and 1 - β₂ᵗ."""
+        return {**super().init(parameters), "correction": scalar(0.0, parameters)}
+
+    def update(
+        self, parameters: Array, gradient: Array, state: State, rate: Array
+    ) -> Iterator[Operation]:
+        """Operations of a step: ε / √(1 - β₂ᵗ) takes the place of ε."""
+        correction = state["correction"]
+        constants = (scalar(x, parameters) for x in (self.beta_2, 1 - self.beta_2, self.epsilon))
+        inputs = correction, *constants
+        for op in super().update(parameters, gradient, state, rate):
+            *_, ε, _ = op.inputs
+            yield Operation("epsilon", "update", _epsilon, inputs, ε, (correction,))
+            yield op
+
+
+def _epsilon(correction: Array, β: Array, rest: Array, ε: Array) -> tuple[Array, Array]:
+    # 1 - βᵗ = β (1 - βᵗ⁻¹) + (1 - β), which loses no digits
+    correction = β * correction + rest
+    return ε / correction**0.5, correction
+
+
+class WeightedMean(Mean):
+    """The gradient of scikit-learn's loss: its penalty is divided by the sum of the batch's weights.
 
     Attributes
     ----------
@@ -34,26 +71,31 @@ class LossPlan(Plan):
         the batch size over their sum.
     """
 
-    def _backward(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
-        net, ws = self.network, self.workspace
-        self.squares = net.backend.empty((), "float64")
-        self._share, self._scale, self._l2 = (net.backend.empty((), net.dtype) for _ in range(3))
+    def prepare(self, model: Model, workspace: Workspace) -> None:
+        """As `Mean.prepare`."""
+        super().prepare(model, workspace)
+        empty = model.backend.empty
+        self.squares = empty((), "float64")
+        self._share, self._scale, self._l2 = (empty((), model.dtype) for _ in range(3))
         self._share[...] = 1.0
-        if ws.weights is not None:
-            yield Operation("share", "weights", _share, (ws.weights,), self._share)
-            for x, out in ((self._scale, ws.scale), (self._l2, self._strengths[1, ...])):
+
+    def operations(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
+        """As `Mean.operations`, after those for the weights and the squares."""
+        weights, l2 = self.workspace.weights, self.penalty_coefficients[1, ...]
+        if weights is not None:
+            yield Operation("share", "weights", _share, (weights,), self._share)
+            for x, out in ((self._scale, self.scale), (self._l2, l2)):
                 yield Operation("weigh", "weights", _multiply, (x, self._share), out)
-        for w in net.weights if net.l2 else ():
+        for w in self.model.weights if self.model.l2 else ():
             inputs = self.squares, w, self._share
             yield Operation("add squares", "loss", _add_squares, inputs, self.squares)
-        yield from super()._backward(backprop)
+        yield from super().operations(backprop)
 
-    def _units(self, unit: Any) -> Iterator[tuple[Array, float]]:
-        for array, value in super()._units(unit):
-            yield array, value
-            if array is self.workspace.scale:
-                yield self._scale, value
-        yield self._l2, float(unit * self.network.l2)
+    def scalars(self, factor: Any) -> Iterator[tuple[Array, float]]:
+        """As `Mean.scalars`, and what the batch's share is multiplied by."""
+        yield from super().scalars(factor)
+        yield self._scale, float(factor / self.examples)
+        yield self._l2, float(factor * self.model.l2)
 
 
 def _share(weights: Array) -> Array:
@@ -91,9 +133,9 @@ class Steps:
     def __init__(self, network: Network, optimizer: Optimizer, learning_rate: float, loss: Loss) -> None:
         self.network, self.optimizer, self.loss = network, optimizer, loss
         self.learning_rate = learning_rate
-        self.state = State(optimizer, network.parameters)
+        self.state = OptimizerState(optimizer, network.parameters)
         self.replayer = network.backend
-        self._plans: dict[tuple[int, bool, bool], tuple[LossPlan, Array, list[Array]]] = {}
+        self._plans: dict[tuple[int, bool, bool], tuple[Plan, Array, list[Array]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         to_numpy = self.network.backend.to_numpy
@@ -103,7 +145,7 @@ class Steps:
     def __setstate__(self, state: dict[str, Any]) -> None:
         arrays = state.pop("state")
         vars(self).update(state)
-        self.state = State(self.optimizer, self.network.parameters)
+        self.state = OptimizerState(self.optimizer, self.network.parameters)
         for name, array in self.state.arrays.items():
             array[...] = self.network.backend.asarray(arrays[name], self.network.dtype)
 
@@ -130,7 +172,7 @@ class Steps:
         """Let go of buffers: plans are made anew where steps go on."""
         self._plans.clear()
 
-    def _plan(self, m: int, examples: Examples, alpha: float) -> tuple[LossPlan, Array, list[Array]]:
+    def _plan(self, m: int, examples: Examples, alpha: float) -> tuple[Plan, Array, list[Array]]:
         """The plan for batches of m, and a place for the output of each of its steps."""
         net, weighted = self.network, examples.weights is not None
         net.l2 = alpha / m
@@ -139,10 +181,11 @@ class Steps:
             if len(self._plans) == PLANS:
                 del self._plans[next(iter(self._plans))]
             options: dict[str, Any] = {"state": self.state, "weighted": weighted}
-            plan = LossPlan(net, m, self.optimizer, **options, replayer=self.replayer)
-            steps = kept_steps(net, m)
-            kept = net.backend.empty((steps, net.sizes[-1], m), net.dtype)
-            self._plans[key] = plan, kept, [kept[i, ...] for i in range(steps)]
+            options |= {"gradient": WeightedMean(), "replayer": self.replayer}
+            plan = Plan(net, m, self.optimizer, **options)
+            steps = steps_per_readback(net, m)
+            saved = net.backend.empty((steps, net.sizes[-1], m), net.dtype)
+            self._plans[key] = plan, saved, [saved[i, ...] for i in range(steps)]
         plan = self._plans[key][0]
         plan.learning_rate = self.learning_rate
         return self._plans[key]
@@ -153,25 +196,27 @@ class Steps:
         As many at a time as outputs can be kept of: their losses are then added up in one go.
         """
         net = self.network
-        plan, kept, slots = self._plan(m, examples, alpha)
+        plan, saved, slots = self._plan(m, examples, alpha)
         rows, xp = plan.workspace.rows, net.backend.xp
         weights = None
         if examples.weights is not None:
             order, weights = _with_weight(order, examples.weights, m)
         indices = examples.indices(order)
-        plan.squares[...] = total = 0.0
+        assert isinstance(plan.reduction, WeightedMean)
+        squares = plan.reduction.squares
+        squares[...] = total = 0.0
         for start in range(0, len(order), m * len(slots)):
             stop = min(start + m * len(slots), len(order))
             chosen = indices[start:stop]
             batches = [indices[i : i + m] for i in range(start, stop, m)]
             given = Batches(examples.load, batches, rows, plan.output, slots, examples.rows)
             plan.program.run_batches(given, [0])
-            values = self.loss(kept[: len(batches), ...], examples.targets(chosen, m))
+            values = self.loss(saved[: len(batches), ...], examples.targets(chosen, m))
             if weights is not None:
                 share = weights[start // m : stop // m]
                 values = values * net.backend.asarray(share, net.dtype)
             total += float(xp.sum(values, dtype=xp.float64))
-        return total + alpha / 2 * float(plan.squares)
+        return total + alpha / 2 * float(squares)
 
 
 def _with_weight(order: Host, weights: Host, m: int) -> tuple[Host, Host]:

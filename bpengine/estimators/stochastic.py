@@ -71,7 +71,7 @@ def train(estimator: BaseMLP, data: Data, task: Task | None) -> None:
 
 
 def _expect(est: BaseMLP, held_out: Data | None) -> None:
-    """Make room for scores and losses that a warm start finds missing."""
+    """Add the scores and losses that a warm start finds missing."""
     if held_out is not None and est.validation_scores_ is None:
         est.validation_scores_, est.best_validation_score_ = [], -np.inf
     if not est.early_stopping and est.best_loss_ is None:

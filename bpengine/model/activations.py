@@ -1,7 +1,7 @@
-"""Activations σ: what each is, what its slope σ' is, and how a layer of them becomes operations.
+"""Activation functions σ, their slopes σ', and the operations of a layer.
 
-The functions are written once, in array-API functions. A backend may have a kernel of the same
-name that writes in place; these expressions are what the kernel is tested against.
+The expressions use array-API functions. A backend's in-place kernels of the same names are tested
+against them.
 """
 
 from __future__ import annotations
@@ -29,16 +29,15 @@ class Activation:
     name : str
         Its name in messages, plans and files.
     function : callable
-        ``a = σ(z)``, elementwise: takes and gives an array of any shape.
+        ``a = σ(z)``, elementwise, on arrays of any shape.
     derivative : callable
         ``σ'``, elementwise, as a function of z or of a.
     of : {"z", "a"}, optional
-        What `derivative` takes: the weighted input z, or the activation a = σ(z). Where a is
-        enough, z need not be kept.
+        What `derivative` takes: the weighted input z, or the activation a = σ(z).
     range : tuple of float, optional
         The least and the greatest value that σ can take.
     second_derivative : callable, optional
-        ``σ''``, of what `derivative` takes: for `Curvature` alone.
+        ``σ''``, with the argument of `derivative`; used by `Curvature` only.
 
     Examples
     --------
@@ -58,12 +57,12 @@ class Activation:
     second_derivative: Callable[[Array], Array] | None = None
 
     def slope(self, upstream: Array, x: Array) -> Array:
-        """``upstream ⊙ σ'``, with x being z or a as `of` says."""
+        """``upstream ⊙ σ'``, where x is z or a according to `of`."""
         return upstream * self.derivative(x)
 
     @property
     def operation(self) -> str:
-        """The name of its operations: backends have kernels for the built-in names alone."""
+        """Name of its operations; backends have kernels for built-in names only."""
         return self.name if ACTIVATIONS.get(self.name) is self else f"own {self.name}"
 
     def forward(self, z: Array, a: Array) -> Iterator[Operation]:
@@ -73,7 +72,7 @@ class Activation:
     def backward(
         self, equation: str, upstream: Array, z: Array, a: Array, delta: Array
     ) -> Iterator[Operation]:
-        """Operations for δ = upstream ⊙ σ', from that one of z and a that `of` says."""
+        """Operations for δ = upstream ⊙ σ', from z or a according to `of`."""
         inputs = (upstream, z if self.of == "z" else a)
         yield Operation(f"{self.operation} slope", equation, self.slope, inputs, delta)
 
@@ -98,8 +97,7 @@ class PerNeuron(Activation):
     Parameters
     ----------
     activations : sequence of str or Activation
-        One for each neuron of the layer, in order. Softmax can't be among them: it is a function of
-        the whole layer.
+        One for each neuron of the layer, in order; not softmax, a function of the whole layer.
 
     Examples
     --------
@@ -114,7 +112,7 @@ class PerNeuron(Activation):
         for member in members:
             if isinstance(member, (Softmax, PerNeuron)):
                 raise ValueError(
-                    f"activation {member.name!r} is one for a whole layer; a single neuron takes an "
+                    f"activation {member.name!r} is for a whole layer; a single neuron takes an "
                     "elementwise one such as 'sigmoid'."
                 )
         runs = [(member, len(list(run))) for member, run in groupby(members)]
@@ -129,7 +127,7 @@ class PerNeuron(Activation):
     members: tuple[Activation, ...]
     runs: list[tuple[Activation, int]]
 
-    def _rows(self) -> Iterator[tuple[Activation, slice]]:
+    def _slices(self) -> Iterator[tuple[Activation, slice]]:
         start = 0
         for member, n in self.runs:
             yield member, slice(start, start + n)
@@ -137,25 +135,25 @@ class PerNeuron(Activation):
 
     def _function(self, z: Array) -> Array:
         xp = array_namespace(z)
-        return xp.concat([σ.function(z[..., rows, :]) for σ, rows in self._rows()], axis=-2)
+        return xp.concat([σ.function(z[..., rows, :]) for σ, rows in self._slices()], axis=-2)
 
     def _derivative(self, x: Array) -> Array:
         parts = []
-        for σ, rows in self._rows():
+        for σ, rows in self._slices():
             part = x[..., rows, :]
             parts.append(σ.derivative(part if σ.of == self.of else σ.function(part)))
         return array_namespace(x).concat(parts, axis=-2)
 
     def forward(self, z: Array, a: Array) -> Iterator[Operation]:
-        """Operations for a = σ(z), one for each run of neurons of the same activation."""
-        for σ, rows in self._rows():
+        """Operations for a = σ(z), one for each run of equal activations."""
+        for σ, rows in self._slices():
             yield from σ.forward(z[..., rows, :], a[..., rows, :])
 
     def backward(
         self, equation: str, upstream: Array, z: Array, a: Array, delta: Array
     ) -> Iterator[Operation]:
-        """Operations for δ = upstream ⊙ σ', one for each run of neurons of the same activation."""
-        for σ, rows in self._rows():
+        """Operations for δ = upstream ⊙ σ', one for each run of equal activations."""
+        for σ, rows in self._slices():
             parts = (x[..., rows, :] for x in (upstream, z, a, delta))
             yield from σ.backward(equation, *parts)
 
@@ -188,7 +186,7 @@ def _leaky_relu(z: Array) -> Array:
 
 
 def _leaky_relu_derivative(a: Array) -> Array:
-    # the sign of a is that of z; a NaN stays one
+    # sign(a) = sign(z); NaN propagates
     xp = array_namespace(a)
     return xp.maximum(xp.sign(a), 0.01 * xp.ones_like(a))
 
@@ -198,7 +196,7 @@ def _one(a: Array) -> Array:
 
 
 def _softmax(z: Array) -> Array:
-    # the greatest exponent is made 0
+    # shifted so that the greatest exponent is 0
     xp = array_namespace(z)
     e = xp.exp(z - xp.max(z, axis=-2, keepdims=True))
     return e / xp.sum(e, axis=-2, keepdims=True)
@@ -216,7 +214,7 @@ def _softplus_derivative(a: Array) -> Array:
 
 
 def _exponential(z: Array) -> Array:
-    # infinite where eᶻ overflows: a number instead would hide that training diverges
+    # overflow gives inf: clipping would hide divergence
     return array_namespace(z).exp(z)
 
 
@@ -230,7 +228,7 @@ def _gelu(z: Array) -> Array:
 
 
 def _gelu_derivative(z: Array) -> Array:
-    # beyond ±10 the slope is 1 or 0 to all digits; the cut keeps z² from overflowing
+    # beyond ±10 the slope is 1 or 0 to all digits; clipping avoids overflow of z²
     z = array_namespace(z).clip(z, -10.0, 10.0)
     t = _gelu_tanh(z)
     inner = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z * z)
@@ -264,11 +262,11 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def resolve(activation: str | Activation | Sequence[str | Activation]) -> Activation:
-    """The activation of a name; a list of them, one for each neuron, is a `PerNeuron` layer."""
+    """The activation of a name; a list with one for each neuron gives a `PerNeuron`."""
     if isinstance(activation, Activation):
         if ACTIVATIONS.get(activation.name, activation) is not activation:
             raise ValueError(
-                f"activation {activation.name!r} is built in; give one of your own another name."
+                f"activation {activation.name!r} is built in; give a custom one another name."
             )
         return activation
     if isinstance(activation, (list, tuple)):
@@ -282,7 +280,7 @@ ActivationLike = str | Activation | Sequence[str | Activation]
 def per_layer(
     activations: ActivationLike | Sequence[ActivationLike], sizes: Sequence[int]
 ) -> tuple[Activation, ...]:
-    """One activation for each layer after the input, from one for all or a list of them."""
+    """One activation per layer after the input, from one for all or a list."""
     layers = len(sizes) - 1
     if isinstance(activations, (str, Activation)):
         return (resolve(activations),) * layers
@@ -299,8 +297,6 @@ def per_layer(
         )
     for σ, n in zip(resolved, sizes[1:], strict=True):
         if isinstance(σ, PerNeuron) and len(σ.members) != n:
-            raise ValueError(
-                f"a layer of {n} neurons takes {n} activations, one each; got {len(σ.members)}."
-            )
-    # neurons that are all alike make an ordinary layer
+            raise ValueError(f"a layer of {n} neurons takes {n} activations, got {len(σ.members)}.")
+    # equal activations throughout: an ordinary layer
     return tuple(σ.members[0] if isinstance(σ, PerNeuron) and len(σ.runs) == 1 else σ for σ in resolved)

@@ -5,8 +5,7 @@ Built in, by name, each with its ``C_x`` as a sum over the outputs:
 - quadratic: ``½ (a - y)²``.
 - absolute_error: ``|a - y|``.
 - huber: ``½ r²`` up to ``r = |a - y| = 1`` and ``r - ½`` beyond.
-- poisson: ``a - y log a``, what depends on a in the negative logarithm of a Poisson distribution's
-  probability of y where its mean is a.
+- poisson: ``a - y log a``, the negative Poisson log-likelihood of the mean a, without its constant.
 - binary_cross_entropy: ``-y log a - (1 - y) log(1 - a)``.
 - softmax_cross_entropy: ``-y log a``, the log-likelihood of classes.
 """
@@ -29,7 +28,7 @@ __all__ = ["COSTS", "Cost", "resolve"]
 
 @dataclass(frozen=True)
 class Cost:
-    """A cost that meets the chapter's two assumptions.
+    """A cost that is an average over examples and a function of the output activations.
 
     Parameters
     ----------
@@ -42,14 +41,14 @@ class Cost:
     canonical : str, optional
         Name of the output activation for which the output error is a - y.
     function_of_z : callable, optional
-        ``C_x`` from z and y with the canonical activation, where that loses no digits.
+        ``C_x`` from z and y with the canonical activation, in a numerically stable form.
     classification : bool, optional
-        Whether integer labels may stand for the targets.
+        Whether targets may be given as integer labels.
     within : tuple of float, optional
         The least and greatest output activation and target that the cost is defined for.
     second_derivative : callable, optional
-        ``∂²C_x/∂a_j²`` from a and y, shape (…, n_L, m), of a cost that is a sum over outputs j: for
-        `Curvature` alone.
+        ``∂²C_x/∂a_j²`` from a and y, shape (…, n_L, m), of a cost that is a sum over outputs j;
+        used by `Curvature` only.
 
     Examples
     --------
@@ -85,7 +84,7 @@ class Cost:
 
     @property
     def operation(self) -> str:
-        """The name of its operations: backends have kernels for the built-in names alone."""
+        """Name of its operations; backends have kernels for built-in names only."""
         return self.name if COSTS.get(self.name) is self else f"own {self.name}"
 
     def is_canonical(self, σ: Activation) -> bool:
@@ -93,11 +92,11 @@ class Cost:
         return self.canonical is not None and ACTIVATIONS[self.canonical] is σ
 
     def is_of_z(self, σ: Activation) -> bool:
-        """Whether the cost of outputs a = σ(z) is best taken from z, where no digit is lost."""
+        """Whether the cost of outputs a = σ(z) is computed from z."""
         return self.function_of_z is not None and self.is_canonical(σ)
 
     def per_example(self, σ: Activation, z: Array, a: Array, y: Array) -> Array:
-        """``C_x`` for every column, shape (…, m); only that one of z and a is read that is best."""
+        """``C_x`` for every column, shape (…, m); reads z if `is_of_z`, else a."""
         if self.function_of_z is not None and self.is_of_z(σ):
             return self.function_of_z(z, y)
         values = self.function(a, y)
@@ -125,7 +124,7 @@ class Cost:
         yield from σ.backward("BP1", delta, z, a, delta)
 
     def check(self, σ: Activation, outputs: int) -> None:
-        """Raise ValueError if outputs with the activation σ leave where this cost is defined."""
+        """Raise ValueError if outputs of the activation σ can leave the cost's domain."""
         if self.name == "softmax_cross_entropy" and not self.is_canonical(σ):
             raise ValueError(
                 f"cost 'softmax_cross_entropy' needs a softmax output layer; the last activation is "
@@ -145,7 +144,7 @@ class Cost:
             )
 
     def check_targets(self, y: Array, name: str) -> None:
-        """Raise ValueError if targets of shape (…, n_L, m) are not what this cost is defined for."""
+        """Raise ValueError if targets of shape (…, n_L, m) are outside the cost's domain."""
         xp = array_namespace(y)
         low, high = self.within
         if bool(xp.any((y < low) | (y > high))):
@@ -184,8 +183,8 @@ def _absolute_error_derivative(a: Array, y: Array) -> Array:
 
 def _huber(a: Array, y: Array) -> Array:
     # P. J. Huber, Robust estimation of a location parameter, 1964: c²/2 + (r - c) c for c = min(r, 1).
-    # PyTorch's HuberLoss is this, with the same threshold; scikit-learn's HuberRegressor minimizes
-    # twice this for residuals in units of a scale that it estimates, with the threshold 1.35
+    # as PyTorch's HuberLoss; scikit-learn's HuberRegressor minimizes twice this for residuals in units
+    # of an estimated scale, with threshold 1.35
     xp = array_namespace(a)
     r = xp.abs(a - y)
     c = xp.minimum(r, xp.ones_like(r))
@@ -207,14 +206,14 @@ def _log(a: Array) -> Array:
 
 
 def _quotient(error: Array, a: Array) -> Array:
-    # a kept off 0 by √tiny, so that the quotient times a learning rate stays finite
+    # √tiny as least denominator: the quotient times a learning rate stays finite
     xp = array_namespace(a)
     return error / xp.maximum(a, math.sqrt(_tiny(a)) * xp.ones_like(a))
 
 
 def _poisson(a: Array, y: Array) -> Array:
-    # -log(e⁻ᵃ aʸ / y!) without log y!, as PyTorch's PoissonNLLLoss is; scikit-learn's Poisson deviance
-    # is twice what this is above its least value, y - y log y
+    # -log(e⁻ᵃ aʸ / y!) without log y!, as PyTorch's PoissonNLLLoss; scikit-learn's Poisson deviance
+    # is twice the excess over its minimum, y - y log y
     return array_namespace(a).sum(a - y * _log(a), axis=-2)
 
 
@@ -299,6 +298,6 @@ def resolve(cost: str | Cost) -> Cost:
     """The cost of a name, or the object itself."""
     if isinstance(cost, Cost):
         if COSTS.get(cost.name, cost) is not cost:
-            raise ValueError(f"cost {cost.name!r} is built in; give one of your own another name.")
+            raise ValueError(f"cost {cost.name!r} is built in; give a custom one another name.")
         return cost
     return choose(cost, COSTS, "cost")

@@ -1,4 +1,4 @@
-"""Examples, targets and weights from outside, checked against what a network takes."""
+"""Validation of examples, targets and sample weights."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def examples(
     read: bool = True,
     stack: tuple[int, ...] = (),
 ) -> Array:
-    """`X` as a floating array (rows, m), m ≥ 1, finite in `dtype`, that `backend` can take in.
+    """`X` as a floating array (rows, m), m ≥ 1, finite in `dtype`, which `backend` can convert.
 
-    With a `stack` (P,) it may be (P, rows, m) too: other inputs for each network. Without `read`, as
-    for a memory map, its values are not looked at.
+    With a `stack` (P,) it may be (P, rows, m), per-network inputs. Without `read`, as for a memory
+    map, values are not checked.
     """
     X = _array(X, backend, name)
     expected = f"this network takes {rows} rows, one column an example"
     if stack:
         P = stack[0]
         expected = (
-            f"this stack takes ({rows}, m), one column an example, or ({P}, {rows}, m), with inputs of "
-            "each network's own"
+            f"this stack takes ({rows}, m), one column an example, or ({P}, {rows}, m), with "
+            "per-network inputs"
         )
     if X.ndim == 1:
         shape = "one example" if X.shape[0] == rows else "no batch"
@@ -65,12 +65,12 @@ def targets(
     """`Y` as a floating array (outputs, m); with `labels` allowed, m whole numbers become one-hot.
 
     One output takes labels 0 and 1 as they are; more outputs take labels 0 … outputs - 1. With a
-    `stack` (P,) there may be such an array, or m labels, for each network.
+    `stack` (P,) targets and labels may have a leading axis of P.
     """
     X_name, name = names
     Y = _array(Y, backend, name)
-    each_has_labels = stack and Y.ndim == 2 and tuple(Y.shape) == (*stack, m) and _is_integer(Y)
-    if each_has_labels or (stack and Y.ndim == 3 and tuple(Y.shape) == (*stack, outputs, m)):
+    per_network_labels = stack and Y.ndim == 2 and tuple(Y.shape) == (*stack, m) and _is_integer(Y)
+    if per_network_labels or (stack and Y.ndim == 3 and tuple(Y.shape) == (*stack, outputs, m)):
         checked = [
             targets(Y[p, ...], outputs, m, backend, dtype, labels=labels, names=(X_name, f"{name}[{p}]"))
             for p in range(stack[0])
@@ -107,7 +107,7 @@ def targets(
         transposed = Y.ndim == 2 and tuple(Y.shape) == (m, outputs)
         hint = f" Did you mean {name}.T?" if transposed else ""
         if stack:
-            hint += f" Targets of each network's own have shape ({stack[0]}, {outputs}, {m})"
+            hint += f" Per-network targets have shape ({stack[0]}, {outputs}, {m})"
             hint += f", labels ({stack[0]}, {m})." if labels else "."
         raise ValueError(
             f"{name} has shape {tuple(Y.shape)}; expected ({outputs}, {m}): one row an output, "
@@ -115,7 +115,7 @@ def targets(
         )
     if stack and labels and _is_integer(Y):
         raise TypeError(
-            f"{name} has shape {tuple(Y.shape)} and dtype {Y.dtype}; labels of each network's own have "
+            f"{name} has shape {tuple(Y.shape)} and dtype {Y.dtype}; per-network labels have "
             f"shape ({stack[0]}, {m}), and targets are floating point: {name}.astype('float32')."
         )
     _floating(Y, name)
@@ -134,8 +134,8 @@ def sample_weights(
 ) -> np.ndarray[Any, Any]:
     """Weights of m examples on the host, relative to their mean; ones where there are none.
 
-    Without `relative`, they are as given, and may all be 0. With a `stack` (P,) there may be m for each
-    network.
+    Without `relative`, they are as given, and may all be 0. With a `stack` (P,) they may have shape
+    (P, m).
     """
     if weights is None:
         return np.ones(m)
@@ -146,10 +146,9 @@ def sample_weights(
         raise TypeError(f"{name} must be numbers, one an example, got {weights!r}.") from None
     if stack and host.shape == (*stack, m):
         options: Any = {"relative": relative}
-        each_weights = [
-            sample_weights(w, m, backend, f"{name}[{p}]", **options) for p, w in enumerate(host)
-        ]
-        return np.stack(each_weights)
+        return np.stack(
+            [sample_weights(w, m, backend, f"{name}[{p}]", **options) for p, w in enumerate(host)]
+        )
     if host.shape != (m,):
         raise ValueError(
             f"{name} has shape {host.shape}; expected ({m},), a weight for each example of X"

@@ -1,4 +1,4 @@
-"""Networks in files: numbers, names and nothing that is run; whole or not there at all."""
+"""Network files: arrays and a JSON description, no code; written atomically."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -31,6 +31,7 @@ __all__ = [
     "in_place_of",
     "in_short",
     "read",
+    "replacing",
     "restore",
     "write",
 ]
@@ -38,15 +39,15 @@ __all__ = [
 FORMAT = "bpengine network 2"
 FORMATS = ("bpengine network 1", FORMAT)
 OPTIONS = ("dropout", "l1", "l2", "label_smoothing")
-STATE = "state_"  # begins the names of arrays that belong to a training, not to its network
+STATE = "state_"  # prefix of arrays of a training's state
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 def describe(network: Model) -> tuple[dict[str, Any], Arrays]:
-    """What `write` needs of a network: its description, ready for JSON, and its arrays.
+    """A network's description, ready for JSON, and its arrays, as `write` takes them.
 
-    The arrays are ``weights_l`` (…, n_{l+1}, n_l) and ``biases_l`` (…, n_{l+1}, 1), counted from 0; on
-    NumPy they are views of the network's own.
+    The arrays are ``weights_l`` (…, n_{l+1}, n_l) and ``biases_l`` (…, n_{l+1}, 1), counted from 0;
+    views on NumPy.
     """
     description: dict[str, Any] = {
         "sizes": list(network.sizes),
@@ -73,14 +74,13 @@ def restore(network: Model, description: Mapping[str, Any], arrays: Mapping[str,
     Raises
     ------
     ValueError
-        If sizes, activations, cost or dtype are others, or the arrays are not all there; the network
-        is then left as it was.
+        If sizes, activations, cost or dtype differ, or arrays are missing; the network is unchanged.
     """
-    own, _ = describe(network)
+    expected, _ = describe(network)
     for key in ("sizes", "activations", "cost", "dtype", "stack"):
-        if description.get(key) != own.get(key):
-            its, ours = description.get(key), own.get(key)
-            raise ValueError(f"the file's network has {key} {its!r:.100}, this one {ours!r:.100}")
+        found, ours = description.get(key), expected.get(key)
+        if found != ours:
+            raise ValueError(f"the file's network has {key} {found!r:.100}, this one {ours!r:.100}")
     check_shapes(arrays, network.sizes, network.dtype, network.stack)
     fill(network, arrays)
 
@@ -97,38 +97,54 @@ def write(
 ) -> None:
     """Write a description and arrays to `path`, all or nothing.
 
-    The file is written beside `path` under another name and renamed when complete. It keeps the
-    permissions of the file that it replaces, and replaces none that may not be written.
+    A temporary file beside `path` is renamed when complete. It has the permissions of the file that it
+    replaces; a read-only file is not replaced.
 
     Parameters
     ----------
     path : path
         Ends in ``.safetensors`` for that format; else the file is an ``.npz``.
     description : mapping
-        Of strings to what JSON can hold, NumPy's numbers and arrays included (as lists). A
-        checkpoint has a dict under "training".
+        From strings to JSON values, or NumPy's numbers and arrays. A checkpoint has a dict under
+        "training".
     arrays : mapping
-        Of `describe`, and others whose names begin with "state_".
+        Those of `describe`, and others whose names begin with "state_".
 
     Raises
     ------
     OSError
         If the file can't be written.
     ImportError
-        If safetensors is asked for and not installed.
+        If the path ends in ``.safetensors`` and safetensors is not installed.
     """
-    path = Path(os.path.realpath(path))  # a link stays one
     text = json.dumps({"format": FORMAT, **description}, default=_plain)
-    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
-    if mode is not None and not os.access(path, os.W_OK):  # renaming would not ask
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-    with in_place_of(path) as temporary, open(temporary, "xb") as file:
-        if mode is not None:
-            os.chmod(temporary, mode)
-        if safetensors.is_meant(path):
+    with replacing(path) as file:
+        if safetensors.is_safetensors(path):
             safetensors.write(file, text, arrays)
         else:
             np.savez(file, description=np.array(text), **arrays)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A temporary file to write, which replaces `path` atomically when complete.
+
+    Raises
+    ------
+    OSError
+        If the file can't be written, or `path` exists and is no regular file.
+    """
+    path = Path(os.path.realpath(path))  # write through a symbolic link
+    mode = path.stat().st_mode if path.exists() else None
+    if mode is not None and not stat.S_ISREG(mode):
+        kind = IsADirectoryError if stat.S_ISDIR(mode) else OSError
+        raise kind(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "no regular file", str(path))
+    if mode is not None and not os.access(path, os.W_OK):  # which os.replace does not check
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    with in_place_of(path) as temporary, open(temporary, "xb") as file:
+        if mode is not None:
+            os.chmod(temporary, stat.S_IMODE(mode))
+        yield file
         file.flush()
         os.fsync(file.fileno())
     _flush_folder(path.parent)
@@ -136,7 +152,7 @@ def write(
 
 @contextmanager
 def in_place_of(path: Path) -> Iterator[Path]:
-    """The name of a file to write beside `path`, whose place it takes when it is complete."""
+    """The name of a temporary file beside `path`, which is renamed to `path` at the end."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         yield temporary
@@ -153,7 +169,7 @@ def _plain(value: object) -> Any:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Put the new name on the disk too, on systems that can open folders."""
+    """Flush the folder's entry to disk, where the system can open folders."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -161,15 +177,15 @@ def _flush_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError:
-        pass  # some file systems can't; the file itself is complete
+        pass  # not supported by some file systems; the file itself is complete
     finally:
         os.close(descriptor)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
-    """The description and the arrays of a file that `write` made.
+    """The description and the arrays of a file.
 
-    Of another program's safetensors file, the description has sizes and dtype alone.
+    For a safetensors file of another program the description has sizes and dtype only.
 
     Raises
     ------
@@ -178,13 +194,12 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
     ImportError
         If it is a safetensors file and that package is not installed.
     ValueError
-        If the file is anything else than such a file. Nothing in it is run, and it takes memory in
-        proportion to its own size, whatever it claims.
+        If the file has another format. No code in it is run, and memory is bounded by its size.
     """
     if Path(path).is_dir():
         raise ValueError(f"{os.fspath(path)} is no network that bpengine can read, but a folder.")
     content = Path(path).read_bytes()
-    tensors = safetensors.is_meant(path)
+    tensors = safetensors.is_safetensors(path)
     if tensors:
         safetensors.package()
     try:
@@ -197,9 +212,9 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
         _check(description)
         if tensors:
             state = {name: array for name, array in arrays.items() if name.startswith(STATE)}
-            arrays = state | safetensors.renamed(
-                {name: array for name, array in arrays.items() if name not in state}
-            )
+            layers = {name: array for name, array in arrays.items() if name not in state}
+            stack = (description["stack"],) if "stack" in description else ()
+            arrays = state | safetensors.renamed(layers, stack)
     except Exception as error:  # damaged or hostile bytes make zipfile and json raise almost anything
         raise ValueError(
             f"{os.fspath(path)} is no network that bpengine can read, or it is damaged: "
@@ -209,7 +224,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
 
 
 def in_short(error: BaseException) -> str:
-    """An error's message in one line of a length to read, whatever the file made it say."""
+    """An error's message on a single line of at most 400 characters."""
     text = f"it has no {error}" if isinstance(error, KeyError) else str(error)
     text = " ".join(text.split()).removesuffix(".")
     return text if len(text) <= 400 else f"{text[:400]} …"
@@ -227,11 +242,11 @@ def _unzipped(content: bytes) -> tuple[str, Arrays]:
 
 
 def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray[Any, Any]:
-    """An array as `numpy.savez` stores it: uncompressed, so that it is as long as it claims."""
+    """An array as `numpy.savez` stores it: uncompressed, so that its length can be checked."""
     if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
         raise ValueError(f"{entry.filename} is compressed, which bpengine's files are not")
     file = io.BytesIO(archive.read(entry))
-    # the third version differs from the second in the names of fields, which no array here has
+    # version 3 differs from 2 only in structured dtypes
     first = npy.read_magic(file) == (1, 0)
     shape, fortran_order, dtype = (
         npy.read_array_header_1_0(file) if first else npy.read_array_header_2_0(file)
@@ -243,7 +258,7 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray[Any, 
 
 
 def _check(description: Mapping[str, Any]) -> None:
-    """Raise KeyError, TypeError or ValueError if a field is missing or no field of its kind."""
+    """Raise KeyError or TypeError if a field is missing or has a wrong type."""
     for key, kind in (("sizes", list), ("activations", list), ("cost", str), ("dtype", str)):
         if not isinstance(description[key], kind):
             raise TypeError(f"its {key} are no {kind.__name__}: {description[key]!r}")
@@ -262,7 +277,7 @@ def _check(description: Mapping[str, Any]) -> None:
 
 
 def _entries(value: Any) -> Iterator[Any]:
-    """A value, or the entries of lists of them, one for each layer or network."""
+    """A value, or the entries of nested lists."""
     if isinstance(value, list):
         for entry in value:
             yield from _entries(entry)
@@ -293,7 +308,7 @@ def check_names(names: Sequence[str | list[str]], table: Mapping[str, object], a
             check_names(name, table, argument)
         elif name not in table:
             raise ValueError(
-                f"it has {name!r} of its maker's own, and a file holds no code: pass {argument}= to load"
+                f"it has a custom {name!r}, and a file holds no code: pass {argument}= to load"
             )
 
 

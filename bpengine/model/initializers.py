@@ -1,11 +1,11 @@
-"""Where training starts: random weights and biases, drawn on the host so that a seed says all.
+"""Initial weights and biases, drawn on the host: the same for a seed on every backend.
 
-By name, for a layer of n neurons with fan_in inputs each. The biases are 0 but for "gaussian". Normal
+By name, for a layer of n neurons with fan_in inputs. The biases are 0 but for "gaussian". Normal
 distributions are not truncated, as in PyTorch (Keras cuts them at two standard deviations).
 
 - gaussian: the chapter's, weights and biases of standard deviation 1.
-- scaled_gaussian, lecun_normal: two names of one, with variance 1/fan_in; lecun_uniform: up to
-  ±√(3/fan_in), which has this variance too.
+- scaled_gaussian, lecun_normal: synonyms, variance 1/fan_in; lecun_uniform: up to ±√(3/fan_in),
+  the same variance.
 - glorot_normal: variance 2/(fan_in + n), for tanh and its like; glorot_uniform: up to
   ±√(6/(fan_in + n)).
 - he_normal: variance 2/fan_in, for relu and its like; he_uniform: up to ±√(6/fan_in).
@@ -54,7 +54,7 @@ def _normal(precision: Precision) -> Draw:
 
 def _uniform(precision: Precision) -> Draw:
     def draw(rng: np.random.Generator, n: int, fan_in: int) -> Any:
-        # numbers from -r to r have the variance r²/3
+        # uniform on [-r, r] has variance r²/3
         r = math.sqrt(3 / precision(n, fan_in))
         return rng.uniform(-r, r, (n, fan_in)), np.zeros((n, 1))
 
@@ -63,17 +63,17 @@ def _uniform(precision: Precision) -> Draw:
 
 # precisions, 1 / variance
 def _lecun(n: int, fan_in: int) -> float:
-    # z is of the size of one input, however many there are
+    # the variance of z does not depend on fan_in
     return fan_in
 
 
 def _glorot(n: int, fan_in: int) -> float:
-    # half-way between fan_in, which keeps the size of activations, and n, which keeps that of errors
+    # between fan_in, which preserves the variance of activations, and n, which preserves that of errors
     return (fan_in + n) / 2
 
 
 def _he(n: int, fan_in: int) -> float:
-    # relu lets half of the variance through
+    # relu halves the variance
     return fan_in / 2
 
 
@@ -105,11 +105,7 @@ def initialize(
     scale: float | np.ndarray[Any, Any],
     dtype: str,
 ) -> None:
-    """Fill `parameters`, network by network, layer by layer from the input on.
-
-    `rngs` holds a generator for each network; what they draw is multiplied by `scale`, which may be
-    one number for each network.
-    """
+    """Fill `parameters` with draws of each network's generator in `rngs`, times `scale`."""
     as_array = partial(parameters.backend.asarray, dtype=dtype)
     for p, (rng, factor) in enumerate(np.broadcast(np.array(rngs), scale)):
         for weights, biases in zip(parameters.weights, parameters.biases, strict=True):

@@ -1,4 +1,4 @@
-"""Labels and classes: one-hot targets, the class of each output column, weights of classes."""
+"""Class labels: one-hot targets, predicted classes, class weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def one_hot(labels: ArrayLike, classes: int, dtype: DTypeLike = "float32") -> ND
     labels : (m,)
         Integers from 0 to classes - 1.
     classes : int
-        The number of rows.
+        Number of rows.
     dtype : the result's
 
     Returns
@@ -64,9 +64,9 @@ def class_weights(
     backend: Backend,
     count: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] | None = None,
 ) -> np.ndarray[Any, Any] | None:
-    """A weight for each example, from those of its class; `Y` holds targets of shape (n_L, m).
+    """A weight for each example by its class, from targets `Y` of shape (n_L, m).
 
-    Where there are more examples elsewhere, `count` makes the counts of all classes from those here.
+    `count` sums the class counts over all processes.
     """
     if class_weight is None:
         return None

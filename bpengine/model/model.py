@@ -1,4 +1,4 @@
-"""Model: what is computed. Sizes, activations, cost, parameters, backend; one network or a stack."""
+"""Model: sizes, activations, cost, parameters and backend of a network or a stack."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bpengine.model.activations import ActivationLike, per_layer
 from bpengine.model.costs import Cost
 from bpengine.model.examples import examples, targets
 from bpengine.model.initializers import INITIALIZERS, initialize
-from bpengine.model.parameters import Member, Parameters, Views
+from bpengine.model.parameters import Parameters, ParameterSlice, Views
 from bpengine.model.regularization import Penalty, probabilities, smoothed
 
 __all__ = ["Model", "check_single", "contiguous", "take_networks"]
@@ -36,7 +36,7 @@ OLD_NAMES = {
 
 
 class Model:
-    """What a multilayer perceptron computes, as data; `bpengine.Network` adds what is done with it.
+    """The data of a multilayer perceptron; `bpengine.Network` adds the methods.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Model:
     backend_was_given : bool
         Whether the constructor was given a backend.
     forward_programs : threading.local
-        The feedforward that each thread used last.
+        Each thread's last feedforward program.
     """
 
     def __init__(
@@ -83,6 +83,8 @@ class Model:
         self.l1 = self._per_network(l1, validation.non_negative_number, "l1")
         self.l2 = self._per_network(l2, validation.non_negative_number, "l2")
         scale = self._per_network(initial_scale, validation.positive_number, "initial_scale")
+        if np.max(scale) > float(np.finfo(self.dtype).max):
+            raise ValueError(f"initial_scale={initial_scale!r} is beyond what {self.dtype} holds.")
         self.label_smoothing = validation.fraction(label_smoothing, "label_smoothing")
         if self.label_smoothing and not self.cost.classification:
             raise ValueError(
@@ -100,13 +102,13 @@ class Model:
         initialize(self.parameters, draw, self.rngs, scale, self.dtype)
 
     def _reset(self) -> None:
-        """Begin without what is kept between calls."""
+        """Clear what is cached between calls."""
         self.forward_programs = threading.local()
 
     def _per_network(
         self, value: Any, check: Callable[[Any, str], float], name: str
     ) -> float | np.ndarray[Any, Any]:
-        checked = validation.each(value, check, name)
+        checked = validation.check_entries(value, check, name)
         validation.check_count(checked, self.stack, name)
         return np.array(checked) if isinstance(checked, tuple) else checked
 
@@ -122,20 +124,20 @@ class Model:
     def __getitem__(self, i: SupportsIndex) -> Self:
         """Network i of the stack, which shares its memory.
 
-        It can do all that a network can but take a plan with an optimizer, which needs its parameters
-        in one piece; `fit` trains a copy and writes it back.
+        All methods work but a plan with an optimizer, which needs contiguous parameters; `fit` trains a
+        copy and writes it back.
         """
         p = range(len(self))[operator.index(i)]
         one = self._like(p)
-        one.stack, one.parameters, one.rng = (), Member(self.parameters, p), self.rngs[p]
-        one._bound = True  # on arrays of another library it would not share the stack's memory
+        one.stack, one.parameters, one.rng = (), ParameterSlice(self.parameters, p), self.rngs[p]
+        one._bound = True  # a conversion would no longer share memory
         return one
 
     def __iter__(self) -> Iterator[Self]:
         return (self[i] for i in range(len(self)))
 
     def take(self, numbers: np.ndarray[Any, Any]) -> Self:
-        """A stack of some networks of a stack, with parameters of its own."""
+        """A new stack with copies of some of the networks."""
         some = self._like(numbers)
         some.stack = (len(numbers),)
         some.network_rngs = [self.rngs[i] for i in numbers]
@@ -145,7 +147,7 @@ class Model:
         return some
 
     def _like(self, which: int | np.ndarray[Any, Any]) -> Self:
-        """A model with the options of one, or of some, of a stack; what they share is shared."""
+        """A shallow copy with the per-network options of some networks."""
         new = object.__new__(type(self))
         vars(new).update(vars(self))
         new.l1, new.l2 = (_chosen(value, which) for value in (self.l1, self.l2))
@@ -165,28 +167,28 @@ class Model:
 
     @property
     def vector(self) -> Array:
-        """All parameters as one flat vector, of which weights and biases are views."""
+        """All parameters as one flat vector."""
         return self.parameters.vector
 
     @property
     def rngs(self) -> list[np.random.Generator]:
-        """What draws parameters and dropout: a generator for each network of a stack, else `rng`."""
+        """Generators of parameters and dropout, one per network."""
         return self.network_rngs if self.stack else [self.rng]
 
     @property
     def penalty(self) -> Penalty:
-        """What the cost has besides the average over examples."""
+        """The L1 and L2 penalty of the cost."""
         return Penalty(self.l1, self.l2)
 
     def smoothed(self, Y: Array) -> Array:
-        """Targets as training has them: with label smoothing."""
+        """Targets with label smoothing."""
         if not self.label_smoothing:
             return Y
         Y = self.backend.asarray(Y, self.dtype)
         return smoothed(Y, self.label_smoothing, exclusive=self.cost.canonical == "softmax")
 
     def check_inputs(self, X: Array) -> Array:
-        """X, checked against this model; the first array decides the backend of one without."""
+        """X, checked; the first array sets the backend of a model without one."""
         backend = self._backend_for(X)
         X = examples(X, self.sizes[0], backend, self.dtype, stack=self.stack)
         self._bind_backend(backend)
@@ -197,8 +199,8 @@ class Model:
     ) -> tuple[Array, Array]:
         """X and Y, checked against this network; labels become one-hot columns.
 
-        The first array that a network without a backend takes decides its backend. Without `read`,
-        X is not looked through for what is not finite.
+        The first array sets the backend of a network without one. Without `read`, X is not checked for
+        NaN and infinity.
         """
         backend = self._backend_for(X)
         stack = self.stack
@@ -240,7 +242,7 @@ class Model:
         Parameters
         ----------
         backend : str or Backend, optional
-            The network's own where not given.
+            By default the network's backend.
         device, precision : optional
             As for `Network`.
 
@@ -260,7 +262,7 @@ class Model:
         return self._copy_to(backend, self.dtype)
 
     def _copy_to(self, backend: Backend | None, dtype: DTypeLike) -> Self:
-        """A copy that lives on `backend` and computes in `dtype`."""
+        """A copy on `backend` that computes in `dtype`."""
         new = type(self)(
             self.sizes,
             self.activations,
@@ -275,15 +277,15 @@ class Model:
         )
         new.rng, new.network_rngs = copy.deepcopy((self.rng, self.network_rngs))
         for kind in ("weights", "biases"):
-            for x, own in zip(getattr(self, kind), getattr(new, kind), strict=True):
-                own[...] = new.backend.asarray(self.backend.to_numpy(x), new.dtype)
+            for x, copied in zip(getattr(self, kind), getattr(new, kind), strict=True):
+                copied[...] = new.backend.asarray(self.backend.to_numpy(x), new.dtype)
         return new
 
     def _backend_for(self, X: Array) -> Backend:
         return self.backend if self._bound else infer(X)
 
     def _bind_backend(self, backend: Backend) -> None:
-        """Stay on `backend` from here on; a model without a backend is on its first array's."""
+        """Fix the backend; a model without one is converted to it."""
         if not self._bound and backend.name != self.backend.name:
             new = self._copy_to(backend, self.dtype)
             self.backend, self.parameters = new.backend, new.parameters
@@ -314,15 +316,15 @@ class Model:
 def random_generators(
     rng: Any, stack: tuple[int, ...]
 ) -> tuple[np.random.Generator, list[np.random.Generator]]:
-    """What draws for a whole network or stack, and for each network in it.
+    """The generator of the network or stack, and those of the networks in a stack.
 
-    From a sequence of P seeds or generators, network i is drawn as ``Network(…, rng=rng[i])`` is; from
-    a single one, each network of a stack has a stream of its own.
+    With P seeds or generators, network i is initialized as ``Network(…, rng=rng[i])``; with a single
+    one, each network has an independent stream.
     """
     if stack and isinstance(rng, (Sequence, np.ndarray)) and not isinstance(rng, str):
         validation.check_count(rng, stack, "rng")
-        each = [_generator(seed) for seed in rng]
-        return each[0].spawn(1)[0], each
+        per_network = [_generator(seed) for seed in rng]
+        return per_network[0].spawn(1)[0], per_network
     whole = _generator(rng)
     return whole, whole.spawn(stack[0]) if stack else []
 
@@ -344,7 +346,7 @@ def _chosen(value: Any, which: int | np.ndarray[Any, Any]) -> Any:
 
 
 def take_networks(backend: Backend, x: Array, numbers: np.ndarray[Any, Any]) -> Array:
-    """The parts of some networks of an array with a leading axis for the networks."""
+    """Entries of some networks of an array with a leading axis of networks."""
     return backend.xp.take(x, backend.asarray(numbers, "int64"), axis=0)
 
 
@@ -359,13 +361,13 @@ def check_single(model: Model, what: str) -> None:
 
 @contextmanager
 def contiguous(model: M) -> Iterator[M]:
-    """`model` itself; for a network of a stack a copy, whose parameters it has in the end."""
-    if not isinstance(model.parameters, Member):
+    """`model`, or for a network of a stack a contiguous copy that is written back at the end."""
+    if not isinstance(model.parameters, ParameterSlice):
         yield model
         return
-    alone = copy.copy(model)
+    copied = copy.copy(model)
     try:
-        yield alone
+        yield copied
     finally:
-        for block, new in zip(model.parameters.blocks, alone.parameters.blocks, strict=True):
+        for block, new in zip(model.parameters.blocks, copied.parameters.blocks, strict=True):
             block[...] = new

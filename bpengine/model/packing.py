@@ -1,4 +1,4 @@
-"""Examples as rows of memory, [x | 1 | 0 | y | weight]: packed, and read again."""
+"""Examples packed as rows of memory, [x | 1 | 0 | y | weight]."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from array_api_compat import array_namespace
 from bpengine.backends import Array, Backend
 from bpengine.model.parameters import padded
 
-__all__ = ["OWN", "Tail", "example_rows", "in_stack", "own_parts"]
+__all__ = ["PARTS", "TargetColumns", "in_stack", "pack_examples", "per_network_parts"]
 
-OWN = "inputs", "targets", "weights"  # what each network of a stack may have for itself
+PARTS = "inputs", "targets", "weights"  # what may be per-network in a stack
 
 
-def own_parts(X: Array, Y: Array, weights: Array | None) -> tuple[str, ...]:
-    """What each network of a stack has for itself, told from the axes."""
+def per_network_parts(X: Array, Y: Array, weights: Array | None) -> tuple[str, ...]:
+    """Which of the arrays are per-network, by their number of axes."""
     axes = X.ndim > 2, Y.ndim > 2, len(getattr(weights, "shape", ())) > 1
-    return tuple(name for name, own in zip(OWN, axes, strict=True) if own)
+    return tuple(name for name, per_network in zip(PARTS, axes, strict=True) if per_network)
 
 
 def in_stack(rows: Array, stack: tuple[int, ...]) -> Array:
@@ -30,7 +30,7 @@ def in_stack(rows: Array, stack: tuple[int, ...]) -> Array:
     return xp.moveaxis(xp.reshape(rows, shape), -3, -1)
 
 
-def example_rows(
+def pack_examples(
     X: Array,
     Y: Array | None,
     outputs: int,
@@ -41,10 +41,9 @@ def example_rows(
 ) -> Array:
     """Examples as the rows ``[x | 1 | 0 | y]`` that a `Workspace` takes: shape (m, K_1 + n_L).
 
-    Without Y the part of the targets keeps any value. `X` has shape (n_1, m), `Y` (n_L, m);
-    `weights` of shape (m,) make a last entry in each row. `Y` of shape (P, n_L, m) and `weights` of
-    shape (P, m) put those of P networks behind each other; with `X` of shape (P, n_1, m) all that
-    has a leading axis goes into rows of each network's own.
+    Without Y the targets are left unset. `X` has shape (n_1, m), `Y` (n_L, m); `weights` of shape (m,)
+    make a last entry in each row. `Y` of shape (P, n_L, m) and `weights` of shape (P, m) are
+    concatenated within a row; with `X` of shape (P, n_1, m) there are m rows per network.
     """
     if X.ndim == 3:
         P, n, m = X.shape
@@ -54,12 +53,12 @@ def example_rows(
             y = Y[p, ...] if Y is not None and Y.ndim == 3 else Y
             w = weights[p, ...] if weights is not None and weights.ndim == 2 else weights
             part = rows[p * m : (p + 1) * m, :]
-            example_rows(X[p, ...], y, outputs, backend, dtype, out=part, weights=w)
+            pack_examples(X[p, ...], y, outputs, backend, dtype, out=part, weights=w)
         return rows
     n, m = X.shape
     width = padded(n + 1, backend, dtype)
-    y = None if Y is None else _behind(backend.asarray(Y, dtype), m)
-    weight = None if weights is None else _behind(backend.asarray(weights, dtype), m)
+    y = None if Y is None else _flattened(backend.asarray(Y, dtype), m)
+    weight = None if weights is None else _flattened(backend.asarray(weights, dtype), m)
     end = width + (outputs if y is None else y.shape[0])
     if out is None:
         out = backend.empty((m, end + (0 if weight is None else weight.shape[0])), dtype)
@@ -73,35 +72,34 @@ def example_rows(
     return out
 
 
-def _behind(x: Array, m: int) -> Array:
-    """Matrices (…, m) behind each other."""
+def _flattened(x: Array, m: int) -> Array:
     return x if x.ndim == 2 else array_namespace(x).reshape(x, (-1, m))
 
 
-class Tail:
-    """Where targets and weights are at the end of rows of examples.
+class TargetColumns:
+    """The columns of targets and weights at the end of packed rows.
 
     Parameters
     ----------
     outputs : int
     weighted : bool
     stack : tuple of int
-    own : sequence of str
-        Whose targets and weights there are as many of as networks.
+    per_network : sequence of str
+        Those of "targets" and "weights" that are per-network.
     """
 
     def __init__(
-        self, outputs: int, weighted: bool, stack: tuple[int, ...], own: Sequence[str] = ()
+        self, outputs: int, weighted: bool, stack: tuple[int, ...], per_network: Sequence[str] = ()
     ) -> None:
         self._targets, self._weights = (
-            stack and (stack if part in own else (1,)) for part in ("targets", "weights")
+            stack and (stack if part in per_network else (1,)) for part in ("targets", "weights")
         )
         self._outputs = outputs * math.prod(self._targets)
         self._weighted = weighted * math.prod(self._weights)
         self.width = self._outputs + self._weighted
 
     def outcomes(self, rows: Array) -> tuple[Array, Array | None]:
-        """Targets and weights out of rows (steps, m, …), as `Chunk.outcomes` gives them."""
+        """Targets and weights of rows (steps, m, …), as `Chunk.outcomes` returns them."""
         end = rows.shape[-1] - self._weighted
         y = in_stack(rows[..., end - self._outputs : end], self._targets)
         weights = in_stack(rows[..., end:], self._weights)[..., 0, :] if self._weighted else None

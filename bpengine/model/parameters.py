@@ -1,4 +1,4 @@
-"""All weights and biases of a network in one flat vector, and the views of it that have names."""
+"""All weights and biases of a network as views of one flat vector."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ import numpy as np
 
 from bpengine.backends import Array, Backend
 
-__all__ = ["Gradient", "Member", "Parameters", "Views", "packed", "padded", "unpacked"]
+__all__ = [
+    "Gradient",
+    "ParameterSlice",
+    "Parameters",
+    "Views",
+    "padded",
+    "with_padding",
+    "without_padding",
+]
 
 
 class Views(tuple[Array, ...]):
@@ -24,7 +32,7 @@ class Views(tuple[Array, ...]):
 class Parameters:
     """Weights and biases as views of one flat vector.
 
-    Layer l keeps ``[w | b | 0]`` in one array of shape (…, n_l, K_l): the bias is the weight of an
+    Layer l has ``[w | b | 0]`` in one array of shape (…, n_l, K_l): the bias is the weight of an
     input that is always 1, and the zeros pad rows to the backend's alignment. Layers follow each
     other in the vector.
 
@@ -33,11 +41,11 @@ class Parameters:
     sizes : sequence of int
         Neurons per layer, input first.
     backend : Backend
-        Where the vector lives.
+        Owner of the vector.
     dtype : str
         ``"float32"`` or ``"float64"``.
     stack : tuple of int, optional
-        Leading axes: one network for each index of them.
+        Leading axes, (P,) for P networks.
 
     Attributes
     ----------
@@ -45,7 +53,7 @@ class Parameters:
     dtype : str
     stack : tuple of int
     vector : array of shape (size,)
-        All parameters, padding included; zeros to begin with.
+        All parameters, padding included; initially 0.
     blocks : Views of arrays of shape (…, n_l, K_l)
         ``[w b 0]`` per layer.
     weights : Views of arrays of shape (…, n_l, n_{l-1})
@@ -63,7 +71,7 @@ class Parameters:
         self._name(self.split(self.vector))
 
     def split(self, vector: Array) -> list[Array]:
-        """The blocks of any vector that is laid out as the parameters are: views of it."""
+        """Views of the blocks of a vector with the layout of the parameters."""
         ends = accumulate(map(math.prod, self._shapes), initial=0)
         return [
             self.backend.xp.reshape(vector[start:stop], shape, copy=False)
@@ -77,15 +85,15 @@ class Parameters:
         self.biases = Views(block[..., n : n + 1] for block, n in zip(blocks, fan_in, strict=True))
 
 
-class Member(Parameters):
+class ParameterSlice(Parameters):
     """The parameters of one network of a stack: views of the stack's.
 
-    They lie apart from each other, layer by layer: `vector` is a copy of them, not to be written to.
+    Its blocks are not contiguous: `vector` is a read-only copy.
 
     Parameters
     ----------
     parameters : Parameters
-        The stack's.
+        Of the stack.
     i : int
     """
 
@@ -105,7 +113,7 @@ class Member(Parameters):
 
 
 class Gradient(Parameters):
-    """The gradient of the average cost, laid out as the parameters are.
+    """The gradient of the average cost, with the layout of the parameters.
 
     Attributes
     ----------
@@ -124,8 +132,8 @@ def padded(width: int, backend: Backend, dtype: str) -> int:
     return -(-width // elements) * elements
 
 
-def packed(vector: np.ndarray[Any, Any], parameters: Parameters) -> np.ndarray[Any, Any]:
-    """A host vector laid out as `parameters` is, without the padding: the same on every backend."""
+def without_padding(vector: np.ndarray[Any, Any], parameters: Parameters) -> np.ndarray[Any, Any]:
+    """A host vector with the layout of `parameters`, without padding: the same on every backend."""
     parts = [
         block[..., : n + 1].ravel()
         for block, n in zip(_blocks(vector, parameters), parameters.sizes, strict=False)
@@ -133,8 +141,8 @@ def packed(vector: np.ndarray[Any, Any], parameters: Parameters) -> np.ndarray[A
     return np.concatenate(parts)
 
 
-def unpacked(vector: np.ndarray[Any, Any], parameters: Parameters) -> np.ndarray[Any, Any]:
-    """What `packed` was given, or another backend's like it, with the padding that `parameters` has."""
+def with_padding(vector: np.ndarray[Any, Any], parameters: Parameters) -> np.ndarray[Any, Any]:
+    """The inverse of `without_padding`."""
     whole = np.zeros(math.prod(parameters.vector.shape), vector.dtype)
     start = 0
     for block, n in zip(_blocks(whole, parameters), parameters.sizes, strict=False):

@@ -1,4 +1,4 @@
-"""Penalties on the weights and dropout, as operations of a step."""
+"""Weight penalties, dropout probabilities and label smoothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from array_api_compat import array_namespace
 
 from bpengine.backends import Array, Operation
 from bpengine.model.parameters import Parameters
-from bpengine.validation import check_count, each, fraction
+from bpengine.validation import check_count, check_entries, fraction
 
 __all__ = ["Penalty", "probabilities", "smoothed"]
 
@@ -23,7 +23,7 @@ class Penalty:
     Parameters
     ----------
     l1, l2 : float, or arrays of shape (P,)
-        λ₁ and λ₂, of all networks or of each.
+        λ₁ and λ₂, shared or per-network.
     """
 
     def __init__(self, l1: PerNetwork, l2: PerNetwork) -> None:
@@ -31,7 +31,7 @@ class Penalty:
         self._has_l1, self._has_l2 = (bool(np.any(strength)) for strength in (l1, l2))
 
     def value(self, parameters: Parameters) -> Any:
-        """The penalty of a network's weights, or of each network's, added up in float64."""
+        """The penalty, in float64; for a stack of shape (P,)."""
         total: Any = 0.0
         backend = parameters.backend
         for w in parameters.weights:
@@ -62,9 +62,9 @@ class Penalty:
 def probabilities(
     dropout: float | Sequence[Any], sizes: Sequence[int], stack: tuple[int, ...] = ()
 ) -> tuple[float | tuple[float, ...], ...]:
-    """Shares left out of each layer before the output; a single one is that of the hidden layers.
+    """Dropout of each layer before the output; a single number applies to the hidden layers.
 
-    In a stack each may be one for all networks or as many as there are networks.
+    In a stack an entry may be per-network.
     """
     hidden = len(sizes) - 2
     if isinstance(dropout, Sequence) and not isinstance(dropout, str):
@@ -73,15 +73,16 @@ def probabilities(
                 f"dropout has {len(dropout)} entries; a network of sizes {list(sizes)} takes "
                 f"{hidden + 1}, one for each layer before the output, input first."
             )
-        shares = tuple(each(p, fraction, f"dropout[{l}]") for l, p in enumerate(dropout))
+        shares = tuple(check_entries(p, fraction, f"dropout[{l}]") for l, p in enumerate(dropout))
         for l, share in enumerate(shares):
             check_count(share, stack, f"dropout[{l}]")
         return shares
-    return (0.0, *(fraction(dropout, "dropout") for _ in range(hidden)))  # type: ignore[arg-type]
+    share = fraction(dropout, "dropout")  # type: ignore[arg-type]
+    return (0.0, *[share] * hidden)
 
 
 def smoothed(Y: Array, smoothing: float, exclusive: bool) -> Array:
-    """Targets (1 - ε) y + ε/n, where one of n classes is right; (1 - ε) y + ε/2 otherwise.
+    """Targets (1 - ε) y + ε/n for n exclusive classes, else (1 - ε) y + ε/2.
 
     References
     ----------

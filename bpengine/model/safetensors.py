@@ -1,9 +1,10 @@
-"""Safetensors files: a network's arrays under the names that PyTorch gives them."""
+"""Safetensors files with PyTorch's names of the arrays."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -13,9 +14,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-__all__ = ["describe", "is_meant", "package", "parse", "read", "renamed", "write"]
+__all__ = ["describe", "is_safetensors", "package", "parse", "read", "renamed", "write"]
 
-KEY = "bpengine"  # of our description in the file's metadata
+KEY = "bpengine"  # of the description in the file's metadata
 DTYPES = {
     "F64": "<f8",
     "F32": "<f4",
@@ -32,19 +33,13 @@ PARAMETER = re.compile(r"(.*?)(?<![0-9])([0-9]{1,9})\.(weight|bias)", re.DOTALL)
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
-def is_meant(path: str | os.PathLike[str]) -> bool:
-    """Whether a file of this name is a safetensors file."""
+def is_safetensors(path: str | os.PathLike[str]) -> bool:
+    """Whether a path has the suffix of safetensors files."""
     return Path(path).suffix.lower() == ".safetensors"
 
 
 def package(name: str = "safetensors") -> Any:
-    """The module `name` of the package safetensors, which is an extra.
-
-    Raises
-    ------
-    ImportError
-        If it is not installed; the message names the extra.
-    """
+    """The module `name` of the optional package safetensors."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -55,35 +50,29 @@ def package(name: str = "safetensors") -> Any:
 
 
 def write(file: BinaryIO, text: str, arrays: Mapping[str, Any]) -> None:
-    """Write the arrays, the layers' as ``torch.nn.Sequential(Linear, σ, Linear, …)`` names them.
+    """Write the arrays with the names of ``torch.nn.Sequential(Linear, σ, Linear, …)``.
 
-    ``weights_l`` becomes ``"{2l}.weight"``, and ``biases_l`` ``"{2l}.bias"`` of one axis.
+    ``weights_l`` becomes ``"{2l}.weight"``, and ``biases_l`` ``"{2l}.bias"`` of one axis less.
     """
     tensors = {}
     for name, array in arrays.items():
         kind, _, l = name.rpartition("_")
         if kind in ("weights", "biases"):
             name = f"{2 * int(l)}.{'weight' if kind == 'weights' else 'bias'}"
-            array = array if kind == "weights" else array.reshape(-1)
+            array = array if kind == "weights" else array[..., 0]
         tensors[name] = np.asarray(array, order="C")
     file.write(package("safetensors.numpy").save(tensors, metadata={KEY: text}))
 
 
 def read(content: bytes) -> tuple[str | None, Arrays]:
-    """The text that `write` was given, None in a file of another program, and the tensors as named."""
+    """The description (None in a file of another program) and the tensors by name."""
     tensors = {name: _array(name, tensor) for name, tensor in package().deserialize(content)}
     header = parse(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return (header.get("__metadata__") or {}).get(KEY), tensors
 
 
 def parse(text: str | bytes) -> Any:
-    """What the JSON says.
-
-    Raises
-    ------
-    ValueError, RecursionError
-        If it is none, is nested too deep, or gives one key of an object twice.
-    """
+    """Parse JSON; ValueError for duplicate keys."""
     return json.loads(text, object_pairs_hook=_without_doubles)
 
 
@@ -99,15 +88,15 @@ def _array(name: str, tensor: Mapping[str, Any]) -> np.ndarray[Any, Any]:
     if dtype not in DTYPES:
         raise ValueError(f"{name} is of {dtype}, expected F32, F64, F16 or BF16")
     array = np.frombuffer(tensor["data"], DTYPES[dtype]).reshape(tensor["shape"])
-    # a bfloat16 is the first half of a float32
+    # a bfloat16 is the upper half of a float32
     return (array.astype("<u4") << 16).view("<f4") if dtype == "BF16" else array
 
 
-def renamed(tensors: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-    """Tensors of Linear layers as ``weights_l`` (n_{l+1}, n_l) and ``biases_l`` (n_{l+1}, 1).
+def renamed(tensors: Mapping[str, np.ndarray[Any, Any]], stack: tuple[int, ...] = ()) -> Arrays:
+    """Tensors of Linear layers as ``weights_l`` (…, n_{l+1}, n_l) and ``biases_l`` (…, n_{l+1}, 1).
 
-    Their names are a prefix that all share, such as "layers.", an index that grows from layer to
-    layer, and ".weight" or ".bias". A layer without a bias has none here either.
+    Names are a common prefix such as "layers.", an increasing index, and ".weight" or ".bias". A layer
+    without a bias has none in the result.
 
     Raises
     ------
@@ -131,31 +120,32 @@ def renamed(tensors: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         if "weight" not in names:
             raise ValueError(f"{names['bias']} has no weight beside it")
         w = tensors[names["weight"]]
-        if w.ndim != 2:
-            raise ValueError(
-                f"{names['weight']} has shape {w.shape}; a Linear layer's has two axes, (n_out, n_in)"
-            )
+        if w.ndim != len(stack) + 2:
+            axes = "three axes, (P, n_out, n_in)" if stack else "two axes, (n_out, n_in)"
+            raise ValueError(f"{names['weight']} has shape {w.shape}; a Linear layer's has {axes}")
         arrays[f"weights_{l}"] = w
         if "bias" in names:
-            b = tensors[names["bias"]]
-            if b.shape != w.shape[:1]:
+            b, expected = tensors[names["bias"]], w.shape[:-1]
+            if stack and b.shape == (math.prod(expected),):  # a stack's in version 0.1
+                b = b.reshape(expected)
+            if b.shape != expected:
                 raise ValueError(
-                    f"{names['bias']} has shape {b.shape}, expected {w.shape[:1]} beside "
+                    f"{names['bias']} has shape {b.shape}, expected {expected} beside "
                     f"{names['weight']} of shape {w.shape}"
                 )
-            arrays[f"biases_{l}"] = b.reshape(-1, 1)
+            arrays[f"biases_{l}"] = b[..., None]
     return arrays
 
 
 def describe(tensors: Mapping[str, np.ndarray[Any, Any]]) -> tuple[dict[str, Any], Arrays]:
-    """Sizes and dtype of the network that another program's tensors make, and its arrays.
+    """Sizes, dtype and arrays of a network from another program's tensors.
 
-    All become float64 where one is, else float32. A bias that is not there is 0.
+    All become float64 where one is, else float32. A missing bias is 0.
 
     Raises
     ------
     ValueError
-        If the tensors are not those of Linear layers, each taking what the one before it gives.
+        If the tensors are not of a sequence of Linear layers.
     """
     for name, array in tensors.items():
         if array.dtype.kind != "f":

@@ -1,4 +1,4 @@
-"""What a user holds: a network, its verbs, and networks from files."""
+"""`Network`, loading and stacking."""
 
 from bpengine.network.network import Network
 

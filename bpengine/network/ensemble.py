@@ -1,4 +1,4 @@
-"""What the networks of a stack say together: the best of them, and their mean and spread."""
+"""The best network of a stack, and the mean and spread of outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIGURES = {"cost": min, "validation_cost": min, "validation_accuracy": max}
 
 
 class Ensemble(NamedTuple):
-    """What the networks of a stack say together.
+    """Mean and spread of the outputs of a stack's networks.
 
     Attributes
     ----------
@@ -32,14 +32,14 @@ class Ensemble(NamedTuple):
     spread: Array
 
 
-def _many_networks(network: Model, what: str) -> None:
+def _check_stack(network: Model, what: str) -> None:
     if not network.stack:
         raise ValueError(f"{what} is for a stack of networks, and this is one network.")
 
 
 def best(network: Model, history: History | None, metric: Any) -> Any:
     """See `Network.best`."""
-    _many_networks(network, "best")
+    _check_stack(network, "best")
     if callable(metric):
         scores = [metric(one) for one in network]
     elif metric is None or isinstance(metric, str):
@@ -55,11 +55,11 @@ def best(network: Model, history: History | None, metric: Any) -> Any:
 
 
 def _scores(network: Model, history: History | None, metric: str | None) -> Any:
-    """The last figures of a training, the greater the better."""
+    """The last figures of a training, greater is better."""
     if history is None or not history.cost:
         raise ValueError(
-            "there has been no training whose figures could tell: call fit first, or give a function of "
-            "a network, or a score for each."
+            "no training has been run: call fit first, or give a function of a network, or a score for "
+            "each network."
         )
     if metric is None:
         metric = "validation_cost" if history.validation_cost else "cost"
@@ -77,7 +77,7 @@ def _scores(network: Model, history: History | None, metric: str | None) -> Any:
 
 def ensemble(network: Model, X: Array) -> Ensemble:
     """See `Network.ensemble`."""
-    _many_networks(network, "ensemble")
+    _check_stack(network, "ensemble")
     xp = network.backend.xp
     outputs = feedforward(network, X)
     return Ensemble(xp.mean(outputs, axis=0), xp.std(outputs, axis=0))

@@ -1,4 +1,4 @@
-"""What `Network.fit` is given: checked once, made a training, and run."""
+"""`Network.fit` and `partial_fit`: checks of arguments, and the training."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from bpengine.data.prepare import (
     take_columns,
 )
 from bpengine.data.source import Source
-from bpengine.data.stream import Stream
+from bpengine.data.stream import BatchStream
 from bpengine.distributed.collectives import Group
 from bpengine.distributed.options import DataParallel
-from bpengine.distributed.start import Ranks, take_up
-from bpengine.distributed.strategy import DataParallelStackTraining, DataParallelTraining
+from bpengine.distributed.start import Ranks, start_together
+from bpengine.distributed.strategy import DataParallelStrategy
 from bpengine.model.model import Model, check_single
 from bpengine.optimizers.base import Optimizer, check_optimizer
 from bpengine.optimizers.lbfgs import LBFGS
 from bpengine.optimizers.sgd import SGD
 from bpengine.privacy.dpsgd import DPSGD
-from bpengine.privacy.training import PrivateTraining
+from bpengine.privacy.training import private_training
 from bpengine.training import checkpoint, full_batch
 from bpengine.training.history import History
 from bpengine.training.loop import Callback, Training
@@ -46,7 +46,7 @@ __all__ = ["partial_fit", "prepared", "run"]
 
 @contextmanager
 def prepared(model: Model, X: Any, Y: Any, *, comm: Any, **options: Any) -> Iterator[Training]:
-    """The training that `Network.fit` asks for, checked and ready for `run`."""
+    """The training of the arguments of `Network.fit`."""
     if comm is None:
         yield _training(model, X, Y, **options)
         return
@@ -75,7 +75,7 @@ def _training(
 ) -> Training:
     epochs = positive_integer(epochs, "epochs")
     m = positive_integer(batch_size, "batch_size")
-    listeners = _listeners(callbacks, progress)
+    checked = _checked_callbacks(callbacks, progress)
     if isinstance(optimizer, (LBFGS, DPSGD)):
         check_single(network, type(optimizer).__name__)
     if isinstance(optimizer, LBFGS):
@@ -83,7 +83,7 @@ def _training(
     elif not isinstance(optimizer, DPSGD):
         check_optimizer(optimizer)
     if ranks is not None:
-        listeners = ranks.start(network, optimizer, listeners, Y is None and not hasattr(X, "shape"))
+        checked = ranks.start(network, optimizer, checked, Y is None and not hasattr(X, "shape"))
     if monitor != "epoch" and monitor is not None:
         monitor = positive_integer(monitor, "monitor")  # type: ignore[arg-type]
     source: Source
@@ -98,40 +98,39 @@ def _training(
             raise ValueError(
                 "shuffle='each' needs X and Y as arrays: an iterable gives the same batches to all."
             )
-        source, held = _stream(network, X, epochs, optimizer), validation
+        source, held_out = _stream(network, X, epochs, optimizer), validation
     else:
         X, Y, weights = checked_examples(network, X, Y, sample_weight, class_weight, ranks or Totals())
-        columns, held = None, validation
+        columns, held_out = None, validation
         if isinstance(validation, numbers.Real):
             columns, rest = split(network, int(X.shape[-1]), validation)
             share = some_weights(network.backend, weights, rest, ranks or Totals())
-            held = tuple(take_columns(network.backend, x, rest) for x in (X, Y))
-            held += () if share is None else (share,)
+            held_out = tuple(take_columns(network.backend, x, rest) for x in (X, Y))
+            held_out += () if share is None else (share,)
         whole = isinstance(optimizer, LBFGS)
         source = make_source(
             network, X, Y, weights, columns, None if whole else m, shuffle, ranks or Totals()
         )
-    held = checked_validation(network, held)
-    options: Any = {"validation": held, "callbacks": listeners, "monitor": monitor}
-    training: Training
+    held_out = checked_validation(network, held_out)
+    options: Any = {"validation": held_out, "callbacks": checked, "monitor": monitor}
     if ranks is not None:
-        parallel = DataParallelStackTraining if network.stack else DataParallelTraining
-        training = parallel(ranks.group, ranks.options, network, optimizer, source, epochs, **options)
-        take_up(training, resume)
-    elif isinstance(optimizer, DPSGD):
-        training = PrivateTraining(network, optimizer, source, epochs, **options)
+        options["strategy"] = DataParallelStrategy(ranks.group, ranks.options)
+    if isinstance(optimizer, DPSGD):
+        training = private_training(network, optimizer, source, epochs, **options)
     else:
         kind = StackTraining if network.stack else Training
         training = kind(network, optimizer, source, epochs, **options)
-    if ranks is None and resume is not None and Path(resume).exists():
+    if ranks is not None:
+        start_together(training, ranks, resume)
+    elif resume is not None and Path(resume).exists():
         checkpoint.resume(training, resume)
     return training
 
 
 def run(training: Training) -> History:
-    """Train between the callbacks' start and end, until all epochs are complete or Ctrl-C."""
+    """Train until all epochs are complete or Ctrl-C."""
     started: list[Callback] = []
-    # a cost that overflows is told by NonFiniteCostError, not by warnings
+    # overflow raises NonFiniteCostError instead of warnings
     with np.errstate(all="ignore"):
         try:
             for callback in training.callbacks:
@@ -143,10 +142,10 @@ def run(training: Training) -> History:
                 training.run()
         except KeyboardInterrupt:
             training.history.interrupted = True
-            training.history.keep_complete()
+            training.history.drop_incomplete()
         finally:
-            training.show_average()
-            with ExitStack() as ends:  # which comes to each, whatever happens in another
+            training.show_parameters()
+            with ExitStack() as ends:  # all are called, even if one fails
                 for callback in reversed(started):
                     ends.callback(callback.end, training)
     return training.history
@@ -164,7 +163,7 @@ def partial_fit(
     class_weight: Mapping[int, float] | str | None,
     shuffle: bool | int | str,
 ) -> tuple[Training, Any]:
-    """One pass over some examples; gives the training that the next call goes on with, and the cost."""
+    """One pass over some examples; returns the training for the next call, and the cost."""
     m = positive_integer(batch_size, "batch_size")
     if optimizer is not None:
         check_optimizer(optimizer)
@@ -173,16 +172,16 @@ def partial_fit(
     if training is None or optimizer not in (None, training.optimizer):
         kind = StackTraining if model.stack else Training
         training = kind(model, optimizer or SGD(), source)
-    training.feed(source)
+    training.set_source(source)
     with np.errstate(all="ignore"):
         try:
             cost = training.pass_over_examples()
         finally:
-            training.show_average()
-    return training, training.complete(cost)
+            training.show_parameters()
+    return training, training.end_partial_fit(cost)
 
 
-def _listeners(callbacks: Any, progress: bool) -> list[Callback]:
+def _checked_callbacks(callbacks: Any, progress: bool) -> list[Callback]:
     if not isinstance(callbacks, Iterable) or isinstance(callbacks, str):
         raise TypeError(f"callbacks must be a list, such as [bp.EarlyStopping()]; got {callbacks!r}.")
     found: list[Callback] = []
@@ -198,11 +197,11 @@ def _listeners(callbacks: Any, progress: bool) -> list[Callback]:
             )
     if progress:
         found.append(Progress())
-    # a checkpoint holds what the others remember, once they have seen the epoch
+    # a checkpoint stores the states of the others after the epoch
     return sorted(found, key=lambda callback: callback.runs_last)
 
 
-def _stream(network: Model, X: Any, epochs: int, optimizer: object) -> Stream:
+def _stream(network: Model, X: Any, epochs: int, optimizer: object) -> BatchStream:
     """An iterable of batches as a source."""
     if not isinstance(X, Iterable):
         raise TypeError(
@@ -216,4 +215,4 @@ def _stream(network: Model, X: Any, epochs: int, optimizer: object) -> Stream:
         )
     if isinstance(optimizer, LBFGS):
         raise ValueError("LBFGS takes all examples in every step: give X and Y as arrays.")
-    return Stream(network, X)
+    return BatchStream(network, X)

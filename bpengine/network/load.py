@@ -1,4 +1,4 @@
-"""Loading: a network out of a file that bpengine, or another program, saved."""
+"""Loading networks from files of bpengine or of other programs."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def load(
     path : path
         A safetensors file if it ends in ``.safetensors``, else an ``.npz``; a checkpoint too.
     activations, cost : optional
-        Needed where the network has activations or a cost of the user's own, and where another
-        program saved it: a file holds numbers and names, never code.
+        Required for custom activations or costs, and for files of other programs: a file holds numbers
+        and names, never code.
     backend : str or Backend, optional
         As for `Network`.
 
@@ -45,8 +45,7 @@ def load(
     ImportError
         If it is a safetensors file and that package is not installed.
     ValueError
-        If the file is no such network, is damaged, or lacks activations or a cost that have to be
-        given.
+        If the file is no such network, is damaged, or needs `activations` or `cost`.
 
     Examples
     --------

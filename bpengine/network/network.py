@@ -1,4 +1,4 @@
-"""Network: what a user holds. A model, and what is done with it."""
+"""Network: a model with methods for prediction, training, evaluation and saving."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any, Literal, SupportsIndex, overload
 from bpengine.backends import Array
 from bpengine.backprop import forward
 from bpengine.backprop import plan as plans
-from bpengine.backprop.per_example_plan import ExampleNorms
+from bpengine.backprop.per_example import ExampleNorms, reduction
 from bpengine.backprop.plan import Plan
+from bpengine.backprop.reduction import Mean
 from bpengine.derivatives import per_example as of_examples
 from bpengine.model import files
 from bpengine.model.model import Model, contiguous
@@ -20,8 +21,8 @@ from bpengine.network.ensemble import Ensemble
 from bpengine.optimizers.base import Optimizer
 from bpengine.optimizers.lbfgs import LBFGS
 from bpengine.optimizers.sgd import SGD
-from bpengine.privacy import plan as private
 from bpengine.privacy.dpsgd import DPSGD
+from bpengine.privacy.noise import Noisy
 from bpengine.training.history import History
 from bpengine.training.loop import Callback, Training
 
@@ -37,12 +38,12 @@ class Network(Model):
         Neurons per layer, input first: two layers or more.
     activations : str, Activation, or a list with one per layer after the input, optional
         Built in: sigmoid, tanh, relu, leaky_relu, linear, softmax, softplus, exponential, gelu,
-        swish. Within the list, a list of names gives each neuron of that layer its own.
+        swish. Within the list, a list of names gives the activation of each neuron of that layer.
     cost : str or Cost, optional
         Built in: quadratic, absolute_error, huber, poisson, binary_cross_entropy,
         softmax_cross_entropy; their formulas are in `bpengine.costs`.
     backend : str or Backend, optional
-        Whose arrays to compute on. None infers it from the first array and keeps it.
+        None infers it from the first array.
     device : int or str, optional
         With ``backend="cupy"``, the GPU: its number, or ``"cuda:1"``. The current one where not given.
     precision : {"full", "tf32"}, optional
@@ -61,12 +62,12 @@ class Network(Model):
         Share of the hidden activations that a training step leaves out at random; in a list, that
         of each layer before the output, input first.
     l1, l2 : float, optional
-        λ₁ and λ₂ of the penalty λ₁ Σ|w| + λ₂/2 Σw² that the cost C has besides the average over
-        examples; of weights, not of biases.
+        λ₁ and λ₂ of the penalty λ₁ Σ|w| + λ₂/2 Σw² of the weights, not the biases, which is added
+        to the average cost.
     label_smoothing : float, optional
-        ε by which training targets are moved towards indifference: (1 - ε) y + ε/n.
+        ε of smoothed training targets (1 - ε) y + ε/n.
     initial_scale : float, optional
-        What the initial parameters are multiplied by.
+        Factor of the initial parameters.
     stack : int, optional
         P independent networks, trained together by the same equations: all arrays then have a
         leading axis of P, `len` is P, and ``nets[i]`` is a `Network` that shares the stack's memory.
@@ -85,7 +86,7 @@ class Network(Model):
     stack : tuple of int
         (P,) for a stack, else ().
     history : History or None
-        What the last call of `fit` saw.
+        Of the last call of `fit`.
     parameters : Parameters
         All weights and biases; `weights`, `biases` and `vector` are its views.
     rng : numpy.random.Generator
@@ -112,7 +113,7 @@ class Network(Model):
     """
 
     history: History | None
-    _training: Training | None  # that `partial_fit` goes on with
+    _training: Training | None  # of `partial_fit`
 
     def _reset(self) -> None:
         super()._reset()
@@ -204,7 +205,7 @@ class Network(Model):
         weighted: bool = False,
         per_example: str | None = None,
         max_norm: float | None = None,
-        own: Collection[str] = (),
+        per_network: Collection[str] = (),
     ) -> Plan:
         """Record a step for batches of `batch_size` examples; see `Plan`.
 
@@ -214,15 +215,29 @@ class Network(Model):
         optimizer : Optimizer, optional
             Without one, the plan is feedforward and gradient only.
         weighted : bool, optional
-            Whether examples are to have weights.
+            Whether examples have weights.
         per_example, max_norm : optional
-            As for `backprop`: the plan is a `PerExamplePlan`.
-        own : collection of {"inputs", "targets", "weights"}, optional
-            What each network of a stack is to have for itself.
+            As for `backprop`: results are ``plan.norms`` and ``plan.gradient``. With "clip" an
+            optimizer follows the average of clipped gradients.
+        per_network : collection of {"inputs", "targets", "weights"}, optional
+            What is per-network in a stack.
         """
-        self._bind_backend(self.backend)  # the plan's buffers are there
-        options: Any = {"weighted": weighted, "own": own}
-        return private.plan(self, batch_size, optimizer, per_example, max_norm, **options)
+        self._bind_backend(self.backend)  # the plan has buffers on it
+        gradient: Mean | None = None
+        if isinstance(optimizer, DPSGD):
+            if per_example is not None or max_norm is not None:
+                raise ValueError("DPSGD sets max_norm: leave out per_example and max_norm.")
+            gradient = Noisy(optimizer, optimizer.generator(self.rng))
+            optimizer = optimizer.rule
+        elif per_example is not None or max_norm is not None:
+            gradient = reduction(per_example, max_norm)
+            if optimizer is not None and per_example != "clip":
+                raise ValueError(
+                    f"per_example={per_example!r} gives no average gradient: leave the optimizer out."
+                )
+        return Plan(
+            self, batch_size, optimizer, gradient=gradient, weighted=weighted, per_network=per_network
+        )
 
     def fit(
         self,
@@ -247,13 +262,12 @@ class Network(Model):
         Parameters
         ----------
         X : array of shape (n_1, N), or iterable of batches
-            Training examples as columns. The transpose of a C-ordered (N, n_1) array is taken in
-            fastest; such a memory map may be larger than memory. Or anything that can be iterated
-            over once an epoch and gives batches: (X, Y) or (X, Y, sample_weight), whose weights
-            count as they are and not relative to the batch's mean.
+            Training examples as columns, preferably the transpose of a C-ordered (N, n_1) array; a
+            memory map may be larger than memory. Or an iterable, once an epoch, of batches (X, Y) or
+            (X, Y, sample_weight), whose weights are not relative to the batch's mean.
         Y : array of shape (n_L, N), or N integer labels
             Targets; labels where the cost is a classification's. None with an iterable. In a stack of
-            P networks X, Y and `sample_weight` may have a leading axis of P, with those of each.
+            P networks X, Y and `sample_weight` may have a leading axis of P.
         epochs : int, optional
             Passes over all examples.
         batch_size : int, optional
@@ -261,50 +275,45 @@ class Network(Model):
         optimizer : Optimizer, LBFGS or DPSGD, optional
             SGD() where not given.
         validation : pair (X, Y), triple (X, Y, sample_weight) or float, optional
-            Data to evaluate on after each epoch; or the share of the examples, chosen at random,
-            that is kept for it.
+            Data to evaluate on after each epoch, or the share of the examples to hold out at random.
         sample_weight : array of shape (N,), optional
             How much each example counts, relative to their mean.
         class_weight : dict or "balanced", optional
-            A weight for each label, by which its examples' weights are multiplied; "balanced" lets
-            all classes count alike.
+            A factor of the examples' weights for each label; "balanced" gives classes equal totals.
         shuffle : bool or int, optional
-            Whether to take examples in a new random order in each epoch. A whole number shuffles
-            within windows of that many neighbours, and the windows: what reads a memory map in
-            pieces. In a stack "each" gives every network an order of its own, which is that of the
-            network trained alone.
+            Whether to shuffle in each epoch. A whole number shuffles windows of that many neighbours,
+            and within them, for contiguous reads of a memory map. In a stack "each" gives every network
+            the order that it would have if trained alone.
         callbacks : sequence, optional
-            Objects as in `bpengine.callbacks`, or functions that are given the `Training` after each
-            epoch.
+            `Callback` objects, or functions of the `Training`, called after each epoch.
         monitor : int or "epoch", optional
-            Note the statistics of every so many steps, or of each epoch's first step, in
+            Record the statistics of every so many steps, or of each epoch's first step, in
             ``History.monitored``.
         resume : path, optional
-            A checkpoint to go on from, as `Checkpoint` writes it. Where there is none yet, training
-            starts with the first epoch, so that the same script can be run again.
+            A file of `Checkpoint` to continue from; if it does not exist, training starts with the first
+            epoch.
         progress : bool, optional
             Whether to show progress: a bar where tqdm is installed, else a line an epoch.
         comm : mpi4py.MPI.Comm or bpengine.distributed.DataParallel, optional
-            The ranks of an MPI program that train together. Each gives examples and validation data
-            of its own, of which `batch_size` is then what each rank takes in a step; parameters are
-            those of rank 0, and stay the same everywhere. Rank 0 alone shows progress and writes
-            checkpoints and logs.
+            Ranks for distributed training. Each rank passes its part of the examples and validation
+            data; `batch_size` is per rank. Initial parameters are those of rank 0, which alone shows
+            progress and writes checkpoints and logs.
 
         Returns
         -------
         History
-            Costs per epoch, of a stack as arrays of shape (P,). Ctrl-C ends the training and gives the
-            epochs that were complete; the network keeps all steps taken.
+            Costs per epoch, of a stack as arrays of shape (P,). Ctrl-C ends the training and returns the
+            complete epochs; the network has all steps taken.
 
         Raises
         ------
         ValueError, TypeError
             If an argument does not fit.
         NonFiniteCostError
-            If the cost turns NaN or infinite; the network keeps the last finite parameters. In a stack
-            such a network stops with a warning, and the error comes when all have.
+            If the cost is NaN or infinite; the network has the last finite parameters. In a stack such a
+            network stops with a warning; the error is raised when all have stopped.
         RankError
-            If training has ended on another rank.
+            If training failed on another rank.
         """
         with (
             contiguous(self) as network,
@@ -341,7 +350,7 @@ class Network(Model):
         class_weight: Mapping[int, float] | str | None = None,
         shuffle: bool | int | str = True,
     ) -> Any:
-        """Train by one pass over some examples; what the optimizer remembers is kept between calls.
+        """Train by one pass over some examples; the optimizer's state persists between calls.
 
         Parameters
         ----------
@@ -350,15 +359,15 @@ class Network(Model):
         batch_size : int, optional
             Examples a step; with fewer examples than that, all of them.
         optimizer : Optimizer, optional
-            That of the call before, or SGD() at the first. Another one starts anew, as does a call
-            of `fit` in between.
+            By default that of the previous call, or SGD(). Another one, or a call of `fit`, resets the
+            state.
         sample_weight, class_weight, shuffle
             As for `fit`.
 
         Returns
         -------
         float
-            Average cost of the examples, as the steps met them; of a stack an array of shape (P,).
+            Average cost of the examples during the pass; of a stack an array of shape (P,).
 
         Raises
         ------
@@ -409,8 +418,8 @@ class Network(Model):
         Parameters
         ----------
         metric : {"validation_cost", "validation_accuracy", "cost"}, callable or sequence, optional
-            A figure of the last `fit`; by default the validation's cost, or without validation the
-            training's. Or a function of a network, or a score for each: of these the greatest is best.
+            A figure of the last `fit`; by default the validation cost, else the training cost. Or a
+            function of a network, or scores, of which the greatest is best.
 
         Returns
         -------
@@ -458,12 +467,12 @@ class Network(Model):
         Parameters
         ----------
         path : path
-            Ends in ``.safetensors`` for the format that PyTorch's users exchange, with the extra
-            `safetensors`; else the file is an ``.npz``.
+            Ends in ``.safetensors`` for that format, with the extra `safetensors`; else the file is an
+            ``.npz``.
 
         Notes
         -----
-        Activations and costs are kept by name. The file is complete or not there at all.
+        Activations and costs are stored by name. The file is written atomically.
         """
         files.write(path, *files.describe(self))
 

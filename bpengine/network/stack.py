@@ -1,4 +1,4 @@
-"""Stacks made of networks that are there already."""
+"""Stacks of existing networks."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SHARED = "sizes", "activations", "cost", "dtype", "label_smoothing"
 
 
 def stack(networks: Iterable[Network]) -> Network:
-    """Make a stack of copies of networks, to train or to ask them together.
+    """Make a stack of copies of networks.
 
     Parameters
     ----------
     networks : iterable of Network
-        One or more, alike in sizes, activations, cost, backend, dtype and label smoothing. Each keeps
-        its own dropout, penalties and random numbers.
+        One or more, alike in sizes, activations, cost, backend, dtype and label smoothing. Dropout,
+        penalties and random generators are per-network.
 
     Returns
     -------
@@ -51,16 +51,16 @@ def stack(networks: Iterable[Network]) -> Network:
             what = "a stack" if isinstance(net, Network) else type(net).__name__
             raise TypeError(f"networks[{i}] is {what}; expected one Network.")
         for name in SHARED:
-            own, its = getattr(first, name), getattr(net, name)
-            if own != its:
+            expected, found = getattr(first, name), getattr(net, name)
+            if found != expected:
                 raise ValueError(
-                    f"networks[{i}] has {name} {its!r:.100}, networks[0] {own!r:.100}; those of a "
-                    "stack are alike."
+                    f"networks[{i}] has {name} {found!r:.100}, networks[0] {expected!r:.100}; they "
+                    "must be alike."
                 )
         if net.backend.name != first.backend.name:
             raise ValueError(
                 f"networks[{i}] is on backend {net.backend.name!r}, networks[0] on "
-                f"{first.backend.name!r}; those of a stack are alike."
+                f"{first.backend.name!r}; they must be alike."
             )
     of_layers = zip(*(net.dropout for net in members), strict=True)
     nets = Network(
@@ -70,20 +70,20 @@ def stack(networks: Iterable[Network]) -> Network:
         first.backend,
         first.dtype,
         label_smoothing=first.label_smoothing,
-        dropout=[_one_or_each(shares) for shares in of_layers],
-        l1=_one_or_each([net.l1 for net in members]),
-        l2=_one_or_each([net.l2 for net in members]),
+        dropout=[_shared_or_list(shares) for shares in of_layers],
+        l1=_shared_or_list([net.l1 for net in members]),
+        l2=_shared_or_list([net.l2 for net in members]),
         rng=0,
         stack=len(members),
     )
     nets.network_rngs = [copy.deepcopy(net.rng) for net in members]
     for i, net in enumerate(members):
-        for own, block in zip(nets.parameters.blocks, net.parameters.blocks, strict=True):
-            own[i, ...] = block
+        for whole, block in zip(nets.parameters.blocks, net.parameters.blocks, strict=True):
+            whole[i, ...] = block
     return nets
 
 
-def _one_or_each(values: Any) -> Any:
-    """A value that all share, or the values."""
+def _shared_or_list(values: Any) -> Any:
+    """The value if all are equal, else the list."""
     found = np.array(values).tolist()
     return found[0] if len(set(found)) == 1 else found

@@ -8,8 +8,8 @@ from dataclasses import KW_ONLY, dataclass
 from array_api_compat import array_namespace
 
 from bpengine.backends import Array, Operation
-from bpengine.optimizers.base import Memory, Optimizer, Rate, array_of, scalar, suffix, zeros_like
-from bpengine.validation import fraction, positive_number
+from bpengine.optimizers.base import Optimizer, Rate, State, array_of, scalar, suffix, zeros_like
+from bpengine.validation import convert_fields, fraction, positive_number
 
 __all__ = ["Adam", "AdamW"]
 
@@ -18,8 +18,8 @@ __all__ = ["Adam", "AdamW"]
 class Adam(Optimizer):
     """Adam: a step along the average gradient, divided by the root of the average square.
 
-    θ ← θ - η m̂ / (√v̂ + ε), where m̂ is the average of the gradients ∇C so far, and v̂ that of their
-    squares, with weights that fall by β₁ and by β₂ with every later step.
+    θ ← θ - η m̂ / (√v̂ + ε), where m̂ and v̂ are exponential moving averages of ∇C and ∇C² with the
+    decay rates β₁ and β₂.
 
     Parameters
     ----------
@@ -48,12 +48,10 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fraction(self.beta_1, "beta_1")
-        fraction(self.beta_2, "beta_2")
-        positive_number(self.epsilon, "epsilon")
+        convert_fields(self, beta_1=fraction, beta_2=fraction, epsilon=positive_number)
 
-    def memory(self, parameters: Array) -> Memory:
-        """Weighted sums of the gradients and of their squares, and the two sums of the weights."""
+    def init(self, parameters: Array) -> State:
+        """Weighted sums of gradients and of their squares, and the sums of their weights."""
         return {
             "gradients": zeros_like(parameters),
             "squares": zeros_like(parameters),
@@ -61,13 +59,13 @@ class Adam(Optimizer):
         }
 
     def update(
-        self, parameters: Array, gradient: Array, memory: Memory, rate: Array
+        self, parameters: Array, gradient: Array, state: State, rate: Array
     ) -> Iterator[Operation]:
         """Operations of a step."""
-        state = memory["gradients"], memory["squares"], memory["weights"]
+        arrays = state["gradients"], state["squares"], state["weights"]
         betas = array_of([self.beta_1, self.beta_2], parameters)
-        inputs = parameters, gradient, *state, betas, scalar(self.epsilon, parameters), rate
-        yield Operation(f"adam{suffix(rate)}", "update", _adam, inputs, parameters, state)
+        inputs = parameters, gradient, *arrays, betas, scalar(self.epsilon, parameters), rate
+        yield Operation(f"adam{suffix(rate)}", "update", _adam, inputs, parameters, arrays)
 
 
 @dataclass(frozen=True, repr=False)

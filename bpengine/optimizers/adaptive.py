@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from array_api_compat import array_namespace
 
 from bpengine.backends import Array, Operation
-from bpengine.optimizers.base import Memory, Optimizer, Rate, scalar, suffix, zeros_like
-from bpengine.validation import fraction, positive_number
+from bpengine.optimizers.base import Optimizer, Rate, State, scalar, suffix, zeros_like
+from bpengine.validation import convert_fields, fraction, positive_number
 
 __all__ = ["Adagrad", "RMSprop"]
 
@@ -44,19 +44,18 @@ class RMSprop(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fraction(self.decay, "decay")
-        positive_number(self.epsilon, "epsilon")
+        convert_fields(self, decay=fraction, epsilon=positive_number)
 
-    def memory(self, parameters: Array) -> Memory:
+    def init(self, parameters: Array) -> State:
         """The average square v."""
         return {"square": zeros_like(parameters)}
 
     def update(
-        self, parameters: Array, gradient: Array, memory: Memory, rate: Array
+        self, parameters: Array, gradient: Array, state: State, rate: Array
     ) -> Iterator[Operation]:
         """Operations of a step."""
         constants = (scalar(x, parameters) for x in (self.decay, 1 - self.decay, self.epsilon))
-        v = memory["square"]
+        v = state["square"]
         inputs = parameters, gradient, v, *constants, rate
         yield Operation(f"rmsprop{suffix(rate)}", "update", _rmsprop, inputs, parameters, (v,))
 
@@ -88,17 +87,17 @@ class Adagrad(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive_number(self.epsilon, "epsilon")
+        convert_fields(self, epsilon=positive_number)
 
-    def memory(self, parameters: Array) -> Memory:
+    def init(self, parameters: Array) -> State:
         """The sum of squares s."""
         return {"squares": zeros_like(parameters)}
 
     def update(
-        self, parameters: Array, gradient: Array, memory: Memory, rate: Array
+        self, parameters: Array, gradient: Array, state: State, rate: Array
     ) -> Iterator[Operation]:
         """Operations of a step."""
-        s = memory["squares"]
+        s = state["squares"]
         inputs = parameters, gradient, s, scalar(self.epsilon, parameters), rate
         yield Operation(f"adagrad{suffix(rate)}", "update", _adagrad, inputs, parameters, (s,))
 

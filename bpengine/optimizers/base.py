@@ -1,4 +1,4 @@
-"""What an optimizer is: init and update on a state that is passed in."""
+"""Base class of optimizers."""
 
 from __future__ import annotations
 
@@ -13,19 +13,26 @@ from bpengine import schedules
 from bpengine.backends import Array, Operation
 from bpengine.optimizers.lbfgs import LBFGS
 from bpengine.schedules import Schedule
-from bpengine.validation import each, fraction, non_negative_number, positive_number
+from bpengine.validation import (
+    check_entries,
+    convert_fields,
+    fraction,
+    non_negative_number,
+    optional,
+    positive_number,
+)
 
 __all__ = ["Optimizer", "check_optimizer"]
 
 Rate = float | Sequence[float] | Schedule | Callable[[float], float]
-Memory = dict[str, Array]
+State = dict[str, Array]
 
 
 @dataclass(frozen=True, repr=False)
 class Optimizer(ABC):
-    """A rule θ ← θ + step, with what it remembers from step to step given to it as arrays.
+    """An update rule of the parameters θ, with its state in arrays.
 
-    Derive from it for a rule of your own: `memory` and `update` are what it has to say.
+    For a custom rule derive from it and define `init` and `update`.
 
     Parameters
     ----------
@@ -40,9 +47,9 @@ class Optimizer(ABC):
         Greatest norm of the weights into one neuron; longer ones are scaled down to it.
     averaging : float, optional
         Below 1, such as 0.999: training ends with an average of the parameters of all steps, in
-        which a step's share falls by this factor with every later step. The first 1 / (1 - averaging)
-        steps count alike. Where a callback sets parameters, a new average begins with them; in a
-        stack all networks then begin a new one, though only those that were set leave their course.
+        which a step's weight decays by this factor per later step; the first 1 / (1 - averaging)
+        steps have equal weights. If a callback sets parameters, a new average starts from them, in a
+        stack for all networks.
     """
 
     learning_rate: Rate = 0.1
@@ -52,20 +59,17 @@ class Optimizer(ABC):
     max_norm: float | None = None
     averaging: float | None = None
 
-    takes_step: ClassVar[bool] = False
+    takes_scaled_gradient: ClassVar[bool] = False
     """Whether `update` is given η ∇C for the gradient, not ∇C."""
 
     def __post_init__(self) -> None:
         rate = schedules.resolve(self.learning_rate)
         if isinstance(rate, schedules.Constant):
             object.__setattr__(self, "learning_rate", rate.value)
-        decay = each(self.weight_decay, non_negative_number, "weight_decay")
+        decay = check_entries(self.weight_decay, non_negative_number, "weight_decay")
         object.__setattr__(self, "weight_decay", decay)
-        for name in ("clip_norm", "max_norm"):
-            if getattr(self, name) is not None:
-                positive_number(getattr(self, name), name)
-        if self.averaging is not None:
-            fraction(self.averaging, "averaging")
+        norm = optional(positive_number)
+        convert_fields(self, clip_norm=norm, max_norm=norm, averaging=optional(fraction))
 
     def __repr__(self) -> str:
         shown = [
@@ -76,28 +80,28 @@ class Optimizer(ABC):
         return f"{type(self).__name__}({', '.join(shown)})"
 
     @abstractmethod
-    def memory(self, parameters: Array) -> Memory:
-        """What the rule remembers, as it is before the first step: arrays by name."""
+    def init(self, parameters: Array) -> State:
+        """The initial state: arrays by name."""
 
     @abstractmethod
     def update(
-        self, parameters: Array, gradient: Array, memory: Memory, rate: Array
+        self, parameters: Array, gradient: Array, state: State, rate: Array
     ) -> Iterator[Operation]:
         """Operations of a step.
 
         Parameters
         ----------
         parameters, gradient : arrays of shape (size,)
-            The flat vectors θ, which is moved, and ∇C, or η ∇C if the class `takes_step`.
-        memory : dict
-            What `memory` gave, moved on by the steps so far.
+            The flat vectors θ, which is updated, and ∇C, or η ∇C if the class `takes_scaled_gradient`.
+        state : dict
+            The arrays of `init`, as updated so far.
         rate : array of shape (), or of that of the parameters
             The learning rate η, which may differ from step to step.
 
         Notes
         -----
-        On a GPU the vectors have zeros between the rows of ``[w b]``, with gradient 0. A rule has to
-        leave them 0, as any does that takes no step where the gradient has always been 0.
+        On a GPU the vectors have padding, zeros with gradient 0, between the rows of ``[w b]``. A rule
+        must leave it 0, by taking no step where the gradient has always been 0.
         """
 
 
@@ -111,12 +115,12 @@ def check_optimizer(optimizer: object) -> None:
 
 
 def suffix(rate: Array) -> str:
-    """What is said of a rule whose rate is a vector, with η for each parameter."""
+    """Suffix of the operation's name where the rate is a vector."""
     return " each" if rate.ndim else ""
 
 
 def zeros_like(array: Array) -> Array:
-    """An array of zeros of the same shape, dtype and device."""
+    """Zeros of the same shape, dtype and device."""
     return array_namespace(array).zeros_like(array)
 
 
@@ -128,13 +132,13 @@ def array_of(values: Any, like: Array) -> Array:
 def scalar(value: float, like: Array) -> Array:
     """A number as an array of shape () of the dtype and on the device of `like`.
 
-    One above 0 that the dtype does not hold becomes the nearest that it does, which is not 0.
+    A value above 0 is clipped to the normal numbers of the dtype, so that it is not 0.
     """
     least, most = limits(like)
     return array_of(min(max(value, least), most) if value else 0.0, like)
 
 
 def limits(like: Array) -> tuple[float, float]:
-    """The least normal number above 0 and the greatest that the dtype of `like` holds."""
+    """The smallest normal and the largest number of the dtype of `like`."""
     info = array_namespace(like).finfo(like.dtype)
     return float(info.smallest_normal), float(info.max)

@@ -5,24 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bpengine.validation import non_negative_number, positive_integer
+from bpengine.validation import convert_fields, non_negative_number, positive_integer
 
 __all__ = ["LBFGS"]
 
 
 @dataclass(frozen=True)
 class LBFGS:
-    """Limited-memory BFGS over all examples at once, by SciPy, for small data: `fit` alone takes it.
+    """Limited-memory BFGS on all examples, by SciPy, for small data; for `fit` only.
 
-    Each iteration counts as an epoch; the batch size is not used. In a checkpoint there are the
-    parameters and not the method's memory, which starts anew when training is resumed.
+    Each iteration counts as an epoch; the batch size is not used. A checkpoint has the parameters but
+    not the method's memory.
 
     Parameters
     ----------
     memory : int, optional
         Pairs of steps and gradients remembered.
     tolerance : float, optional
-        Training ends where no entry of the gradient is larger.
+        Training ends when no entry of the gradient is larger.
     max_evaluations : int, optional
         Of the gradient over all examples.
 
@@ -42,9 +42,12 @@ class LBFGS:
     max_evaluations: int = 15000
 
     def __post_init__(self) -> None:
-        positive_integer(self.memory, "memory")
-        non_negative_number(self.tolerance, "tolerance")
-        positive_integer(self.max_evaluations, "max_evaluations")
+        convert_fields(
+            self,
+            memory=positive_integer,
+            tolerance=non_negative_number,
+            max_evaluations=positive_integer,
+        )
 
 
 def scipy_optimize() -> Any:

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bpengine.backends import Array, Operation
-from bpengine.optimizers.base import Memory, Optimizer, scalar, zeros_like
-from bpengine.validation import fraction
+from bpengine.optimizers.base import Optimizer, State, scalar, zeros_like
+from bpengine.validation import convert_fields, flag, fraction
 
 __all__ = ["SGD"]
 
 
 @dataclass(frozen=True, repr=False)
 class SGD(Optimizer):
-    """Stochastic gradient descent, θ ← θ - η ∇C, with momentum if asked for.
+    """Stochastic gradient descent, θ ← θ - η ∇C, optionally with momentum.
 
     Parameters
     ----------
@@ -53,26 +53,26 @@ class SGD(Optimizer):
     momentum: float = 0.0
     nesterov: bool = False
 
-    takes_step = True
+    takes_scaled_gradient = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fraction(self.momentum, "momentum")
+        convert_fields(self, momentum=fraction, nesterov=flag)
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov=True needs a momentum above 0, such as momentum=0.9.")
 
-    def memory(self, parameters: Array) -> Memory:
-        """The velocity v, where there is momentum."""
+    def init(self, parameters: Array) -> State:
+        """The velocity v, with momentum."""
         return {"velocity": zeros_like(parameters)} if self.momentum else {}
 
     def update(
-        self, parameters: Array, gradient: Array, memory: Memory, rate: Array
+        self, parameters: Array, gradient: Array, state: State, rate: Array
     ) -> Iterator[Operation]:
         """Operations of a step."""
         if not self.momentum:
             yield Operation("descend", "update", _descend, (parameters, gradient), parameters)
             return
-        v = memory["velocity"]
+        v = state["velocity"]
         inputs = parameters, gradient, v, scalar(self.momentum, parameters)
         name, rule = ("nesterov", _nesterov) if self.nesterov else ("momentum", _momentum)
         yield Operation(name, "update", rule, inputs, parameters, (v,))

@@ -1,4 +1,4 @@
-"""The update of a step: what every optimizer has around its own rule, and what it remembers."""
+"""The update of a step: an optimizer's state, clipping, decay, max-norm and averaging."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from array_api_compat import array_namespace
 
 from bpengine import schedules
 from bpengine.backends import Array, Operation
-from bpengine.model.parameters import Member, Parameters
+from bpengine.model.parameters import Parameters, ParameterSlice
 from bpengine.optimizers.base import Optimizer, limits, scalar, zeros_like
 from bpengine.validation import check_count
 
-__all__ = ["State", "one_by_one"]
+__all__ = ["OptimizerState", "scalar_writes"]
 
 
-class State:
-    """What an optimizer remembers about one network, and the scalars of its next step, as arrays.
+class OptimizerState:
+    """An optimizer's state for a network, and the scalars of its next step, as arrays.
 
     Parameters
     ----------
@@ -28,17 +28,16 @@ class State:
     Attributes
     ----------
     arrays : dict
-        What moves with the steps, by name: what a checkpoint has to hold.
+        The state by name, as a checkpoint stores it.
     learning_rate : float, or NumPy array of shape (P,)
-        η, of all networks of a stack or of each; and as an array `rate`: of shape (), or of that of
-        the flat vector.
+        η, shared or per-network; `rate` is the array, of shape () or that of the flat vector.
     """
 
     def __init__(self, optimizer: Optimizer, parameters: Parameters) -> None:
-        if isinstance(parameters, Member):
+        if isinstance(parameters, ParameterSlice):
             raise ValueError(
-                "a network of a stack takes no plan with an optimizer, as its parameters are not in one "
-                "piece: use nets[i].fit, or copy.deepcopy(nets[i]), a network by itself."
+                "a network of a stack takes no plan with an optimizer, as its parameters are not "
+                "contiguous: use nets[i].fit, or copy.deepcopy(nets[i]), an independent network."
             )
         θ, stack = parameters.vector, parameters.stack
         schedule = schedules.resolve(optimizer.learning_rate)
@@ -47,26 +46,28 @@ class State:
             check_count(value, stack, name)
         self.optimizer = optimizer
         self.parameters = parameters
-        self.arrays = dict(optimizer.memory(θ))
+        self.arrays = dict(optimizer.init(θ))
         if optimizer.averaging is not None:
             self.arrays["average"] = array_namespace(θ).asarray(θ, copy=True)
             self.arrays["averaged"] = scalar(0.0, θ)
-        # the rate of each network is that of each of its parameters, for rules that work on the vector
+        # rules on the flat vector need a rate for every parameter
         self._rates = bool(rate.ndim)
-        self.rate = zeros_like(θ) if rate.ndim and not optimizer.takes_step else scalar(0.0, θ)
-        each = (*stack, 1, 1) if self._rates or isinstance(optimizer.weight_decay, tuple) else ()
-        self._bound, self._shrink = (parameters.backend.empty(each, parameters.dtype) for _ in range(2))
+        self.rate = (
+            zeros_like(θ) if rate.ndim and not optimizer.takes_scaled_gradient else scalar(0.0, θ)
+        )
+        shape = (*stack, 1, 1) if self._rates or isinstance(optimizer.weight_decay, tuple) else ()
+        self._bound, self._shrink = (parameters.backend.empty(shape, parameters.dtype) for _ in range(2))
         self._limits = limits(θ)
         self.learning_rate: Any = rate * 0.0
 
     @property
-    def unit_is_each(self) -> bool:
-        """Whether the gradient is to be multiplied by another number for each network of a stack."""
-        return self._rates and self.optimizer.takes_step
+    def scale_per_network(self) -> bool:
+        """Whether the gradient has a per-network scale."""
+        return self._rates and self.optimizer.takes_scaled_gradient
 
-    def unit(self, η: Any) -> Any:
-        """What the gradient is to be multiplied by at the learning rate η: η or 1."""
-        return η if self.optimizer.takes_step else 1.0
+    def gradient_scale(self, η: Any) -> Any:
+        """Factor of the gradient at the learning rate η: η or 1."""
+        return η if self.optimizer.takes_scaled_gradient else 1.0
 
     def settings(self, η: Any) -> Iterator[tuple[Array, float]]:
         """The scalars of a step at the learning rate η, and the arrays that hold them.
@@ -75,16 +76,16 @@ class State:
         ----------
         η : float, or array of shape (P,) where the optimizer has as many
         """
-        optimizer, unit = self.optimizer, self.unit(η)
+        optimizer, gradient_scale = self.optimizer, self.gradient_scale(η)
         least, most = self._limits
         rates = self.parameters.split(self.rate) if self.rate.ndim else [self.rate]
-        for rate in rates if not self.unit_is_each else ():
-            yield from one_by_one(rate, np.minimum(η, most))
-        # never 0, not even where η is: the gradient's norm may be that too, and 0 / 0 is no number
-        bound = np.clip(np.multiply(unit, optimizer.clip_norm or 0.0), least, most)
-        yield from one_by_one(self._bound, bound)
+        for rate in rates if not self.scale_per_network else ():
+            yield from scalar_writes(rate, np.minimum(η, most))
+        # above 0 even for η = 0, as the gradient's norm may be 0
+        bound = np.clip(np.multiply(gradient_scale, optimizer.clip_norm or 0.0), least, most)
+        yield from scalar_writes(self._bound, bound)
         shrink = np.maximum(1.0 - np.multiply(η, optimizer.weight_decay), -most)
-        yield from one_by_one(self._shrink, shrink)
+        yield from scalar_writes(self._shrink, shrink)
 
     def operations(self, gradient: Parameters) -> Iterator[Operation]:
         """Operations of an update, after those that write the gradient."""
@@ -118,15 +119,15 @@ class State:
             yield Operation("clip", "update", _multiply, (block, factor), block)
 
 
-def one_by_one(array: Array, values: Any) -> Iterator[tuple[Array, float]]:
-    """The places of a number, or of one for each network of a stack, and what belongs there."""
+def scalar_writes(array: Array, values: Any) -> Iterator[tuple[Array, float]]:
+    """Writes (array, value) of a shared or per-network scalar."""
     if not array.ndim:
         yield array, float(values)
         return
     P = array.shape[0]
     for p, value in enumerate(np.broadcast_to(values, (P,)).tolist()):
-        alone = tuple(array.shape[1:]) == (1, 1)
-        yield array[(p, 0, 0, ...) if alone else (p, ...)], value
+        is_scalar = tuple(array.shape[1:]) == (1, 1)
+        yield array[(p, 0, 0, ...) if is_scalar else (p, ...)], value
 
 
 def _clip_factor(g: Array, bound: Array) -> Array:

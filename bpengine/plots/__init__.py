@@ -1,7 +1,7 @@
 """Pictures: each function gives a Matplotlib figure of its own, to be saved or shown in a notebook.
 
 They need Matplotlib, ``pip install "bpengine[plots]"``, but not pyplot, and change no global setting.
-Lines differ in dash, marker and lightness, so that they can be told apart in grey.
+Lines differ in dash, marker and lightness, so that they can be distinguished in grey.
 """
 
 from bpengine.plots.benchmarks import ratios, throughput

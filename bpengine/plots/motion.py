@@ -49,7 +49,7 @@ def hidden_motion(
         With a hidden layer of two or three neurons.
     X : array of shape (n_1, N)
     Y : array of shape (n_L, N), or N integer labels
-        As for `Network.fit`. Classes are told apart by marker and shade. Of more than 1,000 examples, a
+        As for `Network.fit`. Classes differ in marker and shade. Of more than 1,000 examples, a
         random 1,000 are drawn.
     path : path
         A ``.gif`` file to write; it is complete or not there at all.

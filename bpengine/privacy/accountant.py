@@ -6,49 +6,60 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from bpengine.privacy.sampling import Poisson, Spent
 from bpengine.training.loop import Callback, Training
 
 __all__ = ["Accountant", "privacy_spent"]
 
 # whole orders have a closed form; the fractional ones of the default may fail to converge
 ORDERS = [*range(2, 33), 36, 40, 48, 56, 64, 80, 96, 128, 192, 256, 512]
-Spent = tuple[float, float, int]  # sampling rate q, noise multiplier σ, steps
 
 
 class Accountant(Callback):
-    """Notes the privacy spent in ``History.epsilon``, after each epoch and where training ends."""
+    """Notes the privacy spent in ``History.epsilon``, after each epoch and where training ends.
 
-    def __init__(self) -> None:
-        self._spent: list[Spent] = []
-        self._told = 0
+    Parameters
+    ----------
+    batches : Poisson
+        Which counts the steps.
+    delta : float
+    """
+
+    def __init__(self, batches: Poisson, delta: float) -> None:
+        self._batches, self._delta = batches, delta
+        self._noted = 0
+
+    @property
+    def _steps(self) -> int:
+        return sum(steps for _, _, steps in self._batches.spent)
 
     def start(self, training: Training) -> None:
-        """See that there is an accountant, and go on from what a resumed training has spent."""
+        """See that there is an accountant, and what a resumed training has spent."""
         _accountant()
-        if training.epoch and not self._spent:
+        if training.epoch and not self._batches.spent:
             raise ValueError(
                 "the checkpoint does not say what privacy its training has spent: DPSGD(…, delta=None)."
             )
-        training.spent = self._spent  # type: ignore[attr-defined]
-        self._told = sum(steps for _, _, steps in self._spent)
+        self._noted = self._steps
 
     def epoch(self, training: Training) -> None:
         """Note ε of all steps so far."""
-        self._told = sum(steps for _, _, steps in self._spent)
-        training.history.epsilon.append(privacy_spent(self._spent, training.optimizer.delta))
+        self._noted = self._steps
+        training.history.epsilon.append(privacy_spent(self._batches.spent, self._delta))
 
     def end(self, training: Training) -> None:
         """Note it again where an epoch has begun since."""
-        if sum(steps for _, _, steps in training.spent) > self._told:
+        if self._steps > self._noted:
             self.epoch(training)
 
-    def memory(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What has been spent."""
-        return {"spent": [list(entry) for entry in self._spent]}
+        return {"spent": [list(entry) for entry in self._batches.spent]}
 
-    def recall(self, memory: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """What a checkpoint says has been spent."""
-        self._spent = [(float(q), float(σ), int(steps)) for q, σ, steps in memory.get("spent", [])]
+        spent = state.get("spent", [])
+        self._batches.spent = [(float(q), float(σ), int(steps)) for q, σ, steps in spent]
 
 
 def privacy_spent(spent: Sequence[Spent], delta: float) -> float:

@@ -1,4 +1,4 @@
-"""Differentially private gradient descent: the optimizer, its noise, and its plan."""
+"""Differentially private gradient descent: the optimizer."""
 
 from __future__ import annotations
 

@@ -1,16 +1,22 @@
-"""Normal random numbers on the host: the noise of private training."""
+"""The noise of private training: normal random numbers, drawn on the host and added in each step."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from bpengine.backends import Array, Backend
+from bpengine.backends import Array, Backend, Operation
 from bpengine.backends.operation import NOISE_BLOCK
+from bpengine.backprop.per_example import Clipped
+from bpengine.backprop.workspace import Workspace
+from bpengine.model.model import Model
+from bpengine.model.parameters import Parameters
+from bpengine.privacy.dpsgd import DPSGD
 
-__all__ = ["Noise"]
+__all__ = ["Noise", "Noisy"]
 
 
 class Noise:
@@ -74,3 +80,58 @@ class Noise:
 
 
 HALF, UNIT, MINUS_TWO, TURN = (np.float32(x) for x in (0.5, 2.0**-32, -2.0, math.pi * 2.0**-31))
+
+
+class Noisy(Clipped):
+    """Average of clipped gradients with noise, for a plan whose optimizer is ``DPSGD.rule``.
+
+    Parameters
+    ----------
+    optimizer : DPSGD
+    rng : numpy.random.Generator
+        What draws the noise.
+    expected : float, optional
+        Examples that a batch has on average, by which sums are divided; the batch size where not given.
+    """
+
+    def __init__(
+        self, optimizer: DPSGD, rng: np.random.Generator, expected: float | None = None
+    ) -> None:
+        super().__init__(optimizer.max_norm)
+        self._rng, self._expected = rng, expected
+        self._deviation = optimizer.noise_multiplier * optimizer.max_norm
+        # where the gradient itself is the step, noise can come after it: products of BP3 and BP4 that
+        # add themselves to the parameters then still do
+        self._last = not optimizer.momentum and optimizer.averaging is None
+
+    def prepare(self, model: Model, workspace: Workspace) -> None:
+        """As `Mean.prepare`."""
+        super().prepare(model, workspace)
+        self.examples = self._expected or self.examples
+        self._strength = model.backend.empty((), model.dtype)
+
+    def clipped(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
+        """As `Clipped.clipped`, and the noise, unless it comes after the update."""
+        yield from super().clipped(backprop)
+        if not self._last:
+            yield from self._add_noise(self.average)
+
+    def update(self, update: Iterable[Operation]) -> Iterator[Operation]:
+        """The update, and the noise where it comes after that."""
+        yield from update
+        if self._last:
+            yield from self._add_noise(self.model.parameters)
+
+    def scalars(self, factor: Any) -> Iterator[tuple[Array, float]]:
+        """As `Mean.scalars`, and the strength of the noise."""
+        yield from super().scalars(factor)
+        share = factor / self.examples
+        yield self._strength, -share * self._deviation if self._last else share * self._deviation
+
+    def _add_noise(self, to: Parameters) -> Iterator[Operation]:
+        draw = Noise(self._rng, self.model.backend, self.model.dtype)
+        for block, n in zip(to.blocks, self.model.sizes, strict=False):
+            # [w b] and not the padding
+            x = block[..., : n + 1]
+            if self._deviation:
+                yield Operation("gaussian noise", "noise", draw, (x, self._strength), x)

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends import Slices
-from bpengine.data.resident import Resident
-from bpengine.data.source import Chunk, Indexed, Most
+from bpengine.data.resident import InMemory
+from bpengine.data.source import Chunk, IndexedSource, Most
 
-__all__ = ["Poisson"]
+__all__ = ["Poisson", "Spent"]
 
 
-class Poisson(Resident):
+Spent = tuple[float, float, int]  # sampling rate q, noise multiplier σ, steps
+
+
+class Poisson(InMemory):
     """Batches that each example is in with the same probability, whatever the others do.
 
     They are of different sizes: those of a chunk are filled up to the same one with a row of weight 0.
@@ -28,13 +31,25 @@ class Poisson(Resident):
     dtype : str
     rng : numpy.random.Generator
         What draws the batches.
+    noise_multiplier : float
+        σ of the steps that are taken on them.
+
+    Attributes
+    ----------
+    spent : list of (float, float, int)
+        Sampling rate, noise multiplier and number of steps taken with them: what privacy is counted
+        from. A step counts when its batch is drawn.
     """
 
-    def __init__(self, source: Resident, dtype: str, rng: np.random.Generator) -> None:
-        Indexed.__init__(self, source.examples, source.batch_size, True)
+    def __init__(
+        self, source: InMemory, dtype: str, rng: np.random.Generator, noise_multiplier: float
+    ) -> None:
+        IndexedSource.__init__(self, source.examples, source.batch_size, True)
         self.backend, self.outputs, self.weighted = source.backend, source.outputs, True
-        self.stack, self.own = source.stack, source.own
+        self.stack, self.per_network = source.stack, source.per_network
         self.rng, self.rate = rng, source.batch_size / source.examples
+        self.noise_multiplier = noise_multiplier
+        self.spent: list[Spent] = []
         N, width = source.rows.shape
         self.rows = self.backend.empty((N + 1, width + 1), dtype)
         self.rows[:N, :width] = source.rows
@@ -55,8 +70,16 @@ class Poisson(Resident):
             numbers = np.full((len(some), width), N)
             for row, size in zip(numbers, some, strict=True):
                 row[:size] = self.rng.choice(N, size, replace=False, shuffle=False)
-            yield self._filled(numbers, int(some.sum()))
+            chunk = self._filled(numbers, int(some.sum()))
+            self._spend(len(some))
+            yield chunk
             step += len(some)
+
+    def _spend(self, steps: int) -> None:
+        now = self.rate, self.noise_multiplier
+        if self.spent and self.spent[-1][:2] == now:
+            steps += self.spent.pop()[2]
+        self.spent.append((*now, steps))
 
     def _width(self, size: int) -> int:
         """The size that batches are filled up to: one of a few, for which there are plans."""

@@ -152,9 +152,9 @@ def nudge(
     slope = float(np.hstack([nabla_w[layer], nabla_b[layer]])[j, k])
     w, b = net.weights[layer], net.biases[layer]
     array, at = (w, (j, k)) if k < w.shape[1] else (b, (j, 0))
-    kept, passes = array[at], []
+    saved, passes = array[at], []
     for amount in Δ:
-        array[at] = kept + amount
+        array[at] = saved + amount
         passes.append(forward())
     zs, activated, C = zip(*passes, strict=True)
     return Nudges(

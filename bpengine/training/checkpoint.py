@@ -1,4 +1,4 @@
-"""Checkpoints: a training in a file, with all that it needs to go on."""
+"""Checkpoints: the state of a training in a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bpengine.model import files
-from bpengine.model.parameters import packed, unpacked
+from bpengine.model.parameters import with_padding, without_padding
 from bpengine.training.history import History
 from bpengine.training.loop import Training
 
@@ -17,80 +17,81 @@ __all__ = ["resume", "save"]
 
 
 def save(training: Training, path: str | os.PathLike[str]) -> None:
-    """Write a checkpoint, a file that `load` reads the network from too."""
+    """Write a checkpoint; `load` can read the network from it."""
     backend = training.network.backend
     description, arrays = files.describe(training.network)
     for name, array in _arrays(training).items():
-        arrays[f"state_{name}"] = _packed(backend.to_numpy(array), training)
+        arrays[f"state_{name}"] = _without_padding(backend.to_numpy(array), training)
     memories: list[tuple[str, dict[str, Any]]] = []
     for callback in training.callbacks:
-        memory = dict(callback.memory())
+        memory = dict(callback.state_dict())
         for name in [name for name, value in memory.items() if hasattr(value, "shape")]:
             value = memory.pop(name)
             host = backend.to_numpy(value) if backend.owns(value) else np.asarray(value)
-            arrays[f"state_callback_{len(memories)}_{name}"] = _packed(host, training)
+            arrays[f"state_callback_{len(memories)}_{name}"] = _without_padding(host, training)
         memories.append((type(callback).__name__, memory))
     description["training"] = {
         "optimizer": type(training.optimizer).__name__,
         "epoch": training.epoch,
         "steps": training.steps,
-        "taken": training.taken,
+        "taken": training.steps_taken,
         "stopped": training.stopped,
         "history": training.history.as_dict(),
         "random": training.network.rng.bit_generator.state,
         "callbacks": memories,
     }
-    description["training"] |= training.memory()
+    description["training"] |= training.state_dict()
     files.write(path, description, arrays)
 
 
-def _packed(array: np.ndarray[Any, Any], training: Training) -> np.ndarray[Any, Any]:
-    """An array as a file has it: vectors like the network's without what pads them on this backend."""
-    for network in (training.trained, training.network):
+def _without_padding(array: np.ndarray[Any, Any], training: Training) -> np.ndarray[Any, Any]:
+    """An array without padding if it has the layout of the network's vector."""
+    for network in (training.runner.model, training.network):
         if array.shape == tuple(network.vector.shape):
-            return packed(array, network.parameters)
+            return without_padding(array, network.parameters)
     return array
 
 
-def _unpacked(array: Any, training: Training) -> Any:
-    """What `_packed` was given."""
+def _with_padding(array: Any, training: Training) -> Any:
+    """The inverse of `_without_padding`."""
     array = np.array(array)
-    for network in (training.trained, training.network):
+    for network in (training.runner.model, training.network):
         sizes = zip(network.parameters.blocks, network.sizes, strict=False)
         if array.shape == (sum(math.prod(b.shape[:-1]) * (n + 1) for b, n in sizes),):
-            return unpacked(array, network.parameters)
+            return with_padding(array, network.parameters)
     return array
 
 
 def _arrays(training: Training) -> dict[str, Any]:
-    """All arrays by name that a training has besides its network's."""
-    arrays = {} if training.state is None else dict(training.state.arrays)
+    """Arrays of a training besides its network's, by name."""
+    runner = training.runner
+    arrays = {} if runner.state is None else dict(runner.state.arrays)
     if "average" in arrays:
-        own = training.trained.vector
-        arrays["stepping"] = own if training.stepping is None else training.stepping
+        raw = runner.raw_parameters
+        arrays["stepping"] = runner.model.vector if raw is None else raw
     return arrays
 
 
 def resume(training: Training, path: str | os.PathLike[str]) -> None:
-    """Take up what `save` wrote.
+    """Continue from what `save` wrote.
 
     Raises
     ------
     ValueError
-        If the file is no checkpoint of such a training; the network is then left as it was.
+        If the file is no checkpoint of such a training; the network is unchanged.
     """
     description, arrays = files.read(path)
     network = training.network
     try:
         found = description["training"]
         generator = type(network.rng.bit_generator)()
-        for what, own, its in (
+        for what, expected, stored in (
             ("optimizer", type(training.optimizer).__name__, found["optimizer"]),
             ("random numbers from", type(generator).__name__, found["random"]["bit_generator"]),
         ):
-            if its != own:
-                raise ValueError(f"it is of a training with {what} {its}, not {own}")
-        training.recall(found)
+            if stored != expected:
+                raise ValueError(f"it is of a training with {what} {stored}, not {expected}")
+        training.load_state_dict(found)
         state = {
             name: _fitting(name, array, arrays, training) for name, array in _arrays(training).items()
         }
@@ -100,26 +101,26 @@ def resume(training: Training, path: str | os.PathLike[str]) -> None:
         stopped = bool(found["stopped"])
         generator.state = found["random"]
         for callback, memory in zip(training.callbacks, memories, strict=True):
-            callback.recall(memory)
+            callback.load_state_dict(memory)
         files.restore(network, description, arrays)
-    except Exception as error:  # what else may be in such a file fails in many ways
+    except Exception as error:  # arbitrary file content fails in many ways
         raise ValueError(
             f"{os.fspath(path)} is no checkpoint to resume from: {files.in_short(error)}."
         ) from None
     network.rng.bit_generator.state = generator.state
-    training.stepping = state.pop("stepping", None)
+    training.runner.raw_parameters = state.pop("stepping", None)
     for name, array in state.items():
-        assert training.state is not None
-        training.state.arrays[name][...] = array
-    training.go_on()
+        assert training.runner.state is not None
+        training.runner.state.arrays[name][...] = array
+    training.resume()
     training.history, training.epoch, training.stopped = history, epoch, stopped
-    training.steps, training.taken = steps, taken
+    training.steps, training.steps_taken = steps, taken
 
 
-def _fitting(name: str, own: Any, arrays: dict[str, Any], training: Training) -> Any:
-    """The file's array `name` on the network's backend, if it is like the training's own."""
-    value, network = _unpacked(arrays[f"state_{name}"], training), training.network
-    shape = tuple(own.shape)
+def _fitting(name: str, current: Any, arrays: dict[str, Any], training: Training) -> Any:
+    """The file's array `name` on the network's backend, if shape and dtype match."""
+    value, network = _with_padding(arrays[f"state_{name}"], training), training.network
+    shape = tuple(current.shape)
     if value.shape != shape or str(value.dtype) != network.dtype:
         raise ValueError(
             f"state_{name} has shape {value.shape} and dtype {value.dtype}, expected {shape} and "
@@ -131,13 +132,13 @@ def _fitting(name: str, own: Any, arrays: dict[str, Any], training: Training) ->
 def _memories(
     found: list[tuple[str, dict[str, Any]]], arrays: dict[str, Any], training: Training
 ) -> list[dict[str, Any]]:
-    """What each callback is to recall: {} for one that the file knows nothing of."""
+    """The stored state of each callback: {} if there is none."""
     backend = training.network.backend
     left: list[tuple[str, dict[str, Any]]] = []
     for number, (name, memory) in enumerate(found):
         prefix = f"state_callback_{number}_"
         held = {
-            key.removeprefix(prefix): backend.asarray(_unpacked(value, training), str(value.dtype))
+            key.removeprefix(prefix): backend.asarray(_with_padding(value, training), str(value.dtype))
             for key, value in arrays.items()
             if key.startswith(prefix)
         }
@@ -145,8 +146,8 @@ def _memories(
             left.append((name, memory | held))
     memories = []
     for callback in training.callbacks:
-        own = type(callback).__name__
-        at = next((i for i, (name, _) in enumerate(left) if name == own), None)
+        kind = type(callback).__name__
+        at = next((i for i, (name, _) in enumerate(left) if name == kind), None)
         memories.append({} if at is None else left.pop(at)[1])
     if left:
         raise ValueError(

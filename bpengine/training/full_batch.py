@@ -1,44 +1,48 @@
-"""L-BFGS on the flat vector, through SciPy: for data small enough to take all of it in every step."""
+"""L-BFGS on the flat vector, through SciPy."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from bpengine.backends import Array
+from bpengine.backprop.forward import chunk_size
 from bpengine.backprop.plan import Plan
-from bpengine.data.source import Indexed
+from bpengine.data.source import IndexedSource
 from bpengine.model.model import Model
 from bpengine.optimizers.lbfgs import LBFGS, scipy_optimize
 from bpengine.training.loop import Training
-from bpengine.training.steps import NonFiniteCostError, beginning
+from bpengine.training.steps import NonFiniteCostError, first_non_finite_layer
 
-__all__ = ["check", "minimize"]
+__all__ = ["Objective", "check", "minimize"]
 
-CHUNK_ELEMENTS = 2**22  # activations of the examples whose gradient is taken in one go
+Part = tuple[int, Callable[[Array], None]]
 
 
 def check(network: Model, monitor: int | str | None) -> None:
-    """Raise ImportError without SciPy, ValueError for what goes with steps on batches alone."""
+    """Raise ImportError without SciPy, ValueError for options of steps on batches."""
     scipy_optimize()
     if any(network.dropout):
         raise ValueError(
-            "LBFGS needs the same cost each time it asks, and dropout makes another of each step: "
+            "LBFGS needs a deterministic cost, and dropout makes it random: "
             "train with bp.Adam() or bp.SGD(), or without dropout."
         )
     if monitor is not None:
-        raise ValueError("monitor looks at steps on batches; LBFGS takes none. Leave it out.")
+        raise ValueError("monitor is for steps on batches; LBFGS takes none. Leave it out.")
 
 
 def minimize(training: Training) -> None:
-    """Iterations of L-BFGS, an epoch each, until the last or until the gradient is small."""
+    """Run L-BFGS, one iteration an epoch."""
     optimizer, network = training.optimizer, training.network
     assert isinstance(optimizer, LBFGS)
     if training.is_last:
         return
-    objective = _Objective(training)
+    objective = _TrainingObjective(training)
     start = time.perf_counter()
 
     def epoch(intermediate_result: Any) -> None:
@@ -69,44 +73,88 @@ def minimize(training: Training) -> None:
             },
         )
     finally:
-        objective.accept(objective.last)  # not one that was tried after it
+        objective.accept(objective.last)  # not a point of an unfinished line search
 
 
-class _Objective:
-    """The cost of all examples and its gradient, as SciPy asks for them: float64 on the host."""
+class Objective:
+    """The average cost over all examples and its gradient, for SciPy: functions of a float64 vector.
+
+    Parameters
+    ----------
+    model : Model
+        Its parameters become those of the last call.
+    parts : sequence of (int, callable)
+        Examples whose gradient is taken at a time: their number, and what writes them into the rows of
+        a workspace.
+    weighted : bool
+    """
+
+    def __init__(self, model: Model, parts: Sequence[Part], weighted: bool) -> None:
+        self.model, self._parts = model, parts
+        self._examples = sum(size for size, _ in parts)
+        self._plans = {size: Plan(model, size, weighted=weighted) for size, _ in parts}
+        if len(parts) == 1:
+            self._load(*parts[0])
+
+    def _load(self, size: int, load: Callable[[Array], None]) -> Plan:
+        plan = self._plans[size]
+        load(plan.workspace.rows)
+        return plan
+
+    def vector(self) -> np.ndarray[Any, Any]:
+        """The parameters, in float64."""
+        return np.array(self.model.backend.to_numpy(self.model.vector), "float64")
+
+    def set(self, θ: np.ndarray[Any, Any]) -> None:
+        """Give the model these parameters."""
+        self.model.vector[...] = self.model.backend.asarray(θ, self.model.dtype)
+
+    def run(self) -> Iterator[tuple[float, Plan]]:
+        """Run the plan of each part; gives its share of the examples, and the plan."""
+        for size, load in self._parts:
+            plan = self._load(size, load) if len(self._parts) > 1 else self._plans[size]
+            yield size / self._examples, plan.run_loaded()
+
+    def __call__(self, θ: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+        """The cost and its gradient."""
+        self.set(θ)
+        cost, gradient = 0.0, np.zeros_like(θ)
+        for share, plan in self.run():
+            found = plan.gradient
+            cost += share * found.cost
+            gradient += share * self.model.backend.to_numpy(found.vector)
+            if not (math.isfinite(cost) and np.isfinite(gradient).all()):
+                self.handle_non_finite(plan)
+        return cost, gradient
+
+    def handle_non_finite(self, plan: Plan) -> None:
+        """What is done where the cost or the gradient is not finite."""
+
+
+class _TrainingObjective(Objective):
+    """That of a training, which ends where the cost or the gradient is not finite."""
 
     def __init__(self, training: Training) -> None:
-        self.training, self.network = training, training.network
-        source = training.source
-        assert isinstance(source, Indexed)
-        self.chunks = source.in_order(max(1, CHUNK_ELEMENTS // sum(self.network.sizes)))
-        self.examples = source.examples
-        self.plans = {
-            chunk.size: Plan(self.network, chunk.size, weighted=chunk.weighted) for chunk in self.chunks
-        }
-        self.step = 0  # evaluations since the last iteration
-        self.last = np.array(self.network.backend.to_numpy(self.network.vector), "float64")
+        source, sizes = training.source, training.network.sizes
+        assert isinstance(source, IndexedSource)
+        chunks = source.in_order(chunk_size(training.network))
+        parts = [(chunk.size, partial(chunk.load, chunk.batches[0])) for chunk in chunks]
+        super().__init__(training.network, parts, chunks[0].weighted)
+        self.training, self.layers = training, len(sizes)
+        self.evaluations = 0  # since the last iteration
+        self.last = self.vector()
 
-    def accept(self, x: np.ndarray[Any, Any]) -> None:
-        """An iteration has come to x: the network is to have these parameters."""
-        self._set(x)
-        self.last, self.step = np.array(x), 0
+    def accept(self, θ: np.ndarray[Any, Any]) -> None:
+        """An iteration has come to θ: the network is to have these parameters."""
+        self.set(θ)
+        self.last, self.evaluations = np.array(θ), 0
 
-    def _set(self, x: np.ndarray[Any, Any]) -> None:
-        self.network.vector[...] = self.network.backend.asarray(x, self.network.dtype)
+    def __call__(self, θ: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+        """The cost and its gradient."""
+        self.evaluations += 1
+        return super().__call__(θ)
 
-    def __call__(self, x: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
-        self._set(x)
-        self.step += 1
-        cost, gradient = 0.0, np.zeros_like(x)
-        for chunk in self.chunks:
-            plan = self.plans[chunk.size]
-            chunk.load(chunk.batches[0], plan.workspace.rows)
-            found = plan.run_loaded().gradient
-            share = chunk.size / self.examples
-            cost += share * found.cost
-            gradient += share * self.network.backend.to_numpy(found.vector)
-            if not (math.isfinite(cost) and np.isfinite(gradient).all()):
-                layer = beginning(plan, found.blocks) or len(self.network.sizes)
-                raise NonFiniteCostError(self.training.epoch + 1, self.step, layer)
-        return cost, gradient
+    def handle_non_finite(self, plan: Plan) -> None:
+        """End the training."""
+        layer = first_non_finite_layer(plan, plan.gradient.blocks) or self.layers
+        raise NonFiniteCostError(self.training.epoch + 1, self.evaluations, layer)

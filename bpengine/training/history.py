@@ -1,4 +1,4 @@
-"""What training saw: costs per epoch, and the statistics of monitored steps."""
+"""Costs per epoch, and the statistics of monitored steps."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ __all__ = ["History", "Statistics"]
 
 @dataclass(frozen=True)
 class Statistics:
-    """One step's figures, layer by layer after the input, before its update.
+    """Statistics of a step before its update, per layer after the input, without dropout.
 
-    They are those of the step's batch without dropout. For a stack each is an array of shape (P,), with
-    NaN for networks that have stopped.
+    In a stack they are arrays of shape (P,), with NaN for networks that have stopped.
 
     Attributes
     ----------
     epoch, step : int
-        Where, counted from 1; the step is within the epoch.
+        Counted from 1; the step within the epoch.
     cost : float
         The batch's cost.
     gradient_norms : tuple of float
@@ -30,8 +29,8 @@ class Statistics:
     weight_norms : tuple of float
         Norm of w.
     saturated : tuple of float
-        Share of activations within 1 % of an end of the activation's range, where weights learn
-        slowly; of ranges without an end, none.
+        Share of activations within 1 % of a finite end of the activation's range, where weights learn
+        slowly.
     mean_activations : tuple of float
         Mean of ``|a|``: weights learn slowly as well where their input activation is small.
     """
@@ -47,16 +46,16 @@ class Statistics:
 
 @dataclass
 class History:
-    """What `fit` saw, one entry an epoch.
+    """The record of `fit`, one entry an epoch.
 
-    For a stack of P networks entries are arrays of shape (P,), and `best_epoch` is one; a network that
-    has stopped keeps its last figures.
+    For a stack of P networks entries and `best_epoch` are arrays of shape (P,); networks that have
+    stopped repeat their last figures.
 
     Attributes
     ----------
     cost : list of float
-        Average cost over the epoch's training examples, each as its own step met it, with the
-        penalty, if any, of the epoch's last weights.
+        Average cost over the epoch's training examples, computed during the epoch, plus the penalty of
+        the epoch's last weights.
     validation_cost, validation_accuracy : list of float
         Cost and share of right classes on the validation data; empty without such data or classes.
     learning_rate : list of float
@@ -64,10 +63,10 @@ class History:
     seconds : list of float
         Time of each epoch's training, without the validation.
     epsilon : list of float
-        Privacy spent up to each epoch's end, of a training with `DPSGD`; a last entry more where
-        Ctrl-C has ended it within an epoch.
+        Privacy spent up to each epoch's end, with `DPSGD`; one more entry if Ctrl-C ended training
+        within an epoch.
     monitored : list of Statistics
-        Of the steps that `fit` was asked to monitor.
+        Of the monitored steps.
     best_epoch : int or None
         The epoch whose parameters early stopping has restored.
     interrupted : bool
@@ -85,12 +84,12 @@ class History:
     interrupted: bool = False
 
     @property
-    def watched(self) -> list[Any]:
-        """The costs that schedules and early stopping watch: the validation's, where there are any."""
+    def monitored_costs(self) -> list[Any]:
+        """The costs for schedules and early stopping: of validation, else of training."""
         return self.validation_cost or self.cost
 
-    def keep_complete(self) -> None:
-        """Drop what there is of an epoch that was interrupted: its cost is noted last."""
+    def drop_incomplete(self) -> None:
+        """Drop entries of an interrupted epoch, whose cost is not recorded yet."""
         for entries in (
             self.seconds,
             self.learning_rate,
@@ -108,18 +107,12 @@ class History:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as lists, dicts and numbers, as JSON can hold it."""
+        """Lists, dicts and numbers, for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> History:
-        """The history that `as_dict` was taken of.
-
-        Raises
-        ------
-        KeyError, TypeError, ValueError
-            If it is anything else.
-        """
+        """The inverse of `as_dict`."""
         history = cls()
         for name in ("cost", "validation_cost", "validation_accuracy", "learning_rate", "seconds"):
             getattr(history, name).extend(map(_figure, values[name]))
@@ -134,7 +127,7 @@ class History:
 
 
 def _figure(value: Any) -> Any:
-    """A number, or as an array those of each network of a stack."""
+    """A number, or an array for a stack."""
     return np.array(value, "float64") if isinstance(value, list) else float(value)
 
 

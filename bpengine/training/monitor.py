@@ -1,4 +1,4 @@
-"""The figures of single steps that tell how a network learns: norms and saturation, layer by layer."""
+"""Statistics of single steps: norms and saturation per layer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MARGIN = 0.01  # of the range: an activation nearer than this to an end is satur
 
 
 class Monitor:
-    """Looks at some of the steps of a training; the others know nothing of it.
+    """Computes the statistics of selected steps of a training.
 
     Parameters
     ----------
     every : int or "epoch"
-        Every so many steps, from the first on; or the first step of each epoch.
+        Every so many steps, or the first step of each epoch.
     """
 
     def __init__(self, every: int | str) -> None:
@@ -31,7 +31,7 @@ class Monitor:
         self._key: tuple[Model, int, bool] | None = None
 
     def wait(self, taken: int, step: int) -> float:
-        """How many steps there are before the next that is looked at.
+        """Number of steps before the next monitored step.
 
         Parameters
         ----------
@@ -45,10 +45,10 @@ class Monitor:
         return math.inf if step else 0
 
     def look(self, network: Model, chunk: Chunk, epoch: int, step: int) -> Statistics:
-        """Figures of a chunk's first step, which is about to be taken."""
+        """Statistics of a chunk's first step, before it is taken."""
         key = network, chunk.size, chunk.weighted
         if self._key != key:
-            plan = Plan(network, chunk.size, weighted=chunk.weighted, own=chunk.own)
+            plan = Plan(network, chunk.size, weighted=chunk.weighted, per_network=chunk.per_network)
             self._key, self._plan = key, plan
         plan = self._plan
         chunk.load(chunk.batches[0], plan.workspace.rows)
@@ -56,15 +56,7 @@ class Monitor:
 
 
 def statistics(plan: Plan, epoch: int, step: int) -> Statistics:
-    """Figures of a gradient plan that has run.
-
-    Parameters
-    ----------
-    plan : Plan
-        Without an optimizer.
-    epoch, step : int
-        Where training is.
-    """
+    """Statistics of a gradient plan that has run."""
     network, workspace = plan.network, plan.workspace
     xp, gradient = network.backend.xp, plan.gradient
     activations = [xp.astype(a, xp.float64) for a in workspace.a]
@@ -97,7 +89,7 @@ def _saturated(backend: Backend, σ: Activation, a: Array) -> Any:
         return sum(shares) / len(σ.members)
     xp = backend.xp
     low, high = σ.range
-    # of a range that is open at one end, such as relu's, the margin is that of a unit
+    # relative to 1 for an unbounded range such as relu's
     margin = MARGIN * (high - low if math.isfinite(high - low) else 1.0)
     at_end = (a < low + margin) | (a > high - margin)
     return backend.figure(xp.mean(xp.astype(at_end, a.dtype), axis=(-2, -1)))

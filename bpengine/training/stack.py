@@ -1,4 +1,4 @@
-"""Training of a stack: its networks stop one by one, and those that have are left out of the steps."""
+"""Training of a stack, whose networks may stop at different times."""
 
 from __future__ import annotations
 
@@ -11,232 +11,215 @@ import numpy as np
 
 from bpengine import schedules
 from bpengine.backends import Array
-from bpengine.backprop.plan import Plan
 from bpengine.data.source import Chunk, Source
 from bpengine.model.model import take_networks
-from bpengine.optimizers.base import Optimizer, zeros_like
-from bpengine.optimizers.update import State
+from bpengine.optimizers.base import zeros_like
 from bpengine.training.history import Statistics
 from bpengine.training.loop import Training
 from bpengine.training.monitor import Monitor
-from bpengine.training.steps import NonFiniteCostError, beginning, finite
+from bpengine.training.steps import NonFiniteCostError, Snapshot, StepRunner, first_non_finite_layer
 
 __all__ = ["StackTraining"]
 
 
 class StackTraining(Training):
-    """A training of many networks at once.
+    """A training of a stack.
 
     Attributes
     ----------
-    active : array of int
-        Which networks of the stack those of `trained` are.
+    numbers : array of int
+        Indices of the runner's networks in the stack.
     running : array of bool, shape (P,)
-        Which networks have not stopped.
+        Networks that have not stopped.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.active = np.arange(len(self.network))
+        self.numbers = np.arange(len(self.network))
         self.running = np.ones(len(self.network), bool)
+        self.runner.running = list(range(len(self.network)))
         self._last_finite: dict[int, list[Array]] = {}  # parameters before a step that went wrong
 
-    def freeze(self, numbers: Any) -> None:
-        """End the training of some networks: they keep the parameters that they have now."""
+    def stop_networks(self, numbers: Any) -> None:
+        """End the training of some networks, with their current parameters."""
         self.running[numbers] = False
+        self.runner.running = np.flatnonzero(self.running[self.numbers]).tolist()
         if not self.running.any():
             self.stop()
 
-    def feed(self, source: Source) -> None:
-        """Go on with examples from somewhere else, for the networks that are still in the steps."""
-        super().feed(source if self.trained is self.network else source.of(self.active))
+    def set_source(self, source: Source) -> None:
+        """Continue with another source, for the runner's networks."""
+        whole = self.runner.model is self.network
+        super().set_source(source if whole else source.for_networks(self.numbers))
 
-    def memory(self) -> dict[str, Any]:
-        """Which networks have stopped, and what the others' random numbers go on from."""
+    def state_dict(self) -> dict[str, Any]:
+        """Stopped networks and states of all random generators."""
         return {
             "networks": {
                 "random": [rng.bit_generator.state for rng in self.network.rngs],
-                "active": self.active,
+                "active": self.numbers,
                 "running": self.running,
             }
         }
 
-    def recall(self, memory: Mapping[str, Any]) -> None:
-        """Take up what `memory` gave, the network left as it is."""
-        found, P = memory["networks"], len(self.network)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned, but not the network."""
+        found, P = state["networks"], len(self.network)
         if len(found["random"]) != P:
             raise ValueError(f"it is of a stack of {len(found['random'])} networks, not {P}")
-        active, running = np.array(found["active"], int), np.array(found["running"], bool)
+        numbers, running = np.array(found["active"], int), np.array(found["running"], bool)
         generators = [type(rng.bit_generator)() for rng in self.network.rngs]
-        for generator, state in zip(generators, found["random"], strict=True):
-            generator.state = state
-        if running.shape != (P,) or not set(active.tolist()) <= set(range(P)):
+        for generator, random in zip(generators, found["random"], strict=True):
+            generator.state = random
+        if running.shape != (P,) or not set(numbers.tolist()) <= set(range(P)):
             raise ValueError(f"it says which of {running.size} networks have stopped, of a stack of {P}")
-        if len(active) < P:
-            self.narrow(active)
+        if len(numbers) < P:
+            self._select(numbers)
         self.running, self._generators = running, generators
+        self.runner.running = np.flatnonzero(running[self.numbers]).tolist()
 
-    def go_on(self) -> None:
-        """Start where a checkpoint has left off, now that the network's parameters are its."""
+    def resume(self) -> None:
+        """Called after a checkpoint's parameters were restored."""
         for rng, generator in zip(self.network.rngs, self._generators, strict=True):
             rng.bit_generator.state = generator.state
-        if self.trained is self.network:
+        runner = self.runner
+        if runner.model is self.network:
             return
-        assert self.state is not None
-        parameters = self.trained.parameters
-        # one that has stopped and is still in the steps goes on there, whatever the stack has of it
-        for own, shown in zip(
-            parameters.blocks,
-            parameters.split(self.state.arrays.get("average", parameters.vector)),
-            strict=True,
-        ):
-            own[...] = shown
-        self._take_up()
+        parameters = runner.model.parameters
+        # a stopped network that the runner still has continues from the optimizer's state
+        shown = runner.state.arrays.get("average", parameters.vector)
+        for block, value in zip(parameters.blocks, parameters.split(shown), strict=True):
+            block[...] = value
+        self._copy_from_stack()
 
-    def _take_up(self) -> None:
-        """Go on from the parameters that the stack has, which may have been set meanwhile."""
-        own, whole = self.trained.parameters.blocks, self.network.parameters.blocks
+    def _copy_from_stack(self) -> None:
+        """Copy the stack's parameters, which callbacks may have set, to the runner."""
+        blocks, whole = self.runner.model.parameters.blocks, self.network.parameters.blocks
         for position, p in self._still_running():
-            _write(own, position, [block[p, ...] for block in whole])
+            _write(blocks, position, [block[p, ...] for block in whole])
 
     def pass_over_examples(self) -> Any:
-        """Steps over all examples, by the networks that have not stopped."""
-        if self.trained is not self.network:
-            self._take_up()
-        self._hide_average()
-        left = self.running[self.active]
+        """Run an epoch's steps of the networks that have not stopped."""
+        if self.runner.model is not self.network:
+            self._copy_from_stack()
+        self.runner.swap_out_average()
+        left = self.running[self.numbers]
         if not left.any():
             raise ValueError(
                 "all networks of the stack have stopped; fit, or partial_fit with another optimizer, "
                 "starts anew."
             )
-        # at the first stop they part from the stack; later it pays when half of them are gone
-        if not left.all() and (self.trained is self.network or left.sum() <= len(left) / 2):
-            self.narrow(np.flatnonzero(left))
+        # copy to a smaller stack at the first stop, and later when half of the networks have stopped
+        is_copy = self.runner.model is not self.network
+        if not left.all() and (not is_copy or left.sum() <= len(left) / 2):
+            self._select(np.flatnonzero(left))
         cost = super().pass_over_examples()
-        left = self.running[self.active]
+        left = self.running[self.numbers]
         if self._last_finite and left.any():
-            self.narrow(np.flatnonzero(left))
+            self._select(np.flatnonzero(left))
             return cost[left]
         return cost
 
     def _still_running(self) -> list[tuple[int, int]]:
-        """Where among those of `trained` the networks are that have not stopped, and their numbers."""
-        return [(position, p) for position, p in enumerate(self.active.tolist()) if self.running[p]]
+        """Positions in the runner's stack, and indices, of networks that have not stopped."""
+        return [(position, p) for position, p in enumerate(self.numbers.tolist()) if self.running[p]]
 
-    def narrow(self, positions: np.ndarray[Any, Any]) -> None:
-        """Go on with some of the networks alone, in a stack of their own."""
-        before, network, optimizer = self.trained.parameters, self.trained, self.optimizer
-        assert isinstance(optimizer, Optimizer)
-        assert self.state is not None
-        self.trained = network.take(positions)
+    def _select(self, positions: np.ndarray[Any, Any]) -> None:
+        """Continue with some of the runner's networks, copied to a new stack."""
+        old = self.runner
+        backend, before, optimizer = old.model.backend, old.model.parameters, old.state.optimizer
         options: Any = {
             name: tuple(np.asarray(value)[positions].tolist())
             for name in ("learning_rate", "weight_decay")
             if isinstance(value := getattr(optimizer, name), tuple)
         }
-        own_optimizer = dataclasses.replace(optimizer, **options)
-        state = State(own_optimizer, self.trained.parameters)
-        arrays = {**state.arrays}
-        olds = {**self.state.arrays}
-        if self.stepping is not None:
-            olds["stepping"] = self.stepping
-            self.stepping = arrays["stepping"] = zeros_like(self.trained.vector)
-        for name, old in olds.items():
-            if old.shape == before.vector.shape:
-                for new, whole in zip(
-                    self.trained.parameters.split(arrays[name]), before.split(old), strict=True
-                ):
-                    new[...] = take_networks(network.backend, whole, positions)
+        rule = dataclasses.replace(optimizer, **options)
+        new = StepRunner(old.model.take(positions), rule, old.make_plan, old.executor)
+        arrays, olds = {**new.state.arrays}, {**old.state.arrays}
+        if old.raw_parameters is not None:
+            olds["raw"] = old.raw_parameters
+            new.raw_parameters = arrays["raw"] = zeros_like(new.model.vector)
+        for name, x in olds.items():
+            if x.shape == before.vector.shape:
+                blocks = zip(new.model.parameters.split(arrays[name]), before.split(x), strict=True)
+                for block, whole in blocks:
+                    block[...] = take_networks(backend, whole, positions)
             else:
-                arrays[name][...] = old
-        self.state, self.active = state, self.active[positions]
-        self.schedule = schedules.resolve(own_optimizer.learning_rate)
-        self.source = self.source.of(positions)
+                arrays[name][...] = x
+        self.runner, self.numbers = new, self.numbers[positions]
+        new.running = np.flatnonzero(self.running[self.numbers]).tolist()
+        self.schedule = schedules.resolve(rule.learning_rate)
+        self.source = self.source.for_networks(positions)
         if self.validation is not None:
             X, Y, *weights = self.validation
             self.validation = (
-                *(take_networks(network.backend, x, positions) if x.ndim > 2 else x for x in (X, Y)),
+                *(take_networks(backend, x, positions) if x.ndim > 2 else x for x in (X, Y)),
                 *(w[positions] if w.ndim > 1 else w for w in weights),
             )
-        self._plans.clear()
 
-    def _watched(self) -> list[float]:
-        """The mean of the networks' costs: a schedule gives one rate."""
-        return [float(np.nanmean(costs)) for costs in self.history.watched]
-
-    def show_average(self) -> None:
-        """Let the stack have the parameters that training has come to, or their average."""
-        super().show_average()
+    def show_parameters(self) -> None:
+        """Set the stack's parameters to the current ones, or to their average."""
+        super().show_parameters()
         whole = self.network.parameters.blocks
-        if self.trained is not self.network:
-            own = self.trained.parameters.blocks
+        if self.runner.model is not self.network:
+            blocks = self.runner.model.parameters.blocks
             for position, p in self._still_running():
-                _write(whole, p, [block[position, ...] for block in own])
-        for p, blocks in self._last_finite.items():
-            _write(whole, p, blocks)
+                _write(whole, p, [block[position, ...] for block in blocks])
+        for p, last in self._last_finite.items():
+            _write(whole, p, last)
         self._last_finite.clear()
 
     def _of_all(self, figure: Any, name: str) -> Any:
-        """Of all networks; one that has stopped keeps its last."""
+        """The figure of all networks, with the last one of those that have stopped."""
         before = getattr(self.history, name)
         return self._spread(figure, before[-1] if before else np.nan)
 
-    def _look(self, monitor: Monitor, chunk: Chunk, step: int) -> Statistics:
+    def _statistics(self, monitor: Monitor, chunk: Chunk, step: int) -> Statistics:
         """The statistics of a chunk's first step; NaN for networks that have stopped."""
-        found = super()._look(monitor, chunk, step)
+        found = super()._statistics(monitor, chunk, step)
         layers = ("gradient_norms", "weight_norms", "saturated", "mean_activations")
         figures: Any = {name: tuple(map(self._spread, getattr(found, name))) for name in layers}
         return dataclasses.replace(found, cost=self._spread(found.cost), **figures)
 
     def _spread(self, figure: Any, others: Any = np.nan) -> Any:
-        """A figure of `trained` among those of all networks."""
+        """A figure of the runner's networks as one of all networks."""
         figures = np.full(len(self.network), others)
-        running = self.running[self.active]
-        figures[self.active[running]] = np.asarray(figure)[running]
+        running = self.running[self.numbers]
+        figures[self.numbers[running]] = np.asarray(figure)[running]
         return figures
 
-    def _is_finite(self, costs: np.ndarray[Any, Any] | None = None) -> bool:
-        running = np.flatnonzero(self.running[self.active])
-        if costs is not None and not np.isfinite(costs[:, running]).all():
-            return False
-        xp, parameters = self.trained.backend.xp, self.trained.parameters
-        return finite(xp, parameters.vector) or all(
-            finite(xp, block[int(i), ...]) for block in parameters.blocks for i in running
-        )
-
-    def _find_non_finite(
-        self, plan: Plan, chunk: Chunk, rates: list[float] | None, start: Any, step: int
+    def find_non_finite(
+        self, plan: Any, start: Snapshot, chunk: Chunk, rates: list[float] | None, step: int
     ) -> None:
-        """Replay the steps from `start`; each network stops before its step that went wrong."""
-        self._restore(start)
-        blocks = self.trained.parameters.blocks
+        """Repeat a chunk's steps from `start`; a network stops before its first non-finite step."""
+        runner = self.runner
+        runner.restore(start)
+        parameters = runner.model.parameters
         stopped: list[int] = []
         error: NonFiniteCostError | None = None
-        for i, batch in enumerate(chunk.batches):
-            before, _ = self._snapshot()
-            self._step(plan, chunk, batch, rates, i)
+        for i in range(len(chunk.batches)):
+            before = runner.snapshot()
+            runner.step(plan, chunk, i, rates)
             for position, p in self._still_running():
-                layer = beginning(plan, blocks, position)
+                layer = first_non_finite_layer(plan, parameters.blocks, position)
                 if layer is not None:
                     error = NonFiniteCostError(self.epoch + 1, step + i + 1, layer)
-                    old = self.trained.parameters.split(before[""])
-                    self._last_finite[p] = [block[position, ...] for block in old]
-                    self.freeze(p)
+                    blocks = parameters.split(before.arrays[""])
+                    self._last_finite[p] = [block[position, ...] for block in blocks]
+                    self.stop_networks(p)
                     stopped.append(p)
         if error is not None and not self.running.any():
             raise error
         if stopped:
             warnings.warn(
                 f"the cost of network {', '.join(map(str, stopped))} of the stack is no longer finite "
-                f"in epoch {self.epoch + 1}; each keeps its last finite parameters, and the others go "
-                "on. Try a smaller learning rate.",
+                f"in epoch {self.epoch + 1}; each keeps its last finite parameters, and the others "
+                "continue. Try a smaller learning rate.",
                 RuntimeWarning,
                 stacklevel=2,
             )
 
 
 def _write(blocks: Sequence[Array], p: int, values: Sequence[Array]) -> None:
-    """Set the parameters of network p."""
     for block, value in zip(blocks, values, strict=True):
         block[p, ...] = value

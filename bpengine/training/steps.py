@@ -1,31 +1,39 @@
-"""The steps of a chunk: run, undone, and searched for the one that was not finite."""
+"""Running the steps of a training: chunks, snapshots, and the search for non-finite steps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any, NamedTuple
 
-from bpengine.backends import Array
+import numpy as np
+
+from bpengine.backends import Array, Backend, Batches, Entries
 from bpengine.backprop.plan import Plan
+from bpengine.data.source import Chunk
 from bpengine.model.model import Model
+from bpengine.optimizers.base import Optimizer
+from bpengine.optimizers.update import OptimizerState
 
-__all__ = ["NonFiniteCostError", "beginning", "finite", "kept_steps"]
+__all__ = ["NonFiniteCostError", "PlanFactory", "StepRunner", "first_non_finite_layer", "plain_plan"]
 
-KEPT_ELEMENTS = 2**18  # outputs of training steps kept until their costs are added up
-KEPT_STEPS = 8, 256  # at least and at most
-PLANS = 8  # of batches of different sizes that are kept at a time
+READBACK_ELEMENTS = 2**18  # outputs that are buffered until costs are read back
+READBACK_STEPS = 8, 256  # least and greatest number
+PLANS = 8  # cached, for different batch sizes
+
+PlanFactory = Callable[[Model, Chunk, OptimizerState, Backend], Any]
 
 
 class NonFiniteCostError(ArithmeticError):
-    """Training met a cost that is NaN or infinite.
+    """Raised when the cost is NaN or infinite.
 
     Attributes
     ----------
     epoch, step : int
-        Where, counted from 1; the step is within the epoch.
+        Counted from 1; the step within the epoch.
     layer : int
-        The layer whose numbers were the first to be non-finite; layer 1 is the input.
+        The layer of the first non-finite numbers; layer 1 is the input.
     """
 
     def __init__(self, epoch: int, step: int, layer: int) -> None:
@@ -37,18 +45,200 @@ class NonFiniteCostError(ArithmeticError):
         )
 
 
-def kept_steps(network: Model, m: int) -> int:
-    """Of how many steps on m examples the outputs are kept until their costs are added up."""
-    (least, most), times = KEPT_STEPS, network.backend.patience
-    elements = math.prod(network.stack) * network.sizes[-1] * m
-    return min(most * times, max(least, KEPT_ELEMENTS * times // elements))
+def plain_plan(model: Model, chunk: Chunk, state: OptimizerState, executor: Backend) -> Plan:
+    """The plan of steps along the average gradient."""
+    return Plan(
+        model,
+        chunk.size,
+        state.optimizer,
+        state=state,
+        weighted=chunk.weighted,
+        per_network=chunk.per_network,
+        replayer=executor,
+    )
 
 
-def beginning(plan: Plan, results: Sequence[Array], p: int | None = None) -> int | None:
-    """The layer where a step's first non-finite numbers are; None where all are finite.
+class Snapshot(NamedTuple):
+    """A copy of all that a step changes."""
 
-    `results` are what the step has made, a block for each layer after the input: parameters or
-    gradients. With a number `p`, those of network p of a stack are looked at.
+    arrays: dict[str, Array]
+    random: list[Any]
+
+
+class StepRunner:
+    """Runs steps with an optimizer state and a plan for each batch size.
+
+    Parameters
+    ----------
+    model : Model
+    optimizer : Optimizer or None
+        None for LBFGS.
+    make_plan : callable
+        ``make_plan(model, chunk, state, executor)`` returns the plan for a chunk's batches.
+    executor : Backend
+        Replays the plans.
+
+    Attributes
+    ----------
+    state : OptimizerState or None
+    running : sequence of int, or None
+        Positions of the networks that are checked for non-finite numbers; None: all.
+    raw_parameters : array or None
+        The parameters for the next step, while the model has the average.
+    last_plan : Plan or None
+        The plan of the last chunk.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        optimizer: Optimizer | None,
+        make_plan: PlanFactory = plain_plan,
+        executor: Backend | None = None,
+    ) -> None:
+        self.model, self.make_plan = model, make_plan
+        self.executor = executor or model.backend
+        self.state: Any = None if optimizer is None else OptimizerState(optimizer, model.parameters)
+        self.running: Sequence[int] | None = None
+        self.raw_parameters: Array | None = None
+        self.last_plan: Any = None
+        self._plans: dict[Any, tuple[Any, Entries, Array]] = {}
+
+    def plan(self, chunk: Chunk) -> tuple[Any, Entries, Array]:
+        """The plan for a chunk's batches, and a buffer for its outputs."""
+        key = chunk.size, chunk.weighted, tuple(chunk.per_network)
+        if key not in self._plans:
+            if len(self._plans) == PLANS:
+                del self._plans[next(iter(self._plans))]
+            net, m = self.model, chunk.size
+            plan = self.make_plan(net, chunk, self.state, self.executor)
+            shape = steps_per_readback(net, m), *net.stack, net.sizes[-1], m
+            outputs = net.backend.empty(shape, net.dtype)
+            self._plans[key] = plan, Entries(outputs), outputs
+        self.last_plan = self._plans[key][0]
+        return self._plans[key]
+
+    def run(
+        self,
+        chunk: Chunk,
+        rates: list[float] | None,
+        find_non_finite: Callable[[Any, Snapshot], None],
+        start: Snapshot | None = None,
+    ) -> np.ndarray[Any, Any]:
+        """Take a chunk's steps; returns the summed costs of each step, computed once at the end.
+
+        Parameters
+        ----------
+        chunk : Chunk
+        rates : list of float, or None
+            The learning rate of each step; None if constant.
+        find_non_finite : callable
+            Called with the plan and `start` if parameters or costs are not finite.
+        start : Snapshot, optional
+            The snapshot before the steps, if taken already.
+        """
+        plan, slots, outputs = self.plan(chunk)
+        net, rows = self.model, plan.workspace.rows
+        xp, σ = net.backend.xp, net.activations[-1]
+        start = start or self.snapshot()
+        completed = [0]
+        try:
+            settings = None if rates is None else plan.settings(rates)
+            batches = Batches(
+                chunk.load, chunk.batches, rows, plan.output, slots, chunk.examples, settings
+            )
+            plan.program.run_batches(batches, completed)
+            if rates is not None:
+                plan.learning_rate = rates[-1]
+            y, weights = chunk.outcomes()
+            x = outputs[: len(chunk.batches), ...]
+            values = xp.astype(net.cost.per_example(σ, x, x, y), xp.float64)
+            if weights is not None:
+                values = values * xp.astype(weights, xp.float64)
+            costs = net.backend.to_numpy(xp.sum(values, axis=-1))
+            if not self._is_finite(costs):
+                find_non_finite(plan, start)
+        except KeyboardInterrupt:
+            # the interrupt may have come within a step: repeat the complete steps
+            self.restore(start)
+            for i in range(completed[0]):
+                self.step(plan, chunk, i, rates)
+            if not self._is_finite():
+                self.restore(start)
+            raise
+        return costs
+
+    def step(self, plan: Any, chunk: Chunk, i: int, rates: list[float] | None) -> None:
+        """Take step i of a chunk."""
+        if rates is not None:
+            plan.learning_rate = rates[i]
+        chunk.load(chunk.batches[i], plan.workspace.rows)
+        plan.program.run(1)
+
+    def snapshot(self) -> Snapshot:
+        """Copies of parameters and optimizer state, and the states of the random generators."""
+        xp, net = self.model.backend.xp, self.model
+        arrays = {"": net.vector, **self.state.arrays}
+        copies = {name: xp.asarray(array, copy=True) for name, array in arrays.items()}
+        return Snapshot(copies, [rng.bit_generator.state for rng in net.rngs])
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Restore a snapshot."""
+        for name, array in {"": self.model.vector, **self.state.arrays}.items():
+            array[...] = snapshot.arrays[name]
+        for rng, state in zip(self.model.rngs, snapshot.random, strict=True):
+            rng.bit_generator.state = state
+
+    def _is_finite(self, costs: np.ndarray[Any, Any] | None = None) -> bool:
+        """Whether the parameters and costs are finite."""
+        xp, parameters, running = self.model.backend.xp, self.model.parameters, self.running
+        if running is None:
+            found = costs is None or bool(np.isfinite(costs).all())
+            return found and finite(xp, parameters.vector)
+        if costs is not None and not np.isfinite(costs[:, running]).all():
+            return False
+        return finite(xp, parameters.vector) or all(
+            finite(xp, block[int(i), ...]) for block in parameters.blocks for i in running
+        )
+
+    def swap_in_average(self) -> None:
+        """Set the model's parameters to their average, until the next step."""
+        if self.state is not None and "average" in self.state.arrays:
+            if self.raw_parameters is None:
+                self.raw_parameters = self.model.backend.xp.asarray(self.model.vector, copy=True)
+            self.model.vector[...] = self.state.arrays["average"]
+
+    def swap_out_average(self) -> None:
+        """Set the parameters back, for networks where no callback has set others."""
+        if self.raw_parameters is None:
+            return
+        parameters, arrays = self.model.parameters, self.state.arrays
+        xp, blocks = self.model.backend.xp, parameters.blocks
+        same = [
+            xp.all(block == average, axis=(-2, -1), keepdims=True)
+            for block, average in zip(blocks, parameters.split(arrays["average"]), strict=True)
+        ]
+        unchanged = reduce(xp.logical_and, same)
+        for block, raw in zip(blocks, parameters.split(self.raw_parameters), strict=True):
+            block[...] = xp.where(unchanged, raw, block)
+        if not bool(xp.all(unchanged)):
+            # a new average, for all networks, as they share the count of steps
+            arrays["average"][...] = parameters.vector
+            arrays["averaged"][...] = 0.0
+        self.raw_parameters = None
+
+
+def steps_per_readback(model: Model, m: int) -> int:
+    """Number of steps on m examples whose outputs are buffered until costs are read back."""
+    (least, most), times = READBACK_STEPS, model.backend.patience
+    elements = math.prod(model.stack) * model.sizes[-1] * m
+    return min(most * times, max(least, READBACK_ELEMENTS * times // elements))
+
+
+def first_non_finite_layer(plan: Any, results: Sequence[Array], p: int | None = None) -> int | None:
+    """The layer of a step's first non-finite numbers; None where all are finite.
+
+    `results` are the blocks of updated parameters or gradients; `p` is a network of a stack.
     """
     net, ws = plan.network, plan.workspace
     xp, at = net.backend.xp, ... if p is None else (p, ...)

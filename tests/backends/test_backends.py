@@ -141,12 +141,12 @@ def test_no_kernel_hides_nan(lab, case):
             if op.name.startswith("linear slope") and which == 1:
                 continue  # 1 whatever a is
             for entry, shows in positions(op, which):
-                kept = [xp.asarray(each, copy=True) for each in op.inputs]
+                saved = [xp.asarray(item, copy=True) for item in op.inputs]
                 x[entry] = float("nan")
                 lab.backend.compile([op]).run(1)
                 assert np.isnan(lab.numpy(op.output)[shows]).all(), (op.name, which)
-                for each, before in zip(op.inputs, kept, strict=True):
-                    each[...] = before
+                for item, before in zip(op.inputs, saved, strict=True):
+                    item[...] = before
 
 
 def test_numpy_has_no_kernel_that_nothing_uses():
@@ -162,8 +162,8 @@ def test_numpy_has_no_kernel_that_nothing_uses():
     for kind in KINDS:
         plan = net.plan(4, per_example=kind, max_norm=1.0 if kind == "clip" else None)
         used |= {op.name for op in plan.operations}
-    steps, rules = (pytest.importorskip(f"bpengine.estimators.{name}") for name in ("steps", "rules"))
-    plan = steps.LossPlan(net, 4, rules.HatAdam(0.1), weighted=True)
+    steps = pytest.importorskip("bpengine.estimators.steps")
+    plan = bp.Plan(net, 4, steps.HatAdam(0.1), gradient=steps.WeightedMean(), weighted=True)
     used |= {op.name for op in plan.operations}
     assert set(KERNELS) <= used | set(blas.FOLDED)
 
@@ -268,11 +268,11 @@ def test_a_network_without_a_backend_takes_that_of_its_first_array_and_keeps_it(
         np.testing.assert_array_equal(lab.numpy(net.weights[l]), before[l])
     # kept: host arrays are converted from now on, those of another library refused
     assert lab.backend.owns(net.backprop(X, Y).vector)
-    kept = net.backend
+    saved = net.backend
     if lab.backend.name == "numpy":
         with pytest.raises(TypeError, match=r"X is an array of array_api_strict.* 'numpy'"):
             net.feedforward(array_api_strict.asarray(X))
-    assert net.backend is kept
+    assert net.backend is saved
 
 
 @pytest.mark.parametrize("first", [np.ones((3, 2)), [[1.0, 2], [3, 4], [5, 6]]])
@@ -451,7 +451,7 @@ def without_device(tmp_path, monkeypatch, source):
     del sys.modules["cupy"]
 
 
-def test_cupy_without_a_device_is_told_apart_from_no_cupy(tmp_path, monkeypatch):
+def test_cupy_without_a_device_is_distinguished_from_no_cupy(tmp_path, monkeypatch):
     source = """
 class cuda:
     class runtime:

@@ -450,8 +450,8 @@ def test_ctrl_c_between_steps_and_their_number_is_right():
     ws, rng = plan.workspace, np.random.default_rng(0)
     rows = rng.random((100, ws.rows.shape[1]), "float32")
     batches = [rng.integers(0, 100, 50)] * 100_000
-    kept = np.empty((3, 50), "float32")
-    given = Batches(None, batches, ws.rows, ws.a[-1], [kept] * len(batches), rows)
+    saved = np.empty((3, 50), "float32")
+    given = Batches(None, batches, ws.rows, ws.a[-1], [saved] * len(batches), rows)
     taken = [5]
     first = net.vector.copy()
 

@@ -11,7 +11,8 @@ from strategies import PAIRS, Case, assert_close, cases, columns, deep, examples
 import bpengine as bp
 from bpengine.backprop import equations
 from bpengine.backprop.workspace import Workspace
-from bpengine.model.packing import example_rows
+from bpengine.model.costs import COSTS
+from bpengine.model.packing import pack_examples
 from bpengine.model.parameters import Gradient, Parameters
 from bpengine.reference import per_example
 from bpengine.reference.linear import collapse
@@ -125,7 +126,7 @@ def stacked_pass(lab, case, networks, stack):
     workspace = Workspace(
         case.sizes, first.activations, case.batch, lab.backend, case.dtype, stack=stack
     )
-    example_rows(*case.data(lab), case.sizes[-1], lab.backend, case.dtype, out=workspace.rows)
+    pack_examples(*case.data(lab), case.sizes[-1], lab.backend, case.dtype, out=workspace.rows)
     gradient = Gradient(case.sizes, lab.backend, case.dtype, stack)
     σ = first.activations
     operations = [
@@ -143,7 +144,7 @@ def assert_members_are_single_networks(lab, case, stack):
         Case(case.sizes, case.activations, case.cost, dtype=case.dtype, seed=seed)
         for seed in range(count)
     ]
-    networks = [each.network(lab) for each in seeds]
+    networks = [item.network(lab) for item in seeds]
     workspace, gradient, operations, costs = stacked_pass(lab, case, networks, stack)
     X, Y = case.data(lab)
     for p, net in enumerate(networks):
@@ -237,4 +238,4 @@ def test_nan_in_a_weight_is_never_hidden(lab, σ, cost, layer):
 def test_targets_of_the_strategy_are_those_that_each_cost_is_defined_for():
     for cost in {cost for _, cost in PAIRS}:
         Y = targets(np.random.default_rng(0), cost, 4, 9)
-        bp.costs.COSTS[cost].check_targets(Y, "Y")
+        COSTS[cost].check_targets(Y, "Y")

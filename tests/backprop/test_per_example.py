@@ -14,8 +14,9 @@ import bpengine as bp
 from bpengine.backends.array_api import fallback
 from bpengine.backends.numpy.kernels import calls as calls_of
 from bpengine.backends.numpy.scratch import Scratch
-from bpengine.backprop.per_example_plan import ExampleNorms, PerExamplePlan
+from bpengine.backprop.per_example import ExampleNorms
 from bpengine.derivatives.per_example import per_example_gradients
+from bpengine.optimizers.update import OptimizerState
 
 KINDS = ["norms", "gradients", "clip"]
 
@@ -140,9 +141,9 @@ def test_without_a_bound_that_binds_clipping_gives_the_plain_gradient(lab, case)
     clipped = net.backprop(*case.data(lab), per_example="clip", max_norm=1e9)
     lab.assert_close(clipped.vector, lab.numpy(plain.vector), 1e-12)
     assert clipped.cost == plain.cost
-    each = net.backprop(*case.data(lab), per_example="gradients")
+    item = net.backprop(*case.data(lab), per_example="gradients")
     bare = case.network(lab).backprop(*case.data(lab))
-    for found, expected in zip(each.weights, bare.weights, strict=True):
+    for found, expected in zip(item.weights, bare.weights, strict=True):
         assert_close(lab.numpy(found).mean(axis=0), lab.numpy(expected), 1e-12, scale=1e-9)
 
 
@@ -157,8 +158,8 @@ def test_padding_has_no_part_in_norms(lab):
     net = case.network(lab, backend=Aligned())
     found = net.backprop(*case.data(lab), per_example="norms")
     assert_close(lab.numpy(found.layers), layer_norms(case, net, lab), 1e-13)
-    each = net.backprop(*case.data(lab), per_example="gradients")
-    assert_close(lab.numpy(each.weights[0]), each_gradient(case, net, lab)[0][0], 1e-13)
+    item = net.backprop(*case.data(lab), per_example="gradients")
+    assert_close(lab.numpy(item.weights[0]), each_gradient(case, net, lab)[0][0], 1e-13)
 
 
 @given(case=cases(max_layers=3), chunk=st.integers(1, 4))
@@ -178,7 +179,7 @@ def test_chunks_are_parts_of_all_gradients(lab, case, chunk):
 
 
 def test_norms_of_many_examples_are_taken_in_chunks(lab, monkeypatch):
-    monkeypatch.setattr("bpengine.derivatives.per_example.CHUNK_ELEMENTS", 20)
+    monkeypatch.setattr("bpengine.backprop.forward.CHUNK_ELEMENTS", 20)
     case = Case([3, 4, 2], ["sigmoid", "sigmoid"], "quadratic", batch=7)
     assert_norms_are_those_of_the_loop(lab, case)
 
@@ -189,7 +190,6 @@ def test_a_plan_is_replayed_and_counted(lab, kind):
     net = case.network(lab)
     bound = {"max_norm": 0.1} if kind == "clip" else {}
     plan = net.plan(case.batch, per_example=kind, **bound)
-    assert isinstance(plan, PerExamplePlan)
     assert plan.counts["matmul"] == (8 if kind == "clip" else 5)
     plan.load(*case.data(lab))
     result = (lambda: plan.norms.total) if kind == "norms" else (lambda: plan.gradient.vector)
@@ -240,11 +240,11 @@ def test_a_step_along_clipped_gradients(lab, optimizer):
     net, other = case.network(lab, l2=0.01), case.network(lab, l2=0.01)
     plan = net.plan(case.batch, optimizer, per_example="clip", max_norm=0.2)
     plan.load(*case.data(lab))
-    state = bp.plan.State(optimizer, other.parameters)
+    state = OptimizerState(optimizer, other.parameters)
     gradient = bp.Gradient(other.sizes, other.backend, other.dtype)
     for array, value in state.settings(optimizer.learning_rate):
         array[...] = value
-    unit = state.unit(optimizer.learning_rate)
+    unit = state.gradient_scale(optimizer.learning_rate)
     update = lab.backend.compile(state.operations(gradient))
     for _ in range(3):
         plan.run()

@@ -32,7 +32,7 @@ SMALLEST_ARRAY = 4 * BATCH
 # where strides differ, NumPy's iterator copies 8192 elements at a time through a buffer of its own
 ITERATOR_BUFFER = 4 * 8192
 SGD = bp.SGD(0.01)
-OWN = [["sigmoid", "tanh", "gelu"], ["sigmoid", "sigmoid"]]
+PARTS = [["sigmoid", "tanh", "gelu"], ["sigmoid", "sigmoid"]]
 
 
 @given(
@@ -124,10 +124,10 @@ def test_two_plans_of_one_network_do_not_share_buffers(lab):
     one.load(lab.array(X), lab.array(Y))
     other.load(lab.array(-X), lab.array(Y))
     first = one.run().gradient.vector
-    kept = lab.numpy(first).copy()
+    saved = lab.numpy(first).copy()
     other.run()
-    np.testing.assert_array_equal(lab.numpy(first), kept)
-    np.testing.assert_array_equal(lab.numpy(one.run().gradient.vector), kept)
+    np.testing.assert_array_equal(lab.numpy(first), saved)
+    np.testing.assert_array_equal(lab.numpy(one.run().gradient.vector), saved)
 
 
 @given(case=cases(), other=st.integers(1, 50))
@@ -280,11 +280,11 @@ def numpy_plan(case, optimizer=SGD, *, weighted=False, **options):
 
 
 def wide(σ, cost):
-    hidden, output = (OWN[:1] * 2, OWN[1]) if isinstance(σ, list) else (chain(σ), σ)
+    hidden, output = (PARTS[:1] * 2, PARTS[1]) if isinstance(σ, list) else (chain(σ), σ)
     return Case([3, 3, 3, 2], [*hidden, output], cost, batch=BATCH, dtype="float32", seed=1)
 
 
-STEPS = [*(wide(σ, cost) for σ, cost in PAIRS), wide(OWN[0], "quadratic")]
+STEPS = [*(wide(σ, cost) for σ, cost in PAIRS), wide(PARTS[0], "quadratic")]
 
 
 def step_name(case):

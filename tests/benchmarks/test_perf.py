@@ -285,7 +285,7 @@ def test_a_slowdown_is_caught_by_the_times_alone(baseline, stored):
     assert status == 1
     assert lines[-1] == f"FAIL: {', '.join(timed.CASES)}"
     assert sum("SLOWER" in line for line in lines) == len(timed.CASES)
-    assert clock.measured[-len(timed.CASES) :] == list(timed.CASES)  # measured again, one by one
+    assert clock.measured[-len(timed.CASES) :] == list(timed.CASES)  # measured again, separately
 
     assert perf.check(baseline, WorkClock(slowdown=1.2).measure)[0] == 0
 

@@ -87,14 +87,16 @@ class Loop:
         return pairs
 
     def total_cost(self, pairs, lmbda):
-        each = []
+        losses = []
         for x, y in pairs:
             a = self.forward(x)[1][-1]
             if self.cost is costs.CrossEntropyCost:
-                each.append(-(y * np.log(a) + (1 - y) * np.log(1 - a)).sum())
+                losses.append(-(y * np.log(a) + (1 - y) * np.log(1 - a)).sum())
             else:
-                each.append(0.5 * ((a - y) ** 2).sum() if self.cost is not Quartic else Quartic.fn(a, y))
-        return np.mean(each) + lmbda / (2 * len(pairs)) * sum((w**2).sum() for w in self.w)
+                losses.append(
+                    0.5 * ((a - y) ** 2).sum() if self.cost is not Quartic else Quartic.fn(a, y)
+                )
+        return np.mean(losses) + lmbda / (2 * len(pairs)) * sum((w**2).sum() for w in self.w)
 
     def accuracy(self, pairs):
         return sum(self.forward(x)[1][-1].argmax() == y for x, y in pairs)
@@ -221,8 +223,8 @@ def test_one_step_of_the_first_program():
 def test_inputs_side_by_side_are_fed_forward_too():
     net, _ = pair([3, 4, 2])
     X = np.random.default_rng(0).random((3, 5))
-    each = np.hstack([net.feedforward(X[:, j : j + 1]) for j in range(5)])
-    np.testing.assert_allclose(net.feedforward(X), each)
+    losses = np.hstack([net.feedforward(X[:, j : j + 1]) for j in range(5)])
+    np.testing.assert_allclose(net.feedforward(X), losses)
 
 
 def test_data_of_other_numbers_and_kinds():
@@ -365,10 +367,10 @@ def test_what_was_read_stays_and_what_is_written_counts():
     net, loop = pair([3, 4, 2])
     pairs, _ = data([3, 4, 2], 6)
     weights, first = net.weights, net.weights[0]
-    kept = [w.copy() for w in weights]
+    saved = [w.copy() for w in weights]
     net.update_mini_batch(pairs, 1.0, 0.0, 6)
     net.SGD(pairs, 1, 6, 1.0)
-    assert all((w == k).all() for w, k in zip(weights, kept, strict=True))
+    assert all((w == k).all() for w, k in zip(weights, saved, strict=True))
     assert first is weights[0] and not np.allclose(net.weights[0], first)
     trained, bias = net.weights[0], net.biases[0]
     values, bias_values = trained.copy(), bias.copy()
@@ -512,21 +514,21 @@ def test_methods_of_a_readers_own_are_called(capsys, program, way):
 
 
 def test_a_cost_derivative_of_a_readers_own():
-    class Own(network.Network):
+    class Custom(network.Network):
         def cost_derivative(self, output_activations, y):
             assert output_activations.shape == y.shape == (2, 1)
             return 4 * (output_activations - y) ** 3
 
     net, loop = pair([3, 4, 2], Quartic, program=1)
-    own = Own([3, 4, 2])
-    own.weights, own.biases = net.weights, net.biases
+    local = Custom([3, 4, 2])
+    local.weights, local.biases = net.weights, net.biases
     pairs, _ = data([3, 4, 2], 6)
     random.seed(0)
     loop.train(pairs, 2, 4, 0.5)
     random.seed(0)
-    own.SGD(pairs, 2, 4, 0.5)
-    assert_equal(own, loop)
-    np.testing.assert_allclose(own.backprop(*pairs[0])[1][0], loop.gradient(*pairs[0])[1][0])
+    local.SGD(pairs, 2, 4, 0.5)
+    assert_equal(local, loop)
+    np.testing.assert_allclose(local.backprop(*pairs[0])[1][0], loop.gradient(*pairs[0])[1][0])
 
 
 def test_a_cost_object_may_be_an_instance():

@@ -1,4 +1,4 @@
-"""Examples from arrays, memory maps and batches of one's own: the same training, in the same order."""
+"""Examples from arrays, memory maps and iterables of batches: the same training, in the same order."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ import bpengine as bp
 from bpengine.backprop import forward
 from bpengine.data import memmap, resident
 from bpengine.data import stream as streams
-from bpengine.data.source import Chunk, Indexed
+from bpengine.data.source import Chunk, IndexedSource
 
 
 @pytest.fixture
@@ -81,11 +81,11 @@ def cut(batch_size, *columns):
     optimizer=optimizers,
     transposed=st.booleans(),
     held=st.sampled_from([1, 30, 2**22]),
-    kept=st.sampled_from([1, 3, 256]),
+    readback=st.sampled_from([1, 3, 256]),
 )
 @examples(25)
 def test_it_is_the_same_training_wherever_examples_come_from(
-    lab, mapped, N, batch_size, weighted, dropout, optimizer, transposed, held, kept
+    lab, mapped, N, batch_size, weighted, dropout, optimizer, transposed, held, readback
 ):
     batch_size = min(batch_size, N)
     X, Y = data(N, seed=N)
@@ -94,7 +94,7 @@ def test_it_is_the_same_training_wherever_examples_come_from(
     from_arrays, from_map, from_batches = nets = [network(lab, dropout=dropout) for _ in range(3)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streams, "STREAM_ELEMENTS", held)
-        patch.setattr("bpengine.training.steps.KEPT_STEPS", (kept, kept))
+        patch.setattr("bpengine.training.steps.READBACK_STEPS", (readback, readback))
         given_arrays = {"batch_size": batch_size, "shuffle": False, "sample_weight": weights, **options}
         histories = [
             fit(lab, from_arrays, X, Y, **given_arrays),
@@ -143,7 +143,7 @@ def test_a_map_is_shuffled_and_split_as_an_array_is(
     assert len(histories[0].validation_cost) == (2 if validation else 0)
 
 
-class Recorded(Indexed):
+class Recorded(IndexedSource):
     """Notes the numbers that its chunks are made of."""
 
     def chunk(self, indices, m):
@@ -209,9 +209,9 @@ def test_chunks_are_no_longer_than_they_are_asked_to_be(lab, N, m, lengths, held
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streams, "STREAM_ELEMENTS", held)
         if stream:
-            source = streams.Stream(net, cut(m, X, Y))
+            source = streams.BatchStream(net, cut(m, X, Y))
         else:
-            source = resident.Resident(net, X, Y, None, m, False)
+            source = resident.InMemory(net, X, Y, None, m, False)
         step = 0
         for chunk in source.chunks(net.rng, most):
             if step in asked:
@@ -225,8 +225,8 @@ def test_an_array_or_a_small_map_is_taken_into_memory(lab, tmp_path):
     path = tmp_path / "X"
     np.zeros((4, 3)).tofile(path)
     X = np.memmap(path, "float64", "r", shape=(4, 3)).T
-    assert not memmap.Mapped.is_meant(X)
-    assert not memmap.Mapped.is_meant(np.zeros((3, 4)))
+    assert not memmap.MemoryMapped.is_needed(X)
+    assert not memmap.MemoryMapped.is_needed(np.zeros((3, 4)))
     seen = []
     network(lab).fit(
         X,
@@ -236,7 +236,7 @@ def test_an_array_or_a_small_map_is_taken_into_memory(lab, tmp_path):
         progress=False,
         callbacks=[lambda training: seen.append(type(training.source))],
     )
-    assert seen == [resident.Resident]
+    assert seen == [resident.InMemory]
 
 
 def test_a_map_takes_no_more_memory_than_its_batches(lab, mapped, monkeypatch):
@@ -338,11 +338,13 @@ def test_no_more_batches_are_held_than_asked_for(lab, monkeypatch):
     sizes=st.lists(st.integers(1, 5), min_size=1, max_size=12),
     weighted=st.lists(st.booleans(), min_size=12, max_size=12),
     optimizer=optimizers,
-    kept=st.sampled_from([1, 2, 256]),
+    readback=st.sampled_from([1, 2, 256]),
     plans=st.sampled_from([1, 8]),
 )
 @examples(25)
-def test_batches_may_differ_in_size_and_some_have_weights(lab, sizes, weighted, optimizer, kept, plans):
+def test_batches_may_differ_in_size_and_some_have_weights(
+    lab, sizes, weighted, optimizer, readback, plans
+):
     rng = np.random.default_rng(0)
     host = [(*data(m, seed=i), rng.random(m)) for i, m in enumerate(sizes)]
     stream = [
@@ -351,8 +353,8 @@ def test_batches_may_differ_in_size_and_some_have_weights(lab, sizes, weighted, 
     ]
     net, twin = network(lab), network(lab)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bpengine.training.steps.KEPT_STEPS", (kept, kept))
-        patch.setattr("bpengine.training.loop.PLANS", plans)
+        patch.setattr("bpengine.training.steps.READBACK_STEPS", (readback, readback))
+        patch.setattr("bpengine.training.steps.PLANS", plans)
         history = net.fit(stream, epochs=1, optimizer=optimizer, progress=False)
     state, cost = None, 0.0
     for i, (batch, has) in enumerate(zip(host, weighted, strict=False)):
@@ -652,8 +654,8 @@ def test_a_map_is_trained_on_in_less_memory_than_it_is_long(tmp_path):
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONUTF8": "1"},
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "in which an array of that length has no room" in done.stdout
-    own = float(re.search(r"RssAnon\): (\S+) GiB", done.stdout)[1])
-    assert 0 < own < 0.2
+    assert "in which an array of that length does not fit" in done.stdout
+    anonymous = float(re.search(r"RssAnon\): (\S+) GiB", done.stdout)[1])
+    assert 0 < anonymous < 0.2
     assert float(re.search(r"accuracy on the first 10,000: (\S+)", done.stdout)[1]) > 0.9
     assert not list(tmp_path.iterdir())

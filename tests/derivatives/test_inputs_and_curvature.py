@@ -14,6 +14,7 @@ from bpengine.derivatives.inputs import input_gradients, jacobians
 from bpengine.derivatives.second_derivatives import CURVATURE, SECOND
 from bpengine.model.activations import ACTIVATIONS
 from bpengine.model.costs import COSTS
+from bpengine.model.parameters import Parameters
 
 SMOOTH = [
     (σ, cost)
@@ -86,8 +87,8 @@ def test_input_gradients_equal_finite_differences(lab, σ, cost):
         up[i] += ε
         down[i] -= ε
         costs = [
-            net.cost.function(forward(case, net, lab, moved), Y.astype("float64"))
-            for moved in (up, down)
+            net.cost.function(forward(case, net, lab, change), Y.astype("float64"))
+            for change in (up, down)
         ]
         difference = (costs[0] - costs[1]) / (2 * ε)
         assert_close(found[i], difference, 1e-6, scale=max(1.0, np.abs(costs).max()))
@@ -201,7 +202,7 @@ def test_the_gauss_newton_matrix_is_made_of_jacobians(lab, σ, cost):
         Curvature(net, *case.data(lab)), net.vector.shape[0], "gauss_newton_vector", lab.backend
     )
     weight = np.zeros(net.vector.shape[0])
-    mask = bp.parameters.Parameters(net.sizes, lab.backend, "float64")
+    mask = Parameters(net.sizes, lab.backend, "float64")
     for w in mask.weights:
         w[...] = 1.0
     weight[:] = lab.numpy(mask.vector)

@@ -86,10 +86,10 @@ def test_ranks_are_one_process_with_the_same_global_batches(
     counts, batch_sizes = zip(*shards, strict=True)
     X, Y = data(sum(counts), seed)
     W = np.random.default_rng(seed).random(sum(counts)) + 0.1 if weighted else np.ones(sum(counts))
-    own = list(zip(*(ranks.parts(x, counts) for x in (X, Y, W)), strict=True))
+    local = list(zip(*(ranks.parts(x, counts) for x in (X, Y, W)), strict=True))
 
     def rank(comm):
-        x, y, w = own[comm.rank]
+        x, y, w = local[comm.rank]
         net = network(lab, seed + comm.rank, **extra)
         history = fit(
             lab,
@@ -107,10 +107,10 @@ def test_ranks_are_one_process_with_the_same_global_batches(
     found = ranks.results(len(shards), rank)
     one = network(lab, seed, **extra)
     W = W / W.mean()
-    own = list(zip(*(ranks.parts(x, counts) for x in (X, Y, W)), strict=True))
+    local = list(zip(*(ranks.parts(x, counts) for x in (X, Y, W)), strict=True))
     batches = [
         tuple(lab.array(x) for x in (batch if weighted else batch[:2]))
-        for batch in global_batches(own, batch_sizes)
+        for batch in global_batches(local, batch_sizes)
     ]
     expected = one.fit(
         batches,
@@ -130,13 +130,13 @@ def test_ranks_are_one_process_with_the_same_global_batches(
 
 @pytest.mark.parametrize("options", [{}, {"overlap": False}, {"accumulate": 2}, {"sync_every": 100}])
 def test_a_stack_is_trained_as_one_network_is(lab, options):
-    """Networks with rates of their own, of which some stop early."""
+    """Networks with different rates, of which some stop early."""
     X, Y = data(18)
     parts = list(zip(*(ranks.parts(x, (10, 8)) for x in (X, Y)), strict=True))
     optimizer = bp.Adam([0.3, 0.01, 0.1])
 
     def stop():
-        return [bp.EarlyStopping(patience=1, min_change=0.02)]
+        return [bp.EarlyStopping(patience=1, min_delta=0.02)]
 
     def rank(comm):
         x, y = parts[comm.rank]
@@ -191,21 +191,21 @@ def test_one_rank_is_a_training_without_ranks_bit_for_bit(lab, options, weighted
 def test_every_few_steps_parameters_are_averaged(lab, optimizer):
     optimizer, counts, k = trainings.OPTIMIZERS[optimizer], (12, 5), 2
     X, Y = data(sum(counts))
-    own = list(zip(ranks.parts(X, counts), ranks.parts(Y, counts), strict=True))
+    local = list(zip(ranks.parts(X, counts), ranks.parts(Y, counts), strict=True))
 
     def rank(comm):
         net = network(lab)
-        fit(lab, net, *own[comm.rank], DataParallel(comm, sync_every=k), optimizer=optimizer, epochs=1)
+        fit(lab, net, *local[comm.rank], DataParallel(comm, sync_every=k), optimizer=optimizer, epochs=1)
         return trainings.vector(lab, net)
 
     found = ranks.results(2, rank)
 
-    nets = [network(lab) for _ in own]
+    nets = [network(lab) for _ in local]
     states: list[dict] = [{}, {}]
     plans: list[dict] = [{}, {}]
     for start in range(0, 12, 4 * k):  # by hand: both go on alone for k steps of 4 examples
         seen = np.zeros(2)
-        for r, (x, y) in enumerate(own):
+        for r, (x, y) in enumerate(local):
             for i in range(start, min(start + 4 * k, x.shape[1]), 4):
                 m = min(4, x.shape[1] - i)
                 if m not in plans[r]:
@@ -230,11 +230,11 @@ def test_class_weights_are_balanced_over_all_ranks(lab):
     counts = 9, 4
     X, _ = data(13)
     Y = np.array([0] * 9 + [1] * 4)  # each rank has one class alone
-    own = list(zip(ranks.parts(X, counts), ranks.parts(Y, counts), strict=True))
+    local = list(zip(ranks.parts(X, counts), ranks.parts(Y, counts), strict=True))
 
     def rank(comm):
         net = network(lab)
-        fit(lab, net, *own[comm.rank], comm, class_weight="balanced", batch_size=4, epochs=1)
+        fit(lab, net, *local[comm.rank], comm, class_weight="balanced", batch_size=4, epochs=1)
         return trainings.vector(lab, net)
 
     found = ranks.results(2, rank)
@@ -267,10 +267,10 @@ def test_ranks_draw_other_numbers_than_each_other_and_the_same_each_time(lab):
     generators = [np.random.default_rng(5) for _ in range(3)]
 
     def draw(comm):
-        from bpengine.distributed.agreement import derive
+        from bpengine.distributed.agreement import seed_of_rank
 
         with collectives.Group(comm, 9.0) as group:
-            derive(group, generators[comm.rank], 1.0)
+            seed_of_rank(group, generators[comm.rank], 1.0)
             seen[comm.rank] = generators[comm.rank].random()
 
     ranks.results(3, draw)
@@ -396,17 +396,17 @@ def test_a_cost_that_is_not_finite_on_one_rank_ends_all_alike(lab):
         options = {"backend": lab.backend, "dtype": "float64", "rng": 1, "l1": 1e-12}
         return bp.Network([3, 4, 2], ["tanh", "linear"], **options)
 
-    own = list(zip(ranks.parts(X, sizes), ranks.parts(Y, sizes), strict=True))
+    local = list(zip(ranks.parts(X, sizes), ranks.parts(Y, sizes), strict=True))
     options = {"optimizer": bp.SGD(1e6), "epochs": 200, "batch_size": 2}
 
     def rank(comm):
         net = build()
         with pytest.raises(bp.NonFiniteCostError) as caught:
-            fit(lab, net, *own[comm.rank], comm, **options)
+            fit(lab, net, *local[comm.rank], comm, **options)
         return caught.value, trainings.vector(lab, net)
 
     found = ranks.results(2, rank)
-    batches = [tuple(lab.array(x) for x in batch) for batch in global_batches(own, (2, 2))]
+    batches = [tuple(lab.array(x) for x in batch) for batch in global_batches(local, (2, 2))]
     one = build()
     with pytest.raises(bp.NonFiniteCostError) as expected:
         one.fit(batches, epochs=200, optimizer=options["optimizer"], progress=False)
@@ -424,7 +424,7 @@ def test_an_interrupt_of_one_rank_ends_all(lab, at, options):
 
     class Interrupting(bp.Callback):
         def steps(self, training, count):
-            if training.group.rank == at and training.epoch == 2:
+            if training.strategy.group.rank == at and training.epoch == 2:
                 raise KeyboardInterrupt
 
     def rank(comm):
@@ -454,7 +454,7 @@ def test_a_stop_of_one_rank_stops_all_and_the_checkpoint_knows(lab, tmp_path):
     X, Y = data(8)
 
     def stopping(training):
-        if training.group.rank == 1 and training.epoch == 3:
+        if training.strategy.group.rank == 1 and training.epoch == 3:
             training.stop()
 
     def rank(comm):
@@ -486,7 +486,7 @@ def test_early_stopping_is_the_same_everywhere(lab):
         net = network(lab)
         mine = slice(10 * comm.rank, 10 * comm.rank + 10)
         validation = tuple(lab.array(x) for x in V) if comm.rank else None
-        stop = bp.EarlyStopping(patience=2, min_change=0.01)
+        stop = bp.EarlyStopping(patience=2, min_delta=0.01)
         history = fit(
             lab, net, X[:, mine], Y[mine], comm, epochs=99, validation=validation, callbacks=[stop]
         )
@@ -529,9 +529,9 @@ def test_a_checkpoint_goes_on_with_as_many_ranks_bit_for_bit_and_with_any_number
 
     whole = train(2, 5, checkpoint=False)
     train(2, 2, checkpoint=True)
-    kept = path.read_bytes()
+    saved = path.read_bytes()
     for size in (2, 1, 3):
-        path.write_bytes(kept)
+        path.write_bytes(saved)
         found = train(size, 5, checkpoint=True)
         for vector, history in found:
             assert history == found[0][1] and len(history["cost"]) == 5
@@ -646,7 +646,7 @@ def test_what_does_not_go_together(lab):
 
 
 def test_a_backend_elsewhere_says_aloud_that_it_goes_by_way_of_the_host(lab, caplog):
-    plan._say_once.cache_clear()
+    plan._warn_once.cache_clear()
     X, Y = data(8)
     with caplog.at_level(logging.WARNING, "bpengine"):
         ranks.results(2, lambda comm: fit(lab, network(lab), X, Y, comm, epochs=1))

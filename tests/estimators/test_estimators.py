@@ -355,8 +355,8 @@ def test_coefs_are_views_that_can_be_set():
     np.testing.assert_allclose(model.predict(XR), net.feedforward(XR.T).T)
     with pytest.raises(ValueError, match=r"shape \(8, 4\), got \(4, 8\)"):
         model.coefs_[0] = np.ones((4, 8))
-    kept = pickle.loads(pickle.dumps(model.coefs_))
-    np.testing.assert_array_equal(kept[0], model.coefs_[0])
+    copied = pickle.loads(pickle.dumps(model.coefs_))
+    np.testing.assert_array_equal(copied[0], model.coefs_[0])
 
 
 @pytest.mark.parametrize("Estimator", BOTH)
@@ -427,7 +427,7 @@ def test_callbacks_are_checked():
 
 
 def test_early_stopping_of_bpengine_restores_the_best():
-    stop = bp.EarlyStopping(patience=2, min_change=1.0)
+    stop = bp.EarlyStopping(patience=2, min_delta=1.0)
     model = MLPClassifier((8,), callbacks=[stop], random_state=0).fit(X, LABELS)
     assert model.n_iter_ == 3
     model.set_params(callbacks=None, max_iter=1)
@@ -581,8 +581,8 @@ def test_cost_of_a_regressor():
     model = MLPRegressor(hidden_layer_sizes=(16,), cost="huber", max_iter=30, random_state=0).fit(XR, YR)
     assert model.network_.cost.name == "huber"
     assert np.isfinite(model.loss_)
-    own = bp.Cost("own", lambda a, y: ((a - y) ** 4).sum(axis=-2), lambda a, y: 4 * (a - y) ** 3)
-    MLPRegressor(hidden_layer_sizes=(4,), cost=own, max_iter=2).fit(XR, YR)
+    local = bp.Cost("own", lambda a, y: ((a - y) ** 4).sum(axis=-2), lambda a, y: 4 * (a - y) ** 3)
+    MLPRegressor(hidden_layer_sizes=(4,), cost=local, max_iter=2).fit(XR, YR)
     with pytest.raises(ValueError, match="Did you mean 'huber'"):
         model.set_params(cost="hubert").fit(XR, YR)
     with pytest.raises(ValueError, match="targets of 0 or more, got -"):
@@ -646,11 +646,11 @@ def test_device():
     assert model.network_.backend.device == device
     assert model.predict(X).shape == (300,)
 
-    class Own(bp.backends.ArrayAPIBackend):
+    class Custom(bp.backends.ArrayAPIBackend):
         pass
 
     with pytest.raises(ValueError, match="can't be moved to a device"):
-        model.set_params(backend=Own(array_api_strict, name="own")).fit(X, LABELS)
+        model.set_params(backend=Custom(array_api_strict, name="own")).fit(X, LABELS)
 
 
 def test_errors_of_parameters():

@@ -68,7 +68,7 @@ def train_together(models, X, y, parts, weights=None):
     found = []
     for model, part in zip(models, parts, strict=True):
         data = model._prepare(X[part], y[part], None if weights is None else weights[part])
-        found.append(stacked.Member(model, part, data.Y, data.weights))
+        found.append(stacked.StackedFit(model, part, data.Y, data.weights))
     groups = list(stacked.stacks(found))
     for group in groups:
         stacked.train(group, X)
@@ -85,7 +85,7 @@ shared = st.fixed_dictionaries(
         "nesterovs_momentum": st.booleans(),
     }
 )
-own = st.fixed_dictionaries(
+local = st.fixed_dictionaries(
     {
         "alpha": st.sampled_from([0.0, 1e-4, 1.0]),
         "learning_rate": st.sampled_from(["constant", "invscaling", "adaptive"]),
@@ -105,7 +105,7 @@ own = st.fixed_dictionaries(
 @given(
     kind=st.sampled_from(list(DATA)),
     alike=shared,
-    apart=st.lists(own, min_size=1, max_size=4),
+    apart=st.lists(local, min_size=1, max_size=4),
     parts=st.lists(st.sampled_from([60, 61, 64]), min_size=4, max_size=4),
     weighted=st.booleans(),
 )
@@ -215,10 +215,10 @@ def test_an_ensemble_is_its_estimators_fitted_alone(kind, options, bootstrap):
         assert len(set(part)) < len(part) if bootstrap else (part == np.arange(len(y))).all()
         assert_alike(est, clone(est).fit(X[part], y[part]))
     method = "predict_proba" if Estimator is MLPClassifier else "predict"
-    each = [getattr(est, method)(X) for est in model.estimators_]
+    item = [getattr(est, method)(X) for est in model.estimators_]
     mean, std = getattr(model, method)(X, return_std=True)
-    np.testing.assert_allclose(mean, np.mean(each, axis=0), 1e-12)
-    np.testing.assert_allclose(std, np.std(each, axis=0), 1e-9, 1e-12)
+    np.testing.assert_allclose(mean, np.mean(item, axis=0), 1e-12)
+    np.testing.assert_allclose(std, np.std(item, axis=0), 1e-9, 1e-12)
     np.testing.assert_array_equal(getattr(model, method)(X), mean)
     assert model.loss_curves_ == [est.loss_curve_ for est in model.estimators_]
     assert model.n_iter_ == max(map(len, model.loss_curves_))

@@ -10,7 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
-import safetensors.numpy
+import safetensors.numpy as safetensors_numpy
 from array_api_compat import array_namespace
 from hypothesis import given
 from hypothesis import strategies as st
@@ -211,14 +211,14 @@ def interrupt(*arguments, **options):
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["over a file", "anew"])
+@pytest.mark.parametrize("existing", [True, False], ids=["over a file", "anew"])
 @pytest.mark.parametrize(
     ("kind", "where", "what", "failure", "error"),
     [
         ("npz", np, "savez", write_half, FullError),
         ("npz", np, "savez", interrupt, KeyboardInterrupt),
         ("safetensors", safetensors, "write", write_half, FullError),
-        ("safetensors", safetensors.numpy, "save", interrupt, KeyboardInterrupt),
+        ("safetensors", safetensors_numpy, "save", interrupt, KeyboardInterrupt),
         *(
             (kind, os, what, failure, error)
             for kind in KINDS
@@ -230,16 +230,16 @@ def interrupt(*arguments, **options):
         ),
     ],
 )
-def test_all_or_nothing(lab, tmp_path, monkeypatch, kind, where, what, failure, error, kept):
+def test_all_or_nothing(lab, tmp_path, monkeypatch, kind, where, what, failure, error, existing):
     path = tmp_path / f"net.{kind}"
-    if kept:
+    if existing:
         network(lab, rng=0).save(path)
     with monkeypatch.context() as patch:
         patch.setattr(where, what, failure)
         with pytest.raises(error):
             network(lab, rng=1).save(path)
-    assert os.listdir(tmp_path) == ([path.name] if kept else [])
-    if kept:
+    assert os.listdir(tmp_path) == ([path.name] if existing else [])
+    if existing:
         assert_same(bp.load(path), network(lab, rng=0))
 
 
@@ -409,7 +409,7 @@ def test_an_activation_of_the_users_own_is_asked_for(lab, tmp_path, kind):
     for layers in ([OWN_ACTIVATION, "linear"], [[OWN_ACTIVATION, *["tanh"] * 3], "linear"]):
         net = network(lab, activations=layers)
         net.save(path)
-        with pytest.raises(ValueError, match=r"'own tanh' of its maker's own.*activations= to load"):
+        with pytest.raises(ValueError, match=r"custom 'own tanh'.*activations= to load"):
             bp.load(path)
         loaded = bp.load(path, activations=layers, backend=lab.backend)
         assert_same(loaded, net)
@@ -422,8 +422,40 @@ def test_a_cost_of_the_users_own_is_asked_for(lab, tmp_path, kind):
     path = tmp_path / f"own.{kind}"
     net = network(lab, cost=OWN_COST)
     net.save(path)
-    with pytest.raises(ValueError, match=r"'quartic' of its maker's own.*cost= to load"):
+    with pytest.raises(ValueError, match=r"custom 'quartic'.*cost= to load"):
         bp.load(path)
     loaded = bp.load(path, cost=OWN_COST, backend=lab.backend)
     X, Y = lab.array(np.linspace(-1, 1, 6).reshape(3, 2)), lab.array(np.eye(2))
     assert loaded.evaluate(X, Y) == net.evaluate(X, Y)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_a_stack_is_read_as_it_was_written(tmp_path, suffix):
+    pytest.importorskip("safetensors")
+    nets = bp.Network([2, 4, 3], stack=2, rng=0, dropout=[0.0, (0.1, 0.2)])
+    nets.vector[...] = np.arange(nets.vector.size)
+    nets.save(tmp_path / f"nets{suffix}")
+    found = bp.load(tmp_path / f"nets{suffix}")
+    assert found.stack == (2,) and found.dropout == nets.dropout
+    np.testing.assert_array_equal(found.vector, nets.vector)
+
+
+def test_stacks_whose_biases_version_0_1_wrote_flat_are_read(tmp_path):
+    numpy = pytest.importorskip("safetensors.numpy")
+    nets = bp.Network([2, 4, 3], stack=2, rng=0)
+    path = tmp_path / "nets.safetensors"
+    nets.save(path)
+    text = safetensors.read(path.read_bytes())[0]
+    tensors = {name: x if x.ndim == 3 else x.ravel() for name, x in numpy.load_file(path).items()}
+    numpy.save_file(tensors, path, metadata={"bpengine": text})
+    np.testing.assert_array_equal(bp.load(path).vector, nets.vector)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(os.devnull)])
+def test_what_is_no_regular_file_is_not_replaced(tmp_path, make):
+    path = tmp_path / "net.npz"
+    make(path)
+    before = path.stat()
+    with pytest.raises(OSError, match="no regular file"):
+        bp.Network([2, 1]).save(path)
+    assert (path.stat().st_mode, path.stat().st_ino) == (before.st_mode, before.st_ino)

@@ -107,9 +107,9 @@ def assert_padding_changes_nothing(lab, case, alignment):
     net = case.network(lab, aligned(lab.backend, alignment))
     X, Y = case.data(lab)
     optimizer = bp.SGD(0.1)
-    for each in (plain, net):
-        each.trained = each.plan(case.batch, optimizer)
-        each.trained.load(X, Y)
+    for entry in (plain, net):
+        entry.trained = entry.plan(case.batch, optimizer)
+        entry.trained.load(X, Y)
     for _ in range(3):
         expected, gradient = plain.backprop(X, Y), net.backprop(X, Y)
         assert gradient.cost == pytest.approx(expected.cost, rel=1e-12)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from strategies import CHAINABLE, Case, assert_close, cases, chain, deep, examples, flat, loop, sigma
 
 import bpengine as bp
+from bpengine.backprop.reduction import Mean
+from bpengine.derivatives import gradient_check
 from bpengine.model import regularization
 from bpengine.model.labels import class_weights
 
@@ -119,7 +121,7 @@ def test_numerical_gradients_hold_the_penalty(lab, dtype, two_sided):
     X, Y = case.data(lab)
     net = case.network(lab, l1=0.125, l2=0.25)
     with_, without = (
-        bp.numerical_gradient(each, X, Y, two_sided=two_sided) for each in (net, case.network(lab))
+        bp.numerical_gradient(entry, X, Y, two_sided=two_sided) for entry in (net, case.network(lab))
     )
     for l in range(case.layers):
         w = lab.numpy(net.weights[l]).astype("float64")
@@ -170,21 +172,21 @@ def test_a_wrong_penalty_fails_the_check(lab, monkeypatch, right, wrong, two_sid
     net = case.network(lab, **right)
     assert bp.check_gradient(net, *case.data(lab), two_sided=two_sided).passed
     monkeypatch.setattr(regularization.Penalty, "operations", other)
-    monkeypatch.setattr(bp.Plan, "_units", lambda plan, unit: scale(plan, unit))
+    monkeypatch.setattr(Mean, "scalars", scale)
     check = bp.check_gradient(net, *case.data(lab), two_sided=two_sided)
     assert not check.passed
     assert check.worst.parameter.startswith("weights")
 
 
-def scale(plan, unit):
-    """What `Plan._units` gives, without the strengths of penalties."""
-    yield plan.workspace.scale, unit / plan.batch_size
+def scale(mean, factor):
+    """What `Mean.scalars` gives, without the strengths of penalties."""
+    yield mean.scale, factor / mean.examples
 
 
 def test_weights_that_backpropagation_left_out_would_fail_the_check(lab, monkeypatch):
     case = deep("tanh", "quadratic")
-    right = bp.Network.backprop
-    monkeypatch.setattr(bp.Network, "backprop", lambda self, X, Y, weights=None: right(self, X, Y))
+    right = gradient_check.gradient
+    monkeypatch.setattr(gradient_check, "gradient", lambda net, X, Y, weights=None: right(net, X, Y))
     net = case.network(lab)
     assert bp.check_gradient(net, *case.data(lab)).passed
     assert not bp.check_gradient(net, *case.data(lab), sample_weight=weights_of(case)).passed
@@ -211,11 +213,11 @@ def test_every_gradient_of_training_passes_the_check(lab, case, dropout, l1, l2)
     numerical = []
     for block, n in zip(net.parameters.blocks, case.sizes, strict=False):
         for j, k in np.ndindex(block.shape[0], n + 1):
-            kept, costs = float(block[j, k]), []
+            retained, costs = float(block[j, k]), []
             for nudge in (1e-5, -1e-5):
-                block[j, k] = kept + nudge
+                block[j, k] = retained + nudge
                 costs.append(plan.run().cost)
-            block[j, k] = kept
+            block[j, k] = retained
             numerical.append((costs[0] - costs[1]) / 2e-5)
     norm = np.linalg.norm
     # costs are rounded: no difference of two is better than this
@@ -234,11 +236,11 @@ def masks_of(plan, lab):
 
 
 def masked_gradient(case, one, X, Y, masks, weights):
-    """The average over examples, taken one by one: activations, and what comes back, times masks."""
+    """The average over examples, computed separately: activations, and what comes back, times masks."""
     σs = [sigma(layer) for layer in case.activations]
     totals = [np.zeros((n, k + 1)) for k, n in zip(case.sizes, case.sizes[1:], strict=False)]
     for j in range(X.shape[1]):
-        mask = {l: each[:, j : j + 1] for l, each in masks.items()}
+        mask = {l: entry[:, j : j + 1] for l, entry in masks.items()}
         a = X[:, j : j + 1]
         xs, zs = [], []
         for l, (w, b, (σ, _)) in enumerate(zip(one.weights, one.biases, σs, strict=True)):
@@ -312,8 +314,8 @@ def test_masks_leave_out_the_share_that_is_asked_for(lab, p, dtype):
     masks = masks_of(drawn(lab, [p, p, p], dtype).run(), lab)
     assert [mask.shape for mask in masks.values()] == [(50, 100), (80, 100), (60, 100)]
     for mask in masks.values():
-        kept = np.array(1 / np.array(1 - p, dtype), dtype)
-        assert np.isin(mask, [0, kept]).all()
+        retained = np.array(1 / np.array(1 - p, dtype), dtype)
+        assert np.isin(mask, [0, retained]).all()
         left_out = mask == 0
         assert left_out.mean() == pytest.approx(p, abs=5 * np.sqrt(p * (1 - p) / mask.size))
         for axis in (0, 1):
@@ -325,7 +327,7 @@ def test_masks_leave_out_the_share_that_is_asked_for(lab, p, dtype):
         assert agreement == pytest.approx(p**2 + (1 - p) ** 2, abs=0.05)
 
 
-def test_what_is_kept_is_scaled_so_that_the_expectation_stays(lab):
+def test_retained_activations_are_scaled_to_the_same_expectation(lab):
     """Of an example repeated many times, each with its own mask, through linear layers."""
     m = 4000
     sizes, rng = [20, 30, 3], np.random.default_rng(2)
@@ -357,7 +359,7 @@ def test_each_step_draws_anew(lab):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_seed_gives_the_same_masks_and_the_same_training_on_every_backend(lab, dtype):
     case = dataclasses.replace(deep("tanh", "quadratic"), dtype=dtype)
-    numpy = dataclasses.replace(lab, backend=bp.backends.get("numpy"), read_only=False)
+    numpy = dataclasses.replace(lab, backend=bp.backends.get("numpy"))
     masks = []
     for one in (lab, numpy):
         plan = drawn(one, [0.25, 0.5, 0.75], dtype)
@@ -376,8 +378,8 @@ def test_a_seed_gives_the_same_masks_and_the_same_training_on_every_backend(lab,
 def test_masks_go_on_where_the_networks_random_numbers_are(lab):
     plan = drawn(lab, [0.0, 0.5, 0.0])
     rng = copy.deepcopy(plan.network.rng)
-    kept = rng.random((80, 100)) < 0.5
-    np.testing.assert_array_equal(masks_of(plan.run(), lab)[1] > 0, kept)
+    retained = rng.random((80, 100)) < 0.5
+    np.testing.assert_array_equal(masks_of(plan.run(), lab)[1] > 0, retained)
     assert plan.network.rng.bit_generator.state == rng.bit_generator.state
 
 
@@ -500,7 +502,7 @@ def test_labels_are_smoothed_for_training_alone(lab, case):
         plan.load(X, Y)
     np.testing.assert_array_equal(*(lab.numpy(plan.run().gradient.vector) for plan in plans))
     # but here
-    plans = [each.plan(case.batch, bp.SGD(0.5)) for each in (net, plain)]
+    plans = [entry.plan(case.batch, bp.SGD(0.5)) for entry in (net, plain)]
     plans[0].load(X, Y)
     plans[1].load(X, smoothed)
     np.testing.assert_allclose(*(plan.run(steps=3).cost for plan in plans), rtol=1e-12)
@@ -570,7 +572,7 @@ def test_a_weight_of_2_is_the_example_twice_and_of_0_not_at_all(lab, case, data)
     assume(any(weights))
     dtype = data.draw(st.sampled_from(["int64", "float64"]))
     X, Y = case.host_data()
-    repeated = [lab.array(np.repeat(each, weights, axis=1)) for each in (X, Y)]
+    repeated = [lab.array(np.repeat(entry, weights, axis=1)) for entry in (X, Y)]
     X, Y, weights = lab.array(X), lab.array(Y), lab.array(weights, dtype)
     net = case.network(lab, l2=0.1)
     found, expected = net.backprop(X, Y, weights), net.backprop(*repeated)
@@ -585,7 +587,7 @@ def test_a_weight_of_2_is_the_example_twice_and_of_0_not_at_all(lab, case, data)
     plan.load(X, Y, weights)
     twin = nets[1].plan(repeated[0].shape[1], bp.SGD(0.05))
     twin.load(*repeated)
-    costs = [each.run(steps=3).cost for each in (plan, twin)]
+    costs = [entry.run(steps=3).cost for entry in (plan, twin)]
     assert costs[0] == pytest.approx(costs[1], rel=1e-11)
     lab.assert_close(nets[0].vector, lab.numpy(nets[1].vector), 1e-11)
 
@@ -594,7 +596,7 @@ def test_a_weight_of_2_is_the_example_twice_and_of_0_not_at_all(lab, case, data)
 @examples(20)
 def test_weights_count_relative_to_each_other(lab, case, factor):
     net, (X, Y), weights = case.network(lab), case.data(lab), weights_of(case, least=0.1)
-    one, other = (net.backprop(X, Y, lab.array(each)) for each in (weights, factor * weights))
+    one, other = (net.backprop(X, Y, lab.array(entry)) for entry in (weights, factor * weights))
     assert_close(lab.numpy(one.vector), lab.numpy(other.vector), 1e-12, scale=1e-6)
     assert one.cost == pytest.approx(other.cost, rel=1e-12)
     plain, equal = net.backprop(X, Y), net.backprop(X, Y, lab.array(np.full(case.batch, factor)))
@@ -609,7 +611,7 @@ def test_an_example_that_does_not_count_does_nothing(lab, case):
     absurd[:, weights == 0] = 1e6
     net = case.network(lab)
     found, expected = (
-        net.backprop(lab.array(each), lab.array(Y), lab.array(weights)) for each in (absurd, X)
+        net.backprop(lab.array(entry), lab.array(Y), lab.array(weights)) for entry in (absurd, X)
     )
     lab.assert_close(found.vector, lab.numpy(expected.vector), 1e-12)
     assert found.cost == pytest.approx(expected.cost, rel=1e-12)
@@ -725,11 +727,14 @@ def test_a_class_without_examples_is_no_class_to_balance(lab):
 def test_classes_have_the_weights_they_are_given(lab, case, class_weight, one_hot):
     """1 where none is; and an example's own weight is multiplied by that of its class."""
     net, X, labels = labelled(case, lab, counts_for(case))
-    own = np.random.default_rng(5).exponential(size=len(labels))
+    given_weights = np.random.default_rng(5).exponential(size=len(labels))
     table = np.array([class_weight.get(label, 1.0) for label in range(3)])
     n = case.sizes[-1]
     Y = lab.array(np.eye(max(n, 2))[-n:, labels]) if one_hot else labels
-    for sample_weight, weights in ((None, table[labels]), (own, own * table[labels])):
+    for sample_weight, weights in (
+        (None, table[labels]),
+        (given_weights, given_weights * table[labels]),
+    ):
         gradient = net.backprop(X, labels, weights)
         found, cost = step(net, X, Y, lab, class_weight=class_weight, sample_weight=sample_weight)
         assert_close(found, -0.5 * lab.numpy(gradient.vector), 1e-12)

@@ -52,7 +52,7 @@ def test_our_description_is_in_the_metadata(tmp_path):
     )
 
 
-def test_metadata_that_is_kept_makes_changed_tensors_a_network(tmp_path):
+def test_metadata_makes_changed_tensors_a_network(tmp_path):
     path = tmp_path / "net.safetensors"
     net = bp.Network([3, 4, 2], activations=["tanh", "sigmoid"], rng=0)
     net.save(path)

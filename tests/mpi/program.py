@@ -180,9 +180,9 @@ class Counting:
         new, request = self.comm.Idup()
         return Counting(new, self.sums), request
 
-    def Iallreduce(self, own, array):  # noqa: N802
+    def Iallreduce(self, local, array):  # noqa: N802
         self.sums.append(array.nbytes)
-        return self.comm.Iallreduce(own, array)
+        return self.comm.Iallreduce(local, array)
 
 
 IN_PLACE = MPI.IN_PLACE  # of the module that `Counting` is of
@@ -198,7 +198,7 @@ def count():
 
 
 def loopback():
-    """Bytes that this machine has sent to itself, if its system tells."""
+    """Bytes that this machine has sent to itself, if its system reports them."""
     with open("/proc/net/dev", encoding="ascii") as file:
         line = next(line for line in file if line.strip().startswith("lo:"))
     return int(line.split(":")[1].split()[0])

@@ -106,10 +106,10 @@ def test_a_checkpoint_goes_on_with_any_number_of_ranks(tmp_path):
     path = tmp_path / "run.npz"
     whole = launch(3, "train", tmp_path / "whole.npz", 5, "nothing", 0, 0)
     begun = launch(3, "train", path, 2, "nothing", 0, 0)
-    kept = path.read_bytes()
+    saved = path.read_bytes()
     assert launch(3, "train", path, 5, "nothing", 0, 0) == whole
     for size in (1, 2, 4):
-        path.write_bytes(kept)
+        path.write_bytes(saved)
         found = launch(size, "train", path, 5, "nothing", 0, 0)
         assert found["cost"][:2] == begun["cost"] and len(found["cost"]) == 5
 

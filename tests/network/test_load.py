@@ -50,8 +50,8 @@ DTYPES = {"float16": "F16", "float32": "F32", "float64": "F64", "int32": "I32", 
 def npz(description=DESCRIPTION, save=np.savez, **changes):
     text = description if isinstance(description, (str, np.ndarray)) else json.dumps(description)
     file = io.BytesIO()
-    kept = {name: a for name, a in {**ARRAYS, **changes}.items() if a is not None}
-    save(file, description=np.array(text), **kept)
+    written = {name: a for name, a in {**ARRAYS, **changes}.items() if a is not None}
+    save(file, description=np.array(text), **written)
     return file.getvalue()
 
 

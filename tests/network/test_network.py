@@ -83,9 +83,9 @@ def test_outputs_are_a_new_array_each_time(lab):
     net = network(lab)
     X = lab.array(data()[0])
     first = net.feedforward(X)
-    kept = np.array(lab.numpy(first))
+    copied = np.array(lab.numpy(first))
     net.feedforward(lab.array(data(seed=1)[0]))
-    np.testing.assert_array_equal(lab.numpy(first), kept)
+    np.testing.assert_array_equal(lab.numpy(first), copied)
     assert type(first) is type(X)
     assert first.dtype == getattr(lab.backend.xp, net.dtype)
 
@@ -144,14 +144,14 @@ def test_accuracy_is_the_share_of_right_classes(lab, m, elements, seed):
     )
     a = by_hand(lab, net, X)
     right = (a.argmax(axis=0) == labels).sum() / m
-    own = np.where(np.arange(4)[:, None] == labels, a, 1 - a)
+    likelihoods = np.where(np.arange(4)[:, None] == labels, a, 1 - a)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(forward, "CHUNK_ELEMENTS", elements)
         found = net.evaluate(lab.array(X), lab.array(labels))
         columns = net.evaluate(lab.array(X), lab.array(bp.one_hot(labels, 4)))
     assert found == columns
     assert found["accuracy"] == right
-    np.testing.assert_allclose(found["cost"], -np.log(own).sum() / m, rtol=1e-11)
+    np.testing.assert_allclose(found["cost"], -np.log(likelihoods).sum() / m, rtol=1e-11)
 
 
 def test_accuracy_of_one_output_is_by_its_half(lab):
@@ -286,12 +286,12 @@ def test_a_copy_gives_the_same_results_and_is_its_own(lab, how, layers, dtype):
     twin = COPIES[how](net)
     assert repr(twin) == repr(net)
     assert same_backend(lab, twin)
-    kept = np.array(lab.numpy(net.vector))
-    np.testing.assert_array_equal(lab.numpy(twin.vector), kept)
+    copied = np.array(lab.numpy(net.vector))
+    np.testing.assert_array_equal(lab.numpy(twin.vector), copied)
     np.testing.assert_array_equal(lab.numpy(twin.feedforward(X)), lab.numpy(net.feedforward(X)))
     # trained from here on, both see the same batches
     twin.fit(X, Y, epochs=2, batch_size=4, progress=False)
-    np.testing.assert_array_equal(lab.numpy(net.vector), kept)
+    np.testing.assert_array_equal(lab.numpy(net.vector), copied)
     net.fit(X, Y, epochs=2, batch_size=4, progress=False)
     np.testing.assert_array_equal(lab.numpy(twin.vector), lab.numpy(net.vector))
 
@@ -299,9 +299,9 @@ def test_a_copy_gives_the_same_results_and_is_its_own(lab, how, layers, dtype):
 @pytest.mark.parametrize("how", COPIES)
 def test_a_copy_keeps_its_views(lab, how):
     net = network(lab)
-    kept = np.array(lab.numpy(net.vector))
+    copied = np.array(lab.numpy(net.vector))
     assert_views(lab, COPIES[how](net))
-    np.testing.assert_array_equal(lab.numpy(net.vector), kept)
+    np.testing.assert_array_equal(lab.numpy(net.vector), copied)
 
 
 def sine(lab):
@@ -330,7 +330,7 @@ def test_a_copy_of_a_network_without_a_backend_has_none_either(lab):
 def test_astype(lab, layers):
     X = lab.array(data()[0])
     net = network(lab, dtype="float32", **LAYERS[layers])
-    before, kept_rng = np.array(lab.numpy(net.vector)), copy.deepcopy(net.rng)
+    before, stored_rng = np.array(lab.numpy(net.vector)), copy.deepcopy(net.rng)
     wide = net.astype("float64")
     assert (net.dtype, wide.dtype) == ("float32", "float64")
     assert same_backend(lab, wide)
@@ -341,9 +341,9 @@ def test_astype(lab, layers):
             np.testing.assert_array_equal(lab.numpy(narrow_array), lab.numpy(wide_array))
     lab.assert_close(net.feedforward(X), lab.numpy(wide.feedforward(X)), 1e-6)
     assert wide.rng.bit_generator.state == net.rng.bit_generator.state
-    assert net.rng.bit_generator.state == kept_rng.bit_generator.state
+    assert net.rng.bit_generator.state == stored_rng.bit_generator.state
     wide.rng.random()
-    assert net.rng.bit_generator.state == kept_rng.bit_generator.state
+    assert net.rng.bit_generator.state == stored_rng.bit_generator.state
     wide.vector[...] = 0.0
     np.testing.assert_array_equal(lab.numpy(net.vector), before)
     np.testing.assert_array_equal(lab.numpy(wide.astype("float32").vector), 0 * before)
@@ -359,21 +359,21 @@ def test_repr():
     )
 
 
-def test_a_backend_is_inferred_once_and_kept(lab):
+def test_a_backend_is_inferred_once(lab):
     if lab.name == "cuda double":
         pytest.skip("its arrays are array-api-strict's, and so is the backend inferred from them")
     X, Y = (lab.array(a) for a in data())
     net, given_backend = bp.Network((3, 4, 2), rng=1), network(lab, dtype="float32", rng=1)
     results = []
-    for each in (net, given_backend):
-        results.append((lab.numpy(each.feedforward(X)), lab.numpy(each.backprop(X, Y).vector)))
+    for entry in (net, given_backend):
+        results.append((lab.numpy(entry.feedforward(X)), lab.numpy(entry.backprop(X, Y).vector)))
     assert net.backend.name == lab.inferred and net.backend.device == lab.backend.device
     rounding = 1e-6 if lab.name == "numba" else 0
     for found, expected in zip(*results, strict=True):
         np.testing.assert_allclose(found, expected, rtol=rounding, atol=rounding)
 
 
-def test_parameters_set_before_the_backend_is_known_are_kept(lab):
+def test_parameters_set_before_the_backend_is_known_persist(lab):
     net = bp.Network((3, 2), activations="linear", rng=1)
     net.weights[0][...] = 2.0
     net.biases[0][...] = 1.0
@@ -452,13 +452,13 @@ def tanh(z):
     return array_namespace(z).tanh(z)
 
 
-OWN = {
+PARTS = {
     "of a": bp.Activation("own", tanh, lambda a: 1 - a * a, "a"),
     "of z": bp.Activation("own", tanh, lambda z: 1 - tanh(z) ** 2),
 }
 
 
-@pytest.mark.parametrize("of", OWN)
+@pytest.mark.parametrize("of", PARTS)
 @pytest.mark.parametrize("place", ["hidden", "last", "one neuron", "all"])
 def test_an_activation_of_the_users_own(lab, of, place):
     X, Y = (lab.array(a) for a in data())
@@ -468,7 +468,7 @@ def test_an_activation_of_the_users_own(lab, of, place):
         "one neuron": lambda σ: [["sigmoid", σ, σ, "relu"], "linear"],
         "all": lambda σ: σ,
     }[place]
-    net, twin = network(lab, activations=layers(OWN[of])), network(lab, activations=layers("tanh"))
+    net, twin = network(lab, activations=layers(PARTS[of])), network(lab, activations=layers("tanh"))
     lab.assert_close(net.feedforward(X), lab.numpy(twin.feedforward(X)), 1e-13)
     lab.assert_close(net.backprop(X, Y).vector, lab.numpy(twin.backprop(X, Y).vector), 1e-13)
     for one in (net, twin):

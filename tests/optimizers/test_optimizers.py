@@ -28,33 +28,33 @@ from strategies import (
 import bpengine as bp
 from bpengine.backends import Operation
 from bpengine.backprop.plan import Plan
-from bpengine.optimizers.update import State
+from bpengine.optimizers.update import OptimizerState
 
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=optimizer_name)
 CLASSES = [bp.SGD, bp.Adam, bp.AdamW, bp.RMSprop, bp.Adagrad]
 
 
-def descent(rule, memory, g, η, t):
+def descent(rule, state, g, η, t):
     if not rule.momentum:
         return -η * g
-    v = memory["v"] = rule.momentum * memory.get("v", 0.0) - η * g
+    v = state["v"] = rule.momentum * state.get("v", 0.0) - η * g
     return rule.momentum * v - η * g if rule.nesterov else v
 
 
-def adam(rule, memory, g, η, t):
-    m = memory["m"] = rule.beta_1 * memory.get("m", 0.0) + (1 - rule.beta_1) * g
-    v = memory["v"] = rule.beta_2 * memory.get("v", 0.0) + (1 - rule.beta_2) * g**2
+def adam(rule, state, g, η, t):
+    m = state["m"] = rule.beta_1 * state.get("m", 0.0) + (1 - rule.beta_1) * g
+    v = state["v"] = rule.beta_2 * state.get("v", 0.0) + (1 - rule.beta_2) * g**2
     m_hat, v_hat = m / (1 - rule.beta_1**t), v / (1 - rule.beta_2**t)
     return -η * m_hat / (np.sqrt(v_hat) + rule.epsilon)
 
 
-def rmsprop(rule, memory, g, η, t):
-    v = memory["v"] = rule.decay * memory.get("v", 0.0) + (1 - rule.decay) * g**2
+def rmsprop(rule, state, g, η, t):
+    v = state["v"] = rule.decay * state.get("v", 0.0) + (1 - rule.decay) * g**2
     return -η * g / (np.sqrt(v) + rule.epsilon)
 
 
-def adagrad(rule, memory, g, η, t):
-    s = memory["s"] = memory.get("s", 0.0) + g**2
+def adagrad(rule, state, g, η, t):
+    s = state["s"] = state.get("s", 0.0) + g**2
     return -η * g / (np.sqrt(s) + rule.epsilon)
 
 
@@ -66,7 +66,7 @@ class Loop:
 
     def __init__(self, case, net, lab, optimizer):
         self.one, self.net, self.optimizer = loop(case, net, lab), net, optimizer
-        self.memories = [{} for _ in range(2 * case.layers)]
+        self.states = [{} for _ in range(2 * case.layers)]
         self.steps, self.average = [], None
 
     @property
@@ -77,20 +77,20 @@ class Loop:
         rule, w, net = self.optimizer, self.one.weights, self.net
         nabla_w, nabla_b = self.one.gradient(X, Y)
         nabla_w = [
-            g + net.l2 * each + net.l1 * np.sign(each) for g, each in zip(nabla_w, w, strict=True)
+            g + net.l2 * entry + net.l1 * np.sign(entry) for g, entry in zip(nabla_w, w, strict=True)
         ]
         gradient = [*nabla_w, *nabla_b]
         length = np.linalg.norm(flat(gradient))
         if rule.clip_norm is not None and length > rule.clip_norm:
             gradient = [g * rule.clip_norm / length for g in gradient]
-        for each in w:
-            each *= 1 - η * rule.weight_decay
+        for entry in w:
+            entry *= 1 - η * rule.weight_decay
         t = len(self.steps) + 1
-        for θ, g, memory in zip(self.arrays, gradient, self.memories, strict=True):
-            θ += RULES[type(rule)](rule, memory, g, η, t)
+        for θ, g, state in zip(self.arrays, gradient, self.states, strict=True):
+            θ += RULES[type(rule)](rule, state, g, η, t)
         if rule.max_norm is not None:
-            for each in w:
-                for row in each:
+            for entry in w:
+                for row in entry:
                     row *= min(1.0, rule.max_norm / np.linalg.norm(row))
         self.steps.append(flat(self.arrays))
         if rule.averaging is not None:
@@ -116,7 +116,7 @@ def average(plan, lab):
 def optimizers(draw):
     """Any optimizer, with any of what goes with all of them; ε large enough to keep rounding down."""
     betas, ε = st.floats(0.0, 0.95), st.floats(1e-4, 1e-2)
-    own = {
+    specific = {
         bp.SGD: {"momentum": betas},
         bp.Adam: {"beta_1": betas, "beta_2": betas, "epsilon": ε},
         bp.AdamW: {"beta_1": betas, "beta_2": betas, "epsilon": ε},
@@ -129,8 +129,8 @@ def optimizers(draw):
         "max_norm": st.floats(0.2, 2.0),
         "averaging": st.floats(0.0, 0.95),
     }
-    rule = draw(st.sampled_from(list(own)))
-    options = draw(st.fixed_dictionaries(own[rule], optional=shared))
+    rule = draw(st.sampled_from(list(specific)))
+    options = draw(st.fixed_dictionaries(specific[rule], optional=shared))
     if options.get("momentum"):
         options["nesterov"] = draw(st.booleans())
     return rule(draw(rates), **options)
@@ -212,7 +212,7 @@ def test_plans_of_two_batch_sizes_share_a_state(lab, optimizer, sizes):
     net = case.network(lab, l2=0.1)
     expected = Loop(case, net, lab, optimizer)
     X, Y = case.host_data()
-    state = State(optimizer, net.parameters)
+    state = OptimizerState(optimizer, net.parameters)
     parts = {4: slice(0, 4), 3: slice(4, 7)}
     plans = {m: Plan(net, m, optimizer, state=state) for m in parts}
     for m, columns in parts.items():
@@ -276,17 +276,17 @@ def test_nesterovs_gradient_is_taken_one_velocity_ahead(lab, case, μ, η, steps
     ahead = loop(case, net, lab)
     X, Y = case.host_data()
     θ = [*ahead.weights, *ahead.biases]
-    v = [np.zeros_like(each) for each in θ]
+    v = [np.zeros_like(entry) for entry in θ]
     for _ in range(steps):
-        points = [each + μ * velocity for each, velocity in zip(θ, v, strict=True)]
+        points = [entry + μ * velocity for entry, velocity in zip(θ, v, strict=True)]
         ahead.weights, ahead.biases = points[: case.layers], points[case.layers :]
         nabla_w, nabla_b = ahead.gradient(X, Y)
         v = [μ * velocity - η * g for velocity, g in zip(v, [*nabla_w, *nabla_b], strict=True)]
-        θ = [each + velocity for each, velocity in zip(θ, v, strict=True)]
+        θ = [entry + velocity for entry, velocity in zip(θ, v, strict=True)]
     plan = net.plan(case.batch, bp.SGD(η, momentum=μ, nesterov=True))
     plan.load(lab.array(X), lab.array(Y))
     plan.run(steps=steps)
-    expected = flat([each + μ * velocity for each, velocity in zip(θ, v, strict=True)])
+    expected = flat([entry + μ * velocity for entry, velocity in zip(θ, v, strict=True)])
     assert_close(parameters(net, lab), expected, 1e-11)
 
 
@@ -329,7 +329,7 @@ def test_a_shorter_gradient_is_not_clipped(lab, optimizer):
     case = deep("tanh", "quadratic")
     length = float(np.linalg.norm(lab.numpy(case.network(lab).backprop(*case.data(lab)).vector)))
     bounded = dataclasses.replace(optimizer, clip_norm=1.01 * length)
-    steps = [step(case.network(lab), lab, case, each) for each in (optimizer, bounded)]
+    steps = [step(case.network(lab), lab, case, entry) for entry in (optimizer, bounded)]
     assert_close(steps[1], steps[0], 1e-12)
 
 
@@ -348,8 +348,8 @@ def test_a_learning_rate_of_0_is_no_step(lab, optimizer, dtype):
     assert plan.learning_rate == 0
     np.testing.assert_array_equal(lab.numpy(plan.run(steps=2).network.vector), before)
     plan.learning_rate = 0.25
-    moved = lab.numpy(plan.run().network.vector)
-    assert np.isfinite(moved).all() and (moved != before).any()
+    updated = lab.numpy(plan.run().network.vector)
+    assert np.isfinite(updated).all() and (updated != before).any()
 
 
 @pytest.mark.parametrize("rule", CLASSES)
@@ -369,10 +369,10 @@ def test_max_norm_bounds_the_weights_into_each_neuron(lab, case, bound):
     step(nets[0], lab, case, bp.SGD(0.1))
     step(nets[1], lab, case, bp.SGD(0.1, max_norm=bound))
     for free, bounded in zip(nets[0].weights, nets[1].weights, strict=True):
-        for row, kept in zip(lab.numpy(free), lab.numpy(bounded), strict=True):
+        for row, limited in zip(lab.numpy(free), lab.numpy(bounded), strict=True):
             length = np.linalg.norm(row)
-            np.testing.assert_allclose(kept, row * min(1.0, bound / length), rtol=1e-9, atol=1e-14)
-            assert np.linalg.norm(kept) <= bound * (1 + 1e-12)
+            np.testing.assert_allclose(limited, row * min(1.0, bound / length), rtol=1e-9, atol=1e-14)
+            assert np.linalg.norm(limited) <= bound * (1 + 1e-12)
     np.testing.assert_allclose(
         flat(nets[1].biases, lab), flat(nets[0].biases, lab), rtol=1e-12, atol=1e-14
     )
@@ -415,18 +415,18 @@ def test_training_ends_with_the_average_of_its_steps(lab, optimizer, averaging):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class SignDescent(bp.optimizers.Optimizer):
-    """θ ← θ - η sign(Σ ∇C): a rule of one's own, with a memory."""
+class SignDescent(bp.Optimizer):
+    """θ ← θ - η sign(Σ ∇C): a custom rule with a state."""
 
-    def memory(self, parameters):
+    def init(self, parameters):
         return {"sum": parameters * 0}
 
-    def update(self, parameters, gradient, memory, rate):
+    def update(self, parameters, gradient, state, rate):
         def rule(θ, g, total, η):
             total = total + g
             return θ - η * array_namespace(θ).sign(total), total
 
-        total = memory["sum"]
+        total = state["sum"]
         inputs = parameters, gradient, total, rate
         yield Operation("sign descent", "update", rule, inputs, parameters, (total,))
 
@@ -439,8 +439,8 @@ def test_a_rule_of_ones_own(lab):
     total = 0.0
     for _ in range(3):
         total = total + parameters(twin.backprop(*case.data(lab)), lab)
-        moved = parameters(twin, lab) - 0.125 * np.sign(total)
-        put(twin, moved, lab)
+        updated = parameters(twin, lab) - 0.125 * np.sign(total)
+        put(twin, updated, lab)
     history = net.fit(*case.data(lab), epochs=3, batch_size=4, optimizer=rule, progress=False)
     assert len(history.cost) == 3
     plan = case.network(lab).plan(4, rule)
@@ -461,7 +461,7 @@ def put(net, values, lab):
 
 def test_a_rule_has_to_say_what_it_does():
     with pytest.raises(TypeError, match="abstract"):
-        bp.optimizers.Optimizer(0.1)
+        bp.Optimizer(0.1)
 
 
 @pytest.mark.parametrize(
@@ -664,3 +664,37 @@ def test_a_plan_without_an_optimizer_has_no_learning_rate(lab, value):
         _ = plan.learning_rate
     with pytest.raises(ValueError, match="no optimizer, and so no learning rate"):
         plan.learning_rate = value
+
+
+def test_what_was_checked_is_what_is_used():
+    rule = bp.LBFGS(memory=np.uint8(3), tolerance=np.float32(0.5), max_evaluations=np.int16(7))
+    assert [type(x) for x in (rule.memory, rule.tolerance, rule.max_evaluations)] == [int, float, int]
+    rule = bp.SGD(0.1, np.float32(0.5), np.bool_(True), clip_norm=np.int8(2), averaging=np.float32(0.5))
+    assert [type(x) for x in (rule.momentum, rule.nesterov, rule.clip_norm, rule.averaging)] == [
+        float,
+        bool,
+        float,
+        float,
+    ]
+    for nesterov in (float("nan"), "yes", None):
+        with pytest.raises(TypeError, match="nesterov must be True or False"):
+            bp.SGD(0.1, 0.9, nesterov)
+
+
+@pytest.mark.parametrize("value", [10**400, np.array("7"), 1j, None])
+def test_numbers_that_float_can_not_hold_are_refused_by_name(value):
+    with pytest.raises((TypeError, ValueError), match="learning_rate must be"):
+        bp.SGD(learning_rate=value)
+
+
+def test_a_scheduled_rate_beyond_float32_is_the_greatest_that_it_holds(lab):
+    """Where the gradient is 0 nothing changes: the rate may be large, not infinite, as ∞ · 0 is NaN."""
+    net = bp.Network([2, 3, 1], ["tanh", "linear"], backend=lab.backend, rng=0)  # biases are 0
+    before = lab.numpy(net.vector).copy()
+
+    def rate(epoch):
+        return 1e300 if 0 < epoch < 2 / 3 else 0.1  # the second of three steps
+
+    X, Y = lab.array(np.zeros((2, 6), "float32")), lab.array(np.zeros((1, 6), "float32"))
+    net.fit(X, Y, epochs=1, batch_size=2, optimizer=bp.RMSprop(rate), progress=False)
+    np.testing.assert_array_equal(lab.numpy(net.vector), before)

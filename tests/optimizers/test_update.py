@@ -39,7 +39,7 @@ def scramble(plan, lab, rng):
 
     size = plan.network.vector.shape
     put(plan.network.vector, rng.standard_normal(size))
-    put(plan._gradient.vector, rng.standard_normal(size) * 10.0 ** rng.integers(-3, 2, size))
+    put(plan.reduction.average.vector, rng.standard_normal(size) * 10.0 ** rng.integers(-3, 2, size))
     for name, array in plan.state.arrays.items():
         if name in ("square", "squares"):
             put(array, rng.exponential(size=size))
@@ -66,9 +66,9 @@ def test_every_kernel_of_an_update_is_its_expression(lab, monkeypatch, optimizer
     monkeypatch.setattr(updates, "BLOCK", block)
     plan, rng = everything(optimizer, lab, dtype), np.random.default_rng(0)
     eps, xp = float(np.finfo(dtype).eps), lab.backend.xp
-    own = own_operations(plan)
-    assert {"weigh", "l1", "l2", "clip", "max norm", "average"} < {op.name for op in own}
-    for op in own:
+    of_update = own_operations(plan)
+    assert {"weigh", "l1", "l2", "clip", "max norm", "average"} < {op.name for op in of_update}
+    for op in of_update:
         scramble(plan, lab, rng)
         if op.name == "dropout mask":
             op.output[...] = lab.array(rng.random(op.output.shape).astype(dtype))
@@ -83,7 +83,7 @@ def test_every_kernel_of_an_update_is_its_expression(lab, monkeypatch, optimizer
         for found, value in zip(written, expected if op.state else (expected,), strict=True):
             assert_close(lab.numpy(found), lab.numpy(value), 32 * eps)
         for before, x in zip(inputs, op.inputs, strict=True):
-            if isinstance(x, np.ndarray) and not any(np.shares_memory(x, each) for each in written):
+            if isinstance(x, np.ndarray) and not any(np.shares_memory(x, entry) for entry in written):
                 np.testing.assert_array_equal(lab.numpy(before), lab.numpy(x), err_msg=op.name)
 
 
@@ -97,12 +97,12 @@ def test_no_kernel_of_an_update_writes_beyond_the_weights_it_is_given(lab, optim
             scramble(plan, lab, rng)
             before = lab.numpy(net.vector).copy()
             lab.backend.compile([op]).run(1)
-            moved = lab.numpy(net.vector) != before
+            changed = lab.numpy(net.vector) != before
             w = np.zeros(before.shape, bool)
             for view, mine in zip(net.weights, views(net, w), strict=True):
                 mine[...] = view is op.output
-            assert (moved <= w).all()
-            assert moved.any()
+            assert (changed <= w).all()
+            assert changed.any()
 
 
 def views(net, vector):
@@ -125,12 +125,12 @@ def test_no_kernel_of_an_update_hides_nan(lab, optimizer, which):
             continue
         scramble(plan, lab, rng)
         x = op.inputs[which]
-        kept = [plan.network.backend.xp.asarray(each, copy=True) for each in op.inputs]
+        copies = [plan.network.backend.xp.asarray(entry, copy=True) for entry in op.inputs]
         x[(0,) * x.ndim] = float("nan")
         lab.backend.compile([op]).run(1)
         assert np.isnan(lab.numpy(op.output)[(0,) * op.output.ndim]).all(), op.name
-        for each, before in zip(op.inputs, kept, strict=True):
-            each[...] = before
+        for entry, before in zip(op.inputs, copies, strict=True):
+            entry[...] = before
         tried.add(op.name)
     assert {"clip", "clip factor", "max norm", "decay", "l1", "l2", "average", "dropout"} <= tried
 
@@ -171,7 +171,7 @@ def steps(case, optimizer, options, weighted, compile_as=None):
 def test_folding_into_products_changes_no_step(monkeypatch, case, optimizer, options, weighted):
     """Operation by operation, kernels from each other apart, it is the same."""
 
-    def one_by_one(operations):
+    def scalar_writes(operations):
         programs = [NUMPY.backend.compile([op]) for op in operations]
 
         class Apart:
@@ -183,7 +183,7 @@ def test_folding_into_products_changes_no_step(monkeypatch, case, optimizer, opt
         return Apart()
 
     folded = steps(case, optimizer, options, weighted)
-    apart = steps(case, optimizer, options, weighted, one_by_one)
+    apart = steps(case, optimizer, options, weighted, scalar_writes)
     by_expression = steps(case, optimizer, options, weighted, generic)
     monkeypatch.setattr(blas, "_library", lambda dtype: (None, None))
     without = steps(case, optimizer, options, weighted)
@@ -202,17 +202,17 @@ def test_products_may_come_in_any_order_that_the_equations_allow(optimizer, opti
     """BP3 and BP4 of a layer before BP2 reads its weights: no weight is moved too soon."""
 
     def products_first(operations):
-        moved, later = [], None
+        reordered, later = [], None
         for op in operations:
             if op.equation == "BP2":
-                later = later or len(moved)
+                later = later or len(reordered)
             if op.equation == "BP3, BP4" and later:
-                moved.insert(later, op)
+                reordered.insert(later, op)
                 later = None
             else:
-                moved.append(op)
-        assert moved != operations
-        return NUMPY.backend.compile(moved)
+                reordered.append(op)
+        assert reordered != operations
+        return NUMPY.backend.compile(reordered)
 
     case = deep("tanh", "quadratic")
     usual = steps(case, optimizer, options, False)

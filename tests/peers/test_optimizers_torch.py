@@ -207,8 +207,8 @@ def test_weights_of_classes(weights):
         torch.optim.SGD(model.parameters(), lr=0.1),
         torch.nn.CrossEntropyLoss(weight=torch.tensor(weights, dtype=torch.float64)),
     )
-    each = [np.array(weights)[labels] for _, labels in batches()]
-    weighted = [(X, labels, w / w.mean()) for (X, labels), w in zip(batches(), each, strict=True)]
+    tables = [np.array(weights)[labels] for _, labels in batches()]
+    weighted = [(X, labels, w / w.mean()) for (X, labels), w in zip(batches(), tables, strict=True)]
     net.fit(weighted, epochs=STEPS // 2, optimizer=bp.SGD(0.1), progress=False)
     assert_same(net, model)
     for net in (network(), network()):
@@ -342,9 +342,9 @@ def test_schedules(ours, theirs, epochs):
     watched=st.lists(st.integers(0, 12).map(lambda n: n / 4), min_size=1, max_size=40),
     factor=st.sampled_from([0.1, 0.5]),
     patience=st.integers(1, 5),
-    min_change=st.sampled_from([0.0, 0.25, 0.6]),
+    min_delta=st.sampled_from([0.0, 0.25, 0.6]),
 )
-def test_lowering_the_rate_on_a_plateau(watched, factor, patience, min_change):
+def test_lowering_the_rate_on_a_plateau(watched, factor, patience, min_delta):
     """Theirs waits for one epoch more than its `patience`."""
 
     def theirs(optimizer):
@@ -352,11 +352,11 @@ def test_lowering_the_rate_on_a_plateau(watched, factor, patience, min_change):
             optimizer,
             factor=factor,
             patience=patience - 1,
-            threshold=min_change,
+            threshold=min_delta,
             threshold_mode="abs",
             eps=0.0,
         )
 
-    ours = bp.schedules.OnPlateau(0.5, factor, patience, min_change)
+    ours = bp.schedules.OnPlateau(0.5, factor, patience, min_delta)
     found = [ours.rate(epoch, watched[:epoch]) for epoch in range(len(watched))]
     np.testing.assert_allclose(found, rates(theirs, len(watched), watched), rtol=1e-12)

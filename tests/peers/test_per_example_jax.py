@@ -73,11 +73,11 @@ class Both:
     def outputs(self, θ, x):
         return self.σ[-1](self.before(θ, x))
 
-    def each(self, θ, x, y):
+    def item(self, θ, x, y):
         return self.cost(self.outputs(θ, x), y)
 
     def average(self, θ):
-        return jax.vmap(self.each, (None, 0, 0))(θ, self.x, self.y).mean()
+        return jax.vmap(self.item, (None, 0, 0))(θ, self.x, self.y).mean()
 
 
 @pytest.fixture(params=CASES, ids="-".join)
@@ -86,7 +86,7 @@ def both(request):
 
 
 def test_per_example_gradients_and_their_norms(both):
-    expected = jax.vmap(jax.grad(both.each), (None, 0, 0))(both.θ, both.x, both.y)
+    expected = jax.vmap(jax.grad(both.item), (None, 0, 0))(both.θ, both.x, both.y)
     found = both.net.backprop(both.X, both.Y, per_example="gradients")
     rows = np.concatenate([block.reshape(6, -1) for block in found.blocks], axis=1)
     np.testing.assert_allclose(rows, expected, rtol=1e-10, atol=1e-13)
@@ -95,7 +95,7 @@ def test_per_example_gradients_and_their_norms(both):
 
 
 def test_input_gradients_and_jacobians(both):
-    gradients = jax.vmap(jax.grad(both.each, 1), (None, 0, 0))(both.θ, both.x, both.y)
+    gradients = jax.vmap(jax.grad(both.item, 1), (None, 0, 0))(both.θ, both.x, both.y)
     found = input_gradients(both.net, both.X, both.Y)
     np.testing.assert_allclose(found.T, gradients, rtol=1e-10, atol=1e-13)
     J = jax.vmap(jax.jacrev(both.outputs, 1), (None, 0))(both.θ, both.x)

@@ -69,9 +69,9 @@ def test_one_gradient(activation, outputs):
     model.partial_fit(X.T, given_Y)
     gradient = net.backprop(X, Y)
     for l, (w, b) in enumerate(before):
-        moved = (w - model.coefs_[l].T) / RATE, (b - model.intercepts_[l]) / RATE
-        np.testing.assert_allclose(gradient.weights[l], moved[0], rtol=0, atol=1e-12)
-        np.testing.assert_allclose(gradient.biases[l][:, 0], moved[1], rtol=0, atol=1e-12)
+        change = (w - model.coefs_[l].T) / RATE, (b - model.intercepts_[l]) / RATE
+        np.testing.assert_allclose(gradient.weights[l], change[0], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(gradient.biases[l][:, 0], change[1], rtol=0, atol=1e-12)
     # theirs is halved too, and averaged over the outputs
     np.testing.assert_allclose(model.loss_, gradient.cost / outputs, rtol=1e-12)
 

@@ -192,9 +192,9 @@ def test_nudges_are_those_of_the_reference(entry):
     for axes, values in zip(figure.axes, (found.z, found.a), strict=False):
         curves = drawn(axes)
         assert len(curves) == 3
-        Δ, own = curves[f"layer 2, neuron {entry[0] + 1}"]
+        Δ, local = curves[f"layer 2, neuron {entry[0] + 1}"]
         assert ordered == Δ
-        np.testing.assert_array_equal(own, values[0][entry[0], 1:] - values[0][entry[0], 0])
+        np.testing.assert_array_equal(local, values[0][entry[0], 1:] - values[0][entry[0], 0])
     costs = drawn(figure.axes[2])
     np.testing.assert_array_equal(costs["true"][1], found.cost[1:])
     np.testing.assert_array_equal(costs["predicted by ∂C/∂w"][1], found.predicted[1:])
@@ -382,8 +382,8 @@ def test_first_layer_of_what_is_no_image():
 
 @pytest.mark.parametrize("optimizer", [None, bp.SGD(0.5, momentum=0.9, max_norm=2, clip_norm=1)])
 def test_plan_shows_every_operation(optimizer):
-    own = bp.Activation("$wave$", np.sin, np.cos)
-    net = bp.Network([20, 8, 6, 3], ["relu", own, ["sigmoid", "tanh", "tanh"]], rng=0)
+    local = bp.Activation("$wave$", np.sin, np.cos)
+    net = bp.Network([20, 8, 6, 3], ["relu", local, ["sigmoid", "tanh", "tanh"]], rng=0)
     plan = net.plan(5, optimizer)
     figure = check(plots.plan(plan))
     text, flops, bytes_ = figure.axes

@@ -12,13 +12,12 @@ from strategies import Case, assert_close, cases, examples, flat, loop
 
 import bpengine as bp
 from bpengine.backends.operation import NOISE_BLOCK
-from bpengine.data.resident import Resident
+from bpengine.data.resident import InMemory
 from bpengine.privacy.accountant import ORDERS, privacy_spent
 from bpengine.privacy.dpsgd import DPSGD
-from bpengine.privacy.noise import Noise
-from bpengine.privacy.plan import PrivatePlan
+from bpengine.privacy.noise import Noise, Noisy
 from bpengine.privacy.sampling import Poisson
-from bpengine.privacy.training import PrivateTraining
+from bpengine.privacy.training import private_training
 
 stats = pytest.importorskip("scipy.stats")
 try:
@@ -50,6 +49,11 @@ class Host:
     numpy = staticmethod(np.asarray)
 
 
+def private_plan(net, m, optimizer, *, expected=None, **options):
+    gradient = Noisy(optimizer, net.rng, expected)
+    return bp.Plan(net, m, optimizer.rule, gradient=gradient, **options)
+
+
 def small(N=40, seed=0, **options):
     net = bp.Network(
         [3, 4, 2], ["tanh", "sigmoid"], backend="numpy", dtype="float64", rng=seed, **options
@@ -64,7 +68,7 @@ def test_a_step_sums_clipped_gradients_of_the_examples_that_are_there(lab, case,
     net, other = case.network(lab, l2=0.01), case.network(lab, l2=0.01)
     X, Y = case.host_data()
     bound, η, m = 0.3, 0.5, case.batch
-    plan = PrivatePlan(net, m + filled, DPSGD(η, 0.0, bound), weighted=True, expected=expected)
+    plan = private_plan(net, m + filled, DPSGD(η, 0.0, bound), weighted=True, expected=expected)
     padded = [np.concatenate([x, np.repeat(x[:, :1], filled, axis=1)], axis=1) for x in (X, Y)]
     plan.load(*(lab.array(x) for x in padded))
     plan.workspace.weights[...] = lab.backend.asarray(
@@ -81,8 +85,8 @@ def test_a_step_sums_clipped_gradients_of_the_examples_that_are_there(lab, case,
     pull = lab.numpy(clipped.vector)
     # backprop's average of m has the penalty once; so has the step
     expected_step = η * ((sum_ - m * pull) / expected + pull)
-    moved = lab.numpy(other.vector) - lab.numpy(net.vector)
-    assert_close(moved, expected_step, 1e-11, scale=1e-3)
+    change = lab.numpy(other.vector) - lab.numpy(net.vector)
+    assert_close(change, expected_step, 1e-11, scale=1e-3)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -113,15 +117,15 @@ def test_training_is_the_loop_with_clipping_and_noise(momentum):
 @examples(10)
 def test_one_example_moves_the_parameters_by_the_bound_at_most(seed):
     η, bound, expected = 0.5, 0.3, 4
-    moved = []
+    change = []
     for m in (3, 4):
         net, X, Y = small(4, seed)
         X[:, 3] *= 1000
-        plan = PrivatePlan(net, m, DPSGD(η, 0.0, bound), expected=expected)
+        plan = private_plan(net, m, DPSGD(η, 0.0, bound), expected=expected)
         plan.load(X[:, :m], Y[:, :m])
         plan.run()
-        moved.append(net.vector.copy())
-    assert np.linalg.norm(moved[1] - moved[0]) <= η * bound / expected * (1 + 1e-12)
+        change.append(net.vector.copy())
+    assert np.linalg.norm(change[1] - change[0]) <= η * bound / expected * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -133,16 +137,16 @@ def test_the_noise_of_steps_is_normal_of_the_promised_strength(lab, dtype):
     found = []
     for _ in range(steps):
         net.vector[...] = 0.0  # where outputs are right: no gradient
-        plan = PrivatePlan(net, m, DPSGD(η, σ, bound))
+        plan = private_plan(net, m, DPSGD(η, σ, bound))
         plan.load(lab.array(X), lab.array(Y))
         plan.run()
         found.append(flat((*net.weights, *net.biases), lab).astype("float64"))
     drawn = np.concatenate(found) / (η * σ * bound / m)
     assert stats.kstest(drawn, "norm").pvalue > 1e-3
     assert drawn.std() == pytest.approx(1, abs=4 / math.sqrt(2 * drawn.size))
-    each = np.stack(found)
-    between = np.corrcoef(each[:-1].ravel(), each[1:].ravel())[0, 1]
-    assert abs(between) < 4 / math.sqrt(each[1:].size)
+    item = np.stack(found)
+    between = np.corrcoef(item[:-1].ravel(), item[1:].ravel())[0, 1]
+    assert abs(between) < 4 / math.sqrt(item[1:].size)
 
 
 def test_padding_gets_no_noise(lab):
@@ -154,7 +158,7 @@ def test_padding_gets_no_noise(lab):
 
     net = bp.Network([3, 5, 2], backend=Aligned(), dtype="float64", rng=0)
     before = [lab.numpy(block).copy() for block in net.parameters.blocks]
-    plan = PrivatePlan(net, 4, DPSGD(0.5, 1.0, 1.0))
+    plan = private_plan(net, 4, DPSGD(0.5, 1.0, 1.0))
     plan.load(lab.array(np.ones((3, 4))), lab.array(np.ones((2, 4))))
     plan.run(3)
     for old, block, n in zip(before, net.parameters.blocks, net.sizes, strict=False):
@@ -218,7 +222,7 @@ def test_the_ends_of_the_bits_give_finite_noise():
 def test_a_seed_gives_the_same_noise_on_every_backend(lab):
     def vector(backend):
         net = bp.Network([80, 300, 30], "tanh", backend=backend, dtype="float32", rng=1)
-        plan = PrivatePlan(net, 4, DPSGD(0.1, 1.0, 1.0))
+        plan = private_plan(net, 4, DPSGD(0.1, 1.0, 1.0))
         rng = np.random.default_rng(2)
         X = rng.random((80, 4), "float32")
         Y = rng.random((30, 4), "float32")
@@ -234,7 +238,7 @@ def poisson(N, batch, seed=0):
     net = bp.Network([2, 2], backend="numpy", dtype="float64", rng=0)
     X = np.arange(1.0, 2 * N + 1).reshape(2, N)
     Y = np.full((2, N), 0.25)
-    source = Resident(net, X, Y, None, batch, True)
+    source = InMemory(net, X, Y, None, batch, True)
     return Poisson(source, net.dtype, np.random.default_rng(seed)), X
 
 
@@ -290,11 +294,11 @@ def test_two_examples_are_drawn_independently():
 
 def test_plans_are_few():
     net = bp.Network([2, 3, 2], backend="numpy", rng=0)
-    source = Resident(net, np.ones((2, 2000)), np.ones((2, 2000)), None, 100, True)
-    training = PrivateTraining(net, DPSGD(0.1, 1.0, 1.0, delta=None), source, 5)
+    source = InMemory(net, np.ones((2, 2000)), np.ones((2, 2000)), None, 100, True)
+    training = private_training(net, DPSGD(0.1, 1.0, 1.0, delta=None), source, 5)
     training.run()
-    assert 1 <= len(training._plans) <= 6
-    assert all(100 <= m <= 160 for m, *_ in training._plans)
+    assert 1 <= len(training.runner._plans) <= 6
+    assert all(100 <= m <= 160 for m, *_ in training.runner._plans)
 
 
 def test_the_cost_is_the_average_over_the_examples_that_were_drawn():
@@ -483,7 +487,6 @@ def test_what_does_not_go_with_private_training_is_refused():
 def test_a_plan_of_it_is_recorded_and_shown():
     net, *_ = small()
     plan = net.plan(8, DPSGD(0.1, 1.0, 1.0))
-    assert isinstance(plan, PrivatePlan)
     assert plan.counts["gaussian noise"] == 2
     assert plan.counts["matmul"] == net.plan(8, bp.SGD(0.1)).counts["matmul"]
     assert "gaussian noise" in str(plan)

@@ -69,11 +69,11 @@ def test_backprop_of_one_example_is_the_slope_of_its_cost(σ, cost):
         for l, array in enumerate(arrays):
             numerical = np.empty(array.shape)
             for entry in np.ndindex(array.shape):
-                kept, costs = array[entry], []
+                saved, costs = array[entry], []
                 for nudge in (1e-5, -1e-5):
-                    array[entry] = kept + nudge
+                    array[entry] = saved + nudge
                     costs.append(COSTS[cost](net.feedforward(x), y))
-                array[entry] = kept
+                array[entry] = saved
                 numerical[entry] = (costs[0] - costs[1]) / 2e-5
             np.testing.assert_allclose(nabla[kind][l], numerical, rtol=1e-6, atol=1e-8)
 
@@ -99,9 +99,9 @@ def test_the_simplified_output_error_changes_nothing(σ, cost):
 def test_the_gradient_of_a_batch_is_the_average_over_its_columns(m):
     net = network("sigmoid", "quadratic")
     X, Y = batch("quadratic", m)
-    each = [net.backprop(X[:, [j]], Y[:, [j]]) for j in range(m)]
+    singles = [net.backprop(X[:, [j]], Y[:, [j]]) for j in range(m)]
     for kind, found in enumerate(net.gradient(X, Y)):
-        expected = np.mean([flat(one[kind]) for one in each], axis=0)
+        expected = np.mean([flat(one[kind]) for one in singles], axis=0)
         np.testing.assert_allclose(flat(found), expected, rtol=1e-12, atol=1e-15)
 
 
@@ -191,18 +191,18 @@ def test_the_stack_of_per_example_gradients_holds_each_one_s(by, last, cost):
     net = bp.Network([4, 5, 3, 2], activations, cost, dtype="float64", rng=3)
     rng = np.random.default_rng(0)
     X, Y = rng.standard_normal((4, 6)), rng.random((2, 6))
-    one_by_one = PerExampleNetwork(net.weights, net.biases, activations, cost)
+    single_examples = PerExampleNetwork(net.weights, net.biases, activations, cost)
     stacked = StackedNetwork(net.weights, net.biases, activations, cost)
     found = stacked.per_example(X, Y, by)
     for j in range(6):
-        expected = one_by_one.backprop(X[:, j : j + 1], Y[:, j : j + 1])
+        expected = single_examples.backprop(X[:, j : j + 1], Y[:, j : j + 1])
         for layers, ours in zip(expected, found, strict=True):
             for layer, stack in zip(layers, ours, strict=True):
                 np.testing.assert_allclose(stack[j], layer, rtol=1e-12, atol=1e-15)
-    one_by_one.update_mini_batch(X, Y, 0.5)
+    single_examples.update_mini_batch(X, Y, 0.5)
     stacked.update_mini_batch(X, Y, 0.5, by)
     for theirs, ours in zip(
-        one_by_one.weights + one_by_one.biases, stacked.weights + stacked.biases, strict=True
+        single_examples.weights + single_examples.biases, stacked.weights + stacked.biases, strict=True
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-15)
 
@@ -432,8 +432,8 @@ def test_a_nudge_moves_one_neuron_of_its_layer_and_none_before(chosen, amount):
     _, activations = forward.layers(host(case), *case.host_data())
     expected = np.zeros(case.sizes[layer + 1])
     expected[j] = amount * np.append(activations[layer], 1)[k]
-    moved = found.z[layer][:, 1] - found.z[layer][:, 0]
-    np.testing.assert_allclose(moved, expected, rtol=1e-12, atol=1e-14)
+    shift = found.z[layer][:, 1] - found.z[layer][:, 0]
+    np.testing.assert_allclose(shift, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_nudges_are_columns_and_leave_the_network_as_it_was():

@@ -9,8 +9,8 @@ import pytest
 from array_api_compat import array_namespace
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import Case, cases, columns, examples, flat, sigma
-from trainings import assert_alike, batches, data, fit, in_steps, network, optimizers
+from strategies import Case, cases, columns, examples, flat, looped, sigma
+from trainings import assert_alike, batches, data, fit, in_steps, network, optimizers, uncompiled
 
 import bpengine as bp
 from bpengine.model.activations import ACTIVATIONS
@@ -59,7 +59,7 @@ def by_hand(case, lab, net, X, Y, weights):
     weighted=st.booleans(),
     l2=st.sampled_from([0.0, 0.1]),
 )
-@examples(25)
+@examples(12)
 def test_figures_are_those_of_the_step_before_its_update(lab, case, batch_size, every, weighted, l2):
     (X, Y), N = case.host_data(), case.batch
     m = min(batch_size, N)
@@ -109,7 +109,7 @@ def test_figures_are_those_of_the_step_before_its_update(lab, case, batch_size, 
     assert next(found, None) is None
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@looped("dtype", ["float32", "float64"])
 def test_norms_too_small_or_large_for_squares_of_float32(lab, dtype):
     net = network(lab, (1, 1), activations="linear", dtype=dtype)
     net.weights[0][...], net.biases[0][...] = 1e25, 0.0
@@ -137,8 +137,8 @@ SATURATED = {
 INVERSE = {"sigmoid": lambda a: np.log(a / (1 - a)), "tanh": np.arctanh}
 
 
-@pytest.mark.parametrize("name", SATURATED)
-@pytest.mark.parametrize("among", [False, True])
+@looped("name", SATURATED)
+@looped("among", [False, True])
 def test_saturated_is_within_a_hundredth_of_an_end(lab, name, among):
     values, share = SATURATED[name]
     z = np.array([INVERSE.get(name, np.array)(np.array(values))])
@@ -158,17 +158,17 @@ def test_saturated_is_within_a_hundredth_of_an_end(lab, name, among):
     optimizer=optimizers,
     dropout=st.sampled_from([0.0, 0.4]),
     source=st.sampled_from(["shuffled", "in order", "windows", "batches"]),
-    kept=st.sampled_from([1, 3, 256]),
+    readback=st.sampled_from([1, 3, 256]),
 )
-@examples(40)
+@examples(20)
 def test_looking_changes_nothing_and_comes_at_the_right_steps(
-    lab, N, batch_size, epochs, every, optimizer, dropout, source, kept
+    lab, N, batch_size, epochs, every, optimizer, dropout, source, readback
 ):
     X, Y = data(N)
     m = min(batch_size, N)
-    stop = {"patience": 2, "min_change": 1e-3}
+    stop = {"patience": 2, "min_delta": 1e-3}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bpengine.training.steps.KEPT_STEPS", (kept, kept))
+        patch.setattr("bpengine.training.steps.READBACK_STEPS", (readback, readback))
         nets, histories = [], []
         for monitor in (None, every):
             net = network(lab, dropout=dropout)
@@ -197,7 +197,7 @@ def test_looking_changes_nothing_and_comes_at_the_right_steps(
 
 
 @given(lengths=st.lists(st.integers(1, 7), min_size=1, max_size=4), every=every)
-@examples(25)
+@examples(10)
 def test_steps_are_equally_far_apart_when_epochs_differ_in_length(lab, lengths, every):
     class Changing:
         """As many batches as the epoch has."""
@@ -222,10 +222,10 @@ def test_steps_are_equally_far_apart_when_epochs_differ_in_length(lab, lengths, 
     every=st.none() | every,
     N=st.integers(1, 40),
     batch_size=st.integers(1, 8),
-    kept=st.sampled_from([2, 256]),
+    readback=st.sampled_from([2, 256]),
 )
-@examples(25)
-def test_other_steps_do_no_more_work(lab, every, N, batch_size, kept):
+@examples(10)
+def test_other_steps_do_no_more_work(lab, every, N, batch_size, readback):
     """A look is one pass forward and one backward of its own; the other steps are as without it."""
     passes = {"forward": 0, "backward": 0}
 
@@ -240,9 +240,10 @@ def test_other_steps_do_no_more_work(lab, every, N, batch_size, kept):
         return 1 - a * a
 
     m = min(batch_size, N)
-    net = network(lab, activations=[bp.Activation("counted", tanh, slope, "a"), "sigmoid"])
+    σ = bp.Activation("counted", uncompiled(tanh), uncompiled(slope), "a")
+    net = network(lab, activations=[σ, "sigmoid"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bpengine.training.steps.KEPT_STEPS", (kept, kept))
+        patch.setattr("bpengine.training.steps.READBACK_STEPS", (readback, readback))
         history = fit(lab, net, *data(N), epochs=3, batch_size=m, monitor=every)
     steps = 3 * -(-N // m)
     looks = {None: 0, "epoch": 3}.get(every) if not isinstance(every, int) else -(-steps // every)
@@ -260,12 +261,12 @@ def test_a_step_is_the_same_calls_with_monitoring_and_without(lab, monkeypatch, 
             super().__init__(*arguments, **options)
             counts.append((self.batch_size, self.counts, len(self.program.calls)))
 
-    monkeypatch.setattr("bpengine.training.loop.Plan", Noted)
+    monkeypatch.setattr("bpengine.training.steps.Plan", Noted)
     fit(lab, network(lab, dtype="float32"), *data(40), monitor=monitor, optimizer=bp.SGD())
     assert counts == [(4, recorded.counts, len(recorded.program.calls))]
 
 
-@pytest.mark.parametrize(
+@looped(
     ("monitor", "error"),
     [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("step", TypeError), (True, None)],
 )

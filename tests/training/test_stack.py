@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import ALONGSIDE, OPTIMIZERS, Case, cases, examples, targets
+from strategies import ALONGSIDE, OPTIMIZERS, Case, cases, examples, looped, targets
 
 import bpengine as bp
-from bpengine.model.packing import OWN
+from bpengine.model.packing import PARTS
 
 TOLERANCE = {"float32": 2e-4, "float64": 1e-10}
-own_parts = st.sets(st.sampled_from(OWN))
+per_network_parts = st.sets(st.sampled_from(PARTS))
 
 
 def stack_of(lab, case, P, **options):
@@ -28,25 +28,25 @@ def stack_of(lab, case, P, **options):
         "dtype": case.dtype,
         "backend": lab.backend,
     }
-    each = [
+    entry = [
         {name: value[i] if isinstance(value, list) else value for name, value in options.items()}
         for i in range(P)
     ]
-    alone = [bp.Network(case.sizes, rng=i, **shared, **each[i]) for i in range(P)]
+    alone = [bp.Network(case.sizes, rng=i, **shared, **entry[i]) for i in range(P)]
     if "dropout" in options:
         shares = options.pop("dropout")
         options["dropout"] = [0.0, *[shares] * (case.layers - 1)]
     return bp.Network(case.sizes, stack=P, rng=list(range(P)), **shared, **options), alone
 
 
-def examples_of(case, P, own, m=None):
+def examples_of(case, P, per_network, m=None):
     """X, Y and weights, with a leading axis for those that each network is to have for itself."""
     m = case.batch if m is None else m
-    parts = [one_batch(case, m, seed) for seed in range(P if own else 1)]
+    parts = [one_batch(case, m, seed) for seed in range(P if per_network else 1)]
     found = []
-    for i, part in enumerate(OWN):
-        values = [each[i] for each in parts]
-        found.append(np.stack(values) if part in own else values[0])
+    for i, part in enumerate(PARTS):
+        values = [entry[i] for entry in parts]
+        found.append(np.stack(values) if part in per_network else values[0])
     return found
 
 
@@ -57,9 +57,9 @@ def one_batch(case, m, seed):
     return X, Y, rng.random(m) + 0.5
 
 
-def of(arrays, own, i):
+def of(arrays, per_network, i):
     """What network i is given of the examples of a stack."""
-    return [x[i] if part in own else x for part, x in zip(OWN, arrays, strict=True)]
+    return [x[i] if part in per_network else x for part, x in zip(PARTS, arrays, strict=True)]
 
 
 def assert_member(lab, net, alone, tolerance):
@@ -67,55 +67,61 @@ def assert_member(lab, net, alone, tolerance):
         lab.assert_close(found, lab.numpy(wanted), tolerance)
 
 
-@given(case=cases(max_layers=3, dtypes=("float32", "float64")), P=st.integers(1, 4), own=own_parts)
+@given(
+    case=cases(max_layers=3, dtypes=("float32", "float64")),
+    P=st.integers(1, 4),
+    per_network=per_network_parts,
+)
 @examples(40)
-def test_gradients_and_outputs_are_those_of_each_network_alone(lab, case, P, own):
+def test_gradients_and_outputs_are_those_of_each_network_alone(lab, case, P, per_network):
     nets, alone = stack_of(lab, case, P)
-    arrays = examples_of(case, P, own)
+    arrays = examples_of(case, P, per_network)
     X, Y, weights = map(lab.array, arrays)
     gradient, outputs = nets.backprop(X, Y, weights), nets.feedforward(X)
     figures = nets.evaluate(X, Y, weights)
     tolerance = TOLERANCE[case.dtype]
     for i, one in enumerate(alone):
-        x, y, w = map(lab.array, of(arrays, own, i))
+        x, y, w = map(lab.array, of(arrays, per_network, i))
         lab.assert_close(outputs[i, ...], lab.numpy(one.feedforward(x)), tolerance)
         expected = one.backprop(x, y, w)
         for found, wanted in zip(gradient.blocks, expected.blocks, strict=True):
             lab.assert_close(found[i, ...], lab.numpy(wanted), tolerance)
         assert gradient.cost[i] == pytest.approx(expected.cost, rel=tolerance)
         for name, value in one.evaluate(x, y, w).items():
-            # one accuracy for all, since it tells nothing where targets are not all classes
+            # one accuracy for all, since it is not defined where targets are not all classes
             assert name not in figures or figures[name][i] == pytest.approx(value, rel=tolerance)
 
 
 @given(
     case=cases(max_layers=3, dtypes=("float64",)),
     P=st.integers(1, 4),
-    own=own_parts,
+    per_network=per_network_parts,
     shuffle=st.sampled_from([False, "each"]),
     optimizer=st.sampled_from(OPTIMIZERS),
     dropout=st.sampled_from([0.0, 0.25]),
     penalty=st.sampled_from([{}, {"l2": 0.1}, {"l2": 0.1, "l1": 0.01}]),
 )
 @examples(25)
-def test_training_is_that_of_each_network_alone(lab, case, P, own, shuffle, optimizer, dropout, penalty):
+def test_training_is_that_of_each_network_alone(
+    lab, case, P, per_network, shuffle, optimizer, dropout, penalty
+):
     nets, alone = stack_of(lab, case, P, dropout=dropout, **penalty)
-    arrays = examples_of(case, P, own, m=7)
+    arrays = examples_of(case, P, per_network, m=7)
     options = {"epochs": 3, "batch_size": 3, "optimizer": optimizer, "progress": False}
     X, Y, weights = map(lab.array, arrays)
     history = nets.fit(X, Y, sample_weight=weights, shuffle=shuffle, **options)
     for i, one in enumerate(alone):
-        x, y, w = map(lab.array, of(arrays, own, i))
+        x, y, w = map(lab.array, of(arrays, per_network, i))
         expected = one.fit(x, y, sample_weight=w, shuffle=bool(shuffle), **options)
         assert_member(lab, nets[i], one, 1e-8)
         assert [cost[i] for cost in history.cost] == pytest.approx(expected.cost, rel=1e-8)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("kind", "beside"),
     [
-        *itertools.product([bp.SGD, bp.Adam, bp.AdamW, bp.RMSprop, bp.Adagrad], ["nothing", *ALONGSIDE]),
-        (bp.SGD, "momentum"),
+        *itertools.product([bp.SGD, bp.Adam, bp.AdamW, bp.RMSprop, bp.Adagrad], [{}, ALONGSIDE]),
+        (bp.SGD, {"momentum": 0.5}),
     ],
 )
 def test_each_network_may_have_a_rate_and_strengths_of_its_own(lab, kind, beside):
@@ -124,14 +130,10 @@ def test_each_network_may_have_a_rate_and_strengths_of_its_own(lab, kind, beside
     rates = [0.1, 0.02, 0.3]
     dropout, l2, l1, scale = [0.0, 0.2, 0.4], [0.0, 0.1, 0.2], [0.01, 0.0, 0.0], [1.0, 0.5, 2.0]
     nets, alone = stack_of(lab, case, P, dropout=dropout, l2=l2, l1=l1, initial_scale=scale)
-    extra = [{} for _ in range(P)]
-    whole = {}
-    if beside == "weight_decay":
-        whole = {"weight_decay": rates}
-        extra = [{"weight_decay": rate} for rate in rates]
-    elif beside != "nothing":
-        whole = {beside: {**ALONGSIDE, "momentum": 0.5}[beside]}
-        extra = [whole] * P
+    whole, extra = beside, [beside] * P
+    if "weight_decay" in beside:
+        whole = beside | {"weight_decay": rates}
+        extra = [beside | {"weight_decay": rate} for rate in rates]
     X, Y, _ = examples_of(case, P, (), m=7)
     options = {"epochs": 3, "batch_size": 3, "progress": False}
     history = nets.fit(
@@ -181,13 +183,13 @@ RATES = [0.3, 1.0, 3.0, 10.0, 30.0]
 def test_each_network_stops_for_itself(lab, averaging):
     X, labels = rings(lab)
     options = {"epochs": 40, "batch_size": 9, "validation": (X, labels), "progress": False}
-    stop = bp.EarlyStopping(patience=3, min_change=0.01)
+    stop = bp.EarlyStopping(patience=3, min_delta=0.01)
     nets = small(lab)
     optimizer = bp.SGD(RATES, momentum=0.5, averaging=averaging)
     history = nets.fit(X, labels, shuffle="each", optimizer=optimizer, callbacks=[stop], **options)
     stops = set()
     for i, rate in enumerate(RATES):
-        one, stop = single(lab, i), bp.EarlyStopping(patience=3, min_change=0.01)
+        one, stop = single(lab, i), bp.EarlyStopping(patience=3, min_delta=0.01)
         optimizer = bp.SGD(rate, momentum=0.5, averaging=averaging)
         expected = one.fit(X, labels, optimizer=optimizer, callbacks=[stop], **options)
         count = len(expected.cost)
@@ -208,8 +210,8 @@ def test_the_plan_shrinks_when_half_of_the_networks_have_stopped(lab):
     sizes = []
 
     def stop_one(training):
-        sizes.append(len(training.trained))
-        training.freeze(training.epoch - 1)
+        sizes.append(len(training.runner.model))
+        training.stop_networks(training.epoch - 1)
 
     before = {}
 
@@ -225,25 +227,25 @@ def test_the_plan_shrinks_when_half_of_the_networks_have_stopped(lab):
 
 
 @pytest.mark.parametrize(
-    "own", [(), ("targets",), ("weights",), ("targets", "weights"), ("inputs",), OWN]
+    "per_network", [(), ("targets",), ("weights",), ("targets", "weights"), ("inputs",), PARTS]
 )
 @pytest.mark.parametrize("shuffle", [False, "each"])
-def test_those_that_go_on_keep_their_own_examples(lab, own, shuffle):
+def test_those_that_go_on_keep_their_own_examples(lab, per_network, shuffle):
     rng = np.random.default_rng(0)
     P, m = 5, 20
     arrays = [rng.standard_normal((P, 2, m)), rng.random((P, 2, m)), rng.random((P, m)) + 0.5]
-    arrays = [x if part in own else x[0] for part, x in zip(OWN, arrays, strict=True)]
+    arrays = [x if part in per_network else x[0] for part, x in zip(PARTS, arrays, strict=True)]
     X, Y, weights = map(lab.array, arrays)
     options = {"batch_size": 6, "optimizer": bp.Adam(0.01), "progress": False}
 
     def stop_some(training):
-        training.freeze([1, 2] if training.epoch == 2 else [0])
+        training.stop_networks([1, 2] if training.epoch == 2 else [0])
 
     nets = small(lab, P)
     nets.fit(X, Y, sample_weight=weights, epochs=4, shuffle=shuffle, callbacks=[stop_some], **options)
     for i, epochs in enumerate([1, 2, 2, 4, 4]):
         one = single(lab, i)
-        x, y, w = map(lab.array, of(arrays, own, i))
+        x, y, w = map(lab.array, of(arrays, per_network, i))
         one.fit(x, y, sample_weight=w, epochs=epochs, shuffle=bool(shuffle), **options)
         assert_member(lab, nets[i], one, 1e-9)
 
@@ -334,7 +336,7 @@ def test_stacking_networks_that_are_there(lab):
 def test_the_best_network(lab):
     X, labels = rings(lab)
     nets = small(lab)
-    with pytest.raises(ValueError, match="there has been no training"):
+    with pytest.raises(ValueError, match="no training has been run"):
         nets.best()
     history = nets.fit(X, labels, epochs=3, progress=False)
     assert_member(lab, nets.best(), nets[int(np.argmin(history.cost[-1]))], 0.0)
@@ -388,7 +390,7 @@ def test_a_training_of_which_some_have_stopped_is_resumed_bit_for_bit(lab, tmp_p
 
     def stop_one(training):
         if training.epoch in (2, 4):
-            training.freeze(training.epoch)
+            training.stop_networks(training.epoch)
 
     def callbacks():
         return [stop_one, bp.EarlyStopping(patience=30), bp.Checkpoint(path)]
@@ -433,18 +435,20 @@ def test_plans_and_partial_fit(lab):
     plan.learning_rate = [0.0, 0.0, 0.5]
     before = np.array(lab.numpy(nets.weights[0]))
     plan.run()
-    moved = (lab.numpy(nets.weights[0]) != before).any(axis=(1, 2))
-    assert moved.tolist() == [False, False, True]
+    changed_networks = (lab.numpy(nets.weights[0]) != before).any(axis=(1, 2))
+    assert changed_networks.tolist() == [False, False, True]
     with pytest.raises(ValueError, match="learning_rate has 1 values; this plan takes 3"):
         plan.learning_rate = 0.5
-    each = lab.array(np.stack([lab.numpy(X)] * 3))
-    with pytest.raises(ValueError, match=r"the inputs are those of 3 networks.*own=\['inputs'\]"):
-        plan.load(each, labels)
-    own = nets.plan(8, own=["inputs"])
-    own.load(X, labels)
-    first = own.run().cost
-    own.load(each, labels)
-    np.testing.assert_array_equal(own.run().cost, first)
+    entry = lab.array(np.stack([lab.numpy(X)] * 3))
+    with pytest.raises(
+        ValueError, match=r"the inputs are those of 3 networks.*per_network=\['inputs'\]"
+    ):
+        plan.load(entry, labels)
+    per_network = nets.plan(8, per_network=["inputs"])
+    per_network.load(X, labels)
+    first = per_network.run().cost
+    per_network.load(entry, labels)
+    np.testing.assert_array_equal(per_network.run().cost, first)
     twin = copy.deepcopy(nets)
     for _ in range(2):
         cost = nets.partial_fit(X, labels, batch_size=8, shuffle=False, optimizer=bp.Adam(0.1))
@@ -461,11 +465,13 @@ def test_streams_and_class_weights(lab):
     nets.fit(batches, epochs=2, progress=False)
     twin.fit(X, labels, epochs=2, batch_size=4, shuffle=False, progress=False)
     lab.assert_close(nets.vector, lab.numpy(twin.vector), 1e-12)
-    each = lab.array(np.stack([host_x] * 3))
+    entry = lab.array(np.stack([host_x] * 3))
     with pytest.raises(ValueError, match="share the batches of an iterable"):
-        nets.fit([(each, labels)], progress=False)
-    own = lab.array(np.stack([host_y, 1 - host_y, host_y]))
-    nets.fit(X, own, class_weight={0: 2.0}, epochs=1, batch_size=4, shuffle="each", progress=False)
+        nets.fit([(entry, labels)], progress=False)
+    per_network = lab.array(np.stack([host_y, 1 - host_y, host_y]))
+    nets.fit(
+        X, per_network, class_weight={0: 2.0}, epochs=1, batch_size=4, shuffle="each", progress=False
+    )
 
 
 def refusals(lab):
@@ -484,10 +490,19 @@ def refusals(lab):
         (lambda: single(lab, 0).plan(4, bp.SGD([1, 2])), "learning_rate has 2 values; this is one"),
         (lambda: nets.plan(4, bp.AdamW(weight_decay=[1, 2])), "weight_decay has 2 values"),
         (lambda: bp.SGD([0.1, 0.0]), r"learning_rate\[1\] must be above 0"),
-        (lambda: nets.plan(4, own=["input"]), "unknown own 'input'. Did you mean 'inputs'"),
-        (lambda: single(lab, 0).plan(4, own=["inputs"]), "is for stacks; this is one network"),
-        (lambda: nets.feedforward(lab.array(np.stack([host] * 2))), r"or \(3, 2, m\), with inputs of"),
-        (lambda: nets.backprop(X, lab.array(np.ones((2, 2, 8)))), r"own have shape \(3, 2, 8\)"),
+        (
+            lambda: nets.plan(4, per_network=["input"]),
+            "unknown per_network 'input'. Did you mean 'inputs'",
+        ),
+        (lambda: single(lab, 0).plan(4, per_network=["inputs"]), "is for stacks; this is one network"),
+        (
+            lambda: nets.feedforward(lab.array(np.stack([host] * 2))),
+            r"or \(3, 2, m\), with per-network inputs",
+        ),
+        (
+            lambda: nets.backprop(X, lab.array(np.ones((2, 2, 8)))),
+            r"Per-network targets have shape \(3, 2, 8\)",
+        ),
         (lambda: nets.backprop(X, labels, np.ones((2, 8))), r"expected \(8,\).* or \(3, 8\)"),
         (lambda: nets.backprop(X, labels, per_example="norms"), "per_example is for one network"),
         (lambda: nets.plan(4, per_example="norms"), "per_example is for one network"),
@@ -500,10 +515,13 @@ def refusals(lab):
         (lambda: nets.fit(X, labels, optimizer=bp.DPSGD(1.0, 1.0, 1.0)), "DPSGD is for one network"),
         (lambda: nets.fit(X, labels, batch_size=4, shuffle="all"), "shuffle must be a whole number"),
         (lambda: nets.fit([(X, labels)], shuffle="each"), "shuffle='each' needs X and Y as arrays"),
-        (lambda: nets.fit(X, lab.array(np.ones((2, 8), int))), r"own have shape \(3, 8\), and targets"),
+        (
+            lambda: nets.fit(X, lab.array(np.ones((2, 8), int))),
+            r"per-network labels have shape \(3, 8\), and targets",
+        ),
         (
             lambda: nets.fit(X, lab.array(np.ones((4, 8)))),
-            r"own have shape \(3, 2, 8\), labels \(3, 8\)",
+            r"Per-network targets have shape \(3, 2, 8\), labels \(3, 8\)",
         ),
         (lambda: nets[0:2], "cannot be interpreted as an integer"),
         (lambda: nets[0].ensemble(X), "ensemble is for a stack of networks"),
@@ -512,7 +530,7 @@ def refusals(lab):
     ]
 
 
-def test_what_does_not_fit_is_told(lab):
+def test_what_does_not_fit_raises(lab):
     for call, message in refusals(lab):
         with pytest.raises((ValueError, TypeError), match=message):
             call()
@@ -524,10 +542,12 @@ def test_figures_on_validation_data_of_each_networks_own(lab):
     X, Y, weights = rng.standard_normal((P, 2, m)), rng.random((P, 2, m)), rng.random((P, m)) + 0.5
 
     def stop_some(training):
-        training.freeze([0] if training.epoch == 1 else [2, 3])
+        training.stop_networks([0] if training.epoch == 1 else [2, 3])
 
-    for own in (("inputs",), ("targets",), ("weights",), OWN):
-        held = [x if part in own else x[0] for part, x in zip(OWN, (X, Y, weights), strict=True)]
+    for per_network in (("inputs",), ("targets",), ("weights",), PARTS):
+        held = [
+            x if part in per_network else x[0] for part, x in zip(PARTS, (X, Y, weights), strict=True)
+        ]
         held = tuple(map(lab.array, held[:2])) + tuple(held[2:])
         nets = small(lab, P)
         history = nets.fit(
@@ -545,21 +565,21 @@ def test_figures_on_validation_data_of_each_networks_own(lab):
 def test_partial_fit_with_other_examples_and_after_some_have_stopped(lab):
     X, labels = rings(lab, m=8)
     host = lab.numpy(X)
-    each = lab.array(np.stack([host] * 3))
+    entry = lab.array(np.stack([host] * 3))
     nets, twin = small(lab, P=3), small(lab, P=3)
     options = {"batch_size": 8, "shuffle": False, "optimizer": bp.Adam(0.1)}
-    for net, second in ((nets, each), (twin, X)):
+    for net, second in ((nets, entry), (twin, X)):
         net.partial_fit(X, labels, **options)
         net.partial_fit(second, labels, **options)
     lab.assert_close(nets.vector, lab.numpy(twin.vector), 1e-12)
-    nets._training.freeze([1])
+    nets._training.stop_networks([1])
     before = np.array(lab.numpy(nets.weights[0]))
-    for x in (X, each):
+    for x in (X, entry):
         cost = nets.partial_fit(x, labels, **options)
         assert cost.shape == (3,)
-    moved = (lab.numpy(nets.weights[0]) != before).any(axis=(1, 2))
-    assert moved.tolist() == [True, False, True]
-    nets._training.freeze([0, 2])
+    changed_networks = (lab.numpy(nets.weights[0]) != before).any(axis=(1, 2))
+    assert changed_networks.tolist() == [True, False, True]
+    nets._training.stop_networks([0, 2])
     with pytest.raises(ValueError, match="all networks of the stack have stopped"):
         nets.partial_fit(X, labels, **options)
 
@@ -571,7 +591,7 @@ def test_parameters_that_a_callback_sets_are_gone_on_from(lab, averaging):
 
     def set_parameters(training):
         if training.epoch == 1:
-            training.freeze([0])
+            training.stop_networks([0])
         if training.epoch == 3:
             training.network.weights[0][...] = 5.0
         seen.append(np.array(lab.numpy(training.network.weights[0])))
@@ -601,7 +621,7 @@ def test_parameters_set_in_one_network_leave_the_steps_of_the_others(lab, frozen
             networks = training.network if training.network.stack else [training.network]
             seen.append([np.array(lab.numpy(net.vector)) for net in networks])
             if training.epoch == 1 and frozen and training.network.stack:
-                training.freeze(frozen)
+                training.stop_networks(frozen)
             if training.epoch == 2 and one is not None:
                 one(training.network).weights[0] = lab.array(np.full((6, 2), 0.25))
 
@@ -622,13 +642,13 @@ def test_parameters_set_in_one_network_leave_the_steps_of_the_others(lab, frozen
 
 def test_ctrl_c_in_an_epoch_after_some_have_stopped(lab):
     X, labels = rings(lab)
-    kept = {}
+    stored = {}
 
     class Interrupting(bp.Callback):
         def epoch(self, training):
             if training.epoch == 1:
-                training.freeze([1])
-                kept[1] = np.array(lab.numpy(training.network.weights[0])[1])
+                training.stop_networks([1])
+                stored[1] = np.array(lab.numpy(training.network.weights[0])[1])
 
         def steps(self, training, count):
             if training.epoch == 2:
@@ -637,14 +657,14 @@ def test_ctrl_c_in_an_epoch_after_some_have_stopped(lab):
     nets = small(lab, 3)
     history = nets.fit(X, labels, batch_size=7, epochs=5, callbacks=[Interrupting()], progress=False)
     assert (history.interrupted, len(history.cost)) == (True, 2)
-    np.testing.assert_array_equal(lab.numpy(nets.weights[0])[1], kept[1])
+    np.testing.assert_array_equal(lab.numpy(nets.weights[0])[1], stored[1])
     assert np.isfinite(lab.numpy(nets.vector)).all()
 
 
 def test_a_schedule_that_watches_goes_by_the_mean_cost(lab):
     X, labels = rings(lab)
     nets = small(lab, 3)
-    schedule = bp.schedules.OnPlateau(0.5, factor=0.5, patience=1, min_change=1e9)
+    schedule = bp.schedules.OnPlateau(0.5, factor=0.5, patience=1, min_delta=1e9)
     history = nets.fit(X, labels, epochs=4, optimizer=bp.SGD(schedule), progress=False)
     assert history.learning_rate == [0.5, 0.5, 0.25, 0.125]
 
@@ -662,3 +682,23 @@ def test_clipping_of_single_examples_is_not_that_of_a_stack(lab):
     one = single(lab, 0)
     clipped = one.backprop(X, labels, per_example="clip", max_norm=1e9)
     lab.assert_close(clipped.vector, lab.numpy(one.backprop(X, labels).vector), 1e-9)
+
+
+def test_each_network_keeps_its_rate_when_others_stop_one_after_the_other(lab):
+    """Rates, momentum and weight decay of those that go on are theirs after a second stop too."""
+    X, Y = map(lab.array, examples_of(Case([3, 5, 2], ["tanh"] * 2, "quadratic", batch=6), 1, ())[:2])
+    rates, decay, epochs = [0.1, 0.3, 0.2, 0.5], [0.0, 0.1, 0.02, 0.05], [1, 4, 2, 3]
+
+    def stop(training):
+        training.stop_networks([p for p, last in enumerate(epochs) if last == training.epoch])
+
+    options = {"batch_size": 2, "shuffle": False, "progress": False}
+    common = [3, 5, 2], "tanh", "quadratic", lab.backend, "float64"
+    nets = bp.Network(*common, stack=4, rng=[3, 4, 5, 6])
+    rule = bp.SGD(rates, momentum=0.9, weight_decay=decay)
+    nets.fit(X, Y, epochs=4, optimizer=rule, callbacks=[stop], **options)
+    for p, net in enumerate(nets):
+        alone = bp.Network(*common, rng=3 + p)
+        rule = bp.SGD(rates[p], momentum=0.9, weight_decay=decay[p])
+        alone.fit(X, Y, epochs=epochs[p], optimizer=rule, **options)
+        lab.assert_close(net.vector, lab.numpy(alone.vector), 1e-12)

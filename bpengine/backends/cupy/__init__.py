@@ -1,1 +1,5 @@
 """CuPy on a GPU."""
+
+from bpengine.backends.cupy.backend import CuPyBackend, on
+
+__all__ = ["CuPyBackend", "on"]
