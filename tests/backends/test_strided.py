@@ -103,5 +103,5 @@ def test_no_kernel_takes_the_place_of_another():
     assert sum(map(len, tables)) == len(kernels.KERNELS)
     nets = bp.Network([2, 3, 2], backend="numpy", stack=2)
     clipping = nets.plan(4, bp.SGD(clip_norm=1.0)).counts
-    assert clipping["clip factor each"] == 1
+    assert clipping["clip factor per network"] == 1
     assert set(clipping) <= set(kernels.KERNELS)

@@ -72,7 +72,7 @@ class Lowering:
         self.keep_alive.append(arrays)
         if op.name in SPECIAL:
             return SPECIAL[op.name](self, op)
-        if op.name.startswith("own "):
+        if op.name.startswith("custom "):
             return self._custom(op)
         name = KERNEL_OF.get(op.name, op.name)
         if name not in ELEMENTWISE:
@@ -238,7 +238,7 @@ class Lowering:
             return [Instruction(fields)]
         vectors = [i for i, x in enumerate(arrays, 2) if x.size == n]
         first = [self._kernel("adam weights", op), *places[4:6]]
-        before = [Instruction(first)] if op.name in ("adam", "adam each") else []
+        before = [Instruction(first)] if op.name in ("adam", "adam per parameter") else []
         return [*before, Instruction(fields, "update", arrays[0].itemsize, vectors)]
 
     def gather(self, batches: Batches) -> Instruction | None:
@@ -289,7 +289,7 @@ SPECIAL: dict[str, Callable[[Lowering, Operation], list[Instruction] | None]] = 
     "softmax": Lowering._softmax,
     "softmax slope": Lowering._softmax,
     "clip factor": Lowering._clip_factor,
-    "clip factor each": Lowering._clip_factor,
+    "clip factor per network": Lowering._clip_factor,
     **dict.fromkeys(DRAWS, Lowering._draw),
     **dict.fromkeys(UPDATES, Lowering._update),
 }
