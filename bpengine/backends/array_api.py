@@ -85,11 +85,11 @@ class ArrayAPIBackend(Backend):
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self.xp.__name__, self.device, self.name)
 
-    def on(self, device: Any = None, precision: str | None = None) -> Backend:
+    def with_options(self, device: Any = None, precision: str | None = None) -> Backend:
         """The library's backend on another of its devices."""
         if type(self) is not ArrayAPIBackend or device is None or str(device) == str(self.device):
-            return super().on(device, precision)
-        super().on(None, precision)
+            return super().with_options(device, precision)
+        super().with_options(None, precision)
         return ArrayAPIBackend(self.xp, device, self.name)
 
     def owns(self, x: object) -> bool:

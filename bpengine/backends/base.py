@@ -51,16 +51,16 @@ class Backend(ABC):
         The library's device object of arrays; None is the library's default.
     alignment : int
         Bytes to a multiple of which the rows of ``[w b]`` are padded; 1 is no padding.
-    patience : int
-        Training sums the costs of steps so many times less often than on a host, because copying a
-        number from a device takes long.
+    steps_per_readback : int
+        Factor by which training stores the outputs of more steps than on a host before it reads back
+        their costs, because copying a number from a device takes long.
     """
 
     name: str
     xp: ModuleType
     device: Any = None
     alignment: int = 1
-    patience: int = 1
+    steps_per_readback: int = 1
 
     @abstractmethod
     def owns(self, x: object) -> bool:
@@ -82,7 +82,7 @@ class Backend(ABC):
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
         """`x` as a NumPy array on the host."""
 
-    def figure(self, x: Array) -> Any:
+    def to_float(self, x: Array) -> Any:
         """`x` on the host in float64: a float, or a NumPy array where it has axes."""
         host = np.asarray(self.to_numpy(x), "float64")
         return host if host.ndim else float(host)
@@ -95,7 +95,7 @@ class Backend(ABC):
     def take(self, rows: Array, indices: Array, out: Array) -> None:
         """Write ``rows[indices]`` to `out`; indices are in range."""
 
-    def over_ranks(self, group: Any, vector: Array, parts: Sequence[tuple[int, int]]) -> Any:
+    def all_reduce(self, group: Any, vector: Array, parts: Sequence[tuple[int, int]]) -> Any:
         """A sum of `vector` over the ranks of a group on the device; None where there is none.
 
         It has the methods of `bpengine.distributed.collectives.HostSum`, and its arguments.
@@ -106,7 +106,7 @@ class Backend(ABC):
     def compile(self, operations: Iterable[Operation]) -> Program:
         """Compile operations to a program, which works on their arrays."""
 
-    def on(self, device: Any = None, precision: str | None = None) -> Backend:
+    def with_options(self, device: Any = None, precision: str | None = None) -> Backend:
         """The library's backend on a device, with products of a precision.
 
         Raises
@@ -130,7 +130,7 @@ class Backend(ABC):
         """Bytes still available to arrays; None where that is not known, as on a host."""
         return None
 
-    def feeder(self, shape: tuple[int, int], dtype: str) -> Any:
+    def prefetcher(self, shape: tuple[int, int], dtype: str) -> Any:
         """A sender of rows to a device that can't hold all of them, as data.offload uses it."""
         raise NotImplementedError(f"backend {self.name!r} has no device to send rows to.")
 

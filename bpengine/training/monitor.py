@@ -71,7 +71,7 @@ def statistics(plan: Plan, epoch: int, step: int) -> Statistics:
             for σ, a in zip(network.activations, activations, strict=True)
         ),
         mean_activations=tuple(
-            network.backend.figure(xp.mean(xp.abs(a), axis=(-2, -1))) for a in activations
+            network.backend.to_float(xp.mean(xp.abs(a), axis=(-2, -1))) for a in activations
         ),
     )
 
@@ -79,7 +79,7 @@ def statistics(plan: Plan, epoch: int, step: int) -> Statistics:
 def _norm(backend: Backend, x: Array) -> Any:
     xp = backend.xp
     x = xp.astype(x, xp.float64)
-    return backend.figure(xp.sqrt(xp.sum(x * x, axis=(-2, -1))))
+    return backend.to_float(xp.sqrt(xp.sum(x * x, axis=(-2, -1))))
 
 
 def _saturated(backend: Backend, σ: Activation, a: Array) -> Any:
@@ -92,4 +92,4 @@ def _saturated(backend: Backend, σ: Activation, a: Array) -> Any:
     # relative to 1 for an unbounded range such as relu's
     margin = MARGIN * (high - low if math.isfinite(high - low) else 1.0)
     at_end = (a < low + margin) | (a > high - margin)
-    return backend.figure(xp.mean(xp.astype(at_end, a.dtype), axis=(-2, -1)))
+    return backend.to_float(xp.mean(xp.astype(at_end, a.dtype), axis=(-2, -1)))

@@ -30,13 +30,13 @@ class NumPyBackend(ArrayAPIBackend):
     def __reduce__(self) -> tuple[Any, ...]:
         return NumPyBackend, ()
 
-    def on(self, device: Any = None, precision: str | None = None) -> Backend:
+    def with_options(self, device: Any = None, precision: str | None = None) -> Backend:
         """The backend itself: its only device is the CPU."""
         if device is not None and str(device) != str(self.device):
             raise ValueError(
                 f"device={device!r}: NumPy computes on the CPU. Use device=None, or another backend."
             )
-        return super().on(None, precision)
+        return super().with_options(None, precision)
 
     def asarray(self, x: Array, dtype: str) -> Array:
         """`x` in `dtype`; `x` itself if that is its dtype."""
