@@ -109,5 +109,5 @@ def lab(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Lab:
     if lab.backend.name == "cupy":
         # by name the tests' own backend too, and chunks of steps as long as a test says
         monkeypatch.setitem(registry._factories, "cupy", lambda: lab.backend)
-        monkeypatch.setattr(type(lab.backend), "patience", 1)
+        monkeypatch.setattr(type(lab.backend), "steps_per_readback", 1)
     return lab

@@ -413,7 +413,7 @@ class Double(backend.CuPyBackend):
     def __reduce__(self):
         return Double, (self.gpu.number, self.gpu.precision)
 
-    def on(self, device=None, precision=None):
+    def with_options(self, device=None, precision=None):
         if device is None and precision is None:
             return self
         return Double(self.gpu.number if device is None else device, precision or self.gpu.precision)

@@ -53,7 +53,7 @@ class Replay:
 
 
 class ArrayAPIBackend(Backend):
-    """Evaluates each operation's expression and writes the result into its output.
+    """Evaluates the operations' expressions and writes the results to their outputs.
 
     Parameters
     ----------
@@ -62,13 +62,13 @@ class ArrayAPIBackend(Backend):
     device : object, optional
         A device of that library; its default where None.
     name : str, optional
-        The name in messages; the namespace's own where not given.
+        The name in messages; the namespace's where not given.
 
     Raises
     ------
     TypeError
-        If the library's arrays can't be written to (JAX's, for one): the engine keeps its results
-        in arrays that it allocates once.
+        If the library's arrays can't be written to, such as JAX's: the engine writes its results to
+        arrays that it allocates once.
     """
 
     def __init__(self, xp: ModuleType, device: Any = None, name: str | None = None) -> None:
@@ -85,11 +85,11 @@ class ArrayAPIBackend(Backend):
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self.xp.__name__, self.device, self.name)
 
-    def on(self, device: Any = None, precision: str | None = None) -> Backend:
-        """Give this library's backend on another of its devices."""
+    def with_options(self, device: Any = None, precision: str | None = None) -> Backend:
+        """The library's backend on another of its devices."""
         if type(self) is not ArrayAPIBackend or device is None or str(device) == str(self.device):
-            return super().on(device, precision)
-        super().on(None, precision)
+            return super().with_options(device, precision)
+        super().with_options(None, precision)
         return ArrayAPIBackend(self.xp, device, self.name)
 
     def owns(self, x: object) -> bool:
@@ -101,15 +101,15 @@ class ArrayAPIBackend(Backend):
         return array_api_compat.device(x)
 
     def asarray(self, x: Array, dtype: str) -> Array:
-        """Array of `dtype` on this backend's device, from one of its own or a host array."""
+        """Array of `dtype` on this backend's device, from one of the library's or a host array."""
         if array_api_compat.is_torch_array(x):
-            x = x.detach()  # the engine takes its own gradients
+            x = x.detach()  # the engine computes gradients itself
         elif array_api_compat.is_numpy_array(x) and not x.flags.writeable:
-            x = x.copy()  # PyTorch takes in no read-only memory
+            x = x.copy()  # PyTorch refuses read-only memory
         return self.xp.asarray(x, dtype=getattr(self.xp, dtype), device=self.device)
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
-        """New array with contents of any value."""
+        """New array, uninitialized."""
         return self.xp.empty(shape, dtype=getattr(self.xp, dtype), device=self.device)
 
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
@@ -119,14 +119,14 @@ class ArrayAPIBackend(Backend):
         return np.asarray(array_api_compat.to_device(x, host))
 
     def synchronize(self) -> None:
-        """Do nothing: the generic backend waits for each of its results."""
+        """Do nothing: the generic backend waits for all of its results."""
 
     def take(self, rows: Array, indices: Array, out: Array) -> None:
-        """Write ``rows[indices]`` into `out`."""
+        """Write ``rows[indices]`` to `out`."""
         out[...] = self.xp.take(rows, indices, axis=0)
 
     def compile(self, operations: Iterable[Operation]) -> Program:
-        """Make operations ready to be replayed."""
+        """Compile operations to calls of their expressions."""
         return Replay([fallback(op) for op in operations])
 
 

@@ -1,4 +1,4 @@
-"""What a backend is: how it makes and moves arrays, and how it runs a list of operations."""
+"""The interface of backends: arrays on a device, and compiled lists of operations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Backend", "BackendUnavailableError", "DeviceMemoryError", "warn_once
 
 
 class BackendUnavailableError(ImportError):
-    """A backend was asked for by name, and something it needs is missing."""
+    """Something that a backend needs is missing."""
 
 
 class DeviceMemoryError(MemoryError):
@@ -27,7 +27,7 @@ class DeviceMemoryError(MemoryError):
     Attributes
     ----------
     left : int
-        Bytes that arrays may still take on the device.
+        Bytes still available to arrays on the device.
     """
 
     def __init__(self, message: str, left: int) -> None:
@@ -38,7 +38,7 @@ class DeviceMemoryError(MemoryError):
 class Backend(ABC):
     """Arrays of one library on one device, and the kernels that work on them.
 
-    A backend for another library implements the methods below and is made known with
+    A backend for another library implements the methods below and is registered with
     `bpengine.backends.register` or an entry point in the group ``bpengine.backends``.
 
     Attributes
@@ -48,19 +48,19 @@ class Backend(ABC):
     xp : module
         The library's namespace, as array-api-compat gives it.
     device : object
-        Where arrays live, in the library's own words; None is the library's default.
+        The library's device object of arrays; None is the library's default.
     alignment : int
         Bytes to a multiple of which the rows of ``[w b]`` are padded; 1 is no padding.
-    patience : int
-        By how much longer than on a host training keeps the outputs of steps until it adds up their
-        costs, because asking a device for a number is dear.
+    steps_per_readback : int
+        Factor by which training stores the outputs of more steps than on a host before it reads back
+        their costs, because copying a number from a device takes long.
     """
 
     name: str
     xp: ModuleType
     device: Any = None
     alignment: int = 1
-    patience: int = 1
+    steps_per_readback: int = 1
 
     @abstractmethod
     def owns(self, x: object) -> bool:
@@ -72,31 +72,31 @@ class Backend(ABC):
 
     @abstractmethod
     def asarray(self, x: Array, dtype: str) -> Array:
-        """Array of `dtype` on this backend's device, from one of its own or a host array."""
+        """Array of `dtype` on this backend's device, from one of the library's or a host array."""
 
     @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
-        """New array with contents of any value."""
+        """New array, uninitialized."""
 
     @abstractmethod
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
         """`x` as a NumPy array on the host."""
 
-    def figure(self, x: Array) -> Any:
-        """`x` on the host in float64: a float, or where it has axes an array of NumPy's."""
+    def to_float(self, x: Array) -> Any:
+        """`x` on the host in float64: a float, or a NumPy array where it has axes."""
         host = np.asarray(self.to_numpy(x), "float64")
         return host if host.ndim else float(host)
 
     @abstractmethod
     def synchronize(self) -> None:
-        """Wait until all work handed to the device is done."""
+        """Wait until all queued work of the device is done."""
 
     @abstractmethod
     def take(self, rows: Array, indices: Array, out: Array) -> None:
-        """Write ``rows[indices]`` into `out`; indices are in range."""
+        """Write ``rows[indices]`` to `out`; indices are in range."""
 
-    def over_ranks(self, group: Any, vector: Array, parts: Sequence[tuple[int, int]]) -> Any:
-        """What adds up `vector` over the ranks of a group on the device itself; None where nothing does.
+    def all_reduce(self, group: Any, vector: Array, parts: Sequence[tuple[int, int]]) -> Any:
+        """A sum of `vector` over the ranks of a group on the device; None where there is none.
 
         It has the methods of `bpengine.distributed.collectives.HostSum`, and its arguments.
         """
@@ -104,10 +104,10 @@ class Backend(ABC):
 
     @abstractmethod
     def compile(self, operations: Iterable[Operation]) -> Program:
-        """Make operations ready to be replayed. The arrays they name stay theirs."""
+        """Compile operations to a program, which works on their arrays."""
 
-    def on(self, device: Any = None, precision: str | None = None) -> Backend:
-        """Give this library's backend on a device, with products of a precision.
+    def with_options(self, device: Any = None, precision: str | None = None) -> Backend:
+        """The library's backend on a device, with products of a precision.
 
         Raises
         ------
@@ -127,15 +127,15 @@ class Backend(ABC):
         )
 
     def memory_left(self) -> int | None:
-        """Bytes that arrays may still take; None where that is no limit to go by, as on a host."""
+        """Bytes still available to arrays; None where that is not known, as on a host."""
         return None
 
-    def feeder(self, shape: tuple[int, int], dtype: str) -> Any:
-        """What brings rows to a device without enough memory for all of them; see `Streamed`."""
-        raise NotImplementedError(f"backend {self.name!r} has no device to feed.")
+    def prefetcher(self, shape: tuple[int, int], dtype: str) -> Any:
+        """A sender of rows to a device that can't hold all of them, as data.offload uses it."""
+        raise NotImplementedError(f"backend {self.name!r} has no device to send rows to.")
 
 
 @functools.cache
 def warn_once(message: str) -> None:
-    """Log a warning, such as of something that costs speed, the first time that it is given."""
+    """Log a warning the first time that it is given."""
     logging.getLogger("bpengine").warning(message)

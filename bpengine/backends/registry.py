@@ -20,7 +20,9 @@ ENTRY_POINTS = "bpengine.backends"
 
 
 def _cupy(device: Any = None, precision: str | None = None) -> Backend:
-    made: Backend = importlib.import_module("bpengine.backends.cupy.backend").on(device, precision)
+    made: Backend = importlib.import_module("bpengine.backends.cupy.backend").with_options(
+        device, precision
+    )
     return made
 
 
@@ -62,7 +64,7 @@ _factories: dict[str, Callable[[], Backend]] = {
 
 
 def register(name: str, factory: Callable[[], Backend]) -> None:
-    """Make a backend known by name.
+    """Register a backend under a name.
 
     Parameters
     ----------
@@ -117,7 +119,7 @@ def get(backend: str | Backend, device: Any = None, precision: str | None = None
         If what the backend needs is missing; the message says what to install.
     """
     if isinstance(backend, Backend):
-        return backend.on(device, precision)
+        return backend.with_options(device, precision)
     if not isinstance(backend, str):
         raise TypeError(
             f"backend must be a name or a Backend, got {type(backend).__name__}. "
@@ -127,9 +129,9 @@ def get(backend: str | Backend, device: Any = None, precision: str | None = None
     if factory is _cupy:
         return _cupy(device, precision)
     if factory is not None:
-        return _made_by(factory, f"factory of {backend!r}").on(device, precision)
+        return _made_by(factory, f"factory of {backend!r}").with_options(device, precision)
     for point in entry_points(group=ENTRY_POINTS, name=backend):
-        return _made_by(point.load(), f"entry point {point.value!r}").on(device, precision)
+        return _made_by(point.load(), f"entry point {point.value!r}").with_options(device, precision)
     near = difflib.get_close_matches(backend, names(), n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"unknown backend {backend!r}.{hint} Known: {', '.join(names())}.")
@@ -143,7 +145,7 @@ def _made_by(factory: Callable[[], object], what: str) -> Backend:
 
 
 def infer(x: object) -> Backend:
-    """The backend for an array: its library, on its device; NumPy for anything that is no array.
+    """The backend of an array: its library, on its device; NumPy for anything that is not an array.
 
     Parameters
     ----------

@@ -98,13 +98,13 @@ def evaluate(network: Model, X: Array, Y: Array, sample_weight: Array | None = N
             values = network.cost.per_example(σ, ws.z[-1], ws.a[-1], ws.targets)
         values = xp.astype(values, xp.float64)
         some = None if weights is None else weights[..., columns]
-        cost = cost + backend.figure(xp.sum(values if some is None else values * some, axis=-1))
+        cost = cost + backend.to_float(xp.sum(values if some is None else values * some, axis=-1))
         wanted = None if right is None else true_classes(xp, ws.targets)
         if right is None or wanted is None:
             right = None
             continue
         hits = xp.astype(classes(xp, ws.a[-1]) == wanted, xp.float64)
-        right = right + backend.figure(xp.sum(hits if some is None else hits * some, axis=-1))
+        right = right + backend.to_float(xp.sum(hits if some is None else hits * some, axis=-1))
     result = {"cost": cost / m + network.penalty.value(network.parameters)}
     if right is not None:
         result["accuracy"] = right / m

@@ -303,7 +303,7 @@ class Plan:
         values = xp.astype(values, xp.float64)
         if ws.weights is not None:
             values = values * xp.astype(ws.weights[..., 0, :], xp.float64)
-        return net.backend.figure(xp.mean(values, axis=-1)) + net.penalty.value(net.parameters)
+        return net.backend.to_float(xp.mean(values, axis=-1)) + net.penalty.value(net.parameters)
 
     @property
     def gradient(self) -> Gradient:

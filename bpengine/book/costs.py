@@ -88,7 +88,7 @@ class OwnCost(Cost):
 
     Parameters
     ----------
-    own : object
+    local : object
         With ``fn(a, y)``, the cost of a column, and ``delta(z, a, y)``, its output error.
     """
 
@@ -96,7 +96,7 @@ class OwnCost(Cost):
 
     def __init__(self, local: Any) -> None:
         name = getattr(local, "__name__", type(local).__name__)
-        super().__init__(f"own {name}", self._function, self._derivative)
+        super().__init__(f"custom {name}", self._function, self._derivative)
         object.__setattr__(self, "local", local)
 
     def _function(self, a: Array, y: Array) -> Array:
@@ -114,7 +114,7 @@ class OwnCost(Cost):
         self, σ: Activation, z: Array, a: Array, y: Array, scale: Array, delta: Array
     ) -> Iterator[Operation]:
         """Operations for BP1."""
-        yield Operation("own delta", "BP1", self._delta, (z, a, y, scale), delta)
+        yield Operation("custom delta", "BP1", self._delta, (z, a, y, scale), delta)
 
 
 def engine_cost(cost: Any) -> str | Cost:

@@ -50,7 +50,7 @@ class Offloaded(IndexedSource):
         self._width, itemsize = _row(network, weighted)
         self._steps = max(1, BUFFER_BYTES // (self._width * itemsize * batch_size))
         shape = min(self._steps, self.steps) * batch_size, self._width
-        self._feeder = self.backend.feeder(shape, network.dtype)
+        self._prefetcher = self.backend.prefetcher(shape, network.dtype)
         self._numbers = self.backend.asarray(np.arange(shape[0]), "int64")
 
     def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
@@ -72,10 +72,10 @@ class Offloaded(IndexedSource):
             self._write(indices, rows[: len(indices)])
             return len(indices)
 
-        return self._feeder.send(fill)
+        return self._prefetcher.send(fill)
 
     def _received(self, sending: Any, m: int) -> Chunk:
-        rows, count = self._feeder.receive(sending)
+        rows, count = self._prefetcher.receive(sending)
         load = partial(self.backend.take, rows)
         outcomes = partial(self._outcomes, rows, count, m)
         return Chunk(m, self.weighted, Slices(self._numbers[:count], m), load, outcomes, rows)

@@ -227,7 +227,7 @@ def summing(
     group: Group, backend: Backend, vector: Array, parts: Sequence[tuple[int, int]], dtype: str
 ) -> Any:
     """What adds up a vector over the ranks: on the device where the backend can, else on the host."""
-    found = backend.over_ranks(group, vector, parts)
+    found = backend.all_reduce(group, vector, parts)
     if found is not None:
         return found
     if isinstance(vector, np.ndarray):

@@ -329,7 +329,7 @@ class StackSteps:
             values = self.loss(saved[: len(steps), ...], self._targets(some, m))
             if shares is not None:
                 values = values * net.backend.asarray(shares[start : steps.stop], net.dtype)
-            found += net.backend.figure(xp.sum(values, axis=(0, -1), dtype=xp.float64))
+            found += net.backend.to_float(xp.sum(values, axis=(0, -1), dtype=xp.float64))
         return counts / m * found + counts / 2 * penalties
 
     def _targets(self, indices: Array, m: int) -> Array:
@@ -351,4 +351,4 @@ def _squares(network: Network) -> Any:
     for block, b in zip(parameters.blocks, parameters.biases, strict=True):
         flat, biases = xp.reshape(block, (block.shape[0], -1)), b[..., 0]
         total = total + xp.vecdot(flat, flat) - xp.vecdot(biases, biases)
-    return backend.figure(total)
+    return backend.to_float(total)

@@ -63,7 +63,7 @@ class Activation:
     @property
     def operation(self) -> str:
         """Name of its operations; backends have kernels for built-in names only."""
-        return self.name if ACTIVATIONS.get(self.name) is self else f"own {self.name}"
+        return self.name if ACTIVATIONS.get(self.name) is self else f"custom {self.name}"
 
     def forward(self, z: Array, a: Array) -> Iterator[Operation]:
         """Operations for a = σ(z)."""

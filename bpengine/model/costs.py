@@ -85,7 +85,7 @@ class Cost:
     @property
     def operation(self) -> str:
         """Name of its operations; backends have kernels for built-in names only."""
-        return self.name if COSTS.get(self.name) is self else f"own {self.name}"
+        return self.name if COSTS.get(self.name) is self else f"custom {self.name}"
 
     def is_canonical(self, σ: Activation) -> bool:
         """Whether the output error with the output activation σ is a - y."""

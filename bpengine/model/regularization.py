@@ -38,9 +38,9 @@ class Penalty:
             xp = array_namespace(w)
             if self._has_l2:
                 squares = xp.sum(w * w, axis=(-2, -1), dtype=xp.float64)
-                total = total + self.l2 / 2 * backend.figure(squares)
+                total = total + self.l2 / 2 * backend.to_float(squares)
             if self._has_l1:
-                total = total + self.l1 * backend.figure(
+                total = total + self.l1 * backend.to_float(
                     xp.sum(xp.abs(w), axis=(-2, -1), dtype=xp.float64)
                 )
         return total

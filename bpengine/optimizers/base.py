@@ -116,7 +116,7 @@ def check_optimizer(optimizer: object) -> None:
 
 def suffix(rate: Array) -> str:
     """Suffix of the operation's name where the rate is a vector."""
-    return " each" if rate.ndim else ""
+    return " per parameter" if rate.ndim else ""
 
 
 def zeros_like(array: Array) -> Array:

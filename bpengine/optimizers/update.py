@@ -114,7 +114,7 @@ class OptimizerState:
             return
         factor = gradient.backend.empty((*stack, 1, 1), gradient.dtype)
         inputs = *gradient.blocks, self._bound
-        yield Operation("clip factor each", "update", _clip_factors, inputs, factor)
+        yield Operation("clip factor per network", "update", _clip_factors, inputs, factor)
         for block in gradient.blocks:
             yield Operation("clip", "update", _multiply, (block, factor), block)
 

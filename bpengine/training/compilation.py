@@ -35,7 +35,7 @@ def for_training(network: Model, batch_size: int, steps: int, remembers: bool) -
     """
     backend, sizes = network.backend, network.sizes
     names = [*(σ.operation for σ in network.activations), network.cost.operation]
-    custom = any(name.startswith("own ") for name in names)
+    custom = any(name.startswith("custom ") for name in names)
     if custom or backend.name != "numpy" or importlib.util.find_spec("numba") is None:
         return backend
     weights = math.prod(network.stack) * sum(n * m for n, m in pairwise(sizes))

@@ -65,17 +65,22 @@ def statistics(plan: Plan, epoch: int, step: int) -> Statistics:
         epoch=epoch,
         step=step,
         cost=gradient.cost,
-        gradient_norms=tuple(_norm(backend, block) for block in gradient.blocks),
-        weight_norms=tuple(_norm(backend, w) for w in network.weights),
-        saturated=tuple(map(_saturated, repeat(backend), network.activations, activations)),
-        mean_activations=tuple(backend.figure(xp.mean(xp.abs(a), axis=(-2, -1))) for a in activations),
+        gradient_norms=tuple(_norm(network.backend, block) for block in gradient.blocks),
+        weight_norms=tuple(_norm(network.backend, w) for w in network.weights),
+        saturated=tuple(
+            _saturated(network.backend, σ, a)
+            for σ, a in zip(network.activations, activations, strict=True)
+        ),
+        mean_activations=tuple(
+            network.backend.to_float(xp.mean(xp.abs(a), axis=(-2, -1))) for a in activations
+        ),
     )
 
 
 def _norm(backend: Backend, x: Array) -> Any:
     xp = backend.xp
     x = xp.astype(x, xp.float64)
-    return backend.figure(xp.sqrt(xp.sum(x * x, axis=(-2, -1))))
+    return backend.to_float(xp.sqrt(xp.sum(x * x, axis=(-2, -1))))
 
 
 def _saturated(backend: Backend, σ: Activation, a: Array) -> Any:
@@ -88,4 +93,4 @@ def _saturated(backend: Backend, σ: Activation, a: Array) -> Any:
     # relative to 1 for an unbounded range such as relu's
     margin = MARGIN * (high - low if math.isfinite(high - low) else 1.0)
     at_end = (a < low + margin) | (a > high - margin)
-    return backend.figure(xp.mean(xp.astype(at_end, a.dtype), axis=(-2, -1)))
+    return backend.to_float(xp.mean(xp.astype(at_end, a.dtype), axis=(-2, -1)))

@@ -230,7 +230,7 @@ class StepRunner:
 
 def steps_per_readback(model: Model, m: int) -> int:
     """Number of steps on m examples whose outputs are buffered until costs are read back."""
-    (least, most), times = READBACK_STEPS, model.backend.patience
+    (least, most), times = READBACK_STEPS, model.backend.steps_per_readback
     elements = math.prod(model.stack) * model.sizes[-1] * m
     return min(most * times, max(least, READBACK_ELEMENTS * times // elements))
 

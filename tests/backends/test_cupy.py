@@ -515,7 +515,7 @@ def test_data_too_large_for_the_device_is_streamed(stand_in, monkeypatch):
 
 
 def test_a_prefetcher_has_two_buffers_on_host_and_device(stand_in):
-    prefetcher = stand_in.feeder((6, 3), "float64")
+    prefetcher = stand_in.prefetcher((6, 3), "float64")
     assert stand_in.cuda.pinned == 2 * 6 * 3 * 8
 
     def rows(value):
@@ -535,7 +535,7 @@ def test_a_prefetcher_has_two_buffers_on_host_and_device(stand_in):
 
 
 def test_an_error_in_reading_is_raised_by_receive(stand_in):
-    prefetcher = stand_in.feeder((6, 3), "float64")
+    prefetcher = stand_in.prefetcher((6, 3), "float64")
     with pytest.raises(ZeroDivisionError):
         prefetcher.receive(prefetcher.send(lambda out: 1 // 0))
 
@@ -595,7 +595,7 @@ def test_pickling(gpu):
 
 
 def test_arrays_of_two_devices_are_not_mixed(stand_in):
-    other = stand_in.on(1)
+    other = stand_in.with_options(1)
     assert other.device != stand_in.device
     here, there = network(stand_in), network(other)
     X, Y = data()
@@ -623,7 +623,7 @@ def test_a_device_that_is_not_there():
 
 
 def test_tf32_is_asked_for(stand_in):
-    rough = stand_in.on(precision="tf32")
+    rough = stand_in.with_options(precision="tf32")
     X, Y = (x.astype("float32") for x in data())
     for backend, compute in ((stand_in, {68}), (rough, {77})):
         network(backend, dtype="float32").backprop(X, Y)

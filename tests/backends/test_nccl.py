@@ -80,7 +80,7 @@ def test_a_backend_with_sums_of_its_own_is_asked_first():
     from bpengine.distributed.plan import summing
 
     class Elsewhere(backends.NumPyBackend):
-        def over_ranks(self, group, vector, parts):
+        def all_reduce(self, group, vector, parts):
             return "its own"
 
     group = SimpleNamespace(rank=0)

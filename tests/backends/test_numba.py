@@ -332,7 +332,7 @@ def test_programs_without_instructions(steps):
     backend = backends.get("numba")
     backend.compile([]).run(steps)
     backend.compile([Operation("linear", "", None, (x,), x)]).run(steps)
-    backend.compile([Operation("own one", "", lambda x: x + np.size(x), (y,), y)]).run(steps)
+    backend.compile([Operation("custom function", "", lambda x: x + np.size(x), (y,), y)]).run(steps)
     np.testing.assert_array_equal(y, [[2.0 * steps] * 2])
 
 
@@ -345,7 +345,7 @@ def test_each_network_of_a_stack_is_clipped_by_itself(bound, dtype):
     bound = np.array(bound, dtype)
     bound = bound.reshape(3, 1, 1) if bound.ndim else bound
     factor = np.empty((3, 1, 1), dtype)
-    op = Operation("clip factor each", "", _clip_factors, (*blocks, bound), factor)
+    op = Operation("clip factor per network", "", _clip_factors, (*blocks, bound), factor)
     program = backends.get("numba").compile([op])
     program.run(1)
     assert [function for function, _ in program.calls] == [replay]
@@ -417,8 +417,8 @@ def test_a_function_that_numba_can_not_compile_is_called_in_python_with_one_warn
         vectors.append(net.vector)
     np.testing.assert_allclose(vectors[1], vectors[0], rtol=1e-10)
     messages = (record.getMessage() for record in caplog.records)
-    warned = [text.partition(" has")[0] for text in messages if "own uncompiled sine' has" in text]
-    assert warned == ["'own uncompiled sine'"]
+    warned = [text.partition(" has")[0] for text in messages if "custom uncompiled sine' has" in text]
+    assert warned == ["'custom uncompiled sine'"]
 
 
 def test_a_function_that_numba_computes_differently_is_called_in_python():

@@ -1,4 +1,4 @@
-"""How NumPy carries out the operations of a stack: other calls, the same numbers."""
+"""NumPy's calls for the operations of a stack: other calls, the same numbers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from strategies import REGULARIZED, Case, cases, examples, targets
 
 import bpengine as bp
 from bpengine import openblas
-from bpengine.backends.numpy import kernels, per_example, strided, updates
+from bpengine.backends.numpy import blas, elementwise, kernels, per_example, updates
 from bpengine.backends.numpy.scratch import Scratch
-from bpengine.backends.numpy.strided import has_gaps, rows_at_a_time
+from bpengine.backends.numpy.strided import has_gaps, rows_per_product
 from bpengine.backends.operation import Operation
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
@@ -45,7 +45,7 @@ def run(case, P, options):
 @examples(60)
 def test_copies_without_gaps_change_no_result(case, P, options):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strided, "packed", lambda k, kernel, op, calls: calls)
+        patch.setattr(kernels, "without_gaps", lambda k, kernel, op, calls: calls)
         expected = run(case, P, options)
     found = run(case, P, options)
     pairs = [(found.network.vector, expected.network.vector)]
@@ -71,7 +71,7 @@ def test_a_sigmoid_of_a_stack_is_computed_without_gaps():
     threads=st.sampled_from([1, 1, 1, 2, None]),
 )
 @examples(60)
-def test_a_product_in_pieces_is_the_product(rows, inner, columns, dtype, threads):
+def test_a_product_in_blocks_is_the_product(rows, inner, columns, dtype, threads):
     rng = np.random.default_rng(rows)
     a = rng.standard_normal((rows, inner)).astype(dtype)
     b = rng.standard_normal((columns, inner)).astype(dtype).T
@@ -85,25 +85,23 @@ def test_a_product_in_pieces_is_the_product(rows, inner, columns, dtype, threads
     np.testing.assert_allclose(out, a @ b, atol=float(inner * eps * (abs(a) @ abs(b)).max()))
 
 
-def test_only_what_one_thread_multiplies_by_few_columns_is_cut(monkeypatch):
+def test_only_products_of_one_thread_with_few_columns_are_in_blocks(monkeypatch):
     a, few, many = np.ones((1920, 785), "f4"), np.ones((785, 10), "f4"), np.ones((785, 32), "f4")
     out, wide = np.empty((1920, 10), "f4"), np.empty((1920, 32), "f4")
     monkeypatch.setattr(openblas, "threads", lambda: 1)
-    assert rows_at_a_time(a, few, out) == 120
-    assert rows_at_a_time(a, many, wide) == 1920
-    assert rows_at_a_time(a[:, ::2], few[::2], out) == 1920
-    assert rows_at_a_time(a[:1919], few, out[:1919]) == 101, "1919 is 19 times 101"
-    assert rows_at_a_time(a[:1913], few, out[:1913]) == 1913, "a prime"
+    assert rows_per_product(a, few, out) == 120
+    assert rows_per_product(a, many, wide) == 1920
+    assert rows_per_product(a[:, ::2], few[::2], out) == 1920
+    assert rows_per_product(a[:1919], few, out[:1919]) == 101, "1919 is 19 times 101"
+    assert rows_per_product(a[:1913], few, out[:1913]) == 1913, "a prime"
     monkeypatch.setattr(openblas, "threads", lambda: 2)
-    assert rows_at_a_time(a, few, out) == 1920
+    assert rows_per_product(a, few, out) == 1920
 
 
 def test_no_kernel_takes_the_place_of_another():
-    local = [
-        name for name in kernels.KERNELS if name not in {**per_example.PER_EXAMPLE, **updates.UPDATES}
-    ]
-    assert len(local) + len(per_example.PER_EXAMPLE) + len(updates.UPDATES) == len(kernels.KERNELS)
+    tables = elementwise.ELEMENTWISE, per_example.PER_EXAMPLE, updates.UPDATES, blas.FOLDED
+    assert sum(map(len, tables)) == len(kernels.KERNELS)
     nets = bp.Network([2, 3, 2], backend="numpy", stack=2)
     clipping = nets.plan(4, bp.SGD(clip_norm=1.0)).counts
-    assert clipping["clip factor each"] == 1
+    assert clipping["clip factor per network"] == 1
     assert set(clipping) <= set(kernels.KERNELS)

@@ -21,7 +21,7 @@ from bpengine.backends.cupy.prefetch import Prefetcher
 from bpengine.backends.cupy.program import CUDAProgram
 from bpengine.backends.operation import Array, Operation
 
-__all__ = ["CuPyBackend", "on"]
+__all__ = ["CuPyBackend", "with_options"]
 
 RANDOM = "uniform", "gaussian noise"  # operations that are no functions of their inputs
 
@@ -45,7 +45,7 @@ class CuPyBackend(ArrayAPIBackend):
     """
 
     alignment = 16
-    patience = 64
+    steps_per_readback = 64
     _device_class: Callable[..., Device] = Device
 
     def __init__(self, device: Any = None, precision: str | None = None) -> None:
@@ -54,15 +54,17 @@ class CuPyBackend(ArrayAPIBackend):
         self._zeros = self.gpu.asarray(np.zeros(2, np.int64), "int64")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return on, (self.gpu.number, self.gpu.precision)
+        return with_options, (self.gpu.number, self.gpu.precision)
 
-    def on(self, device: Any = None, precision: str | None = None) -> Backend:
+    def with_options(self, device: Any = None, precision: str | None = None) -> Backend:
         """CuPy on another GPU, or with products of another precision."""
         if device is None and precision is None:
             return self
-        return on(self.gpu.number if device is None else device, precision or self.gpu.precision)
+        return with_options(
+            self.gpu.number if device is None else device, precision or self.gpu.precision
+        )
 
-    def over_ranks(self, group: Any, vector: Array, parts: Sequence[tuple[int, int]]) -> Any:
+    def all_reduce(self, group: Any, vector: Array, parts: Sequence[tuple[int, int]]) -> Any:
         """NCCL's sum over the ranks; None where CuPy comes without it."""
         nccl = self._nccl()
         if nccl is None:
@@ -89,7 +91,7 @@ class CuPyBackend(ArrayAPIBackend):
         return self.gpu.asarray(x, dtype)
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
-        """New array with contents of any value."""
+        """New array, uninitialized."""
         return self.gpu.empty(shape, dtype)
 
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
@@ -98,12 +100,12 @@ class CuPyBackend(ArrayAPIBackend):
         return np.asarray(self.gpu.cupy.asnumpy(x))
 
     def synchronize(self) -> None:
-        """Wait until all work handed to the device is done."""
+        """Wait until all queued work of the device is done."""
         self.gpu.enter()
         self.gpu.cupy.cuda.runtime.deviceSynchronize()
 
     def take(self, rows: Array, indices: Array, out: Array) -> None:
-        """Write ``rows[indices]`` into `out`, by one kernel, without a temporary array."""
+        """Write ``rows[indices]`` to `out`, by one kernel, without a temporary array."""
         self.gpu.enter()
         source, numbers, target = map(self.gpu.view, (rows, indices, out))
         launch = gather(source, target, numbers, self.gpu.view(self._zeros))
@@ -117,7 +119,7 @@ class CuPyBackend(ArrayAPIBackend):
         """Bytes still available to arrays: free on the device, or unused in CuPy's pool."""
         return self.gpu.memory_left()
 
-    def feeder(self, shape: tuple[int, int], dtype: str) -> Prefetcher:
+    def prefetcher(self, shape: tuple[int, int], dtype: str) -> Prefetcher:
         """A sender of rows to the device, for data that does not fit on it."""
         return Prefetcher(self.gpu, shape, dtype)
 
@@ -160,7 +162,7 @@ class CuPyBackend(ArrayAPIBackend):
 _made: dict[tuple[int, str], CuPyBackend] = {}
 
 
-def on(device: Any = None, precision: str | None = None) -> CuPyBackend:
+def with_options(device: Any = None, precision: str | None = None) -> CuPyBackend:
     """CuPy on a GPU: always the same object, so that all its networks share kernels and cuBLAS."""
     number, precision = None if device is None else device_number(device), check_precision(precision)
     if number is not None and (number, precision) in _made:
@@ -178,7 +180,7 @@ class _Layout(fusion.Layout):
     def bounds(self, x: Array) -> tuple[int, int]:
         return self._device.view(x).bounds
 
-    def number(self, value: float, like: Array) -> Array:
+    def scalar(self, value: float, like: Array) -> Array:
         return self._device.asarray(np.array(value), self._device.view(like).dtype)
 
     def readable(self, x: Array) -> bool:

@@ -158,7 +158,7 @@ class Device:
             return self.cupy.asarray(x, dtype)
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
-        """New array with contents of any value."""
+        """New array, uninitialized."""
         self.enter()
         with self._memory_errors():
             return self.cupy.empty(shape, dtype)

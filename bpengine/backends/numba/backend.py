@@ -23,7 +23,6 @@ from bpengine.backends.numba.threads import ThreadPool, distribute, replay
 from bpengine.backends.numpy.backend import NumPyBackend, QuietReplay
 from bpengine.backends.numpy.blas import NUMPY
 from bpengine.backends.numpy.kernels import calls
-from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backends.operation import Array, Operation
 from bpengine.backends.program import Batches
 
@@ -43,9 +42,9 @@ class NumbaBackend(NumPyBackend):
         return NumbaBackend, ()
 
     def compile(self, operations: Iterable[Operation]) -> CompiledProgram:
-        """Make operations ready to be replayed: instructions, and calls where there is no kernel."""
+        """Compile operations to instructions, or to calls where there is no kernel."""
         operations = list(operations)
-        lowering, scratch = Lowering(), Scratch()
+        lowering = Lowering()
         folded = fold(operations, NUMPY)
         step: list[Instruction | Call] = []
         for op in (op for i, whole in enumerate(operations) for op in folded.get(i, [whole])):
@@ -55,7 +54,7 @@ class NumbaBackend(NumPyBackend):
                     f"{op.name!r} has no compiled kernel: NumPy carries it out, at the price of Python "
                     "calls in each step"
                 )
-            step += calls(scratch, op) if instructions is None else instructions
+            step += calls(lowering.scratch, op) if instructions is None else instructions
         log_compilation()
         return CompiledProgram(step, lowering, operations)
 
@@ -88,7 +87,7 @@ class CompiledProgram(QuietReplay):
             self._context.run(_replay, self.calls, steps)
 
     def run_batches(self, batches: Batches, steps_taken: list[int]) -> None:
-        """A step on each of some batches, which compiled code gathers where it can."""
+        """A step on each of some batches, which compiled code gathers where possible."""
         if not batches.batches:
             return
         if self._batched is None or not self._batched.batches.same_arrays(batches):

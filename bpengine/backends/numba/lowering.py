@@ -6,6 +6,7 @@ import functools
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +31,7 @@ from bpengine.backends.numba.strides import (
 )
 from bpengine.backends.numba.updates import PASSES, UPDATES
 from bpengine.backends.numpy import blas
+from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backends.operation import Array, Operation
 from bpengine.backends.program import Batches, Settings
 
@@ -57,7 +59,7 @@ class Lowering:
     def __init__(self) -> None:
         self.keep_alive: list[Any] = []
         self.locks: dict[int, Any] = {}  # of the generators that instructions draw from
-        self._constants: dict[Any, Array] = {}
+        self.scratch = Scratch()
 
     def lower(self, op: Operation) -> list[Instruction] | None:
         """The instructions that carry out `op`; None where there is no kernel for it."""
@@ -68,23 +70,9 @@ class Lowering:
         if dtype not in REALS or any(x.dtype != dtype for x in arrays):
             return None
         self.keep_alive.append(arrays)
-        if op.name in ("matmul", "add product"):
-            return self._products(op)
-        if op.name == "share":
-            return self._share(op)
-        if op.name in ("product norms", "total norms"):
-            return self._norms(op)
-        if op.name == "max norm":
-            return self._max_norm(op)
-        if op.name in ("softmax", "softmax slope"):
-            return self._softmax(op)
-        if op.name in DRAWS:
-            return self._draw(op)
-        if op.name in ("clip factor", "clip factor each"):
-            return self._clip_factor(op)
-        if op.name in UPDATES:
-            return self._update(op)
-        if op.name.startswith("own "):
+        if op.name in SPECIAL:
+            return SPECIAL[op.name](self, op)
+        if op.name.startswith("custom "):
             return self._custom(op)
         name = KERNEL_OF.get(op.name, op.name)
         if name not in ELEMENTWISE:
@@ -116,7 +104,7 @@ class Lowering:
     def _elementwise(self, kernel: int, operands: str, op: Operation) -> list[Instruction]:
         inputs = dict(zip(operands, op.inputs, strict=False))
         shape = op.output.shape
-        one = self._constant(1.0, op.output.dtype)
+        one = self.scratch.constant(1.0, op.output)
         instructions: list[Instruction] = []
         for name, x in inputs.items():
             # arrays that networks share are copied once for all if their rows are not contiguous
@@ -138,7 +126,7 @@ class Lowering:
         a, b, c = op.inputs[0], op.inputs[1], op.output
         if c.ndim < 2 or (c.strides[-1] != c.itemsize and c.shape[-1] > 1):
             return None
-        zero, one = (self._constant(x, c.dtype) for x in (0.0, 1.0))
+        zero, one = (self.scratch.constant(x, c) for x in (0.0, 1.0))
         α, β = op.inputs[3:] if op.name == "add product" else (one, zero)
         # a stack of networks that share their input: one product for all
         whole_a, whole_c = as_matrix(a), as_matrix(c)
@@ -156,7 +144,7 @@ class Lowering:
         plain = b.strides[2] == size or n == 1
         packed = 0 if plain else k * n // (1 if b.strides[0] else count)
         dots, lanes = contiguous_rows(a) and contiguous_rows(b.mT), WIDTH // size
-        readable = bool(function) and all(blas.readable(x[0]) for x in (a, b, c))
+        readable = bool(function) and all(blas.NUMPY.readable(x[0]) for x in (a, b, c))
         name = cheapest(m, n, k, lanes, packed=packed, dots=dots, library=readable)
         scratch = width = 0
         if name == "rows product" and not plain:
@@ -250,7 +238,7 @@ class Lowering:
             return [Instruction(fields)]
         vectors = [i for i, x in enumerate(arrays, 2) if x.size == n]
         first = [self._kernel("adam weights", op), *places[4:6]]
-        before = [Instruction(first)] if op.name in ("adam", "adam each") else []
+        before = [Instruction(first)] if op.name in ("adam", "adam per parameter") else []
         return [*before, Instruction(fields, "update", arrays[0].itemsize, vectors)]
 
     def gather(self, batches: Batches) -> Instruction | None:
@@ -287,14 +275,24 @@ class Lowering:
         kernel = address(STORE, output.dtype)
         return Instruction([kernel, output.size, address_of(output), first, step, address_of(count)])
 
-    def _constant(self, value: float, dtype: Any) -> Array:
-        key = value, dtype
-        if key not in self._constants:
-            self._constants[key] = np.array(value, dtype)
-        return self._constants[key]
-
     def _kernel(self, name: str, op: Operation) -> int:
         return address(name, op.output.dtype)
+
+
+SPECIAL: dict[str, Callable[[Lowering, Operation], list[Instruction] | None]] = {
+    "matmul": Lowering._products,
+    "add product": Lowering._products,
+    "share": Lowering._share,
+    "product norms": Lowering._norms,
+    "total norms": Lowering._norms,
+    "max norm": Lowering._max_norm,
+    "softmax": Lowering._softmax,
+    "softmax slope": Lowering._softmax,
+    "clip factor": Lowering._clip_factor,
+    "clip factor per network": Lowering._clip_factor,
+    **dict.fromkeys(DRAWS, Lowering._draw),
+    **dict.fromkeys(UPDATES, Lowering._update),
+}
 
 
 class _Compiling:

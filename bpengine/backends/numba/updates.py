@@ -23,11 +23,11 @@ UPDATES = {
     "momentum": 4,
     "nesterov": 4,
     "adam": 8,
-    "adam each": 8,
+    "adam per parameter": 8,
     "rmsprop": 7,
-    "rmsprop each": 7,
+    "rmsprop per parameter": 7,
     "adagrad": 5,
-    "adagrad each": 5,
+    "adagrad per parameter": 5,
     "average": 4,
 }
 """How many inputs an operation has: fields 2, 3, … of its instruction, followed by the output. Field 1
@@ -36,11 +36,11 @@ PASSES = (
     "momentum",
     "nesterov",
     "adam",
-    "adam each",
+    "adam per parameter",
     "rmsprop",
-    "rmsprop each",
+    "rmsprop per parameter",
     "adagrad",
-    "adagrad each",
+    "adagrad per parameter",
 )
 """Those that treat every number alike, so that threads can take parts."""
 
@@ -101,8 +101,8 @@ def adam(instruction, like):
         θ[i] -= α * gradients[i] / (math.sqrt(squares[i]) + ε)
 
 
-@kernel("adam each")
-def adam_each(instruction, like):
+@kernel("adam per parameter")
+def adam_per_parameter(instruction, like):
     # the same with η for each parameter
     widest()
     r = carray(instruction, FIELDS)
@@ -145,8 +145,8 @@ def rmsprop(instruction, like):
         θ[i] -= η * g[i] / (math.sqrt(v[i]) + ε)
 
 
-@kernel("rmsprop each")
-def rmsprop_each(instruction, like):
+@kernel("rmsprop per parameter")
+def rmsprop_per_parameter(instruction, like):
     # the same with η for each parameter
     widest()
     r = carray(instruction, FIELDS)
@@ -170,8 +170,8 @@ def adagrad(instruction, like):
         θ[i] -= η * g[i] / (math.sqrt(s[i]) + ε)
 
 
-@kernel("adagrad each")
-def adagrad_each(instruction, like):
+@kernel("adagrad per parameter")
+def adagrad_per_parameter(instruction, like):
     # the same with η for each parameter
     widest()
     r = carray(instruction, FIELDS)

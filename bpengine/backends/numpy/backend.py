@@ -11,7 +11,8 @@ import numpy as np
 
 from bpengine.backends.array_api import ArrayAPIBackend, Call, Replay
 from bpengine.backends.base import Backend
-from bpengine.backends.numpy.blas import fold_descent
+from bpengine.backends.fusion import fold
+from bpengine.backends.numpy.blas import NUMPY, library
 from bpengine.backends.numpy.kernels import calls as calls_of
 from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backends.operation import Array, Operation
@@ -29,20 +30,20 @@ class NumPyBackend(ArrayAPIBackend):
     def __reduce__(self) -> tuple[Any, ...]:
         return NumPyBackend, ()
 
-    def on(self, device: Any = None, precision: str | None = None) -> Backend:
-        """Give this backend, which has one device: the CPU."""
+    def with_options(self, device: Any = None, precision: str | None = None) -> Backend:
+        """The backend itself: its only device is the CPU."""
         if device is not None and str(device) != str(self.device):
             raise ValueError(
                 f"device={device!r}: NumPy computes on the CPU. Use device=None, or another backend."
             )
-        return super().on(None, precision)
+        return super().with_options(None, precision)
 
     def asarray(self, x: Array, dtype: str) -> Array:
-        """`x` in `dtype`: itself where it has it already."""
+        """`x` in `dtype`; `x` itself if that is its dtype."""
         return np.asarray(x, dtype)
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
-        """New array with contents of any value."""
+        """New array, uninitialized."""
         return np.empty(shape, dtype)
 
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
@@ -50,17 +51,19 @@ class NumPyBackend(ArrayAPIBackend):
         return np.asarray(x)
 
     def take(self, rows: Array, indices: Array, out: Array) -> None:
-        """Write ``rows[indices]`` into `out`, without the bounds check that costs a copy."""
+        """Write ``rows[indices]`` to `out`, without the bounds check that costs a copy."""
         rows.take(indices, 0, out, "clip")
 
     def compile(self, operations: Iterable[Operation]) -> Replay:
-        """Make operations ready to be replayed: ufuncs where there is a kernel."""
+        """Compile operations to ufuncs, or to their expressions where there is no kernel."""
         scratch = Scratch()
         operations = list(operations)
-        folded = fold_descent(operations)
+        by_blas = all(library(str(op.output.dtype))[0] for op in operations[-1:])
+        folded = fold(operations, NUMPY) if by_blas else {}
         calls: list[Call] = []
-        for i, op in enumerate(operations):
-            calls += folded[i] if i in folded else calls_of(scratch, op)
+        for i, whole in enumerate(operations):
+            for op in folded.get(i, [whole]):
+                calls += calls_of(scratch, op)
         return QuietReplay(calls, keep_alive=operations)
 
 

@@ -1,7 +1,6 @@
-"""NumPy's own BLAS through its C interface: C ← α A B + β C, which no NumPy function offers.
+"""The BLAS that NumPy is linked with, through its C interface: C ← α A B + β C, which NumPy lacks.
 
-The library is the one that NumPy's extension module is linked with; where it can't be found, nothing
-here is used.
+Where the library can't be found, nothing here is used.
 """
 
 from __future__ import annotations
@@ -9,16 +8,19 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from bpengine.backends.array_api import Call
-from bpengine.backends.fusion import Layout, fold
-from bpengine.backends.operation import Array, Operation
+from bpengine.backends.fusion import Layout
+from bpengine.backends.numpy.elementwise import by_ufunc
+from bpengine.backends.numpy.scratch import Scratch
+from bpengine.backends.numpy.strided import Kernel
+from bpengine.backends.operation import Array
 
-__all__ = ["NUMPY", "fold_descent", "library", "readable"]
+__all__ = ["FOLDED", "NUMPY", "library"]
 
 ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE = 101, 111, 112
 SYMBOLS = (  # as NumPy's wheels name it, as other builds do; the width of its integers
@@ -33,58 +35,37 @@ REALS: dict[str, tuple[str, Any]] = {
 
 
 class _NumPyLayout(Layout):
-    """Where NumPy's arrays lie in memory."""
+    """The memory layout of NumPy's arrays."""
 
     def bounds(self, x: Array) -> tuple[int, int]:
-        """Address of the first byte, and of the first behind the last."""
+        """Address of the first byte, and of the first one after the last."""
         low, high = np.lib.array_utils.byte_bounds(x)
         return low, high
 
-    def number(self, value: float, like: Array) -> Array:
+    def scalar(self, value: float, like: Array) -> Array:
         """An array of shape () of the dtype of `like`."""
         return np.full((), value, like.dtype)
 
     def readable(self, x: Array) -> bool:
-        """Whether a product can read x as it lies."""
-        return readable(x)
+        """Whether a product can read x without a copy."""
+        return _layout(x) is not None
 
 
 NUMPY = _NumPyLayout()
 
 
-def fold_descent(operations: Sequence[Operation]) -> dict[int, list[Call]]:
-    """`fold` as calls, by way of C for the products; empty where there is no such way."""
-    if any(_library(str(op.output.dtype))[0] is None for op in operations[-1:]):
-        return {}
-    return {i: [call for op in ops for call in _calls(op)] for i, ops in fold(operations, NUMPY).items()}
-
-
-def _calls(op: Operation) -> list[Call]:
-    if op.name == "add product":
-        return [_gemm(*op.inputs)]
-    if op.name == "shrink":
-        target, w, factor = op.inputs
-        part = np.empty(w.shape, w.dtype)
-        return [(np.multiply, (w, factor, part)), (np.subtract, (target, part, target))]
-    function = {
-        "add": np.add,
-        "decay": np.multiply,
-        "descend": np.subtract,
-        "reverse difference": np.subtract,
-    }[op.name]
-    return [(function, (*op.inputs, op.output))]
-
-
-def _gemm(a: Array, b: Array, c: Array, scale: Array, β: Array) -> Call:
-    """The call of c ← β c + scale · a b; `scale` is read anew each time."""
+def _add_product(
+    k: Scratch, a: Array, b: Array, c: Array, scale: Array, β: Array, out: Array
+) -> list[Call]:
+    # c ← β c + scale · a b; `scale` is read at each call
     name = str(c.dtype)
     function, integer = _library(name)
     real = REALS[name][1]
     (transpose_a, lda), (transpose_b, ldb), (_, ldc) = map(_layout, (a, b, c))  # type: ignore[misc]
-    (m, k), n = a.shape, b.shape[1]
+    (m, inner), n = a.shape, b.shape[1]
     operands = (
         *map(ctypes.c_int, (ROW_MAJOR, transpose_a, transpose_b)),
-        *map(integer, (m, n, k)),
+        *map(integer, (m, n, inner)),
         real.from_buffer(scale),
         a.ctypes.data_as(ctypes.c_void_p),
         integer(lda),
@@ -95,12 +76,21 @@ def _gemm(a: Array, b: Array, c: Array, scale: Array, β: Array) -> Call:
         integer(ldc),
     )
     assert function is not None
-    return function, operands
+    return [(function, operands)]
 
 
-def readable(x: Array) -> bool:
-    """Whether BLAS can read `x` as it lies in memory, as a matrix or its transpose."""
-    return _layout(x) is not None
+def _shrink(k: Scratch, target: Array, w: Array, factor: Array, out: Array) -> list[Call]:
+    part = k.scratch(w)
+    return [(np.multiply, (w, factor, part)), (np.subtract, (target, part, out))]
+
+
+FOLDED: dict[str, Kernel] = {
+    "add product": _add_product,
+    "shrink": _shrink,
+    "add": by_ufunc(np.add),
+    "reverse difference": by_ufunc(np.subtract),
+}
+"""Kernels of the operations that `fold` makes."""
 
 
 def _layout(x: Array) -> tuple[int, int] | None:
@@ -126,7 +116,7 @@ def library(dtype: str) -> tuple[int, int]:
 
 @functools.cache
 def _library(dtype: str) -> tuple[Callable[..., None] | None, Any]:
-    """NumPy's gemm for a dtype, tried on a small product first; (None, None) where there is none."""
+    """NumPy's gemm for a dtype, after a test on a small product; (None, None) where there is none."""
     letter, real = REALS[dtype]
     try:
         library = ctypes.CDLL(sys.modules["numpy._core._multiarray_umath"].__file__)

@@ -1,7 +1,7 @@
-"""NumPy: every elementwise line as ufuncs with preallocated outputs, no temporaries.
+"""NumPy: elementwise operations and products as ufuncs with preallocated outputs, no temporaries.
 
-A kernel takes the constants and scratch arrays it needs from its `Scratch`, and gives the line's
-(ufunc, operands) pairs, outputs positional: the fastest way to call a ufunc from Python.
+A kernel gets constants and scratch arrays from its `Scratch`, and returns the (ufunc, operands) pairs of
+an operation, outputs positional: the fastest way to call a ufunc from Python.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ import numpy as np
 
 from bpengine.backends.array_api import Call
 from bpengine.backends.numpy.scratch import Scratch
-from bpengine.backends.numpy.strided import Kernel, place, rows_at_a_time
+from bpengine.backends.numpy.strided import Kernel, location, rows_per_product
 from bpengine.backends.operation import Array
 
-__all__ = ["ELEMENTWISE"]
+__all__ = ["ELEMENTWISE", "by_ufunc"]
 
 GELU_SCALE = math.sqrt(2 / math.pi)
+
+
+def by_ufunc(ufunc: np.ufunc) -> Kernel:
+    """The kernel that is a ufunc of the operands."""
+    return lambda k, *operands: [(ufunc, operands)]
 
 
 def _matmul(k: Scratch, a: Array, b: Array, out: Array) -> list[Call]:
     if a.shape[-1] == 1 and a.ndim > 2:  # outer products, which BLAS has no call for over a stack
         return [(np.multiply, (a, b, out))]
-    rows = rows_at_a_time(a, b, out)
+    rows = rows_per_product(a, b, out)
     if rows < len(out):
         a, out = (x.reshape(-1, rows, x.shape[1]) for x in (a, out))
     return [(np.matmul, (a, b, out))]
@@ -32,10 +37,6 @@ def _matmul(k: Scratch, a: Array, b: Array, out: Array) -> list[Call]:
 
 def _difference(k: Scratch, a: Array, y: Array, scale: Array, out: Array) -> list[Call]:
     return [(np.subtract, (a, y, out)), (np.multiply, (out, scale, out))]
-
-
-def _descend(k: Scratch, parameters: Array, step: Array, out: Array) -> list[Call]:
-    return [(np.subtract, (parameters, step, out))]
 
 
 def _linear(k: Scratch, z: Array, a: Array) -> list[Call]:
@@ -65,10 +66,6 @@ def _sigmoid_slope(k: Scratch, upstream: Array, a: Array, out: Array) -> list[Ca
         (np.multiply, (slope, a, slope)),
         (np.multiply, (upstream, slope, out)),
     ]
-
-
-def _tanh(k: Scratch, z: Array, a: Array) -> list[Call]:
-    return [(np.tanh, (z, a))]
 
 
 def _tanh_slope(k: Scratch, upstream: Array, a: Array, out: Array) -> list[Call]:
@@ -143,14 +140,6 @@ def _softplus_slope(k: Scratch, upstream: Array, a: Array, out: Array) -> list[C
         (np.multiply, (upstream, slope, out)),
         _negate(k, out, out),
     ]
-
-
-def _exponential(k: Scratch, z: Array, a: Array) -> list[Call]:
-    return [(np.exp, (z, a))]
-
-
-def _exponential_slope(k: Scratch, upstream: Array, a: Array, out: Array) -> list[Call]:
-    return [(np.multiply, (upstream, a, out))]
 
 
 def _swish(k: Scratch, z: Array, a: Array) -> list[Call]:
@@ -270,18 +259,18 @@ def _minimum(x: Array, y: Array, out: Array) -> Call:
 
 
 def _same(x: Array, y: Array) -> bool:
-    return place(x) == place(y)
+    return location(x) == location(y)
 
 
 ELEMENTWISE: dict[str, Kernel] = {
     "matmul": _matmul,
     "difference": _difference,
-    "descend": _descend,
+    "descend": by_ufunc(np.subtract),
     "linear": _linear,
     "linear slope": _linear_slope,
     "sigmoid": _sigmoid,
     "sigmoid slope": _sigmoid_slope,
-    "tanh": _tanh,
+    "tanh": by_ufunc(np.tanh),
     "tanh slope": _tanh_slope,
     "relu": _relu,
     "relu slope": _relu_slope,
@@ -291,8 +280,8 @@ ELEMENTWISE: dict[str, Kernel] = {
     "softmax slope": _softmax_slope,
     "softplus": _softplus,
     "softplus slope": _softplus_slope,
-    "exponential": _exponential,
-    "exponential slope": _exponential_slope,
+    "exponential": by_ufunc(np.exp),
+    "exponential slope": by_ufunc(np.multiply),
     "swish": _swish,
     "swish slope": _swish_slope,
     "gelu": _gelu,

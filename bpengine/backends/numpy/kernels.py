@@ -1,18 +1,19 @@
-"""The table of NumPy's kernels, and the calls that carry out an operation."""
+"""NumPy's kernels by name, and the calls that carry out an operation."""
 
 from __future__ import annotations
 
 from bpengine.backends.array_api import Call, fallback
+from bpengine.backends.numpy.blas import FOLDED
 from bpengine.backends.numpy.elementwise import ELEMENTWISE
 from bpengine.backends.numpy.per_example import PER_EXAMPLE, gaussian_noise
 from bpengine.backends.numpy.scratch import Scratch
-from bpengine.backends.numpy.strided import Kernel, packed
+from bpengine.backends.numpy.strided import Kernel, without_gaps
 from bpengine.backends.numpy.updates import UPDATES
 from bpengine.backends.operation import Operation
 
 __all__ = ["KERNELS", "calls"]
 
-KERNELS: dict[str, Kernel] = {**ELEMENTWISE, **PER_EXAMPLE, **UPDATES}
+KERNELS: dict[str, Kernel] = {**ELEMENTWISE, **PER_EXAMPLE, **UPDATES, **FOLDED}
 
 
 def calls(scratch: Scratch, op: Operation) -> list[Call]:
@@ -27,4 +28,4 @@ def calls(scratch: Scratch, op: Operation) -> list[Call]:
     found = kernel(scratch, *op.inputs, op.output)
     if op.output.ndim < 3 or op.name == "matmul":
         return found
-    return packed(scratch, kernel, op, found)
+    return without_gaps(scratch, kernel, op, found)

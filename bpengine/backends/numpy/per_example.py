@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends.array_api import Call
+from bpengine.backends.numpy.elementwise import by_ufunc
 from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backends.operation import NOISE_BLOCK, Array
 
@@ -46,20 +47,16 @@ def _clip_factors(k: Scratch, total: Array, bound: Array, scale: Array, out: Arr
     ]
 
 
-def _scale_columns(k: Scratch, δ: Array, factors: Array, out: Array) -> list[Call]:
-    return [(np.multiply, (δ, factors, out))]
-
-
 def _column_products(k: Scratch, δ: Array, x: Array, out: Array) -> list[Call]:
     return [(np.multiply, (δ.mT[..., :, None], x.mT[..., None, :], out))]
 
 
 def gaussian_noise(k: Scratch, fill: Any, g: Array, strength: Array) -> list[Call]:
-    """Add noise to g block by block: what has been drawn is added while a core's cache has it.
+    """Add noise to g block by block, so that the noise is still in the cache.
 
-    `fill` writes normal numbers of some strength into a block.
+    `fill` writes normal numbers of some strength to a block.
     """
-    if not g.flags.c_contiguous:  # rows that are padded: all at once, in the same order
+    if not g.flags.c_contiguous:  # padded rows: all noise is drawn first, in the same order
         return [(_add_noise, (g, strength, np.empty(g.size, g.dtype), fill))]
     calls: list[Call] = []
     whole = g.reshape(-1)
@@ -80,6 +77,6 @@ PER_EXAMPLE: dict[str, Any] = {
     "product norms": _product_norms,
     "total norms": _total_norms,
     "clip factors": _clip_factors,
-    "scale columns": _scale_columns,
+    "scale columns": by_ufunc(np.multiply),
     "column products": _column_products,
 }

@@ -19,9 +19,9 @@ class Scratch:
         self._constants: dict[Any, Array] = {}
 
     def scratch(self, like: Array, which: int = 0) -> Array:
-        """Array of the shape and dtype of `like`, free to use within one operation.
+        """An array of the shape and dtype of `like`, for use within one operation.
 
-        An operation that needs two or three at once numbers them by `which`.
+        An operation that needs several at once distinguishes them by `which`.
         """
         key = like.shape, like.dtype, which
         if key not in self._scratch:
@@ -29,7 +29,7 @@ class Scratch:
         return self._scratch[key]
 
     def constant(self, value: float, like: Array) -> Array:
-        """`value` as a 0-d array: a third of the price of a Python number as an operand."""
+        """`value` as a 0-d array: as an operand a third of the cost of a Python number."""
         key = value, like.dtype
         if key not in self._constants:
             self._constants[key] = np.array(value, like.dtype)

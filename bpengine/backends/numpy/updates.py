@@ -1,7 +1,7 @@
-"""NumPy kernels of what moves parameters: optimizers, penalties, clipping, dropout.
+"""NumPy kernels of updates: optimizers, penalties, clipping, dropout.
 
-A rule makes some ten passes over vectors as long as the network has parameters. They are taken block
-by block, so that all but the first read a block from the cache.
+An optimizer makes some ten passes over vectors with an entry for each parameter. They are processed in
+blocks, so that all passes but the first read a block from the cache.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends.array_api import Call
+from bpengine.backends.numpy.elementwise import by_ufunc
 from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backends.operation import Array
 
 __all__ = ["UPDATES"]
 
-BLOCK = 2**15  # elements: five arrays of them fit a core's cache
+BLOCK = 2**15  # elements: five such arrays fit a core's cache
 
 
 def _blocks(k: Scratch, *vectors: Array) -> Iterator[tuple[Array, ...]]:
-    """The same stretch of each vector, and scratch memory as long, block by block."""
+    """For each block its part of every vector, and scratch memory of its length."""
     for start in range(0, vectors[0].size, BLOCK):
         parts = [vector[start : start + BLOCK] for vector in vectors]
         yield *parts, k.scratch(parts[0])
@@ -76,7 +77,7 @@ def _adam(
         (np.multiply, (η, root, α)),
         (np.divide, (α, weights[0, ...], α)),
     ]
-    if η.ndim:  # one for each parameter: what is left of α is √W₂ / W₁
+    if η.ndim:  # a vector: without it α is √W₂ / W₁
         calls[4] = np.copyto, (α, root)
     for θ_, g_, G, S, *rates, s in _blocks(k, θ, g, gradients, squares, *_vectors(η)):
         calls += [
@@ -119,7 +120,7 @@ def _adagrad(
 
 
 def _vectors(η: Array) -> list[Array]:
-    """η where there is one for each parameter."""
+    """η where it is a vector, with a rate for each parameter."""
     return [η] if η.ndim else []
 
 
@@ -162,7 +163,7 @@ def _clip_factor(k: Scratch, g: Array, bound: Array, out: Array) -> list[Call]:
 
 
 def _clip_factors(k: Scratch, *operands: Array) -> list[Call]:
-    # bound / max(‖g‖, bound), for each network of a stack
+    # bound / max(‖g‖, bound) of each network of a stack
     *blocks, bound, out = operands
     total, part = out[:, 0, 0], k.scratch(out[:, 0, 0])
     calls: list[Call] = [(out.fill, (0.0,))]
@@ -178,7 +179,7 @@ def _clip_factors(k: Scratch, *operands: Array) -> list[Call]:
 
 
 def _epsilon(k: Scratch, correction: Array, β: Array, rest: Array, ε: Array, out: Array) -> list[Call]:
-    # ε / √c for c = 1 - βᵗ, which moves on
+    # ε / √c for c = 1 - βᵗ, which is updated
     return [
         (np.multiply, (correction, β, correction)),
         (np.add, (correction, rest, correction)),
@@ -195,17 +196,13 @@ def _share(k: Scratch, weights: Array, out: Array) -> list[Call]:
 
 
 def _add_squares(k: Scratch, total: Array, w: Array, factor: Array, out: Array) -> list[Call]:
-    norms, item = k.scratch(w[..., 0]), np.empty((), total.dtype)
+    norms, part = k.scratch(w[..., 0]), np.empty((), total.dtype)
     return [
         (np.vecdot, (w, w, norms)),
-        (np.add.reduce, (norms, 0, total.dtype, item)),
-        (np.multiply, (item, factor, item)),
-        (np.add, (total, item, out)),
+        (np.add.reduce, (norms, 0, total.dtype, part)),
+        (np.multiply, (part, factor, part)),
+        (np.add, (total, part, out)),
     ]
-
-
-def _multiply(k: Scratch, x: Array, factor: Array, out: Array) -> list[Call]:
-    return [(np.multiply, (x, factor, out))]
 
 
 def _max_norm(k: Scratch, w: Array, bound: Array, out: Array) -> list[Call]:
@@ -241,20 +238,20 @@ UPDATES: dict[str, Any] = {
     "momentum": _momentum,
     "nesterov": _nesterov,
     "adam": _adam,
-    "adam each": _adam,
+    "adam per parameter": _adam,
     "rmsprop": _rmsprop,
-    "rmsprop each": _rmsprop,
+    "rmsprop per parameter": _rmsprop,
     "adagrad": _adagrad,
-    "adagrad each": _adagrad,
+    "adagrad per parameter": _adagrad,
     "average": _average,
     "clip factor": _clip_factor,
-    "clip factor each": _clip_factors,
-    "clip": _multiply,
-    "decay": _multiply,
+    "clip factor per network": _clip_factors,
+    "clip": by_ufunc(np.multiply),
+    "decay": by_ufunc(np.multiply),
     "max norm": _max_norm,
     "l2": _l2,
     "l1": _l1,
     "dropout mask": _dropout_mask,
-    "dropout": _multiply,
-    "weigh": _multiply,
+    "dropout": by_ufunc(np.multiply),
+    "weigh": by_ufunc(np.multiply),
 }
