@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from test_architecture import LEVELS
 
 from bpengine.cli import main
 
@@ -177,6 +178,16 @@ def test_the_reference_has_every_option_of_the_command_line(command, capsys):
     text = TEXTS[DOCS / "reference" / "command-line.md"]
     section = text.partition(f"\n## {command.split()[0]}\n")[2].partition("\n## ")[0]
     assert sorted(options) == sorted(re.findall(r"^\| `(--[a-z-]+)", section, flags=re.MULTILINE))
+
+
+def test_the_picture_of_the_packages_shows_their_levels():
+    picture = (DOCS / "_static" / "packages.svg").read_text(encoding="utf-8")
+    levels: dict[int, set[str]] = {}
+    for y, name in re.findall(r'<text class="name" x="\d+" y="(\d+)">(\w+)</text>', picture):
+        levels.setdefault(int(y), set()).add(name.replace("bpengine", "__init__"))
+    assert [levels[y] for y in sorted(levels)] == LEVELS[1:]
+    text = TEXTS[DOCS / "design.md"]
+    assert all(f"`{name}`" in text for level in LEVELS[2:] for name in level)
 
 
 def rows(page):
