@@ -40,12 +40,12 @@ html_css_files = ["guide.css"]
 html_show_sphinx = False
 html_copy_source = False
 html_math_renderer = "svg"
-copybutton_prompt_text = r">>> |\.\.\. "  # what is copied is the code, without prompts and outputs
+copybutton_prompt_text = r">>> |\.\.\. "  # copy the code without prompts and outputs
 copybutton_prompt_is_regexp = True
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
-# single backticks in docstrings are links where they name what has a place in the guide, else code
+# single backticks in docstrings are links to documented names, and code otherwise
 default_role = "py:obj"
 nitpick_ignore_regex = [("py:obj", ".*")]
 autodoc_typehints = "none"
@@ -55,7 +55,7 @@ numpydoc_show_class_members = False
 
 
 def rubrics(app, what, name, thing, options, lines):
-    """Let the headings in a module's docstring be rubrics, as numpydoc makes those of a class."""
+    """Turn the headings of a module's docstring into rubrics, as numpydoc does for a class."""
     if what == "module":
         for i, line in enumerate(lines[1:]):
             if line and set(line) == {"-"}:
@@ -63,12 +63,12 @@ def rubrics(app, what, name, thing, options, lines):
 
 
 def trim(app, page, source):
-    """Drop the blank line that ends the last output of a block, for doctest's sake."""
+    """Drop the blank line before the end of a code block, which doctest needs."""
     source[0] = re.sub(r"\n\n```$", "\n```", source[0], flags=re.MULTILINE)
 
 
 def setup(app):
-    """Make the pictures before the pages are read."""
+    """Register the steps above; pictures are made before the pages are read."""
     app.connect("builder-inited", lambda app: figures.make(DOCS))
     app.connect("source-read", trim)
     app.connect("autodoc-process-docstring", rubrics)

@@ -1,4 +1,4 @@
-"""The pages' examples as tests: each page runs in a folder of its own, where it may write files."""
+"""The examples of the pages as tests: each page runs in an empty folder, where it may write files."""
 
 import pytest
 
@@ -6,6 +6,6 @@ collect_ignore_glob = ["*.py"]
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
+def empty_folder(tmp_path, monkeypatch):
     """Run in an empty folder."""
     monkeypatch.chdir(tmp_path)

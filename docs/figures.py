@@ -1,4 +1,4 @@
-"""The guide's pictures: each page's code is run, and the figures that the page shows are saved.
+"""The guide's pictures: run the code of each page, and save the figures that the page shows.
 
 A page shows ``_build/figures/<page>/<name>.svg`` or ``.png`` for a figure that its code calls `name`,
 and ``_build/figures/<page>/<file>.gif`` for a file that its code writes.
@@ -16,7 +16,7 @@ PICTURE = re.compile(r"_build/figures/([\w-]+)/([\w-]+)\.(svg|png|gif)")
 
 
 def make(docs: Path) -> list[Path]:
-    """Make the pictures of all pages in a folder; gives those that were made."""
+    """Make the pictures of all pages in a folder, and return their paths."""
     made = []
     for page in sorted(docs.rglob("*.md")):
         if "_build" not in page.parts:
@@ -30,7 +30,7 @@ def pictures(page: Path, folder: Path) -> list[Path]:
     Raises
     ------
     RuntimeError
-        If the code does not give what the page says, or makes no such picture.
+        If the output of the code differs from the page, or the code does not make a picture.
     """
     text = page.read_text(encoding="utf-8")
     shown = sorted(set(PICTURE.findall(text)))
@@ -55,7 +55,7 @@ def pictures(page: Path, folder: Path) -> list[Path]:
 
 
 def save(figure, path: Path) -> None:
-    """Write a Matplotlib figure, the same bytes for the same figure."""
+    """Save a Matplotlib figure; the same figure gives the same bytes."""
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": "bpengine"}):

@@ -1,4 +1,4 @@
-"""Mathematics on the guide's pages, drawn as SVG while it is built: no script, no fonts, no network."""
+"""Formulas as SVG, drawn when the guide is built: pages need no script and no fonts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import ziafont
 import ziamath
 from docutils.nodes import SkipNode
 
-SIZE = 20  # units of the drawing that are one em
+SIZE = 20  # units of the drawing per em
 ziafont.config.precision = 1
 ziamath.config.svg2 = False
 
 
 def drawn(latex, display):
-    """LaTeX as an SVG element whose size follows that of the text around it."""
+    """Return LaTeX as an SVG element that scales with the surrounding text."""
     svg = ziamath.Latex(latex, size=SIZE, inline=not display).svg()
     box = re.search(r'viewBox="(.*?)"', svg)[1]
     _, top, width, height = map(float, box.split())
@@ -29,18 +29,18 @@ def drawn(latex, display):
 
 
 def inline(translator, node):
-    """Write a formula within a line."""
+    """Write an inline formula."""
     translator.body.append(f'<span class="formula">{drawn(node.astext(), display=False)}</span>')
     raise SkipNode
 
 
 def display(translator, node):
-    """Write a formula on a line of its own."""
+    """Write a display formula."""
     translator.body.append(f'<div class="formula">{drawn(node.astext(), display=True)}</div>')
     raise SkipNode
 
 
 def setup(app):
-    """Make this the renderer that ``html_math_renderer = "svg"`` names."""
+    """Register the renderer ``svg`` for ``html_math_renderer``."""
     app.add_html_math_renderer("svg", (inline, None), (display, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,8 +1,8 @@
-"""Train for one epoch on a memory map, in a process that may have less memory than the map is long.
+"""Train for one epoch on a memory map, in a process whose memory is limited to less than the map.
 
 python examples/larger_than_memory.py --gib 20 --limit 2 --folder /tmp
 
-It needs Linux, whose limit on data and whose /proc it uses.
+Linux only: it sets RLIMIT_DATA and reads /proc.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import numpy as np
 import bpengine as bp
 
 GIB = 2**30
-WINDOW = 2**16  # neighbours among which examples are shuffled
+WINDOW = 2**16  # examples are shuffled within windows of this length
 BLOCK = 2**12  # examples written at a time
 
 
 def memory(name: str) -> int:
-    """Bytes of memory that the process has now (RssAnon) or has had at most (VmHWM).
+    """Bytes of memory of the process: now, without files (RssAnon), or its peak (VmHWM).
 
-    RssAnon is its own; VmHWM counts pages of files too, which the system drops when it needs room.
+    VmHWM includes pages of mapped files, which the system drops when it needs memory.
     """
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{name}:"):
@@ -35,7 +35,7 @@ def memory(name: str) -> int:
 
 
 class Memory(bp.Callback):
-    """Watches what memory the process has of its own."""
+    """Records the peak of RssAnon during training."""
 
     def start(self, training: bp.Training) -> None:
         self.most = 0
@@ -45,7 +45,7 @@ class Memory(bp.Callback):
 
 
 def write(path: Path, examples: int, pixels: np.ndarray) -> None:
-    """The digits again and again, each time with noise of their own, an example a row."""
+    """Write the digits repeatedly, with noise, one example per row."""
     rng = np.random.default_rng(0)
     with open(path, "wb") as file:
         for start in range(0, examples, BLOCK):
@@ -57,11 +57,13 @@ def write(path: Path, examples: int, pixels: np.ndarray) -> None:
 
 
 def main() -> None:
-    """Write the map, train on it, and say what it took."""
+    """Write the map, train on it, and print memory and time."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gib", type=float, default=0.5, help="length of the map (0.5)")
-    parser.add_argument("--limit", type=float, default=2.0, help="memory of the process's own (2)")
-    parser.add_argument("--folder", type=Path, help="where the map is written; a temporary folder")
+    parser.add_argument("--gib", type=float, default=0.5, help="size of the map in GiB (0.5)")
+    parser.add_argument(
+        "--limit", type=float, default=2.0, help="memory limit of the process, in GiB (2)"
+    )
+    parser.add_argument("--folder", type=Path, help="folder for the map (a temporary one)")
     options = parser.parse_args()
 
     X, labels = bp.datasets.digits()
@@ -79,7 +81,7 @@ def main() -> None:
             fits = False
         y = labels[np.arange(examples) % len(labels)]
         net = bp.Network([1024, 30, 10], cost="binary_cross_entropy", backend="numpy", rng=0)
-        watch = Memory()
+        peak = Memory()
         start = time.perf_counter()
         net.fit(
             rows.T,
@@ -88,7 +90,7 @@ def main() -> None:
             batch_size=256,
             optimizer=bp.SGD(0.5),
             shuffle=WINDOW,
-            callbacks=[watch],
+            callbacks=[peak],
             progress=False,
         )
         seconds = time.perf_counter() - start
@@ -98,8 +100,8 @@ def main() -> None:
         f"limit: {options.limit:.2f} GiB, in which an array of that length "
         f"{'fits' if fits else 'does not fit'}"
     )
-    print(f"most memory of the process's own (RssAnon): {watch.most / GIB:.2f} GiB")
-    print(f"most with the pages of the map (VmHWM): {memory('VmHWM') / GIB:.2f} GiB")
+    print(f"peak memory without the map (RssAnon): {peak.most / GIB:.2f} GiB")
+    print(f"peak memory with pages of the map (VmHWM): {memory('VmHWM') / GIB:.2f} GiB")
     print(f"one epoch: {seconds:.0f} s; accuracy on the first 10,000: {accuracy:.3f}")
 
 

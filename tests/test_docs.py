@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from test_architecture import LEVELS
 
 from bpengine.cli import main
 
@@ -169,14 +170,24 @@ def test_the_reference_has_every_public_name(module):
     assert not {name for name in module.__all__ if not home(module, name) & documented()} - inner
 
 
-def test_the_reference_has_every_option_of_the_command_line(capsys):
+@pytest.mark.parametrize("command", ["train mnist", "scale"])
+def test_the_reference_has_every_option_of_the_command_line(command, capsys):
     with pytest.raises(SystemExit):
-        main.main(["train", "mnist", "--help"])
+        main.main([*command.split(), "--help"])
     options = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out)) - {"--help"}
-    table = re.findall(
-        r"^\| `(--[a-z-]+)", TEXTS[DOCS / "reference" / "command-line.md"], flags=re.MULTILINE
-    )
-    assert sorted(options) == sorted(table)
+    text = TEXTS[DOCS / "reference" / "command-line.md"]
+    section = text.partition(f"\n## {command.split()[0]}\n")[2].partition("\n## ")[0]
+    assert sorted(options) == sorted(re.findall(r"^\| `(--[a-z-]+)", section, flags=re.MULTILINE))
+
+
+def test_the_picture_of_the_packages_shows_their_levels():
+    picture = (DOCS / "_static" / "packages.svg").read_text(encoding="utf-8")
+    levels: dict[int, set[str]] = {}
+    for y, name in re.findall(r'<text class="name" x="\d+" y="(\d+)">(\w+)</text>', picture):
+        levels.setdefault(int(y), set()).add(name.replace("bpengine", "__init__"))
+    assert [levels[y] for y in sorted(levels)] == LEVELS[1:]
+    text = TEXTS[DOCS / "design.md"]
+    assert all(f"`{name}`" in text for level in LEVELS[2:] for name in level)
 
 
 def rows(page):
@@ -197,7 +208,7 @@ def test_figures_that_the_tutorial_quotes_are_those_of_the_benchmarks():
     )
     assert f"takes {matmul} times as long as bpengine's; with `einsum`, {einsum} times." in text
     assert f"The loop over examples takes {loop} times as long" in text
-    text = TEXTS[DOCS / "tutorial" / "why-it-is-fast.md"]
+    text = " ".join(TEXTS[DOCS / "tutorial" / "why-it-is-fast.md"].split())
     for name in ("tiny", "nielsen", "small", "medium"):
         assert rows("tutorial/why-it-is-fast.md")[name] == measured[name]
     differences = re.search(
