@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import repeat
 from typing import Any
 
 from bpengine.backends import Array, Backend
@@ -60,7 +59,7 @@ def statistics(plan: Plan, epoch: int, step: int) -> Statistics:
     """Statistics of a gradient plan that has run."""
     network, workspace = plan.network, plan.workspace
     xp, gradient = network.backend.xp, plan.gradient
-    activations, backend = [xp.astype(a, xp.float64) for a in workspace.a], network.backend
+    activations = [xp.astype(a, xp.float64) for a in workspace.a]
     return Statistics(
         epoch=epoch,
         step=step,

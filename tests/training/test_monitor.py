@@ -225,7 +225,7 @@ def test_steps_are_equally_far_apart_when_epochs_differ_in_length(lab, lengths, 
     readback=st.sampled_from([2, 256]),
 )
 @examples(25)
-def test_other_steps_do_no_more_work(lab, every, N, batch_size, kept):
+def test_other_steps_do_no_more_work(lab, every, N, batch_size, readback):
     """A look is one pass forward and one backward of its own; the other steps are as without it."""
     passes = {"forward": 0, "backward": 0}
 
