@@ -417,7 +417,7 @@ def test_a_custom_activation_is_captured_by_its_expression(gpu, caplog):
 def test_a_graph_keeps_its_memory_alive(stand_in, monkeypatch):
     """Also where a step runs without a graph again, for the second buffer of prefetched data."""
     monkeypatch.setattr(offload, "BUFFER_BYTES", 2000)
-    monkeypatch.setattr(prepare, "fits", lambda *of: False)
+    monkeypatch.setattr(prepare, "fits_on_device", lambda *of: False)
     custom = bp.Activation("sine", sine, cosine)
     trained(stand_in, activations=[custom, "tanh", "tanh"], epochs=3)
     assert stand_in.cuda.graph_launches > 10
@@ -496,8 +496,8 @@ def test_streamed_is_resident(gpu, monkeypatch, weighted, smoothing):
     weights = {"sample_weight": np.linspace(0.5, 1.5, 43)} if weighted else {}
     results = []
     monkeypatch.setattr(offload, "BUFFER_BYTES", 2000)
-    for fits in (offload.fits, lambda *of: False):
-        monkeypatch.setattr(prepare, "fits", fits)
+    for fits in (offload.fits_on_device, lambda *of: False):
+        monkeypatch.setattr(prepare, "fits_on_device", fits)
         net, history = trained(gpu, bp.Adam(0.01), epochs=3, fit=weights, **options)
         results.append((parameters(net), history.cost))
     np.testing.assert_array_equal(results[1][0], results[0][0])
@@ -506,7 +506,7 @@ def test_streamed_is_resident(gpu, monkeypatch, weighted, smoothing):
 
 def test_data_too_large_for_the_device_is_streamed(stand_in, monkeypatch):
     sent = []
-    monkeypatch.setattr(prepare, "sent", lambda *of: sent.append(of) or offload.sent(*of))
+    monkeypatch.setattr(prepare, "offloaded", lambda *of: sent.append(of) or offload.offloaded(*of))
     trained(stand_in)
     assert not sent
     stand_in.cuda.free = 2**28 + 1000

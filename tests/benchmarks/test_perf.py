@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from bpengine import timing
-from bpengine.backends.numpy import elementwise as numpy_backend
+from bpengine.backends.numpy import kernels as numpy_backend
 from bpengine.backprop import equations
 from bpengine.timing import Ratio
 
