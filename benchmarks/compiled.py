@@ -22,8 +22,10 @@ import numpy as np
 from ladder import LADDER, LEARNING_RATE, examples, plain_parameters, plan
 from report import DOCS, PAIRS, SKIPPED, STEPS, processor
 
+from bpengine.data.resident import InMemory
 from bpengine.reference.per_example import PerExampleNetwork
 from bpengine.timing import Ratio, measure
+from bpengine.training.loop import Training
 
 CONTENDERS = {
     "JAX scan": contenders.jax_scan,
@@ -66,8 +68,8 @@ def _epoch(backend: str = "numba") -> Callable[[], object]:
     """Epochs of one `fit`: shuffling, gathering, steps, costs."""
     X, Y = examples("nielsen", EXAMPLES)
     net = bp.Network(LADDER["nielsen"].sizes, backend=backend, rng=0)
-    source = bp.sources.InMemory(net, X, Y, None, BATCH, True)
-    training = bp.training.Training(net, bp.SGD(LEARNING_RATE), source, epochs=10**9)
+    source = InMemory(net, X, Y, None, BATCH, True)
+    training = Training(net, bp.SGD(LEARNING_RATE), source, epochs=10**9)
     training.pass_over_examples()
     return training.pass_over_examples
 

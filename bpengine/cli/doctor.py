@@ -155,7 +155,7 @@ def _try(setting: Setting, measurement: Measurement) -> None:
     for name, value in changes.items():
         if value is None:
             environment.pop(name, None)
-    code = f"from bpengine import doctor; print(doctor.rates({SECONDS}))"
+    code = f"from bpengine.cli import doctor; print(doctor.rates({SECONDS}))"
     try:
         child = subprocess.run(
             [sys.executable, "-c", code],

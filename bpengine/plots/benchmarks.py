@@ -83,7 +83,7 @@ def ratios(ratios: Mapping[str, Mapping[str, Ratio]]) -> Figure:
     Examples
     --------
     >>> from bpengine import plots
-    >>> from bpengine.ratios import Ratio
+    >>> from bpengine.timing import Ratio
     >>> ratio = Ratio(12.7, 12.1, 13.0, pairs=41, ours=760.0, reference=60.0)
     >>> plots.ratios({"per-example loop": {"nielsen": ratio}}).axes[0].get_title()
     'nielsen'

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from bpengine import backends, openblas
+from bpengine.backends import registry
 from bpengine.cli import doctor, main
 from bpengine.cli.doctor import Measurement, Setting
 
@@ -172,7 +173,7 @@ def test_the_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     def broken() -> backends.Backend:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setitem(backends._factories, "broken", broken)
+    monkeypatch.setitem(registry._factories, "broken", broken)
     monkeypatch.setattr(doctor, "measure", lambda tried: [measured(100, threads=1) for _ in tried])
     assert main.main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -213,8 +214,9 @@ def test_the_report_speaks_of_a_gpu_where_there_is_one(
 def test_a_forced_core_shows() -> None:
     forced = "Nehalem"  # every x86-64 processor can run it
     code = (
-        "from bpengine import cli, doctor; doctor.ROUNDS, doctor.SECONDS, doctor.CORES = 1, 0.001, {}; "
-        "raise SystemExit(cli.main(['doctor']))"
+        "from bpengine.cli import doctor, main; "
+        "doctor.ROUNDS, doctor.SECONDS, doctor.CORES = 1, 0.001, {}; "
+        "raise SystemExit(main.main(['doctor']))"
     )
     child = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],

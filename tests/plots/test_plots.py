@@ -14,6 +14,7 @@ from PIL import Image
 
 import bpengine as bp
 from bpengine import plots
+from bpengine.derivatives.gradient_check import WorstEntry
 from bpengine.plots import style
 from bpengine.reference.nudges import nudge
 from bpengine.timing import Ratio
@@ -218,7 +219,7 @@ def test_nudges_of_what_is_not_there():
 
 
 def gradient_check(per_layer, total, tolerance=1e-7):
-    worst = bp.checking.WorstEntry("weights[0][0, 1]", 1.0, 1.1)
+    worst = WorstEntry("weights[0][0, 1]", 1.0, 1.1)
     return bp.GradientCheck(total, tuple(per_layer), tolerance, worst)
 
 
