@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from bpengine import datasets
-from bpengine.datasets import mnist as mnist_module
 
 pytestmark = pytest.mark.filterwarnings("error")
 
+MNIST = sys.modules["bpengine.datasets.mnist"]  # the function hides the module
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "mnist-t10k"
 needs_mnist = pytest.mark.skipif(
     not REAL.is_dir(), reason="MNIST's 10,000 test images are not beside the repository"
@@ -302,9 +302,7 @@ def server(monkeypatch):
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
         thread.start()
-        monkeypatch.setattr(
-            mnist_module, "_MIRRORS", [running.mirror("first"), running.mirror("second")]
-        )
+        monkeypatch.setattr(MNIST, "_MIRRORS", [running.mirror("first"), running.mirror("second")])
         yield running
         running.shutdown()
         thread.join()
@@ -319,7 +317,7 @@ def published(server, monkeypatch):
         "train-labels-idx1-ubyte": idx_bytes(labels),
     }
     for stem, content in contents.items():
-        monkeypatch.setitem(mnist_module._SHA256, stem, hashlib.sha256(content).hexdigest())
+        monkeypatch.setitem(MNIST._SHA256, stem, hashlib.sha256(content).hexdigest())
         for mirror in ("first", "second"):
             server.files[f"/{mirror}/{stem}.gz"] = gzip.compress(content)
     return images, labels
@@ -377,7 +375,7 @@ def test_download_that_fails_leaves_nothing(cache, server, published, trouble):
     with pytest.raises(ConnectionError) as caught:
         datasets.mnist()
     message = one_clear_line(caught.value)
-    assert all(mnist_module._MIRRORS[i] + IMAGES in message for i in (0, 1))
+    assert all(MNIST._MIRRORS[i] + IMAGES in message for i in (0, 1))
     if trouble == "absent":
         assert "404" in message
     assert files_under(cache) == []
@@ -385,7 +383,7 @@ def test_download_that_fails_leaves_nothing(cache, server, published, trouble):
 
 
 def test_download_with_a_wrong_digest(cache, server, published, monkeypatch):
-    monkeypatch.setitem(mnist_module._SHA256, LABELS.removesuffix(".gz"), "0" * 64)
+    monkeypatch.setitem(MNIST._SHA256, LABELS.removesuffix(".gz"), "0" * 64)
     with pytest.raises(ConnectionError) as caught:
         datasets.mnist()
     came = hashlib.sha256(idx_bytes(published[1])).hexdigest()
@@ -405,7 +403,7 @@ def test_download_interrupted_by_the_user(cache, server, published, monkeypatch,
 
     with monkeypatch.context() as patch:
         if moment == "writing":
-            patch.setattr(mnist_module.shutil, "copyfileobj", writing)
+            patch.setattr(MNIST.shutil, "copyfileobj", writing)
         else:
             patch.setattr(Path, "replace", renaming)
         with pytest.raises(KeyboardInterrupt):
@@ -418,7 +416,7 @@ def test_download_without_a_network(cache, monkeypatch):
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{bound.getsockname()[1]}/"
-    monkeypatch.setattr(mnist_module, "_MIRRORS", [closed + "first/", closed + "second/"])
+    monkeypatch.setattr(MNIST, "_MIRRORS", [closed + "first/", closed + "second/"])
     with pytest.raises(ConnectionError) as caught:
         datasets.mnist()
     message = one_clear_line(caught.value)
@@ -460,7 +458,7 @@ def test_progress_in_plain_lines(cache, server, published, monkeypatch, capsys):
     size = len(server.files[f"/first/{IMAGES}"])
     assert shown.out == ""
     lines = shown.err.splitlines()
-    assert lines[0] == f"downloading {mnist_module._MIRRORS[0]}{IMAGES} ({size} bytes)"
+    assert lines[0] == f"downloading {MNIST._MIRRORS[0]}{IMAGES} ({size} bytes)"
     assert len(lines) == 2
 
 
@@ -481,10 +479,10 @@ def test_digests_are_those_of_the_real_test_part(cache, server):
 
 
 def test_mirrors_are_encrypted_and_digests_whole():
-    assert len(mnist_module._MIRRORS) == 2
-    assert all(m.startswith("https://") and m.endswith("/") for m in mnist_module._MIRRORS)
-    assert all(len(d) == 64 and int(d, 16) for d in mnist_module._SHA256.values())
-    assert len(set(mnist_module._SHA256.values())) == 4
+    assert len(MNIST._MIRRORS) == 2
+    assert all(m.startswith("https://") and m.endswith("/") for m in MNIST._MIRRORS)
+    assert all(len(d) == 64 and int(d, 16) for d in MNIST._SHA256.values())
+    assert len(set(MNIST._SHA256.values())) == 4
 
 
 # circles and the step

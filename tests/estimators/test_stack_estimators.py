@@ -31,6 +31,7 @@ from bpengine.estimators import (
     MLPEnsembleRegressor,
     MLPRegressor,
     StackSearchCV,
+    search,
     stacked,
 )
 
@@ -410,8 +411,8 @@ def count_alone(monkeypatch):
 
 
 def test_all_fits_are_those_of_stacks_but_the_last(monkeypatch):
-    sizes, train = [], stacked.train
-    monkeypatch.setattr(stacked, "train", lambda group, X: (sizes.append(len(group)), train(group, X)))
+    sizes, train = [], search.train
+    monkeypatch.setattr(search, "train", lambda group, X: (sizes.append(len(group)), train(group, X)))
     alone = count_alone(monkeypatch)
     grid = {"alpha": [1e-3, 1.0], "learning_rate_init": [0.01, 0.02], "hidden_layer_sizes": [3, (4, 2)]}
     found = StackSearchCV(MLPClassifier(max_iter=2, random_state=0), grid, cv=4).fit(X, LABELS)

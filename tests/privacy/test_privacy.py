@@ -239,7 +239,7 @@ def poisson(N, batch, seed=0):
     X = np.arange(1.0, 2 * N + 1).reshape(2, N)
     Y = np.full((2, N), 0.25)
     source = InMemory(net, X, Y, None, batch, True)
-    return Poisson(source, net.dtype, np.random.default_rng(seed)), X
+    return Poisson(source, net.dtype, np.random.default_rng(seed), 1.0), X
 
 
 def taken(source, epochs, most=lambda step, m: 7):
