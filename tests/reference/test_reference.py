@@ -238,7 +238,7 @@ def rewritten(form, one):
 def assert_gradients(lab, found, expected, engine):
     for ours, theirs, of_engine in zip(found, expected, (engine.weights, engine.biases), strict=True):
         for one, two, three in zip(ours, theirs, of_engine, strict=True):
-            # the slopes of softmax cancel for errors that are all alike: rounding of terms near 1 is left
+            # softmax slopes cancel for equal errors: only the rounding of terms near 1 is left
             assert_close(one, two, 1e-12, scale=1e-3)
             assert_close(one, lab.numpy(three), 1e-12, scale=1e-3)
 
