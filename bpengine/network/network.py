@@ -41,7 +41,7 @@ class Network(Model):
         swish. Within the list, a list of names gives the activation of each neuron of that layer.
     cost : str or Cost, optional
         Built in: quadratic, absolute_error, huber, poisson, binary_cross_entropy,
-        softmax_cross_entropy; their formulas are in `bpengine.costs`.
+        softmax_cross_entropy; their formulas are in `bpengine.model.costs`.
     backend : str or Backend, optional
         None infers it from the first array.
     device : int or str, optional
@@ -54,7 +54,7 @@ class Network(Model):
         "scaled_gaussian": weights of standard deviation 1/√n_{l-1}, biases 0. "gaussian": the
         chapter's, weights and biases of standard deviation 1. Also, with biases 0: glorot_uniform,
         glorot_normal, he_uniform, he_normal, lecun_uniform, lecun_normal, orthogonal; see
-        `bpengine.initializers`.
+        `bpengine.model.initializers`.
     rng : int or numpy.random.Generator, optional
         Seed for the initial parameters, the shuffling and dropout: the same on every backend. For a
         stack also a list of P: its network i then starts as the network of seed ``rng[i]`` does.
