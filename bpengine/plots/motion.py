@@ -1,4 +1,4 @@
-"""The hidden representation of the examples as it moves through training: an animation in a file."""
+"""Animation of a hidden layer's activations during training."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["hidden_motion"]
 
-POINTS = 1000  # examples drawn at most
-PAUSE = 2.0  # seconds for which the last frame stays
+POINTS = 1000  # examples at most
+PAUSE = 2.0  # seconds of the last frame
 
 
 def hidden_motion(
@@ -41,7 +41,7 @@ def hidden_motion(
     callbacks: Sequence[Callback | Callable[[Training], None]] = (),
     **training: Any,
 ) -> Figure:
-    """Train a network, and write an animation of how a hidden layer's activations move.
+    """Train a network, and write an animation of a hidden layer's activations.
 
     Parameters
     ----------
@@ -49,16 +49,14 @@ def hidden_motion(
         With a hidden layer of two or three neurons.
     X : array of shape (n_1, N)
     Y : array of shape (n_L, N), or N integer labels
-        As for `Network.fit`. Classes differ in marker and shade. Of more than 1,000 examples, a
-        random 1,000 are drawn.
+        As for `Network.fit`. Of more than 1,000 examples, a random 1,000 are drawn.
     path : path
-        A ``.gif`` file to write; it is complete or not there at all.
+        A ``.gif`` file, written atomically.
     layer : int, optional
-        The layer that ``weights[layer]`` leads to, counted from 0; where not given, the last hidden
-        layer of two or three neurons.
+        The output layer of ``weights[layer]``; default: the last hidden layer of two or three neurons.
     epochs : int, optional
     every : int, optional
-        Epochs from one frame to the next. The first frame is before training, the last after it.
+        Epochs between frames. The first frame is before training, the last after it.
     frames_per_second : float, optional
     callbacks, **training
         As for `Network.fit`: batch_size, optimizer, validation, ….
@@ -72,8 +70,6 @@ def hidden_motion(
     ------
     ValueError, TypeError
         If the network has no such layer, or an argument does not fit.
-    ImportError
-        If Matplotlib is not installed.
 
     Examples
     --------
@@ -97,7 +93,7 @@ def hidden_motion(
     every, epochs = positive_integer(every, "every"), positive_integer(epochs, "epochs")
     seconds = 1 / positive_number(frames_per_second, "frames_per_second")
     layer = _layer(network, layer)
-    style.figure(1, 1)  # without Matplotlib, say so before training
+    style.figure(1, 1)  # raises ImportError before training
     shown, targets = (style.host(array) for array in network.check_examples(X, Y))
     if shown.shape[1] > POINTS:
         chosen = np.random.default_rng(0).choice(shown.shape[1], POINTS, replace=False)
@@ -111,7 +107,7 @@ def hidden_motion(
 
     history = network.fit(X, Y, epochs=epochs, callbacks=(*callbacks, record), **training)
     last = _frame(history, _activations(network, shown, layer))
-    # training may have ended between two frames, or gone back to an earlier epoch
+    # training may have ended between two frames, or restored an earlier epoch
     if not np.array_equal(last[1], frames[-1][1]):
         frames.append(last)
     return _animation(network, layer, frames, _groups(targets), path, seconds)
@@ -143,7 +139,7 @@ def _activations(network: Network, X: Array, layer: int) -> np.ndarray[Any, Any]
 
 
 def _groups(Y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The class of each example; of targets that are no classes, whether the first is above its mean."""
+    """Classes; for other targets, whether the first is above its mean."""
     found = true_classes(np, Y)
     return np.asarray(Y[0] > Y[0].mean() if found is None else found, int)
 
@@ -180,7 +176,7 @@ def _animation(
     figure.legend(loc="outside lower center", ncols=min(len(classes), 5))
     axes.set_title(" ")
     figure.canvas.draw()
-    figure.set_layout_engine("none")  # what has been laid out once stays where it is
+    figure.set_layout_engine("none")  # keep the layout
     images = []
     for title, a in frames:
         for cloud, members in clouds:
@@ -207,7 +203,6 @@ def _image(figure: Any) -> Any:
 
 
 def _write(images: Sequence[Any], path: Path, seconds: Sequence[float]) -> None:
-    """Write the frames beside `path`, and rename the file when complete."""
     with in_place_of(path) as temporary:
         images[0].save(
             temporary,

@@ -1,4 +1,4 @@
-"""Pictures of a step: what it consists of and costs, and how well its gradient was checked."""
+"""Plots of a step: its operations and their costs, and gradient checks."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["gradient_check", "plan"]
 
-ROW, LETTER = 0.3, 0.095  # inches that an operation and a letter take
+ROW, LETTER = 0.3, 0.095  # inches of an operation and of a letter
 
 
 def plan(plan: Plan) -> Figure:
-    """The operations of a step from top to bottom, by equation, with FLOPs and bytes of each.
+    """The operations of a step by equation, with FLOPs and bytes.
 
     Parameters
     ----------
@@ -31,11 +31,6 @@ def plan(plan: Plan) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-
-    Raises
-    ------
-    ImportError
-        If Matplotlib is not installed.
 
     Examples
     --------
@@ -94,21 +89,16 @@ def _bars(axes: Axes, values: list[int], total: int, hatch: str) -> None:
 
 
 def gradient_check(check: GradientCheck) -> Figure:
-    """Relative error of the gradient, layer by layer, and the tolerance.
+    """Relative error of the gradient by layer, and the tolerance.
 
     Parameters
     ----------
     check : GradientCheck
-        What `check_gradient` gave.
+        From `check_gradient`.
 
     Returns
     -------
     matplotlib.figure.Figure
-
-    Raises
-    ------
-    ImportError
-        If Matplotlib is not installed.
 
     Examples
     --------
@@ -122,7 +112,7 @@ def gradient_check(check: GradientCheck) -> Figure:
     """
     errors = [*check.per_layer, check.relative_error]
     names = [*(style.layer_name(l) for l in range(len(check.per_layer))), "all layers"]
-    # what can't be drawn on a logarithmic axis is put at its ends: 0 left, inf and NaN right
+    # on a logarithmic axis, 0 is drawn at the left end, inf and NaN at the right
     drawn = [error for error in errors if 0 < error < math.inf]
     low = min([*drawn, check.tolerance]) / 10
     high = max([*drawn, check.tolerance]) * 10
