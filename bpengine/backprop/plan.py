@@ -24,7 +24,7 @@ from bpengine.optimizers.base import Optimizer, check_optimizer
 from bpengine.optimizers.update import OptimizerState
 from bpengine.validation import check_entries, choose, non_negative_number, positive_integer
 
-__all__ = ["Plan", "gradient"]
+__all__ = ["Plan", "gradient", "operation_shapes"]
 
 
 class Plan:
@@ -355,8 +355,8 @@ class Plan:
         title = f"{what}: {sizes}, batch {self.batch_size}, {net.dtype}, {net.backend.name}"
         lines = [("", "equation", "operation", "shapes", "FLOPs", "bytes")]
         for i, op in enumerate(self.operations, 1):
-            shapes = " · ".join(_shape(x) for x in op.inputs) + " → " + _shape(op.output)
-            lines.append((str(i), op.equation, op.name, shapes, f"{op.flops:,}", f"{op.bytes:,}"))
+            costs = f"{op.flops:,}", f"{op.bytes:,}"
+            lines.append((str(i), op.equation, op.name, operation_shapes(op), *costs))
         products = f"{self.counts['matmul']} matrix products"
         lines.append(("", "total", products, "", f"{self.flops:,}", f"{self.bytes:,}"))
         widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
@@ -402,5 +402,7 @@ def _write(scalars: Iterable[tuple[Array, float]]) -> None:
         array[...] = value
 
 
-def _shape(x: Array) -> str:
-    return "×".join(map(str, x.shape)) or "scalar"
+def operation_shapes(op: Operation) -> str:
+    """The shapes of inputs and output, as text."""
+    *inputs, output = ("×".join(map(str, x.shape)) or "scalar" for x in (*op.inputs, op.output))
+    return " · ".join(inputs) + " → " + output

@@ -256,7 +256,7 @@ def _variable(name: str) -> str:
 
 
 def _busy() -> str:
-    """What else the processor is doing, or nothing; of no use once the measuring has begun."""
+    """Other load of the processor, or empty; call before measuring."""
     try:
         load = os.getloadavg()[0]
     except (AttributeError, OSError):  # Windows has none

@@ -271,12 +271,7 @@ class StagedSum:
     """
 
     def __init__(
-        self,
-        group: Group,
-        vector: Array,
-        parts: Sequence[tuple[int, int]],
-        backend: Backend,
-        dtype: str,
+        self, group: Group, vector: Array, parts: Sequence[tuple[int, int]], backend: Backend, dtype: str
     ) -> None:
         self.vector, self.backend, self.dtype, self.parts = vector, backend, dtype, parts
         self.host = np.empty(vector.shape, dtype)

@@ -172,7 +172,9 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
     def _prepare(self, X: Any, y: Any, sample_weight: Any, incremental: bool = False) -> Data:
         """Validate the data, and create the network unless training continues."""
         hidden = self._hidden()
-        self._check_solver_options()
+        for name in ("dropout", "max_norm") if self.solver == "lbfgs" else ():
+            if np.any(getattr(self, name)):
+                raise ValueError(f"{name} needs solver='sgd' or 'adam'; solver is 'lbfgs'.")
         first = "network_" not in vars(self) or not (self.warm_start or incremental)
         X, y, Y = self._check_targets(X, y, incremental, reset=first)
         if sample_weight is not None:
@@ -207,12 +209,6 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         return sizes
 
-    def _check_solver_options(self) -> None:
-        if self.solver == "lbfgs":
-            for name in ("dropout", "max_norm"):
-                if np.any(getattr(self, name)):
-                    raise ValueError(f"{name} needs solver='sgd' or 'adam'; solver is 'lbfgs'.")
-
     def _initialize(self, sizes: tuple[int, ...], dtype: Any) -> None:
         """Create a network with the initial parameters that scikit-learn draws."""
         self.n_iter_ = self.t_ = 0
@@ -225,7 +221,7 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
             sizes,
             [*hidden, out],
             cost,
-            self._backend(),
+            backends.get("numpy" if self.backend is None else self.backend, self.device),
             self._dtype(dtype),
             "glorot_uniform",  # the fastest to draw; replaced below
             rng=0,
@@ -269,9 +265,6 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
             )
         names = [ENGINE_NAMES.get(σ, σ) if isinstance(σ, str) else σ for σ in (*chosen, out)]
         return names[:hidden], names[hidden]
-
-    def _backend(self) -> Backend:
-        return backends.get("numpy" if self.backend is None else self.backend, self.device)
 
     def _dtype(self, dtype: Any) -> str:
         if self.dtype is not None:

@@ -190,14 +190,11 @@ class StackSteps:
             member.estimator.learning_rate == "constant" for member in group
         )
         self._rates_differ = not constant or len({member.learning_rate for member in group}) > 1
-        self.optimizer = group[0].optimizer
-        self.state = self._new_state(group)
-        self._plans: dict[tuple[int, bool], tuple[Plan, Entries]] = {}
-
-    def _new_state(self, group: Sequence[StackedFit]) -> OptimizerState:
-        self.optimizer = dataclasses.replace(self.optimizer, learning_rate=self._rates(group))
+        rates = self._rates(group)
+        self.optimizer = dataclasses.replace(group[0].optimizer, learning_rate=rates)
         self._set_l2(np.full(len(group), group[0].batch_size))
-        return OptimizerState(self.optimizer, self.network.parameters)
+        self.state = OptimizerState(self.optimizer, self.network.parameters)
+        self._plans: dict[tuple[int, bool], tuple[Plan, Entries]] = {}
 
     def _rates(self, group: Sequence[StackedFit]) -> Any:
         if not self._rates_differ:

@@ -123,9 +123,7 @@ def saturation(history: History) -> Figure:
     M. Nielsen, Neural Networks and Deep Learning, chapter 2, after equation BP4.
     """
     figure = _per_layer(
-        history,
-        ("saturated", "share of saturated activations"),
-        ("mean_activations", "mean |a|"),
+        history, ("saturated", "share of saturated activations"), ("mean_activations", "mean |a|")
     )
     for axes in figure.axes:
         axes.set_yscale("linear")

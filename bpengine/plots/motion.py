@@ -152,8 +152,11 @@ def _animation(
     path: Path,
     seconds: float,
 ) -> Figure:
+    from PIL import Image
+
     neurons = network.sizes[layer + 1]
     figure = style.figure(6.0, 6.2)
+    canvas: Any = figure.canvas
     axes: Any = figure.add_subplot(projection="3d" if neurons == 3 else None)
     names = [f"a of neuron {j + 1}" for j in range(neurons)]
     limits = [_limits(network, layer, np.stack([a[j] for _, a in frames])) for j in range(neurons)]
@@ -175,15 +178,20 @@ def _animation(
         clouds.append((cloud, groups == c))
     figure.legend(loc="outside lower center", ncols=min(len(classes), 5))
     axes.set_title(" ")
-    figure.canvas.draw()
+    canvas.draw()
     figure.set_layout_engine("none")  # keep the layout
     images = []
     for title, a in frames:
         for cloud, members in clouds:
             (cloud.set_data_3d if neurons == 3 else cloud.set_data)(*a[:, members])
         axes.set_title(f"{style.layer_name(layer)}: {title}")
-        images.append(_image(figure))
-    _write(images, path, [seconds] * (len(images) - 1) + [PAUSE])
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())
+        images.append(Image.fromarray(pixels).convert("RGB").quantize(64))
+    durations = [round(1000 * s) for s in [seconds] * (len(images) - 1) + [PAUSE]]
+    options = {"save_all": True, "append_images": images[1:], "duration": durations, "loop": 0}
+    with in_place_of(path) as temporary:
+        images[0].save(temporary, format="GIF", **options)
     return figure
 
 
@@ -193,22 +201,3 @@ def _limits(network: Network, layer: int, values: np.ndarray[Any, Any]) -> tuple
     high = high if np.isfinite(high) else float(values.max())
     margin = 0.05 * (high - low) or 0.5
     return low - margin, high + margin
-
-
-def _image(figure: Any) -> Any:
-    from PIL import Image
-
-    figure.canvas.draw()
-    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB").quantize(64)
-
-
-def _write(images: Sequence[Any], path: Path, seconds: Sequence[float]) -> None:
-    with in_place_of(path) as temporary:
-        images[0].save(
-            temporary,
-            format="GIF",
-            save_all=True,
-            append_images=images[1:],
-            duration=[round(1000 * s) for s in seconds],
-            loop=0,
-        )

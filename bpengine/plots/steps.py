@@ -7,8 +7,7 @@ import textwrap
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from bpengine.backends import Operation
-from bpengine.backprop.plan import Plan
+from bpengine.backprop.plan import Plan, operation_shapes
 from bpengine.derivatives.gradient_check import GradientCheck
 from bpengine.plots import style
 
@@ -42,7 +41,7 @@ def plan(plan: Plan) -> Figure:
     """
     operations = plan.operations
     count = len(operations)
-    rows = [(op.equation, op.name, _shapes(op)) for op in operations]
+    rows = [(op.equation, op.name, operation_shapes(op)) for op in operations]
     widths = [LETTER * (3 + max(len(cell) for cell in column)) for column in zip(*rows, strict=True)]
     text, bars = sum(widths), 2.9
     title, *_ = str(plan).splitlines()
@@ -70,11 +69,6 @@ def plan(plan: Plan) -> Figure:
     title = "\n".join(wrapped)
     figure.suptitle(f"{style.plain(title)}\n{plan.flops:,} FLOPs, {plan.bytes:,} bytes")
     return figure
-
-
-def _shapes(op: Operation) -> str:
-    shapes = ["×".join(map(str, x.shape)) or "scalar" for x in (*op.inputs, op.output)]
-    return " · ".join(shapes[:-1]) + " → " + shapes[-1]
 
 
 def _bars(axes: Axes, values: list[int], total: int, hatch: str) -> None:
