@@ -51,7 +51,7 @@ class Mean:
         self.penalty_coefficients = model.backend.empty(shape, model.dtype)
 
     def operations(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
-        """Operations of `equations.backprop`, with those of the reduction."""
+        """Operations of `equations.backprop` and of the reduction."""
         yield from backprop
         yield from self.penalty()
 
@@ -61,7 +61,7 @@ class Mean:
         return model.penalty.operations(model.parameters, self.average, self.penalty_coefficients)
 
     def update(self, update: Iterable[Operation]) -> Iterable[Operation]:
-        """Operations of the optimizer's update, with those of the reduction."""
+        """Operations of the optimizer's update and of the reduction."""
         return update
 
     def scalars(self, factor: Any) -> Iterator[tuple[Array, float]]:
