@@ -270,7 +270,7 @@ def load(filename: str | os.PathLike[str], cost: Any = None) -> Network:
         )
         shapes = [(n, fan_in) for fan_in, n in pairwise(sizes)], [(n, 1) for n in sizes[1:]]
         if ([w.shape for w in weights], [b.shape for b in biases]) != shapes:
-            raise ValueError(f"its weights and biases are not those of a network of sizes {sizes}")
+            raise ValueError(f"its weights and biases do not fit a network of sizes {sizes}")
         net = Network(sizes, COSTS[name] if cost is None else cost)
         net.weights, net.biases = weights, biases
     except (ValueError, TypeError, KeyError, RecursionError) as error:

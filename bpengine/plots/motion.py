@@ -127,7 +127,7 @@ def _layer(network: Network, layer: int | None) -> int:
         return drawable[-1]
     if layer not in drawable:
         raise ValueError(
-            f"what can be drawn is the motion of a hidden layer of 2 or 3 neurons; got layer={layer} of "
+            f"the animation needs a hidden layer of 2 or 3 neurons; got layer={layer} of "
             f"a network whose hidden layers have {list(hidden)} neurons."
         )
     return layer
