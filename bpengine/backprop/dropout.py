@@ -1,4 +1,4 @@
-"""Dropout: masks drawn anew in each step, as operations of the step."""
+"""Dropout masks, drawn by operations of each step."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["Dropout", "Uniform", "in_blocks"]
 
 
 class Uniform:
-    """Draws uniform random numbers on the host, so that a seed gives the same on every backend.
+    """Draws uniform random numbers on the host, the same on every backend.
 
     Parameters
     ----------
     rngs : sequence of numpy.random.Generator or None
-        One for each network; None, which has no dropout here, gives zeros.
+        One for each network; None, for a network without dropout, gives zeros.
     shape : tuple of int
     backend : Backend
     dtype : str
@@ -35,16 +35,16 @@ class Uniform:
         self.rngs, self.shape, self.backend, self.dtype = rngs, shape, backend, dtype
 
     def calls(self, out: np.ndarray[Any, Any]) -> list[tuple[Any, tuple[Any, ...]]]:
-        """The (function, operands) that write numbers from 0 to below 1 into an array of NumPy's."""
+        """Calls (function, operands) that write numbers in [0, 1) into a NumPy array."""
         parts = zip(self.rngs, out if len(self.rngs) > 1 else out[None], strict=True)
-        # NumPy's generators write into an array: random(size, dtype, out)
+        # random(size, dtype, out)
         return [
             (part.fill, (0.0,)) if rng is None else (rng.random, (None, out.dtype, part))
             for rng, part in parts
         ]
 
     def __call__(self) -> Array:
-        """Numbers from 0 to below 1."""
+        """Numbers in [0, 1)."""
         out = np.empty(self.shape, self.dtype)
         for function, operands in self.calls(out):
             function(*operands)
@@ -52,19 +52,18 @@ class Uniform:
 
 
 class Dropout:
-    """Masks that leave out activations at random, anew in each step.
+    """Random masks of activations.
 
-    The activations that remain are divided by their probability: the expected activation stays.
+    Remaining activations are divided by their probability, which preserves the expected value.
 
     Parameters
     ----------
     probabilities : sequence of float or of P floats
-        For each layer before the output, input first: the share that is left out, of all networks
-        or of each.
+        Dropout rates of the layers before the output, input first, of all networks or per network.
     shapes : sequence of tuple
         The shapes of those layers' activations.
     rngs : sequence of numpy.random.Generator
-        What draws, one for each network.
+        One for each network.
     backend : Backend
     dtype : str
 
@@ -93,7 +92,7 @@ class Dropout:
         return l in self._masks
 
     def draw(self, l: int, a: Array, dropped: Array) -> Iterator[Operation]:
-        """Draw the mask of layer l, and put a ⊙ mask into `dropped`."""
+        """Draw the mask of layer l, and write a ⊙ mask into `dropped`."""
         if l in self._masks:
             mask, keep, draw = self._masks[l]
             yield Operation("uniform", "dropout", draw, (), mask)
@@ -116,6 +115,6 @@ def _multiply(a: Array, mask: Array) -> Array:
 
 
 def in_blocks(values: Any) -> np.ndarray[Any, Any]:
-    """A number for each network as an array that goes with its blocks: (P, 1, 1); a single one as ()."""
+    """P numbers as an array (P, 1, 1), which broadcasts with blocks; a single one as ()."""
     found = np.asarray(values)
     return np.reshape(found, (*found.shape, *((1, 1) * found.ndim)))

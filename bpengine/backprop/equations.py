@@ -1,8 +1,8 @@
-"""Backpropagation over a batch: the four equations, in matrix form, columns as examples.
+"""Backpropagation over a batch: the four equations in matrix form, with examples as columns.
 
-The layers after the input are counted from 0 here: `W[l]` is ``[w b]`` of layer l, `a[l]`, `z[l]` and
-`δ[l]` are (n_l, m), and `x[l]` is what layer l is applied to: ``[a; 1]`` of the layer before it. Every
-line is one operation on whole batches; a leading axis, if there is one, is a stack of networks.
+Layers after the input are counted from 0: `W[l]` is ``[w b]`` of layer l, `a[l]`, `z[l]` and `δ[l]`
+are (n_l, m), and `x[l]`, the input of layer l, is ``[a; 1]`` of the layer before it. A leading axis is a
+stack of networks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def feedforward(
     """Weighted inputs and activations, layer by layer."""
     W, x, z, a = parameters.blocks, workspace.extended, workspace.z, workspace.a
     for l, σ in enumerate(activations):
-        yield from workspace.drop(l)  # in training, where there is dropout: a ← a ⊙ mask
+        yield from workspace.drop(l)  # with dropout: a ← a ⊙ mask
         # z = w a + b = [w b] [a; 1]
         yield product("feedforward", W[l], x[l], z[l])
         # a = σ(z)
@@ -58,7 +58,7 @@ def backprop(
 
 
 def product(equation: str, a: Array, b: Array, out: Array) -> Operation:
-    """The matrix product a b, over the last two axes; one of all rows where a whole stack shares b."""
+    """The matrix product a b over the last two axes; a single one where a stack shares b."""
     if a.ndim > b.ndim:
         reshape = array_namespace(a).reshape
         a, out = (reshape(x, (-1, x.shape[-1]), copy=False) for x in (a, out))

@@ -18,7 +18,7 @@ from bpengine.model.packing import pack_examples, per_network_parts
 
 __all__ = ["evaluate", "feedforward", "forward_chunks"]
 
-CHUNK_ELEMENTS = 2**22  # numbers that are computed at a time where there are many examples
+CHUNK_ELEMENTS = 2**22  # of a chunk of many examples
 
 
 def feedforward(model: Model, X: Array) -> Array:
@@ -31,17 +31,14 @@ def feedforward(model: Model, X: Array) -> Array:
 
 
 def chunk_size(model: Model) -> int:
-    """How many examples are fed forward at a time, so that their activations take bounded memory."""
+    """The number of examples in a chunk."""
     return max(1, CHUNK_ELEMENTS // (sum(model.sizes) * math.prod(model.stack)))
 
 
 def forward_chunks(
     network: Model, X: Array, Y: Array | None = None
 ) -> Iterator[tuple[slice, Workspace]]:
-    """Feed X forward in chunks of bounded memory; yields the columns of a chunk and its workspace.
-
-    The workspace holds the chunk's z, a and targets until the next one is asked for.
-    """
+    """Feed X forward in chunks; yields the columns of a chunk and its workspace, which is reused."""
     m = int(X.shape[-1])
     chunk = min(m, chunk_size(network))
     outputs, backend, dtype = network.sizes[-1], network.backend, network.dtype
@@ -56,7 +53,7 @@ def forward_chunks(
 
 
 def _forward_program(network: Model, m: int, per_network: tuple[str, ...]) -> tuple[Workspace, Program]:
-    """Feedforward for m examples; every thread caches the program that it used last."""
+    """Feedforward for m examples; every thread caches its last program."""
     cache = network.forward_programs
     parameters, activations, *size = getattr(cache, "key", (None, None))
     if (

@@ -1,9 +1,8 @@
-"""Gradients of single examples: their norms, the gradients themselves, averages of clipped ones.
+"""Per-example gradients: their norms, the gradients, averages of clipped ones.
 
-What example x gives to ``[∂C/∂w ∂C/∂b]`` of a layer is ``δ [aᵀ 1]`` of its own columns of δ and a. Such
-a product of two vectors has the norm ``‖δ‖ ‖[a; 1]‖``: all norms follow from the errors and the
-activations of one backward pass, and no gradient is formed. Scaling a column of δ scales its
-example's gradient, so that BP3 and BP4 of scaled columns average clipped gradients.
+The gradient ``[∂C_x/∂w ∂C_x/∂b]`` of a layer is ``δ [aᵀ 1]``, from column x of δ and a. Its norm is
+``‖δ‖ ‖[a; 1]‖``: all norms follow from one backward pass without forming gradients. Scaling a column
+of δ scales its example's gradient: BP3 and BP4 of scaled columns average clipped gradients.
 
 References
 ----------
@@ -35,11 +34,11 @@ class ExampleNorms:
     Attributes
     ----------
     total : array of shape (m,)
-        Norm over all weights and biases.
+        Norms over all weights and biases.
     layers : array of shape (L, m)
-        Norm over the weights and biases of one layer after the input.
+        Norms by layer.
     cost : float
-        The average cost, as of `Gradient`.
+        The average cost.
     """
 
     total: Array
@@ -48,7 +47,7 @@ class ExampleNorms:
 
 
 class PerExample(Mean):
-    """What takes its errors from ``C_x`` itself: they are not divided by the batch size."""
+    """Base class of reductions of ``C_x``, whose errors are not divided by the batch size."""
 
     def prepare(self, model: Model, workspace: Workspace) -> None:
         """As `Mean.prepare`."""
@@ -63,7 +62,7 @@ class PerExample(Mean):
 
 
 class AllGradients(PerExample):
-    """The gradients of ``C_x`` themselves, with a leading axis for the examples."""
+    """The gradients of ``C_x``, with a leading axis for the examples."""
 
     def prepare(self, model: Model, workspace: Workspace) -> None:
         """As `Mean.prepare`."""
@@ -103,7 +102,7 @@ class Norms(PerExample):
 
 
 class Clipped(Norms):
-    """Average of the gradients of ``C_x``, those longer than a bound scaled down to it; and the norms.
+    """Average of the gradients of ``C_x``, clipped to a maximum norm, and the norms.
 
     Parameters
     ----------
@@ -123,15 +122,12 @@ class Clipped(Norms):
         self._bound[...] = self.max_norm
 
     def operations(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
-        """The clipped average; penalties, which are the same for all examples, are added unclipped."""
+        """The clipped average, plus the penalty, which is not clipped."""
         yield from self.clipped(backprop)
         yield from self.penalty()
 
     def clipped(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
-        """Norms, clipping, and then all products of BP3 and BP4.
-
-        Errors have to be known in every layer before an example's norm is.
-        """
+        """Norms, which need the errors of all layers, clipping, then BP3 and BP4."""
         operations = list(backprop)
         yield from super().operations(operations)
         inputs = self.total, self._bound, self.scale
@@ -146,7 +142,7 @@ KINDS: dict[str, type[Mean]] = {"norms": Norms, "gradients": AllGradients, "clip
 
 
 def reduction(kind: str | None, max_norm: float | None) -> Mean:
-    """The reduction that ``per_example=kind`` asks for."""
+    """The reduction of ``per_example=kind``."""
     if kind is None:
         raise ValueError("max_norm is a bound for per_example='clip'; give that too.")
     found = choose(kind, KINDS, "per_example")
@@ -157,13 +153,13 @@ def reduction(kind: str | None, max_norm: float | None) -> Mean:
 
 
 def _product_norms(δ: Array, x: Array) -> Array:
-    # a root of either: the product of two squares leaves the range sooner
+    # a root of each factor: the product of squares may overflow
     xp = array_namespace(δ)
     return xp.sqrt(xp.sum(δ * δ, axis=-2)) * xp.sqrt(xp.sum(x * x, axis=-2))
 
 
 def _total_norms(layers: Array) -> Array:
-    # without squares of norms, which leave the range where norms do not
+    # without squares of norms, which may overflow
     return reduce(array_namespace(layers).hypot, [layers[l, ...] for l in range(layers.shape[0])])
 
 

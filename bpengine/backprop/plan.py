@@ -1,4 +1,4 @@
-"""A step recorded once for one batch size and replayed: it can be run, counted, printed and priced."""
+"""Plans: a training step, or gradient, recorded for one batch size, to be run many times."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from bpengine.optimizers.base import Optimizer, check_optimizer
 from bpengine.optimizers.update import OptimizerState
 from bpengine.validation import check_entries, choose, non_negative_number, positive_integer
 
-__all__ = ["Plan", "gradient"]
+__all__ = ["Plan", "gradient", "operation_shapes"]
 
 
 class Plan:
     """One training step, or one gradient, of a network for one batch size.
 
-    Made by `Network.plan`. The plan works on the network's own parameters.
+    Made by `Network.plan`. Steps update the network's parameters.
 
     Parameters
     ----------
@@ -38,29 +38,28 @@ class Plan:
     batch_size : int
         Number of examples in the batch, m.
     optimizer : Optimizer, optional
-        The rule for the update; without one a step is feedforward and gradient only, and dropout
-        and label smoothing, which belong to training, are left out.
+        The update; without one, a step computes the gradient, without dropout and label smoothing.
     gradient : Mean, or a reduction derived from it, optional
-        How the gradients of the examples become that of the step; their mean where not given.
-    state : State, optional
-        What the optimizer remembers, where plans share it; a new one where not given.
+        How the gradients of the examples are reduced; default: their mean.
+    state : OptimizerState, optional
+        A state to share with other plans.
     weighted : bool, optional
         Whether examples have weights.
-    own : collection of {"inputs", "targets", "weights"}, optional
-        What each network of a stack has for itself; the rest they share.
+    per_network : collection of {"inputs", "targets", "weights"}, optional
+        The parts of a batch that differ between the networks of a stack.
     replayer : Backend, optional
-        Who replays the step, on the arrays of the network's backend; that one where not given.
+        The backend that runs the step, on arrays of the network's backend, which is the default.
 
     Attributes
     ----------
     operations : list of Operation
-        The step, in the order in which it is computed.
+        The operations of a step, in order.
     counts : dict
         How often each operation occurs: ``counts["matmul"]`` is 3 times the number of weight
         layers, less 1, for any batch size.
     flops, bytes : int
-        Floating-point operations of a step, and bytes moved if each operation reads its inputs and
-        writes its output once.
+        Floating-point operations of a step, and bytes if each operation reads its inputs and writes
+        its output once.
     reduction : Mean
         A copy of `gradient`, with the buffers of this plan.
     workspace : Workspace
@@ -68,8 +67,8 @@ class Plan:
 
     Notes
     -----
-    The operations are what a step computes; how is the backend's choice. NumPy's folds the update of
-    plain SGD into the products of BP3 and BP4 where it can, and then moves fewer bytes.
+    Backends may combine operations. NumPy's folds the update of plain SGD into the products of BP3 and
+    BP4 where possible, which needs fewer bytes.
 
     Examples
     --------
@@ -125,7 +124,7 @@ class Plan:
             )
         except DeviceMemoryError as error:
             failed = str(error)
-        if failed is not None:  # here, where what has been made of the buffers is gone again
+        if failed is not None:  # after the except clause, which holds references to buffers
             raise _too_large(model, m, dropout, failed)
         ws = self.workspace
         reduction = self.reduction = Mean() if gradient is None else copy.copy(gradient)
@@ -145,10 +144,10 @@ class Plan:
 
     @property
     def learning_rate(self) -> Any:
-        """The step η; set it to use another from the next step on.
+        """The learning rate η; may be set between steps.
 
-        A plan of an optimizer with a schedule starts with the schedule's first. A stack's plan whose
-        optimizer has a rate for each network takes as many.
+        The initial value of a schedule is its first. For an optimizer with per-network rates it is an
+        array.
         """
         if self.state is None:
             raise ValueError("this plan has no optimizer, and so no learning rate.")
@@ -169,7 +168,7 @@ class Plan:
         _write(self._scalars(self.state, η))
 
     def settings(self, rates: Sequence[float]) -> Settings:
-        """What steps at these learning rates read, as numbers to set before each of them."""
+        """The scalars of steps at these learning rates, to be set before each step."""
         assert self.state is not None
         steps = [list(self._scalars(self.state, η)) for η in rates]
         if self._targets is None:
@@ -181,10 +180,10 @@ class Plan:
         yield from self.reduction.scalars(state.gradient_scale(η))
 
     def average_over(self, examples: int) -> None:
-        """Divide by so many examples from the next step on: those of all ranks that add up theirs."""
+        """Divide by this number of examples, of all ranks, from the next step on."""
         if examples != self.reduction.examples:
             self.reduction.examples = examples
-            self.learning_rate = self.learning_rate  # which writes what the gradient is multiplied by
+            self.learning_rate = self.learning_rate  # writes the gradient's scale
 
     @property
     def counts(self) -> Counter[str]:
@@ -202,7 +201,7 @@ class Plan:
         return sum(op.bytes for op in self.operations)
 
     def load(self, X: Array, Y: Array, sample_weight: Array | None = None) -> None:
-        """Put a batch into the plan's buffers.
+        """Copy a batch into the plan's buffers.
 
         Parameters
         ----------
@@ -210,13 +209,12 @@ class Plan:
         Y : array of shape (n_L, m), or m integer labels
             As for `Network.fit`.
         sample_weight : array of shape (m,), optional
-            For a plan that is `weighted`: how much each example counts, relative to their mean.
-            X, Y and these have a leading axis of P where each network of a stack has its `per_network`.
+            For a `weighted` plan. Parts in `per_network` may have a leading axis of P.
 
         Raises
         ------
         ValueError, TypeError
-            If they don't fit the network, or are not the plan's m examples.
+            If they don't fit the network, or are not m examples.
         """
         net = self.network
         X, Y = net.check_examples(X, Y)
@@ -241,7 +239,7 @@ class Plan:
         self._loaded, self._ran = True, False
 
     def _shaped(self, X: Array, Y: Array, weights: Any) -> tuple[Array, Array, Any]:
-        """Examples with a leading axis where each network has its own, and nowhere else."""
+        """Examples with a leading axis for the parts in `per_network` only."""
         found, stack = [], self.network.stack
         for part, x, axes in zip(PARTS, (X, Y, weights), (2, 2, 1), strict=True):
             if x is not None and part in self.per_network and x.ndim == axes:
@@ -257,7 +255,7 @@ class Plan:
         return found[0], found[1], found[2]
 
     def run(self, steps: SupportsIndex = 1) -> Self:
-        """Run the step on the loaded batch, `steps` times; gives the plan itself.
+        """Run the step on the loaded batch, `steps` times; return the plan.
 
         Raises
         ------
@@ -271,13 +269,13 @@ class Plan:
         return self
 
     def run_loaded(self) -> Self:
-        """Run a step on the batch that has been written into the workspace's rows."""
+        """Run a step on the batch in the workspace's rows."""
         self._loaded = True
         return self.run()
 
     @property
     def output(self) -> Array:
-        """What the cost is best taken from: weighted inputs or activations of the output layer."""
+        """Weighted inputs or activations of the output layer, whichever the cost is computed from."""
         net, ws = self.network, self.workspace
         return ws.z[-1] if net.cost.is_of_z(net.activations[-1]) else ws.a[-1]
 
@@ -285,9 +283,7 @@ class Plan:
     def cost(self) -> Any:
         """Average cost of the loaded batch at the last step, before its update.
 
-        A float, or for a stack a NumPy array with that of each network.
-
-        A penalty on the weights is that of the weights as they are now.
+        A float, or for a stack a NumPy array (P,). The penalty is that of the current weights.
 
         Raises
         ------
@@ -307,17 +303,15 @@ class Plan:
 
     @property
     def gradient(self) -> Gradient:
-        """Gradient of the average cost at the last step; for a plan without an optimizer.
+        """Gradient of the average cost at the last step, in a buffer that the next step overwrites.
 
         With ``per_example="clip"`` the average of clipped gradients, with "gradients" all of them,
-        with a leading axis for the examples. It is the plan's own buffer, which the next step writes
-        again: copy it if it is needed later.
+        with a leading axis for the examples.
 
         Raises
         ------
         ValueError
-            For a plan with an optimizer, which has no use for the gradient as such, for one of norms,
-            which forms no gradient, or if no step has run on the loaded batch.
+            For a plan with an optimizer or of norms, or if no step has run on the loaded batch.
         """
         if self.optimizer is not None:
             raise ValueError(
@@ -332,7 +326,7 @@ class Plan:
 
     @property
     def norms(self) -> ExampleNorms:
-        """Norms of the loaded batch's examples, before clipping; buffers that the next step rewrites.
+        """Per-example norms before clipping, in buffers that the next step overwrites.
 
         For a plan with ``per_example="norms"`` or ``per_example="clip"``.
 
@@ -361,8 +355,8 @@ class Plan:
         title = f"{what}: {sizes}, batch {self.batch_size}, {net.dtype}, {net.backend.name}"
         lines = [("", "equation", "operation", "shapes", "FLOPs", "bytes")]
         for i, op in enumerate(self.operations, 1):
-            shapes = " · ".join(_shape(x) for x in op.inputs) + " → " + _shape(op.output)
-            lines.append((str(i), op.equation, op.name, shapes, f"{op.flops:,}", f"{op.bytes:,}"))
+            costs = f"{op.flops:,}", f"{op.bytes:,}"
+            lines.append((str(i), op.equation, op.name, operation_shapes(op), *costs))
         products = f"{self.counts['matmul']} matrix products"
         lines.append(("", "total", products, "", f"{self.flops:,}", f"{self.bytes:,}"))
         widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
@@ -391,7 +385,7 @@ def _checked_parts(per_network: Collection[str], stack: tuple[int, ...]) -> tupl
 
 
 def _too_large(network: Model, m: int, dropout: Sequence[Any], failed: str) -> DeviceMemoryError:
-    """The error for a batch whose buffers do not fit on the device, with the size that would fit."""
+    """The error for a batch that does not fit on the device, with the size that would."""
     backend = network.backend
     size = example_bytes(network.sizes, backend, network.dtype, dropout, network.stack)
     left = backend.memory_left() or 0
@@ -408,5 +402,7 @@ def _write(scalars: Iterable[tuple[Array, float]]) -> None:
         array[...] = value
 
 
-def _shape(x: Array) -> str:
-    return "×".join(map(str, x.shape)) or "scalar"
+def operation_shapes(op: Operation) -> str:
+    """The shapes of inputs and output, as text."""
+    *inputs, output = ("×".join(map(str, x.shape)) or "scalar" for x in (*op.inputs, op.output))
+    return " · ".join(inputs) + " → " + output

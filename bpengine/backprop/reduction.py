@@ -1,4 +1,4 @@
-"""Reductions: how the gradients of a batch's examples become the gradient of a step."""
+"""Reductions of the gradients of a batch's examples."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ __all__ = ["Mean"]
 
 
 class Mean:
-    """The gradient of the average cost, with that of the penalty.
+    """The gradient of the average cost, with that of the penalty; base class of all reductions.
 
-    A reduction says which operations follow from BP1 to BP4, which scalars they read, what comes around
-    the update, how all of it is compiled, and what the results are. The other reductions derive from
-    this one. None has buffers before `prepare`, which a plan calls on a copy.
+    A reduction defines the operations of backprop and around the update, their scalars, and how they are
+    compiled. A plan calls `prepare`, which creates the buffers, on a copy.
 
     Attributes
     ----------
     examples : float
-        What the sum over examples is divided by: the batch size, unless ranks add up their sums or
+        The divisor of the sum over examples: the batch size, unless ranks sum their gradients or
         batches differ in size.
     scale : array of shape () or (P, 1, 1)
-        ``1/examples`` times the factor of the gradient, as operations read it.
+        ``1/examples`` times the factor of the gradient.
     average : Gradient
-        What BP3 and BP4 write.
+        The result of BP3 and BP4.
     gradient : Gradient or None
-        `average`, or another result; None where no gradient is formed.
+        `average`, or another result; None if no gradient is formed.
     norms : tuple of arrays of shape (m,) and (L, m), or None
         Norms of the examples' gradients, over all layers and layer by layer.
     """
@@ -41,7 +40,7 @@ class Mean:
     norms: tuple[Array, Array] | None = None
 
     def prepare(self, model: Model, workspace: Workspace) -> None:
-        """Make the buffers of steps on the batches of `workspace`."""
+        """Create the buffers for batches of `workspace`."""
         self.model, self.workspace = model, workspace
         self.examples: float = workspace.batch_size
         self.scale = workspace.scale
@@ -52,7 +51,7 @@ class Mean:
         self.penalty_coefficients = model.backend.empty(shape, model.dtype)
 
     def operations(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
-        """What the step makes of the operations of `equations.backprop`."""
+        """Operations of `equations.backprop` and of the reduction."""
         yield from backprop
         yield from self.penalty()
 
@@ -62,14 +61,11 @@ class Mean:
         return model.penalty.operations(model.parameters, self.average, self.penalty_coefficients)
 
     def update(self, update: Iterable[Operation]) -> Iterable[Operation]:
-        """What the step makes of the operations of the optimizer's update."""
+        """Operations of the optimizer's update and of the reduction."""
         return update
 
     def scalars(self, factor: Any) -> Iterator[tuple[Array, float]]:
-        """The scalars of a step whose gradient is multiplied by `factor`, and the arrays that hold them.
-
-        The factor is 1, or η for rules that take a step as it is.
-        """
+        """Arrays of scalars, and their values if the gradient is multiplied by `factor`, 1 or η."""
         yield from scalar_writes(self.scale, np.divide(factor, self.examples))
         for i, strength in enumerate((self.model.l1, self.model.l2)):
             yield from scalar_writes(self.penalty_coefficients[i, ...], np.multiply(factor, strength))

@@ -1,4 +1,4 @@
-"""The buffers that one batch size needs: made once, written by every step."""
+"""The buffers of a step for one batch size."""
 
 from __future__ import annotations
 
@@ -19,13 +19,11 @@ __all__ = ["Workspace", "example_bytes"]
 class Workspace:
     """Activations, weighted inputs and errors of one batch.
 
-    An example is one row of memory, ``[x | 1 | 0 | y]``, with its weight as a last entry where
-    examples have weights: a shuffled mini-batch is a gather of rows. Seen from the equations,
-    `extended[0]` and `targets` are its transposes, with examples as columns.
+    An example is a row of memory, ``[x | 1 | 0 | y]``, followed by its weight if examples have weights:
+    a shuffled mini-batch is a gather of rows. `extended[0]` and `targets` are transposes.
 
-    The networks of a stack share the examples. Targets or weights that differ between the networks
-    follow each other in the row. Where inputs differ, every network has rows for itself, those of the
-    first network first.
+    Targets or weights that differ between the networks of a stack are adjacent in the row. If inputs
+    differ, every network has separate rows, the first network's first.
 
     Parameters
     ----------
@@ -34,42 +32,42 @@ class Workspace:
     activations : sequence of Activation
         One per layer after the input.
     batch_size : int
-        Number of examples, m.
+        m.
     backend : Backend
     dtype : str
     errors : bool, optional
-        Whether to make the buffers of the backward pass too.
+        Whether to create the buffers of the backward pass.
     stack : tuple of int, optional
         (P,) for a stack of P networks.
-    own : collection of {"inputs", "targets", "weights"}, optional
-        What each network of a stack has for itself.
+    per_network : collection of {"inputs", "targets", "weights"}, optional
+        The parts that differ between the networks of a stack.
     weighted : bool, optional
         Whether each example has a weight.
     dropout : sequence of float or of P floats, optional
-        For each layer before the output, the share of activations that a step leaves out.
+        Dropout rates of the layers before the output.
     rngs : sequence of numpy.random.Generator, optional
-        What draws them, one for each network.
+        For dropout, one for each network.
     scales : bool, optional
-        Whether each network of a stack has a `scale` for itself.
+        Whether `scale` differs between the networks of a stack.
 
     Attributes
     ----------
     batch_size : int
-    rows : array of shape (m, K_1 + n_L), or one more where examples have weights
-        The batch: inputs, 1, padding, targets, weight. With inputs for each of P networks (P m, …).
+    rows : array of shape (m, K_1 + n_L), or with weights (m, K_1 + n_L + 1)
+        The batch: inputs, 1, padding, targets, weight. With per-network inputs (P m, …).
     extended : list of arrays of shape (…, K_l, m)
-        ``[a; 1; 0]`` of every layer but the last: what ``[w b 0]`` of the next is applied to. The
-        first has no leading axis where the networks share their inputs.
+        ``[a; 1; 0]`` of every layer but the last, the factor of ``[w b 0]`` of the next. The first has
+        no leading axis if the networks share their inputs.
     z, a : lists of arrays of shape (…, n_l, m)
-        Weighted inputs and activations of the layers after the input; where the slope of a hidden
-        layer follows from a, its z shares a's memory.
+        Weighted inputs and activations of the layers after the input; z shares a's memory if the slope
+        of a hidden layer follows from a.
     delta : list of arrays of shape (…, n_l, m)
         Errors of the layers after the input.
     targets : array of shape (n_L, m), or (P, n_L, m)
     scale : array of shape (), or (P, 1, 1)
-        What the output error is multiplied by: 1/m for the gradient of the average cost.
+        The factor of the output error: 1/m for the gradient of the average cost.
     example_scale : array of the shape of scale, or (1, m) or (P, 1, m)
-        `scale`, or where examples have weights, `scale` times the weight of each.
+        `scale`, times the examples' weights, if any.
     dropout : Dropout
     """
 
@@ -101,7 +99,7 @@ class Workspace:
         shapes = [(*stack, m, sizes[0]), *((*stack, n, m) for n in sizes[1:-1])]
         self.dropout = Dropout(dropout, shapes, rngs, backend, dtype)
         if 0 in self.dropout:
-            # what is left of the inputs is another array: a batch stays as it was loaded
+            # another array, as a batch must not change
             left = backend.empty((*stack, m, width), dtype)
             left[..., sizes[0] :] = 0.0
             left[..., sizes[0]] = 1.0
@@ -113,13 +111,13 @@ class Workspace:
             extended[..., n:, :] = 0.0
             extended[..., n, :] = 1.0
             self.extended.append(extended)
-            # what is left of a after dropout is another array: the slope is taken from a itself
+            # a separate array for dropout, as the slope needs a
             whole = extended[..., :n, :]
             self.a.append(backend.empty(whole.shape, dtype) if l in self.dropout else whole)
-            # where one product gives z of all networks, z has no other rows between theirs
+            # a single product gives z of all networks, contiguous
             keeps_z = σ.of == "z" or (l == 1 and self.extended[0].ndim <= len(stack) + 1)
             self.z.append(backend.empty((*stack, n, m), dtype) if keeps_z else self.a[-1])
-        # the cost of an output is exact from z alone, so the last layer keeps its z
+        # costs are exact only from z
         self.z.append(backend.empty((*stack, sizes[-1], m), dtype))
         self.a.append(backend.empty((*stack, sizes[-1], m), dtype))
         self.delta: list[Array] = (
@@ -143,7 +141,7 @@ class Workspace:
         per_network: Collection[str],
         weighted: bool,
     ) -> tuple[Array, Array, Array | None]:
-        """The rows; gives their parts ``[x | 1 | 0]``, targets and weights, these two as columns."""
+        """Create the rows; return ``[x | 1 | 0]``, and targets and weights as columns."""
         if "inputs" in per_network:
             end = width + outputs
             self.rows = backend.empty((*stack, m, end + weighted), dtype)
@@ -158,13 +156,13 @@ class Workspace:
         return self.rows[:, :width], y, in_stack(self.rows[:, end:], weights_stack) if weighted else None
 
     def weigh(self) -> Iterator[Operation]:
-        """Where examples have weights: the scale of each."""
+        """Multiply the scale by the examples' weights, if any."""
         if self.weights is not None:
             inputs = self.weights, self.scale
             yield Operation("weigh", "BP1", _weigh, inputs, self.example_scale)
 
     def drop(self, l: int) -> Iterator[Operation]:
-        """Where layer l, counted from the input, has dropout: leave activations out of ``[a; 1]``."""
+        """Dropout of layer l, counted from the input, if any."""
         if l in self.dropout:
             a = self.a[l - 1] if l else self.inputs
             x = self.extended[l]
@@ -183,11 +181,11 @@ def example_bytes(
     dropout: Sequence[float | tuple[float, ...]] = (),
     stack: tuple[int, ...] = (),
 ) -> int:
-    """Bytes that a `Workspace` takes for each example, at most."""
+    """Maximum bytes of a `Workspace` per example."""
     P = math.prod(stack)
     entries = P * (padded(sizes[0] + 1, backend, dtype) + sizes[-1] + 1)
     for n in sizes[1:]:
         entries += P * (padded(n + 1, backend, dtype) + 2 * n)  # [a; 1], z and δ
     for p, n in zip(dropout, sizes, strict=False):
-        entries += 2 * P * (n + 1) if p else 0  # the mask, and what is left
+        entries += 2 * P * (n + 1) if p else 0  # mask and result
     return entries * np.dtype(dtype).itemsize

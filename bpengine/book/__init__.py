@@ -1,11 +1,10 @@
-"""The programs of Nielsen's book with its own names, running on the engine.
+"""The programs of Nielsen's book, running on the engine.
 
-A script made for the book's programs changes its imports and nothing else::
+A script for the book's programs only needs other imports::
 
     from bpengine.book import mnist_loader, network, network2
 
-`network` and `network2` are two programs whose networks begin differently. The names of the second,
-which has everything, are here too.
+The names of `network2` are also available here.
 
 References
 ----------

@@ -1,4 +1,4 @@
-"""The book's σ and its costs, and what the engine takes for each."""
+"""The book's σ and costs, and the engine's costs for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sigmoid(z: ArrayLike) -> Any:
     >>> float(sigmoid(0.0))
     0.5
     """
-    with np.errstate(over="ignore"):  # 1/∞ is the 0 that is wanted
+    with np.errstate(over="ignore"):  # 1/∞ is 0
         return 1 / (1 + np.exp(-np.asarray(z, "float64")))
 
 
@@ -74,8 +74,8 @@ class CrossEntropyCost:
     def fn(a: Array, y: Array) -> float:
         """The cost of one example."""
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            of_each = y * np.log(a) + (1 - y) * np.log(1 - a)
-            return float(np.nan_to_num(-np.sum(np.where(np.isnan(of_each), 0.0, of_each))))
+            terms = y * np.log(a) + (1 - y) * np.log(1 - a)
+            return float(np.nan_to_num(-np.sum(np.where(np.isnan(terms), 0.0, terms))))
 
     @staticmethod
     def delta(z: Array, a: Array, y: Array) -> Any:
@@ -83,32 +83,32 @@ class CrossEntropyCost:
         return a - y
 
 
-class OwnCost(Cost):
-    """A cost in the book's form for the engine: its functions are given one column at a time.
+class CustomCost(Cost):
+    """The engine's cost of a custom cost in the book's form, called one column at a time.
 
     Parameters
     ----------
-    local : object
+    cost : object
         With ``fn(a, y)``, the cost of a column, and ``delta(z, a, y)``, its output error.
     """
 
-    local: Any
+    cost: Any
 
-    def __init__(self, local: Any) -> None:
-        name = getattr(local, "__name__", type(local).__name__)
+    def __init__(self, cost: Any) -> None:
+        name = getattr(cost, "__name__", type(cost).__name__)
         super().__init__(f"custom {name}", self._function, self._derivative)
-        object.__setattr__(self, "local", local)
+        object.__setattr__(self, "cost", cost)
 
     def _function(self, a: Array, y: Array) -> Array:
         columns = range(a.shape[1])
-        return np.array([float(self.local.fn(a[:, j : j + 1], y[:, j : j + 1])) for j in columns])
+        return np.array([float(self.cost.fn(a[:, j : j + 1], y[:, j : j + 1])) for j in columns])
 
     def _derivative(self, a: Array, y: Array) -> Array:
         raise NotImplementedError("a cost of the book's form gives delta instead")
 
     def _delta(self, z: Array, a: Array, y: Array, scale: Array) -> Array:
         columns = [slice(j, j + 1) for j in range(a.shape[1])]
-        return scale * np.hstack([self.local.delta(z[:, j], a[:, j], y[:, j]) for j in columns])
+        return scale * np.hstack([self.cost.delta(z[:, j], a[:, j], y[:, j]) for j in columns])
 
     def output_error(
         self, σ: Activation, z: Array, a: Array, y: Array, scale: Array, delta: Array
@@ -118,7 +118,7 @@ class OwnCost(Cost):
 
 
 def engine_cost(cost: Any) -> str | Cost:
-    """The engine's cost for one of the book's, or for one that a reader has written in its form.
+    """The engine's cost for one of the book's, or for a custom one in its form.
 
     Raises
     ------
@@ -135,4 +135,4 @@ def engine_cost(cost: Any) -> str | Cost:
                 f"cost has no {name}({arguments}); expected QuadraticCost, CrossEntropyCost or a class "
                 f"with the static methods fn(a, y) and delta(z, a, y), got {cost!r}."
             )
-    return OwnCost(cost)
+    return CustomCost(cost)

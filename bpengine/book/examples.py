@@ -1,4 +1,4 @@
-"""The book's data, lists of pairs (x, y) of columns, as the matrices that the engine takes."""
+"""The book's data, lists of pairs (x, y) of columns, as matrices."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from bpengine.model.parameters import padded
 
 __all__ = ["Examples", "column"]
 
-CHUNK = 128  # examples that are converted at a time
+CHUNK = 128  # examples converted at a time
 SHAPE = operator.attrgetter("shape")
 
 
 class Examples(list[Any]):
-    """Pairs (x, y), and the matrices of all x and all y, which are made once.
+    """Pairs (x, y), and cached matrices of all x and all y.
 
     Parameters
     ----------
     data : iterable of pairs
-        x is a column of shape (n, 1); y is one too, or a label.
+        x is a column of shape (n, 1); y is a column or a label.
     name : str
-        What messages call the data.
+        Of the data, for error messages.
 
     Raises
     ------
     TypeError, ValueError
-        If there is anything else than pairs in it.
+        If an item is not a pair.
     """
 
     def __init__(self, data: Iterable[Any], name: str) -> None:
@@ -53,7 +53,7 @@ class Examples(list[Any]):
 
     @classmethod
     def of(cls, data: Iterable[Any], name: str) -> Examples:
-        """`data` itself if it is of this class, or made so."""
+        """`data` as an instance of this class."""
         return data if isinstance(data, Examples) else cls(data, name)
 
     def check_not_empty(self) -> None:
@@ -73,14 +73,14 @@ class Examples(list[Any]):
         return self._inputs
 
     def targets(self, n: int, hint: str) -> Array:
-        """All y, which are columns, as rows: float64 (m, n)."""
+        """All y, given as columns, as rows: float64 (m, n)."""
         if self._targets is None:
             self.check_not_empty()
             self._targets = _rows(self._columns(1, n, hint))
         return self._targets
 
     def labels(self, hint: str) -> Array:
-        """All y, which are labels: (m,)."""
+        """All y, given as labels: (m,)."""
         for i, (_, y) in enumerate(self):
             if not isinstance(y, int) and np.size(y) != 1:
                 raise ValueError(
@@ -90,10 +90,7 @@ class Examples(list[Any]):
         return np.array([y if isinstance(y, int) else np.reshape(y, ()) for _, y in self])
 
     def targets_of_labels(self, n: int, hint: str) -> Array:
-        """All y, labels from 0 to n - 1, as rows with a single 1: float64 (m, n).
-
-        With one output the labels are 0 and 1, and stand for themselves.
-        """
+        """One-hot rows of labels from 0 to n - 1: float64 (m, n); for n = 1 the labels 0 and 1."""
         labels, classes = self.labels(hint), max(n, 2)
         bad = np.flatnonzero(~np.isin(labels, np.arange(classes)))
         if bad.size:
@@ -104,7 +101,7 @@ class Examples(list[Any]):
         return np.eye(n)[labels.astype(int)] if n > 1 else labels.reshape(-1, 1).astype("float64")
 
     def rows(self, network: Model) -> Array:
-        """The examples as rows ``[x | 1 | 0 | y]``, of which a plan's batches are taken."""
+        """The examples in the row layout of a workspace, ``[x | 1 | 0 | y]``."""
         self.check_not_empty()
         n, outputs, backend, dtype = network.sizes[0], network.sizes[-1], network.backend, network.dtype
         xs, ys = self._columns(0, n), self._columns(1, outputs, "vectorized_result makes one of a label")
@@ -116,7 +113,7 @@ class Examples(list[Any]):
         return rows
 
     def _columns(self, which: int, n: int, hint: str = "") -> list[Any]:
-        """All x or all y, which are columns of n numbers; with n = 1, y may be a number."""
+        """All x or all y as columns of n numbers; with n = 1, y may be a number."""
         columns = [pair[which] for pair in self]
         if which and n == 1:
             columns = [np.reshape(y, (1, 1)) if np.ndim(y) == 0 else y for y in columns]
@@ -128,7 +125,7 @@ class Examples(list[Any]):
 
 
 def column(a: Any, n: int, name: str) -> Array:
-    """`a`, which is a column of n numbers, in float64."""
+    """Check that `a` is a column of n numbers; return it in float64."""
     if np.shape(a) != (n, 1):
         raise _no_column(a, n, name)
     return np.asarray(a, "float64")

@@ -1,4 +1,4 @@
-"""The book's mnist_loader: images as columns in lists of pairs; and the packaged digits in this form."""
+"""The book's mnist_loader, also for the packaged digits: lists of pairs of columns."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["load_data", "load_data_wrapper", "load_digits_wrapper", "vectorized_
 Pairs = list[tuple[Array, Any]]
 Part = tuple[Array, Array]
 Wrapped = tuple[Pairs, Pairs, Pairs]
-VALIDATION = 10_000  # images at the end of MNIST's training part
-DIGITS = 300  # of the packaged digits, for validation and for testing each
+VALIDATION = 10_000  # last images of MNIST's training part
+DIGITS = 300  # packaged digits each for validation and testing
 
 
 def load_data(folder: str | os.PathLike[str] | None = None) -> tuple[Part, Part, Part]:
@@ -26,13 +26,13 @@ def load_data(folder: str | os.PathLike[str] | None = None) -> tuple[Part, Part,
     Parameters
     ----------
     folder : path, optional
-        Holds MNIST's four IDX files. None: the user's cache, downloaded on first use.
+        Of MNIST's four IDX files. None: the user's cache, downloaded on first use.
 
     Returns
     -------
     training_data, validation_data, test_data : pairs (images, labels)
-        Of 50,000, 10,000 and 10,000 images: float32 (m, 784), labels int64 (m,). As in the book's
-        file, pixels are in steps of 1/256.
+        Of 50,000, 10,000 and 10,000 images: float32 (m, 784), labels int64 (m,). As in the book,
+        pixels are multiples of 1/256.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def load_data_wrapper(folder: str | os.PathLike[str] | None = None) -> Wrapped:
 
 
 def load_digits_wrapper() -> Wrapped:
-    """The 1,797 digits of 8 × 8 pixels that come with the package, in the form of `load_data_wrapper`.
+    """The 1,797 packaged digits of 8 × 8 pixels, in the form of `load_data_wrapper`.
 
     Returns
     -------

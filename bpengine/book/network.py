@@ -18,8 +18,7 @@ __all__ = ["Network", "sigmoid", "sigmoid_prime"]
 class Network(Program):
     """A network of sigmoid neurons with the quadratic cost.
 
-    Weights and biases begin with standard deviation 1, by ``np.random.randn``, biases first:
-    ``np.random.seed`` repeats them.
+    Biases and weights are drawn by ``np.random.randn``, biases first.
 
     Parameters
     ----------
@@ -30,7 +29,7 @@ class Network(Program):
     ----------
     num_layers, sizes
     biases, weights : lists of arrays of shapes (n, 1) and (n, n_prev)
-        One for each layer after the input, float64; they may be changed and replaced.
+        One for each layer after the input, float64; they may be replaced.
 
     References
     ----------
@@ -58,20 +57,20 @@ class Network(Program):
         eta: float,
         test_data: Iterable[Any] | None = None,
     ) -> None:
-        """Train by mini-batches, and print a line after each epoch.
+        """Train by mini-batches, and print after each epoch.
 
         Parameters
         ----------
         training_data : list of pairs (x, y)
-            Columns of shapes (n_1, 1) and (n_L, 1). A list is shuffled in place, by
-            ``random.shuffle``; other iterables are made a list first.
+            Columns of shapes (n_1, 1) and (n_L, 1). A list is shuffled in place by
+            ``random.shuffle``; other iterables are copied to a list.
         epochs : int
         mini_batch_size : int
-            The last mini-batch of an epoch takes what is left.
+            The last mini-batch of an epoch may be smaller.
         eta : float
             Learning rate.
         test_data : list of pairs (x, label), optional
-            What the network is tested on after each epoch.
+            For a test after each epoch.
 
         Raises
         ------
@@ -122,12 +121,12 @@ class Network(Program):
 
 @dataclass(frozen=True)
 class _OfDerivative:
-    """The cost that a redefined `cost_derivative` belongs to."""
+    """The cost of a redefined `cost_derivative`."""
 
     derivative: Callable[[Array, Array], Any]
 
     def fn(self, a: Array, y: Array) -> float:
-        return math.nan  # which this program never asks for
+        return math.nan  # not used by this program
 
     def delta(self, z: Array, a: Array, y: Array) -> Any:
         return self.derivative(a, y) * sigmoid_prime(z)

@@ -31,9 +31,9 @@ Monitored = tuple[list[float], list[int], list[float], list[int]]
 
 
 class Network(Program):
-    """A network of sigmoid neurons, trained with a cost of choice and L2 regularization.
+    """A network of sigmoid neurons with a choice of cost and L2 regularization.
 
-    It begins with `default_weight_initializer`.
+    Parameters are drawn by `default_weight_initializer`.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class Network(Program):
     ----------
     num_layers, sizes, cost
     biases, weights : lists of arrays of shapes (n, 1) and (n, n_prev)
-        One for each layer after the input, float64; they may be changed and replaced.
+        One for each layer after the input, float64; they may be replaced.
 
     References
     ----------
@@ -71,15 +71,12 @@ class Network(Program):
         self.cost = cost
 
     def default_weight_initializer(self) -> None:
-        """Draw biases of standard deviation 1, and weights of 1/√n of a layer with n inputs.
-
-        By ``np.random.randn``, biases first: ``np.random.seed`` repeats them.
-        """
+        """Draw biases of standard deviation 1, and weights of 1/√n for layers with n inputs."""
         self.large_weight_initializer()
         self.weights = [w / np.sqrt(w.shape[1]) for w in self.weights]
 
     def large_weight_initializer(self) -> None:
-        """Draw biases and weights of standard deviation 1, as the first program does."""
+        """Draw biases and weights of standard deviation 1, as `network.Network`."""
         self._draw_parameters()
 
     def SGD(  # noqa: N802
@@ -101,32 +98,32 @@ class Network(Program):
         Parameters
         ----------
         training_data : list of pairs (x, y)
-            Columns of shapes (n_1, 1) and (n_L, 1). A list is shuffled in place, by
-            ``random.shuffle``; other iterables are made a list first.
+            Columns of shapes (n_1, 1) and (n_L, 1). A list is shuffled in place by
+            ``random.shuffle``; other iterables are copied to a list.
         epochs : int
         mini_batch_size : int
-            The last mini-batch of an epoch takes what is left.
+            The last mini-batch of an epoch may be smaller.
         eta : float
             Learning rate.
         lmbda : float, optional
-            λ of the L2 regularization: each step multiplies the weights by 1 - eta λ / n, with n the
-            number of training examples.
+            λ of the L2 regularization: steps multiply the weights by 1 - eta λ / n, for n training
+            examples.
         evaluation_data : list of pairs (x, label), optional
         monitor_evaluation_cost, monitor_evaluation_accuracy : bool, optional
         monitor_training_cost, monitor_training_accuracy : bool, optional
         early_stopping_n : int, optional
-            Above 0: stop when the monitored accuracy, that on the evaluation data if it is monitored,
-            has not exceeded its best in so many epochs.
+            Above 0: stop after this number of epochs without a better accuracy, on the evaluation
+            data if monitored.
 
         Returns
         -------
         evaluation_cost, evaluation_accuracy, training_cost, training_accuracy : lists
-            One entry an epoch for what is monitored; accuracies are numbers of examples.
+            One entry per epoch if monitored; accuracies are numbers of examples.
 
         Raises
         ------
         ValueError, TypeError
-            If an example does not fit the network, or something is to be monitored that is not there.
+            If an example does not fit the network, or monitored data are missing.
         """
         data = Examples(training_data, "training_data")
         held: Examples | None = None
@@ -143,7 +140,7 @@ class Network(Program):
         evaluation_accuracy: list[int] = []
         training_cost: list[float] = []
         training_accuracy: list[int] = []
-        watched = evaluation_accuracy if monitor_evaluation_accuracy else training_accuracy
+        accuracies = evaluation_accuracy if monitor_evaluation_accuracy else training_accuracy
         for j in self._epochs(training_data, data, epochs, mini_batch_size, eta, lmbda):
             print(f"Epoch {j} training complete")
             if monitor_training_cost:
@@ -159,7 +156,7 @@ class Network(Program):
                 evaluation_accuracy.append(self.accuracy(held))
                 print(f"Accuracy on evaluation data: {evaluation_accuracy[-1]} / {len(held)}")
             print()
-            if early_stopping_n > 0 and _since_best(watched) >= early_stopping_n:
+            if early_stopping_n > 0 and _since_best(accuracies) >= early_stopping_n:
                 break
         return evaluation_cost, evaluation_accuracy, training_cost, training_accuracy
 
@@ -179,13 +176,13 @@ class Network(Program):
         self._take_step(mini_batch, eta, lmbda, n)
 
     def accuracy(self, data: Iterable[Any], convert: bool = False) -> int:
-        """The number of examples whose greatest output is the right one.
+        """The number of correctly classified examples.
 
         Parameters
         ----------
         data : list of pairs (x, y)
         convert : bool, optional
-            Whether y is a column, as in the training data, and not a label.
+            Whether y is a column, as in the training data, not a label.
         """
         examples = Examples.of(data, "data")
         if convert:
@@ -195,7 +192,7 @@ class Network(Program):
         return self._hits(examples, labels)
 
     def total_cost(self, data: Iterable[Any], lmbda: float, convert: bool = False) -> float:
-        """The average cost of the examples and λ/(2n) Σ w², with n their number.
+        """The average cost of n examples plus λ/(2n) Σ w².
 
         Parameters
         ----------
@@ -203,7 +200,7 @@ class Network(Program):
         lmbda : float
             λ of the L2 regularization.
         convert : bool, optional
-            Whether y is a label, as in the evaluation data, and not a column.
+            Whether y is a label, as in the evaluation data, not a column.
         """
         examples, outputs = Examples.of(data, "data"), self.sizes[-1]
         examples.check_not_empty()
@@ -273,7 +270,7 @@ def load(filename: str | os.PathLike[str], cost: Any = None) -> Network:
         )
         shapes = [(n, fan_in) for fan_in, n in pairwise(sizes)], [(n, 1) for n in sizes[1:]]
         if ([w.shape for w in weights], [b.shape for b in biases]) != shapes:
-            raise ValueError(f"its weights and biases are not those of a network of sizes {sizes}")
+            raise ValueError(f"its weights and biases do not fit a network of sizes {sizes}")
         net = Network(sizes, COSTS[name] if cost is None else cost)
         net.weights, net.biases = weights, biases
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -296,6 +293,6 @@ def vectorized_result(j: int) -> Array:
 
 
 def _since_best(values: list[int]) -> int:
-    """How many values have come since the first of the highest, where that is above 0."""
+    """The number of values after the first maximum; 0 does not count as a maximum."""
     best = max(values, default=0)
     return len(values) - (values.index(best) + 1 if best > 0 else 0)

@@ -1,4 +1,4 @@
-"""What the networks of the book's two programs share: parameters in lists, the work on the engine."""
+"""Base class of the networks of the book's two programs."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ from bpengine.optimizers.sgd import SGD
 
 __all__ = ["Program"]
 
-PLANS = 8  # of batches of different sizes that are kept
+PLANS = 8  # cached, by batch size
 
 
 class Program(ABC):
-    """A network with the attributes and methods that both programs have.
+    """A network with the attributes and methods of both programs.
 
-    `weights` and `biases` are plain lists of plain arrays, to be read, changed or replaced at any
-    time. What computes copies them to the engine, and training sets new ones: arrays that were read
-    before it stay as they were.
+    `weights` and `biases` are lists of arrays, which may be changed or replaced at any time. They are
+    copied to the engine; training sets new arrays, and does not change existing ones.
 
     Parameters
     ----------
@@ -59,18 +58,18 @@ class Program(ABC):
         self._plans: dict[tuple[int, bool | None], Plan] = {}
 
     def _draw_parameters(self) -> None:
-        """Biases and weights of standard deviation 1, biases first, as `np.random.seed` repeats them."""
+        """Draw biases, then weights, of standard deviation 1."""
         draw = np.random.randn
         self.biases = [draw(n, 1) for n in self.sizes[1:]]
         self.weights = [draw(n, fan_in) for fan_in, n in pairwise(self.sizes)]
 
     def feedforward(self, a: Array) -> Any:
-        """The output for an input.
+        """The output activations.
 
         Parameters
         ----------
         a : array of shape (n_1, 1)
-            Or (n_1, m): m inputs side by side.
+            Or (n_1, m) for m inputs.
 
         Returns
         -------
@@ -117,10 +116,10 @@ class Program(ABC):
 
     @abstractmethod
     def _update(self, mini_batch: Sequence[Any], eta: float, lmbda: float, n: int) -> None:
-        """Call `update_mini_batch`, which a reader may have redefined."""
+        """Call `update_mini_batch`, which a subclass may redefine."""
 
     def _redefined(self, name: str) -> bool:
-        """Whether there is a method of the reader's own in place of ours."""
+        """Whether a method is redefined outside this package."""
         module = getattr(getattr(self, name), "__module__", None)
         return not str(module).startswith(__package__)
 
@@ -139,8 +138,8 @@ class Program(ABC):
     def _take_step_by_examples(self, batch: Examples, eta: float, l2: float) -> None:
         gradients = [self.backprop(x, y) for x, y in batch]
         nabla_b, nabla_w = (
-            [sum(layer) / len(batch) for layer in zip(*item, strict=True)]
-            for item in zip(*gradients, strict=True)
+            [sum(layer) / len(batch) for layer in zip(*lists, strict=True)]
+            for lists in zip(*gradients, strict=True)
         )
         self.weights = [
             w - eta * (nabla + l2 * w) for w, nabla in zip(self.weights, nabla_w, strict=True)
@@ -156,7 +155,7 @@ class Program(ABC):
         eta: float,
         lmbda: float = 0.0,
     ) -> Iterator[int]:
-        """Train for an epoch whenever the next number is asked for; `data` holds `training_data`.
+        """Train for an epoch per item of this iterator; `data` are the examples of `training_data`.
 
         A list is shuffled in place, by `random.shuffle`, which for a list of as many numbers does the
         same exchanges.
@@ -208,7 +207,7 @@ class Program(ABC):
         return run
 
     def _hits(self, data: Examples, labels: Array) -> int:
-        """How many examples have their greatest output where their label says."""
+        """The number of examples whose greatest output is that of their label."""
         data.check_not_empty()
         if self._redefined("feedforward"):
             guesses = np.array([np.argmax(self.feedforward(x)) for x, _ in data])
@@ -219,7 +218,7 @@ class Program(ABC):
         return int(np.count_nonzero(guesses == labels))
 
     def _average_cost(self, data: Examples, targets: Array) -> float:
-        """The average of the examples' costs; `targets` are rows."""
+        """The average cost of the examples; `targets` are rows."""
         if self._redefined("feedforward"):
             pairs = zip(data, targets, strict=True)
             total = sum(self._cost().fn(self.feedforward(x), y[:, None]) for (x, _), y in pairs)
@@ -233,7 +232,7 @@ class Program(ABC):
         return total / len(data)
 
     def _ready_engine(self, l2: float = 0.0) -> Engine:
-        """The engine's network of this cost, with the parameters of now."""
+        """The engine's network of this cost, with the current parameters."""
         cost = self._cost()
         if self._engine is None or self._engine_is_for != cost:
             kind = engine_cost(cost)
@@ -256,13 +255,13 @@ class Program(ABC):
         return engine
 
     def _read_engine(self) -> None:
-        """Take the engine's parameters as new arrays."""
+        """Copy the engine's parameters to new arrays."""
         assert self._engine is not None
         self.weights = [w.copy() for w in self._engine.weights]
         self.biases = [b.copy() for b in self._engine.biases]
 
     def _plan(self, m: int, eta: float | None = None, l2: float = 0.0) -> Plan:
-        """A plan for m examples: a step, or without eta a gradient; the engine is made ready."""
+        """A plan for m examples, of a step, or without eta of a gradient."""
         engine = self._ready_engine(l2)
         key = m, None if eta is None else l2 != 0
         if key not in self._plans:
@@ -280,5 +279,4 @@ class Program(ABC):
         plan.workspace.rows[...] = batch.rows(plan.network)
 
     def __getstate__(self) -> dict[str, Any]:
-        # copies and pickles make their engine anew
         return {**vars(self), "_engine": None, "_engine_is_for": None, "_plans": {}}

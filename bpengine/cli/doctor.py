@@ -1,4 +1,4 @@
-"""What this machine offers to matrix products, measured, and what to change: ``bpengine doctor``."""
+"""Report of this machine's matrix-product rates, with advice: ``bpengine doctor``."""
 
 from __future__ import annotations
 
@@ -37,14 +37,12 @@ VARIABLES = (openblas.CORETYPE, "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", openb
 CORES = {openblas.CORE: openblas.SKYLAKEX_NEEDS, "Haswell": frozenset({"avx2", "fma"})}  # best first
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 LEVELS = ["sse4_2", "avx", "avx2", "fma", *sorted(openblas.SKYLAKEX_NEEDS - {"avx2", "fma"})]
-
-
 LEVELS += ["avx512_bf16", "amx_tile", "asimd", "sve"]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """An environment to measure in: variables to set, or to unset (None), and the line that does it."""
+    """An environment to measure in: variables to set, or unset (None), and the shell command for it."""
 
     variables: Mapping[str, str | None]
     line: str = ""
@@ -53,7 +51,7 @@ class Setting:
 
 @dataclass
 class Measurement:
-    """What the child processes of one setting found; `rounds`: rates of `PRODUCTS` in GFLOP/s."""
+    """Results of a setting's child processes; `rounds` are rates of `PRODUCTS` in GFLOP/s."""
 
     core: str | None = None
     threads: int | None = None
@@ -61,10 +59,7 @@ class Measurement:
     failure: str = ""
 
     def gain(self, other: Measurement) -> float:
-        """How many times as fast this is as `other`, by the worst of the rounds; 0 if either failed.
-
-        A round counts by the geometric mean over the products.
-        """
+        """Speed relative to `other`: the least of the rounds' geometric means; 0 if either failed."""
         if self.failure or other.failure:
             return 0.0
         pairs = zip(self.rounds, other.rounds, strict=False)
@@ -73,14 +68,14 @@ class Measurement:
 
 
 def main() -> int:
-    """Print the report as it comes; gives the exit status."""
+    """Print the report; return the exit status."""
     for line in report():
         print(line, flush=True)
     return 0
 
 
 def report() -> Iterator[str]:
-    """The lines of the report; the last is the advice. Measuring takes some seconds."""
+    """The lines of the report; the last is the advice. This takes some seconds."""
     yield from _machine()
     yield ""
     busy = _busy()
@@ -96,19 +91,15 @@ def report() -> Iterator[str]:
     yield from _aligned("backends", list(usable.items()))
     yield from _aligned("extras", _extras())
     yield ""
-    # a backend for the GPU says so where it lacks something
     lacking = [text for text in usable.values() if "CUDA" in text]
     gpu = lacking[0] if lacking and shutil.which("nvidia-smi") else ""
     yield f"advice: {advise(tried, found, busy, gpu)}"
 
 
 def settings(processor: openblas.Processor) -> list[Setting]:
-    """What to measure: first the environment as it is, then as it could be, each also with one thread.
+    """Settings to measure: first the current environment, then others, all also with one thread.
 
-    Parameters
-    ----------
-    processor : blas_core.Processor
-        Only cores that it has the instructions for are tried.
+    Only cores that the processor has the instructions for are included.
     """
     core = openblas.taken_core()
     ways: list[tuple[dict[str, str | None], str]] = [({}, "")]
@@ -116,7 +107,7 @@ def settings(processor: openblas.Processor) -> list[Setting]:
         if openblas.CORETYPE in os.environ:
             ways.append(({openblas.CORETYPE: None}, f"unset {openblas.CORETYPE}"))
         for name, needs in CORES.items():
-            # a lesser core is a comparison where there is no other
+            # a lesser core is measured for comparison if there is no other
             if needs <= processor.flags and name != core and (core in openblas.LESSER or len(ways) == 1):
                 ways.append(({openblas.CORETYPE: name}, f"export {openblas.CORETYPE}={name}"))
                 break
@@ -130,13 +121,7 @@ def settings(processor: openblas.Processor) -> list[Setting]:
 
 
 def measure(tried: Sequence[Setting]) -> list[Measurement]:
-    """Measure the settings in turn, each in child processes of its own.
-
-    Parameters
-    ----------
-    tried : sequence of Setting
-        As from `settings`. A core that the processor cannot run ends the child, not this process.
-    """
+    """Measure the settings in turn, in child processes, which an unsupported core may crash."""
     found = [Measurement() for _ in tried]
     start = time.monotonic()
     for done in range(1, ROUNDS + 1):
@@ -149,7 +134,7 @@ def measure(tried: Sequence[Setting]) -> list[Measurement]:
 
 
 def _try(setting: Setting, measurement: Measurement) -> None:
-    # The parent has decided on the core, so that the child's own `import bpengine` must not.
+    # OPT_OUT: the child's `import bpengine` must not choose another core
     changes = {**setting.variables, openblas.OPT_OUT: "0"}
     environment = {**os.environ, **{name: value for name, value in changes.items() if value is not None}}
     for name, value in changes.items():
@@ -182,18 +167,7 @@ def _try(setting: Setting, measurement: Measurement) -> None:
 
 
 def rates(seconds: float) -> str:
-    """Measure `PRODUCTS` in this process.
-
-    Parameters
-    ----------
-    seconds : float
-        How long to repeat each product.
-
-    Returns
-    -------
-    str
-        JSON: the core, the threads, and the median rates in GFLOP/s.
-    """
+    """Measure `PRODUCTS`, each for `seconds`: core, threads and median rates in GFLOP/s, as JSON."""
     core, threads = _blas()
     found = [_rate(dtype, shape, seconds) for dtype, shape in PRODUCTS]
     return json.dumps({"core": core, "threads": threads, "rates": found})
@@ -213,20 +187,20 @@ def _rate(dtype: str, shape: tuple[int, int, int], seconds: float) -> float:
 
 
 def advise(tried: Sequence[Setting], found: Sequence[Measurement], busy: str, gpu: str) -> str:
-    """One line: what to change, if anything.
+    """Advice on what to change, if anything.
 
     Parameters
     ----------
     tried, found : sequences of Setting and Measurement
-        From `settings` and `measure`; first the environment as it is.
+        From `settings` and `measure`.
     busy : str
-        What else the processor was doing, or nothing.
+        Other load of the processor, or empty.
     gpu : str
-        What a GPU lacks to be used, or nothing.
+        What a GPU needs to be used, or empty.
     """
     if found[0].failure:
         return f"reinstall NumPy (pip install --force-reinstall numpy): its products {found[0].failure}"
-    # Cores are compared by one thread: several disturb each other, and whatever else is running.
+    # cores are compared with one thread, which other load affects least
     singles = [(s, f) for s, f in zip(tried, found, strict=True) if s.single]
     gains = [f.gain(singles[0][1]) for _, f in singles]
     best = next(i for i, gain in enumerate(gains) if gain >= max(gains) / GAIN)
@@ -282,7 +256,7 @@ def _variable(name: str) -> str:
 
 
 def _busy() -> str:
-    """What else the processor is doing, or nothing; of no use once the measuring has begun."""
+    """Other load of the processor, or empty; call before measuring."""
     try:
         load = os.getloadavg()[0]
     except (AttributeError, OSError):  # Windows has none
@@ -347,14 +321,14 @@ def _label(setting: Setting, measurement: Measurement) -> str:
 def _backend(name: str) -> str:
     try:
         backends.get(name)
-    except Exception as error:  # a third party's backend may raise anything
+    except Exception as error:  # third-party backends may raise any error
         message = " ".join(str(error).split()) or type(error).__name__
         return re.sub(rf"^backend '{re.escape(name)}':? ", "", message)
     return "usable"
 
 
 def _extras() -> list[tuple[str, str]]:
-    """Each extra with what it installs: the version found, or missing."""
+    """Extras with the installed versions of their packages, or missing."""
     try:
         requirements = importlib.metadata.requires("bpengine") or []
     except importlib.metadata.PackageNotFoundError:

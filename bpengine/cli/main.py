@@ -22,12 +22,12 @@ from bpengine.validation import layer_sizes, non_negative_number, positive_integ
 
 __all__ = ["main"]
 
-LOOP_SECONDS = 1.0  # time given to the per-example loop
+LOOP_SECONDS = 1.0  # of the per-example loop
 
 
 @dataclass(frozen=True)
 class Task:
-    """A data set and the settings that learn it well."""
+    """A data set and default settings."""
 
     help: str
     sizes: tuple[int, ...]
@@ -37,19 +37,19 @@ class Task:
 
 
 TASKS = {
-    "digits": Task("the 1,797 digits of 8 × 8 that come along", (64, 100, 10), ("sigmoid",), 50, 297),
+    "digits": Task("the 1,797 packaged digits of 8 × 8", (64, 100, 10), ("sigmoid",), 50, 297),
     "mnist": Task("MNIST, from --data or downloaded", (784, 100, 10), ("sigmoid",), 30, None),
     "circles": Task("two concentric circles", (2, 8, 1), ("tanh", "sigmoid"), 50, 200),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit status.
+    """Run the command line; return the exit status.
 
     Parameters
     ----------
     arguments : sequence of str, optional
-        As they follow the program's name; ``sys.argv[1:]`` where not given.
+        Default: ``sys.argv[1:]``.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Help(argparse.HelpFormatter):
-    """Help that gives a default as one types it, where there is one."""
+    """Help with defaults as typed on the command line."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default = action.default
@@ -102,9 +102,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         add("--cost", default="binary_cross_entropy", metavar="NAME", help="cost function")
         add("--epochs", type=int, default=task.epochs, metavar="N", help="passes over the examples")
-        add("--batch-size", type=int, default=10, metavar="M", help="examples a step")
+        add("--batch-size", type=int, default=10, metavar="M", help="examples per step")
         add("--learning-rate", type=float, default=0.5, metavar="ETA", help="step of SGD")
-        add("--backend", metavar="NAME", help="whose arrays to compute on; NumPy's if not given")
+        add("--backend", metavar="NAME", help="array library; NumPy if not given")
         add("--dtype", default="float32", choices=["float32", "float64"], help="of all numbers")
         add("--seed", type=int, default=0, help="for the first parameters and the shuffling")
         add(
@@ -118,16 +118,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
-    said = f"{what[0].upper()}{what[1:]}."
-    added = commands.add_parser(name, help=what, description=said, formatter_class=Help)
+    description = f"{what[0].upper()}{what[1:]}."
+    added = commands.add_parser(name, help=what, description=description, formatter_class=Help)
     assert isinstance(added, argparse.ArgumentParser)
     return added
 
 
 def _add_scale(commands: Any) -> None:
-    add = _command(commands, "scale", "price training steps on many machines").add_argument
+    add = _command(commands, "scale", "estimate times of training steps on many machines").add_argument
     add("sizes", type=int, nargs="+", metavar="N", help="neurons per layer, input first")
-    add("--batch-size", type=int, default=256, metavar="M", help="examples of a step")
+    add("--batch-size", type=int, default=256, metavar="M", help="examples per step")
     powers = [2**i for i in range(11)]
     add("--ranks", type=int, nargs="+", default=powers, metavar="R", help="numbers of ranks")
     add("--bandwidth", type=float, default=10.0, metavar="GBIT", help="of a link, in Gbit/s")
@@ -138,7 +138,7 @@ def _add_scale(commands: Any) -> None:
 
 
 def scale(options: argparse.Namespace) -> int:
-    """Print what a training step costs on numbers of ranks, and how many are of use."""
+    """Print times of a training step by number of ranks, and the largest useful number."""
     sizes = layer_sizes(options.sizes)
     batch_size = positive_integer(options.batch_size, "--batch-size")
     ranks = [positive_integer(R, "--ranks") for R in options.ranks]
@@ -182,7 +182,7 @@ def train(options: argparse.Namespace) -> int:
     )
     (X, Y), (X_test, Y_test) = _examples(options, np.random.default_rng(options.seed))
     print(f"{net}: {X.shape[1]} examples to learn from, {X_test.shape[1]} to test on")
-    loop = PerExampleNetwork(*parts_of(net))  # which copies them, before they are trained
+    loop = PerExampleNetwork(*parts_of(net))  # copies the untrained parameters
     history = net.fit(
         X,
         Y,
@@ -197,7 +197,7 @@ def train(options: argparse.Namespace) -> int:
     if options.save:
         net.save(options.save)
         print(f"saved to {options.save}")
-    ours = float(np.median(history.seconds)) / X.shape[1]  # of an epoch in which nothing is compiled
+    ours = float(np.median(history.seconds)) / X.shape[1]  # of an epoch without compilation
     theirs = _seconds_per_example(loop, X, Y, options)
     print(f"test accuracy {net.evaluate(X_test, Y_test)['accuracy']:.4f}")
     print(f"{theirs / ours:.1f} times the per-example loop (measured here)")
@@ -205,7 +205,7 @@ def train(options: argparse.Namespace) -> int:
 
 
 def _examples(options: argparse.Namespace, rng: np.random.Generator) -> Any:
-    """(X, Y) to learn from and to test on, with Y as columns of zeros and ones."""
+    """Training and test data (X, Y), with one-hot columns Y."""
     if options.task == "mnist":
         X, labels, test = _mnist(options)
     else:
@@ -232,12 +232,12 @@ def _mnist(options: argparse.Namespace) -> Any:
     try:
         return *datasets.mnist(options.data, "train"), None
     except FileNotFoundError:
-        # a folder of the 10,000 test images alone will do when some of them are held out
+        # with --holdout, the test images alone are enough
         return *datasets.mnist(options.data, "test"), None
 
 
 def _seconds_per_example(loop: PerExampleNetwork, X: Any, Y: Any, options: argparse.Namespace) -> float:
-    """Time that the loop takes for an example, over as many mini-batches as fit into a second."""
+    """Time of the loop per example, over as many mini-batches as fit into `LOOP_SECONDS`."""
     m, examples = options.batch_size, 0
     X, Y = X.astype(options.dtype), Y.astype(options.dtype)
     start = time.perf_counter()

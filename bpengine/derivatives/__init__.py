@@ -1,1 +1,1 @@
-"""Derivatives beyond the gradient of a step, and checks of it."""
+"""Further derivatives, and gradient checks."""

@@ -1,8 +1,8 @@
 """Curvature of the cost: products of a vector with the Hessian or the Gauss-Newton matrix.
 
-R{·} is how a quantity changes when the parameters move along a vector v, ``[V c]`` in each layer.
-Applied to every equation of backprop, it gives the product of the Hessian and v for
-about the price of two gradients, in the same matrix form.
+R{·} is the derivative of a quantity along a vector v of the parameters, ``[V c]`` in each layer.
+Applied to the equations of backprop, it gives the product of the Hessian and v for about the cost of
+two gradients.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from bpengine.backends import Array
 from bpengine.backprop.plan import Plan
-from bpengine.derivatives.second_derivatives import bend, cost_curvature
+from bpengine.derivatives.second_derivatives import cost_curvature, slope_change
 from bpengine.model.model import Model, check_single
 from bpengine.model.parameters import Gradient, Parameters
 from bpengine.validation import choose
@@ -22,12 +22,12 @@ __all__ = ["Curvature"]
 
 
 class Curvature:
-    """The Hessian of a network's average cost over a batch, and its Gauss-Newton matrix, unformed.
+    """Hessian and Gauss-Newton matrix of the average cost over a batch, as products with vectors.
 
     Parameters
     ----------
     network : Network
-        As it is now: make a new object when its parameters have changed.
+        Create a new object when its parameters have changed.
     X : array of shape (n_1, m)
     Y : array of shape (n_L, m), or m integer labels
     sample_weight : array of shape (m,), optional
@@ -40,12 +40,12 @@ class Curvature:
 
     Notes
     -----
-    Vectors are laid out as ``network.vector``. An l2 penalty is part of both matrices. Where an
-    activation or cost has a kink its second derivative is taken as 0.
+    Vectors are laid out as ``network.vector``. An l2 penalty is part of both matrices. The second
+    derivative at a kink is 0.
 
-    The Gauss-Newton matrix is ``Jᵀ H J``. With a cost and output activation that go together
-    (δ = a - y), J is the Jacobian of the outputs' z and H the Hessian of the cost by z; otherwise J
-    is that of the outputs a, and H that by a. It has no negative eigenvalue where H has none.
+    The Gauss-Newton matrix is ``Jᵀ H J``. For a canonical pair of cost and output activation
+    (δ = a - y), J is the Jacobian of the outputs' z and H the Hessian of the cost by z; otherwise of
+    the outputs a, and by a. It has no negative eigenvalue if H has none.
 
     References
     ----------
@@ -77,7 +77,7 @@ class Curvature:
         self._parameters.vector[...] = network.vector
         w = self._parameters.weights
         self._canonical = cost.is_canonical(network.activations[-1])
-        # what each layer's slope is multiplied by in BP1 and BP2
+        # the factors of the slope in BP1 and BP2
         self._upstream = [w_.mT @ δ for w_, δ in zip(w[1:], ws.delta[1:], strict=True)]
         if not self._canonical:
             self._upstream.append(cost.scaled_derivative(ws.a[-1], ws.targets, ws.example_scale))
@@ -106,7 +106,7 @@ class Curvature:
             Rδ = Ra[L] * ws.example_scale  # of δ[L] = (a - y) / m
         else:
             Rg = self._cost_curvature(Ra[L])
-            Rδ = bend(σ[L], self._upstream[L], Rg, Rz[L], ws.z[L], ws.a[L])
+            Rδ = slope_change(σ[L], self._upstream[L], Rg, Rz[L], ws.z[L], ws.a[L])
         for l in range(L, -1, -1):
             # R{δ [aᵀ 1]} = R{δ} [aᵀ 1] + δ [R{a}ᵀ 0]
             out.blocks[l][...] = out.blocks[l] + Rδ @ ws.extended[l].mT
@@ -116,11 +116,11 @@ class Curvature:
                 # R{wᵀ δ} = wᵀ R{δ} + Vᵀ δ
                 Rg = w.mT @ Rδ + V.weights[l].mT @ δ
                 g, z, a = self._upstream[l - 1], ws.z[l - 1], ws.a[l - 1]
-                Rδ = bend(σ[l - 1], g, Rg, Rz[l - 1], z, a)
+                Rδ = slope_change(σ[l - 1], g, Rg, Rz[l - 1], z, a)
         return out.vector
 
     def gauss_newton_vector(self, v: Array) -> Array:
-        """The Gauss-Newton matrix times v; as `hessian_vector`, without second derivatives of σ."""
+        """The Gauss-Newton matrix times v; as `hessian_vector`, but needs no second derivative of σ."""
         V, ws, σ = self._direction(v), self._ws, self.network.activations
         _, Ra = self._forward(V)
         L = len(σ) - 1
@@ -164,7 +164,7 @@ class Curvature:
         ----------
         matrix : {"hessian", "gauss_newton"}, optional
         tolerance : float, optional
-            Its relative error; with float32 not below about 1e-5.
+            Relative error; with float32 at least about 1e-5.
 
         Raises
         ------
@@ -188,7 +188,7 @@ class Curvature:
         return V
 
     def _result(self, V: Parameters) -> Gradient:
-        """Where a product goes; to begin with, the penalty's part of it."""
+        """A new vector with the penalty's part of the product."""
         net = self.network
         out = Gradient(net.sizes, net.backend, net.dtype)
         if net.l2:
@@ -210,7 +210,7 @@ class Curvature:
         return Rz, Ra
 
     def _slope(self, l: int, g: Array) -> Array:
-        """The product g ⊙ σ'(z); of softmax the product of g and the Jacobian, which is symmetric."""
+        """Product g ⊙ σ'(z); for softmax the Jacobian, which is symmetric, times g."""
         σ, ws = self.network.activations[l], self._ws
         return σ.slope(g, ws.z[l] if σ.of == "z" else ws.a[l])
 

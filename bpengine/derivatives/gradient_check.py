@@ -20,17 +20,17 @@ from bpengine.validation import positive_number
 
 __all__ = ["GradientCheck", "WorstEntry", "check_gradient", "numerical_gradient"]
 
-STACK_ELEMENTS = 2**20  # elements of all networks that are perturbed at the same time
+STACK_ELEMENTS = 2**20  # of all networks that are perturbed at a time
 
 
 @dataclass(frozen=True)
 class WorstEntry:
-    """The parameter whose two derivatives lie furthest apart.
+    """The parameter whose two derivatives differ most.
 
     Attributes
     ----------
     parameter : str
-        Where it is, as one would write it: ``"weights[0][3, 5]"``.
+        For example ``"weights[0][3, 5]"``.
     backprop, numerical : float
         The two derivatives.
     """
@@ -42,14 +42,14 @@ class WorstEntry:
 
 @dataclass(frozen=True)
 class GradientCheck:
-    """What `check_gradient` found.
+    """Result of `check_gradient`.
 
     Attributes
     ----------
     relative_error : float
         ``‖num - bp‖ / (‖num‖ + ‖bp‖)`` over all parameters; 0 where both vanish to rounding.
     per_layer : tuple of float
-        The same for each layer's weights and biases alone.
+        The same for the weights and biases of each layer.
     tolerance : float
     passed : bool
         Whether `relative_error` is at most `tolerance`.
@@ -85,18 +85,18 @@ def numerical_gradient(
 ) -> Gradient:
     """Gradient of the average cost, penalties included, by finite differences, in float64.
 
-    Every parameter θ is perturbed alone: ``(C(θ + ε) - C(θ - ε)) / 2ε``, or with ``two_sided=False``
-    ``(C(θ + ε) - C(θ)) / ε``, the chapter's equation 46. The perturbed networks are fed forward as
-    stacks; it still takes two forward passes for every parameter.
+    For every parameter θ, ``(C(θ + ε) - C(θ - ε)) / 2ε``, or with ``two_sided=False``
+    ``(C(θ + ε) - C(θ)) / ε``, the chapter's equation 46: two forward passes per parameter, computed
+    as stacks of networks.
 
     Parameters
     ----------
     network : Network
-        Left as it is; computed in float64 whatever its dtype.
+        It is not changed.
     X : array of shape (n_1, m)
     Y : array of shape (n_L, m), or m integer labels
     sample_weight : array of shape (m,), optional
-        How much each example counts in the average, relative to the others.
+        As for `Network.backprop`.
     epsilon : float, optional
         The perturbation ε.
     two_sided : bool, optional
@@ -128,7 +128,7 @@ def numerical_gradient(
                 below, down = perturbed.costs(l, entries, -epsilon)
             else:
                 below, down = block.flat[entries], perturbed.unperturbed
-            # differences first, example by example: they lose fewer digits than averages do
+            # differences per example lose fewer digits than differences of averages
             derivative[entries] = ((up - down) * relative).mean(axis=-1) / (above - below)
         gradient, w = derivative.reshape(block.shape), block[:, :-1]
         result.cost += float(_penalty(network, w).sum())
@@ -145,7 +145,7 @@ def _penalty(network: Model, w: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def _penalty_derivative(
     network: Model, w: np.ndarray[Any, Any], epsilon: float, two_sided: bool
 ) -> np.ndarray[Any, Any]:
-    """Its finite differences, with perturbations that stop at 0: none spans the kink of l1."""
+    """Finite differences of the penalty, with perturbations that end at 0, the kink of l1."""
     change = np.minimum(epsilon, np.abs(w))
     above, below = w + change, w - change if two_sided else w
     difference = _penalty(network, above) - _penalty(network, below)
@@ -169,19 +169,13 @@ def check_gradient(
     Parameters
     ----------
     network : Network
-        Left as it is; computed in float64 whatever its dtype.
-    X : array of shape (n_1, m)
-    Y : array of shape (n_L, m), or m integer labels
-    sample_weight : array of shape (m,), optional
-        How much each example counts in the average, relative to the others.
+    X, Y, sample_weight, two_sided
+        As for `numerical_gradient`.
     epsilon : float, optional
-        The perturbation of each parameter. 1e-7 is often quoted; in float64 the rounding of the cost
-        then outweighs the error of the difference, and two-sided differences are best near 1e-5.
-    two_sided : bool, optional
-        Whether the differences are two-sided; one-sided ones are the chapter's equation 46.
+        The perturbation of each parameter. Two-sided differences in float64 are best near 1e-5; at
+        the often quoted 1e-7 the rounding of the cost outweighs the error of the difference.
     tolerance : float, optional
-        Relative error up to which the check passes: 1e-7 where not given, for one-sided
-        differences ten times `epsilon`.
+        Maximum relative error; default: 1e-7, for one-sided differences ten times `epsilon`.
 
     Returns
     -------
@@ -195,9 +189,8 @@ def check_gradient(
 
     Notes
     -----
-    A kink, such as relu's at 0, has no derivative; a network that has a weighted input within
-    epsilon of one may fail the check there. At l1's, a weight of 0, both derivatives are 0. What
-    belongs to training alone, dropout and label smoothing, is left out.
+    A network with a weighted input within epsilon of a kink, such as relu's at 0, may fail the check.
+    At l1's kink, a weight of 0, both derivatives are 0. Dropout and label smoothing are left out.
 
     Examples
     --------
@@ -232,7 +225,7 @@ def check_gradient(
         num, bp = (np.concatenate(arrays) for arrays in zip(*pair, strict=True))
         layers.append((num, bp))
     num, bp = (np.concatenate(arrays) for arrays in zip(*layers, strict=True))
-    # a cost C is rounded to some ε_machine C, so that each difference is no better than this
+    # rounding error of a difference of costs
     noise = 4 * float(np.finfo("float64").eps) * max(1.0, numerical.cost) / epsilon
     return GradientCheck(
         relative_error=_relative_error(num, bp, noise),
@@ -249,7 +242,7 @@ def _relative_error(num: Any, bp: Any, noise: float) -> float:
 
 
 class _PerturbedNetworks:
-    """A stack of copies of one network in float64, of which each can have one parameter perturbed."""
+    """A stack of copies of a network in float64, each with one parameter perturbed."""
 
     def __init__(self, network: Model, X: Array, Y: Array) -> None:
         self.network = network
@@ -273,7 +266,7 @@ class _PerturbedNetworks:
         self.unperturbed = self._costs()[0]
 
     def put(self, parameters: Parameters, l: int, block: np.ndarray[Any, Any]) -> None:
-        """Write ``[w b]`` of layer l, for one network or for a stack."""
+        """Write ``[w b]`` of layer l, for a network or a stack."""
         backend = self.network.backend
         parameters.weights[l][...] = backend.asarray(block[..., :-1].copy(), "float64")
         parameters.biases[l][...] = backend.asarray(block[..., -1:].copy(), "float64")
@@ -281,7 +274,7 @@ class _PerturbedNetworks:
     def costs(
         self, l: int, entries: np.ndarray[Any, Any], change: float
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Perturb one entry of layer l in each network: the entries' values and all costs C_x."""
+        """Perturb one entry of layer l in each network; return their values and all costs C_x."""
         block = np.repeat(self.blocks[l][np.newaxis], self.count, axis=0)
         perturbed = block.reshape(self.count, -1)
         which = np.arange(len(entries))

@@ -1,4 +1,4 @@
-"""How the cost and the outputs change with the inputs, example by example."""
+"""Derivatives of the cost and of the outputs by the inputs, per example."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["input_gradients", "jacobians"]
 
 
 def input_gradients(network: Model, X: Array, Y: Array) -> Array:
-    """``∂C_x/∂x`` of every example: which inputs its cost depends on most (its saliency).
+    """``∂C_x/∂x`` of every example, its saliency.
 
     Parameters
     ----------
@@ -45,13 +45,13 @@ def input_gradients(network: Model, X: Array, Y: Array) -> Array:
     X, Y = network.check_examples(X, Y)
     out = network.backend.empty(tuple(X.shape), network.dtype)
     for columns, plan in chunks(network, X, Y, Norms(), chunk_size(network)):
-        # BP2 once more, to the input, which has no σ
+        # BP2 for the input, which has no σ
         out[:, columns] = network.weights[0].mT @ plan.run().workspace.delta[0]
     return out
 
 
 def jacobians(network: Model, X: Array) -> Array:
-    """``∂a[L]/∂x`` of every example: how each output changes with each input.
+    """``∂a[L]/∂x`` of every example.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def jacobians(network: Model, X: Array) -> Array:
     Returns
     -------
     array of shape (n_L, n_1, m)
-        Entry (j, i, x) is the rate at which output j changes with input i at example x.
+        Entry (j, i, x) is the derivative of output j by input i at example x.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def jacobians(network: Model, X: Array) -> Array:
 
     Notes
     -----
-    One forward pass, and one backward pass for all outputs at once: they are a leading axis.
+    One forward pass, and one backward pass with the outputs as a leading axis.
 
     Examples
     --------

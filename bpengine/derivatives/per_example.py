@@ -1,4 +1,4 @@
-"""Gradients of single examples: their norms, themselves, or their average after clipping."""
+"""Per-example gradients: their norms, the gradients, or their average after clipping."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def backprop(
     max_norm: float | None,
     sample_weight: Array | None = None,
 ) -> Gradient | ExampleNorms:
-    """What `Network.backprop` gives with ``per_example=``."""
+    """Result of `Network.backprop` with ``per_example=``."""
     X, Y = network.check_examples(X, Y)
     if sample_weight is not None:
         raise ValueError(
             "sample_weight weighs examples in the average gradient; per-example gradients are of C_x, "
-            "without weights. Leave it out, or multiply what comes back by the weights."
+            "without weights. Leave it out, or multiply the result by the weights."
         )
     gradient, m = reduction(kind, max_norm), int(X.shape[-1])
     if kind != "norms":
@@ -59,15 +59,15 @@ def per_example_gradients(
     Y : array of shape (n_L, m), or m integer labels
         As for `Network.backprop`.
     chunk : int, optional
-        Examples at a time; where not given, as many as make 4 million entries of gradients.
+        Examples at a time; default: as many as make 4 million entries of gradients.
 
     Yields
     ------
     columns : slice
-        Which examples.
+        The examples.
     gradient : Gradient
         ``.weights[l]`` of shape (examples, n_l, n_{l-1}) and ``.biases[l]`` of shape
-        (examples, n_l, 1); their buffers are those of the next chunk, too.
+        (examples, n_l, 1), in buffers that the next chunk overwrites.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def per_example_gradients(
 def chunks(
     network: Model, X: Array, Y: Array, gradient: Mean, most: int
 ) -> Iterator[tuple[slice, Plan]]:
-    """Plans on at most `most` examples, loaded; the same plan as long as their number is the same."""
+    """Loaded plans of at most `most` examples, reused for chunks of the same size."""
     m = int(X.shape[-1])
     chunk = max(1, min(m, most))
     plan = Plan(network, chunk, gradient=gradient)

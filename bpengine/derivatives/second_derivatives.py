@@ -1,7 +1,4 @@
-"""Second derivatives of activations and costs, which products with the Hessian need.
-
-Those of the built-in ones are here, by name; a custom one brings its second derivative.
-"""
+"""Second derivatives of activations and costs, for products with the Hessian."""
 
 from __future__ import annotations
 
@@ -15,13 +12,11 @@ from bpengine.backends import Array
 from bpengine.model.activations import ACTIVATIONS, Activation, PerNeuron, Softmax
 from bpengine.model.costs import COSTS, Cost
 
-__all__ = ["bend", "cost_curvature"]
+__all__ = ["cost_curvature", "slope_change"]
 
 
-def bend(σ: Activation, g: Array, Rg: Array, Rz: Array, z: Array, a: Array) -> Array:
-    """How ``g ⊙ σ'(z)`` changes when g and z change at the rates Rg and Rz.
-
-    For softmax, whose slope is a matrix, of the product of g and that matrix.
+def slope_change(σ: Activation, g: Array, Rg: Array, Rz: Array, z: Array, a: Array) -> Array:
+    """R{g ⊙ σ'(z)} from Rg and Rz; for softmax, of the Jacobian times g.
 
     Raises
     ------
@@ -30,7 +25,7 @@ def bend(σ: Activation, g: Array, Rg: Array, Rz: Array, z: Array, a: Array) -> 
     """
     x = z if σ.of == "z" else a
     if isinstance(σ, Softmax):
-        # δ = a ⊙ (g - Σ a g): of the product, both factors change
+        # δ = a ⊙ (g - Σ a g), by the product rule
         sum_ = array_namespace(a).sum
         Ra = σ.slope(Rz, a)
         mean = sum_(a * g, axis=-2, keepdims=True)

@@ -1,4 +1,4 @@
-"""What ranks agree on: the phases of a training, and random numbers that go together."""
+"""Control points of distributed training, and random states of the ranks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Phase", "generators", "seed_of_rank"]
 
 
 class Phase(IntEnum):
-    """Where in a training ranks agree on something."""
+    """Control points of a training."""
 
     START = 1
     DRAW = 2
@@ -33,15 +33,15 @@ class Phase(IntEnum):
 
 
 def generators(network: Model) -> list[np.random.Generator]:
-    """All that draws in a training: the network's, and those of each network of a stack."""
+    """The random generators of a network, or of the networks of a stack."""
     return [network.rng, *network.network_rngs]
 
 
 def seed_of_rank(group: Group, rng: np.random.Generator, phase: Phase) -> None:
-    """Rank 0's random numbers go on as they are; those of every other rank begin anew, from them."""
+    """Seed the generators of all ranks but 0 from the state of rank 0's."""
     state = json.dumps(rng.bit_generator.state, sort_keys=True, default=str)
     key = hashlib.sha256(state.encode()).digest()
-    parts = (int.from_bytes(key[i : i + 6], "big") for i in (0, 6))  # which a float64 holds exactly
+    parts = (int.from_bytes(key[i : i + 6], "big") for i in (0, 6))  # exact in float64
     seed = [int(x) for x in group.agree(phase, *parts)[0, :2]]
     if group.rank:
         rng.bit_generator.state = type(rng.bit_generator)([*seed, group.rank]).state

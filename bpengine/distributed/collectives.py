@@ -1,9 +1,8 @@
-"""What ranks do together, over any mpi4py communicator: agree, sum, broadcast; and end together.
+"""Collective operations on any mpi4py communicator: agree, sum, broadcast, and common errors.
 
-Every call waits by polling, up to a deadline, so that a rank that has fallen silent is found out.
-Ranks agree at control points, where each gives a row of the same width: one that has failed says so
-at the next, whichever that is for the others, after it has taken part in the sums that are under way.
-All ranks then leave with an error, and MPI is left with nothing unfinished.
+Every call polls up to a deadline, which detects a rank that does not respond. At control points all
+ranks exchange a fixed number of values. A rank that fails completes the pending sums and reports the
+error at the next control point; all ranks then raise it, with no MPI request pending.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ from bpengine.backends import Array, Backend
 
 __all__ = ["Group", "HostSum", "RankError", "StagedSum", "pieces"]
 
-PIECE_BYTES = 2**22  # of one all-reduce: larger ones leave the processor's cache
-SPINS = 100  # polls before a waiting rank lets others have its core
-HEARD = 0.3  # seconds that a launcher is given to pass a message on: Abort would end it before
-WIDTH = 8  # numbers in the row of a control point
-FAILED, INTERRUPTED = -1.0, -2.0  # kinds of control points besides those of the training
+PIECE_BYTES = 2**22  # of one all-reduce: larger ones exceed the cache
+SPINS = 100  # polls before a waiting rank yields its core
+FLUSH_SECONDS = 0.3  # for the launcher to print a message before Abort
+WIDTH = 8  # values of a rank at a control point
+FAILED, INTERRUPTED = -1.0, -2.0  # control points of errors
 
 
 class RankError(RuntimeError):
-    """Training has ended on this rank because it has ended on another.
+    """Training has ended because of an error on another rank.
 
     Attributes
     ----------
     rank : int
-        The rank where it began.
+        The rank of the error.
     """
 
     def __init__(self, rank: int, message: str) -> None:
@@ -50,19 +49,19 @@ class Group:
     Parameters
     ----------
     comm : mpi4py.MPI.Comm
-        It is duplicated, so that no message of the user's can be mistaken for ours.
+        It is duplicated, which separates the messages from the user's.
     timeout : float
-        Seconds that a rank waits for the others before it ends the program on all of them.
+        Seconds that a rank waits for the others before it aborts the program.
 
     Attributes
     ----------
     rank, size : int
     interrupts : int
-        How often Ctrl-C has come to this rank since the start.
+        How often Ctrl-C was pressed on this rank.
     finish : callable
-        Takes part in the sums that the other ranks will make before their next control point.
+        Takes part in the other ranks' sums before their next control point.
     where : str
-        Where training is, for messages.
+        The position in training, for messages.
     """
 
     def __init__(self, comm: Any, timeout: float) -> None:
@@ -92,21 +91,21 @@ class Group:
         self.comm.Free()
 
     def as_agreed(self, error: BaseException) -> BaseException:
-        """`error`, which all ranks are about to raise alike."""
+        """Register `error` as the one that all ranks raise."""
         self._agreed = error
         return error
 
     def knows(self, error: BaseException) -> bool:
-        """Whether `error` is the one that all ranks raise alike."""
+        """Whether all ranks raise `error`."""
         return error is self._agreed
 
     def agree(self, kind: float, *values: float) -> np.ndarray[Any, Any]:
-        """A control point: every rank's values, a row for each rank.
+        """A control point: gather the values of all ranks, shape (ranks, 7).
 
         Parameters
         ----------
         kind : float
-            Which control point this is: 0 or more, the same on all ranks.
+            The control point, 0 or above, the same on all ranks.
         *values : float
             At most 7.
 
@@ -139,22 +138,22 @@ class Group:
         self._gather(INTERRUPTED)
 
     def sum(self, array: np.ndarray[Any, Any]) -> None:
-        """Add up a contiguous array over the ranks, in place; bit for bit the same on all of them."""
+        """Sum a contiguous array over the ranks in place, bitwise equal on all of them."""
         if self.size > 1:
             for piece in pieces(array.reshape(-1)):
                 self.wait(self.start_sum(piece))
 
     def start_sum(self, piece: np.ndarray[Any, Any]) -> Any:
-        """Begin to add up a piece over the ranks, in place; gives the request to `wait` for."""
+        """Begin the sum of a piece over the ranks, in place; return the request to `wait` for."""
         return self.comm.Iallreduce(self._mpi.IN_PLACE, piece)
 
     def broadcast(self, array: np.ndarray[Any, Any]) -> None:
-        """Write rank 0's contiguous array into that of every rank."""
+        """Broadcast rank 0's contiguous array into that of every rank."""
         for piece in pieces(array.reshape(-1)):
             self.wait(self.comm.Ibcast(piece, 0))
 
     def broadcast_object(self, thing: Any, root: int = 0) -> Any:
-        """What `root` gives, on every rank."""
+        """Broadcast a picklable object from `root`."""
         data = np.frombuffer(pickle.dumps(thing), "uint8").copy()
         length = np.array([data.size], "int64")
         self.wait(self.comm.Ibcast(length, root))
@@ -165,7 +164,7 @@ class Group:
         return pickle.loads(data.tobytes())
 
     def wait(self, request: Any) -> None:
-        """Poll until a request is complete; ends the program where that takes too long."""
+        """Poll until a request is complete; abort the program after `timeout`."""
         spins, deadline = 0, 0.0
         try:
             while not request.Test():
@@ -184,8 +183,8 @@ class Group:
             self.end(f"rank {self.rank} can't reach the others any more ({error})")
 
     def end(self, reason: str) -> NoReturn:
-        """End the program on all ranks, with one message."""
-        time.sleep(min(2 * HEARD * self.rank, 5.0))  # the first to speak ends the others
+        """Abort the program on all ranks, with one message."""
+        time.sleep(min(2 * FLUSH_SECONDS * self.rank, 5.0))  # the first to print aborts the others
         sys.stdout.flush()
         print(
             f"bpengine: {reason}. Training ends on all {self.size} ranks, in {self.where}; go on from "
@@ -193,19 +192,19 @@ class Group:
             file=sys.stderr,
             flush=True,
         )
-        time.sleep(HEARD)
+        time.sleep(FLUSH_SECONDS)
         self._ended = True
         self._given.Abort(1)
-        raise SystemExit(1)  # where Abort comes back
+        raise SystemExit(1)  # if Abort returns
 
-    def _gather(self, *row: float) -> np.ndarray[Any, Any]:
-        local, table = np.zeros(WIDTH), np.empty((self.size, WIDTH))
-        local[: len(row)] = row
-        self.wait(self.comm.Iallgather(local, table))
+    def _gather(self, *sent: float) -> np.ndarray[Any, Any]:
+        values, table = np.zeros(WIDTH), np.empty((self.size, WIDTH))
+        values[: len(sent)] = sent
+        self.wait(self.comm.Iallgather(values, table))
         return table
 
     def _notify(self, error: BaseException) -> None:
-        """Notify the others, at their next control point, why this rank leaves."""
+        """Report the error at the others' next control point."""
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             self.end(f"rank {self.rank} was ended by {type(error).__name__}")
         self.finish()
@@ -223,15 +222,15 @@ class Group:
 
 
 class HostSum:
-    """The sum over the ranks of a vector in the host's memory, part by part.
+    """The sum over the ranks of a vector in host memory, part by part.
 
     Parameters
     ----------
     group : Group
     vector : array of shape (size,)
-        Each rank's, in which the sum is to be.
+        This rank's, overwritten with the sum.
     parts : sequence of (int, int)
-        Where each part begins and ends.
+        Start and stop of each part.
     """
 
     def __init__(
@@ -243,8 +242,8 @@ class HostSum:
         self._request: Any = None
 
     def begin(self, part: int) -> None:
-        """A part is written on this rank: its sum may begin."""
-        # one piece at a time is on its way: they are faster one after the other than side by side
+        """Begin the sum of a part that this rank has written."""
+        # one request at a time: pieces in sequence are faster than concurrent ones
         self._waiting += self._parts[part]
         if self._request is None or self._request.Test():
             self._next()
@@ -260,7 +259,7 @@ class HostSum:
 
 
 class StagedSum:
-    """The same for a vector elsewhere, through a copy in the host's memory.
+    """The sum over the ranks of a vector on a device, through a copy in host memory.
 
     Parameters
     ----------
@@ -272,25 +271,20 @@ class StagedSum:
     """
 
     def __init__(
-        self,
-        group: Group,
-        vector: Array,
-        parts: Sequence[tuple[int, int]],
-        backend: Backend,
-        dtype: str,
+        self, group: Group, vector: Array, parts: Sequence[tuple[int, int]], backend: Backend, dtype: str
     ) -> None:
         self.vector, self.backend, self.dtype, self.parts = vector, backend, dtype, parts
         self.host = np.empty(vector.shape, dtype)
         self._sum = HostSum(group, self.host, parts)
 
     def begin(self, part: int) -> None:
-        """A part is written on this rank: its sum may begin."""
+        """As `HostSum.begin`."""
         start, stop = self.parts[part]
         self.host[start:stop] = self.backend.to_numpy(self.vector[start:stop])
         self._sum.begin(part)
 
     def end(self) -> None:
-        """Wait until all parts that have begun are summed."""
+        """As `HostSum.end`."""
         self._sum.end()
         self.vector[...] = self.backend.asarray(self.host, self.dtype)
 
@@ -302,7 +296,7 @@ def pieces(vector: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
 
 
 def _module(comm: Any) -> Any:
-    """The module that a communicator is of, which has its constants."""
+    """The MPI module of a communicator, which has its constants."""
     for kind in type(comm).__mro__:
         module = sys.modules.get(kind.__module__)
         if hasattr(module, "IN_PLACE") and hasattr(comm, "Iallreduce"):
@@ -316,10 +310,10 @@ def _module(comm: Any) -> Any:
 
 
 def _listen(interrupt: Callable[[], None]) -> Callable[[], None]:
-    """Let Ctrl-C call `interrupt`; gives what undoes it. Elsewhere than in the main thread, nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        return _nothing
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    """Let Ctrl-C call `interrupt`, in the main thread; return a function that undoes this."""
+    handler = signal.getsignal(signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or handler is not signal.default_int_handler:
         return _nothing
     signal.signal(signal.SIGINT, lambda *_: interrupt())
 

@@ -1,4 +1,4 @@
-"""How ranks train together."""
+"""Options of distributed training."""
 
 from __future__ import annotations
 
@@ -12,25 +12,23 @@ __all__ = ["DataParallel"]
 
 @dataclass(frozen=True)
 class DataParallel:
-    """How ranks train together: what `Network.fit` takes as ``comm`` besides a communicator alone.
+    """Options of distributed training, for the argument ``comm`` of `Network.fit`.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Comm
         The ranks.
     sync_every : int, optional
-        1: every step's gradient is summed over the ranks. k above 1: each rank takes k steps of its
-        own, and then parameters, and what the optimizer remembers, are averaged, each rank's counting
-        as its examples since the last time. That is another algorithm (local SGD), which needs one
-        k-th of the all-reduces of parameters.
+        1: sum the gradient of every step over the ranks. k above 1: after k local steps, average
+        parameters and optimizer state, weighted by each rank's examples (local SGD).
     accumulate : int, optional
-        In how many parts, one after the other, a rank works through the examples of a step, adding up
-        their gradients: activations then take as many times less memory.
+        Number of parts in which a rank processes the examples of a step, summing their gradients:
+        activations take less memory by this factor.
     overlap : bool, optional
-        Whether the sum of a layer's gradient begins as soon as it is written, while those of the
-        layers before are computed; otherwise all are summed after the last.
+        Whether the sum of a layer's gradient begins while earlier layers are computed; otherwise all
+        are summed after the last.
     timeout : float, optional
-        Seconds that a rank waits for the others before it ends the program on all ranks.
+        Seconds that a rank waits for the others before it aborts the program.
 
     Raises
     ------
@@ -65,5 +63,5 @@ class DataParallel:
 
     @classmethod
     def of(cls, comm: Any) -> DataParallel:
-        """Itself, or the defaults for a communicator."""
+        """`comm` itself, or default options of a communicator."""
         return comm if isinstance(comm, cls) else cls(comm)

@@ -1,7 +1,7 @@
-"""Training on several machines: a step's gradient is summed over the ranks of an MPI communicator.
+"""Training steps whose gradient is summed over the ranks of an MPI communicator.
 
-The gradient is one vector: one all-reduce a step is enough. Or it is summed in a few parts, whose
-all-reduces begin while the gradients of earlier layers are still computed.
+The gradient is one vector, summed by one all-reduce, or by a few that overlap with the computation of
+earlier layers.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ from bpengine.model.parameters import Parameters
 
 __all__ = ["AccumulatedPlan", "Summed", "SummedProgram", "summing"]
 
-BUCKET_BYTES = 2**20  # layers that follow each other share an all-reduce until it is as large as this
+BUCKET_BYTES = 2**20  # consecutive layers share an all-reduce up to this size
 
 
 class Summed(Mean):
-    """The mean over the examples of all ranks; each rank's plan has a batch of its own examples.
-
-    The penalty, which is no average over examples, is added once, after the sum over the ranks.
+    """The mean over the examples of all ranks; the penalty is added after the sum over the ranks.
 
     Parameters
     ----------
@@ -44,9 +42,9 @@ class Summed(Mean):
         self.group, self.overlap = group, overlap
 
     def compile(self, operations: Sequence[Operation], backend: Backend) -> SummedProgram:
-        """The program: the gradient in segments that end with a bucket of layers, sums, the rest."""
+        """The program: segments that each end with a bucket of layers, sums, the update."""
         buckets = _buckets(self.average, self.overlap)
-        # the products of BP3 and BP4, from the last layer's to the first's
+        # products of BP3 and BP4, last layer first
         ends = [i for i, op in enumerate(operations, 1) if op.equation == "BP3, BP4"]
         cuts = [0, *(ends[len(ends) - 1 - first] for first, _, _ in buckets)]
         segments = [backend.compile(operations[i:j]) for i, j in pairwise(cuts)]
@@ -68,11 +66,10 @@ class SummedProgram:
     Parameters
     ----------
     gradient : callable
-        Writes this rank's. It takes a function, which it calls with the number of each part, in order,
-        as soon as that part is written.
-    sums : HostSum, or another such
+        Computes this rank's gradient; calls its argument with the index of each part when written.
+    sums : HostSum, or an object with the same methods
     parts : sequence of (int, int)
-        Where the parts of the vector begin and end.
+        Start and stop of each part of the vector.
     vector : array of shape (size,)
         The gradient.
     update : Program
@@ -92,18 +89,18 @@ class SummedProgram:
 
     @property
     def calls(self) -> Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]:
-        """Those of the update; the gradient's are in other programs."""
+        """The calls of the update."""
         return self.update.calls
 
     def run(self, steps: int) -> None:
-        """Steps on the batch that is loaded."""
+        """Steps on the loaded batch."""
         for _ in range(steps):
             self.gradient(self._begin)
             self._end()
             self.update.run(1)
 
     def run_batches(self, batches: Batches, taken: list[int]) -> None:
-        """A step on each of some batches."""
+        """A step on each batch."""
         for step, (batch, slot) in enumerate(zip(batches.batches, batches.slots, strict=False)):
             if batches.settings is not None:
                 batches.settings.set(step)
@@ -113,17 +110,17 @@ class SummedProgram:
             slot[...] = batches.output
 
     def step_without_examples(self) -> None:
-        """A step of a rank that has no examples left."""
+        """A step of a rank without examples left."""
         self.vector[...] = 0.0
         self._rest()
         self.update.run(1)
 
     def count(self) -> None:
-        """Count steps from here on, for `finish`."""
+        """Reset the count of steps, for `finish`."""
         self._begun = self._done = 0
 
     def finish(self, steps: int) -> None:
-        """Take part in the sums that are left of so many steps, whatever the values."""
+        """Take part in the remaining sums of `steps` steps."""
         while self._done < steps:
             self._rest()
 
@@ -142,18 +139,17 @@ class SummedProgram:
 
 
 class AccumulatedPlan:
-    """Steps on batches whose examples are worked through in parts, one after the other.
+    """A plan that processes the examples of a batch in parts.
 
-    It has what training uses of a plan. `workspace` holds rows, targets and output of the whole batch,
-    and the hidden layers of the last part.
+    `workspace` holds rows, targets and output of the whole batch, and hidden layers of the last part.
 
     Parameters
     ----------
     make : callable
-        Gives the plan, whose gradient is `Summed`, for a number of examples.
+        Makes a plan, with a gradient of `Summed`, for a number of examples.
     batch_size : int
     parts : int
-        How many, at most.
+        Maximum number of parts.
     """
 
     def __init__(self, make: Callable[[int], Plan], batch_size: int, parts: int) -> None:
@@ -184,7 +180,7 @@ class AccumulatedPlan:
 
     @property
     def learning_rate(self) -> Any:
-        """The step η."""
+        """The learning rate η."""
         return self._last.learning_rate
 
     @learning_rate.setter
@@ -226,7 +222,7 @@ def _program(plan: Plan) -> SummedProgram:
 def summing(
     group: Group, backend: Backend, vector: Array, parts: Sequence[tuple[int, int]], dtype: str
 ) -> Any:
-    """What adds up a vector over the ranks: on the device where the backend can, else on the host."""
+    """The sum of a vector over the ranks: on the device if the backend can, else on the host."""
     found = backend.all_reduce(group, vector, parts)
     if found is not None:
         return found
@@ -240,12 +236,12 @@ def summing(
 @functools.cache
 def _warn_once(name: str) -> None:
     logging.getLogger("bpengine").warning(
-        "gradients on backend %r go over the ranks by way of the host's memory: two copies a step", name
+        "gradients on backend %r are summed over the ranks in host memory: two copies a step", name
     )
 
 
 def _buckets(gradient: Parameters, overlap: bool) -> list[tuple[int, int, int]]:
-    """Layers whose gradients are summed together, from the last: the first of them, begin and end."""
+    """Buckets of layers, from the last: index of the first layer, start and stop."""
     sizes = [size(block) for block in gradient.blocks]
     least = BUCKET_BYTES // itemsize(gradient.vector) if overlap else math.inf
     stop = start = sum(sizes)

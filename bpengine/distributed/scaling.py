@@ -1,9 +1,8 @@
-"""What a training step costs on many machines: a model of its products and of the sums between ranks.
+"""A cost model of distributed training steps: matrix products and all-reduces.
 
 A message of n bytes takes α + n/β seconds, with the latency α and the bandwidth β of a link; a rank
-sends and receives one at a time. Sums of gradients begin, as in training, when a bucket of layers is
-written. The model knows no contention, no noise, and one FLOP rate for products of any shape: it is a
-bound that good networks come near to, and a way to see which number of ranks makes no sense.
+sends and receives one at a time. Sums begin, as in training, when a bucket of layers is written. The
+model has no contention and one FLOP rate for products of all shapes: its times are lower bounds.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from bpengine.validation import layer_sizes, non_negative_number, positive_integ
 
 __all__ = ["Link", "Price", "Step", "measured_rate", "ring", "table", "tree", "useful_ranks"]
 
-MOST = 1024  # ranks of the table
-USEFUL = 0.5  # the least efficiency
+MOST = 1024  # ranks
+USEFUL = 0.5  # minimum efficiency
 MEASURE_SECONDS = 1.0
 NAMES = ["ranks", "examples", "gradient", "sums", "hidden", "step", "speed-up", "efficiency", "weak"]
 CHECKED = (
@@ -36,14 +35,14 @@ CHECKED = (
 
 @dataclass(frozen=True)
 class Link:
-    """What joins two ranks.
+    """A network link between two ranks.
 
     Parameters
     ----------
     latency : float
-        α: seconds that a message takes before its first byte.
+        α, seconds.
     bandwidth : float
-        β: bytes a second.
+        β, bytes per second.
     """
 
     latency: float
@@ -57,7 +56,7 @@ class Link:
 def ring(size: float, ranks: int, link: Link) -> float:
     """Seconds of an all-reduce of `size` bytes around a ring: 2 (R - 1) (α + n / (R β)).
 
-    Each rank sends 2 (R - 1) / R times the bytes, the least that is possible, in many messages.
+    Each rank sends 2 (R - 1) / R times the bytes, the minimum, in many messages.
 
     References
     ----------
@@ -73,18 +72,18 @@ def tree(size: float, ranks: int, link: Link) -> float:
 
 @dataclass(frozen=True)
 class Price:
-    """Seconds of a step on so many ranks.
+    """Seconds of a step.
 
     Attributes
     ----------
     ranks, examples : int
-        Ranks, and examples that each takes in a step.
+        Number of ranks, and of examples per rank.
     gradient : float
-        The products of feedforward and backprop.
+        Products of feedforward and backprop.
     sums : float
-        All all-reduces, one after the other, each by ring or tree, whichever is the faster.
+        All-reduces, each by ring or tree, whichever is faster.
     step : float
-        Until the last of both.
+        The whole step, with overlap.
     """
 
     ranks: int
@@ -96,19 +95,19 @@ class Price:
 
 @dataclass(frozen=True)
 class Step:
-    """A training step to be priced.
+    """A training step.
 
     Parameters
     ----------
     sizes : sequence of int
         Neurons per layer, input first.
     rate : float
-        Floating-point operations a second of one rank.
+        FLOP per second of one rank.
     link : Link
     itemsize : int, optional
         Bytes of a number.
     overlap : bool, optional
-        Whether sums begin while gradients are computed.
+        As for `DataParallel`.
     """
 
     sizes: Sequence[int]
@@ -126,47 +125,40 @@ class Step:
         return sum(forward + backward for forward, backward, _ in self._layers(examples))
 
     def price(self, examples: int, ranks: int) -> Price:
-        """What a step costs where each of the ranks takes so many examples.
-
-        Parameters
-        ----------
-        examples : int
-            Of each rank.
-        ranks : int
-        """
+        """The times of a step with `examples` per rank."""
         examples = positive_integer(examples, "examples")
         ranks = positive_integer(ranks, "ranks")
         layers = self._layers(examples)
         now = sum(forward for forward, _, _ in layers) / self.rate
-        free = sums = 0.0  # when the link is
-        held = 0
+        free = sums = 0.0  # the time when the link is free
+        pending = 0
         for l in range(len(layers) - 1, -1, -1):
             _, backward, size = layers[l]
             now += backward / self.rate
-            held += size
-            if l == 0 or (self.overlap and held >= BUCKET_BYTES):
-                seconds = min(f(held, ranks, self.link) for f in (ring, tree))
-                free, sums, held = max(now, free) + seconds, sums + seconds, 0
+            pending += size
+            if l == 0 or (self.overlap and pending >= BUCKET_BYTES):
+                seconds = min(f(pending, ranks, self.link) for f in (ring, tree))
+                free, sums, pending = max(now, free) + seconds, sums + seconds, 0
         return Price(ranks, examples, now, sums, max(now, free))
 
     def _layers(self, m: int) -> list[tuple[int, int, int]]:
-        """Operations forward and backward, and bytes of the gradient, of each layer after the input."""
+        """FLOPs forward and backward, and bytes of the gradient, of each layer."""
         found = []
         for l, (inputs, n) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
             product = 2 * n * (inputs + 1) * m
-            through = 2 * n * inputs * m if l else 0  # BP2: the first layer's error goes no further
+            through = 2 * n * inputs * m if l else 0  # BP2
             found.append((product, product + through, n * (inputs + 1) * self.itemsize))
         return found
 
 
 def efficiency(one: Price, many: Price) -> float:
-    """Speed of many ranks ÷ ranks ÷ speed of one, in examples a second."""
+    """Weak-scaling efficiency: examples per second and rank, relative to one rank."""
     speed = many.ranks * many.examples / many.step
     return speed / (many.ranks * one.examples / one.step)
 
 
 def useful_ranks(step: Step, batch_size: int) -> int:
-    """The largest number of ranks, up to 1,024, that share a batch with an efficiency of ½ or more."""
+    """The largest number of ranks, up to 1,024, with an efficiency of ½ or more."""
     return max(
         ranks
         for ranks in range(1, min(batch_size, MOST) + 1)
@@ -180,15 +172,7 @@ def _shared(step: Step, batch_size: int, ranks: int) -> float:
 
 
 def table(step: Step, batch_size: int, ranks: Iterable[int]) -> str:
-    """The prices as lines: the batch shared out over the ranks, and beside it the same on each.
-
-    Parameters
-    ----------
-    step : Step
-    batch_size : int
-        Of all ranks together in the left part, of each rank in the last column.
-    ranks : iterable of int
-    """
+    """A table of times: a batch divided over the ranks; in the last column, one on each rank."""
     lines: list[Sequence[str]] = [NAMES]
     for R in ranks:
         R = positive_integer(R, "ranks")
@@ -206,8 +190,8 @@ def table(step: Step, batch_size: int, ranks: Iterable[int]) -> str:
             )
         else:
             figures = ("–",) * 7
-        local = efficiency(step.price(batch_size, 1), step.price(batch_size, R))
-        lines.append((str(R), *figures, f"{local:.0%}"))
+        weak = efficiency(step.price(batch_size, 1), step.price(batch_size, R))
+        lines.append((str(R), *figures, f"{weak:.0%}"))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
@@ -215,7 +199,7 @@ def table(step: Step, batch_size: int, ranks: Iterable[int]) -> str:
 
 
 def measured_rate(sizes: Sequence[int], batch_size: int, dtype: str = "float32") -> float:
-    """Floating-point operations a second of training steps here, on NumPy, by their products."""
+    """FLOP per second of the products of training steps on this machine, with NumPy."""
     plan = Plan(Model(sizes, backend="numpy", dtype=dtype, rng=0), batch_size, SGD(0.1))
     rng = np.random.default_rng(0)
     plan.load(*(rng.random((n, batch_size)).astype(dtype) for n in (sizes[0], sizes[-1])))

@@ -1,4 +1,4 @@
-"""How ranks begin to train together: what is checked, and what all take from rank 0."""
+"""Start of distributed training: checks, and the state broadcast from rank 0."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Ranks", "start_together"]
 
 @dataclass(frozen=True)
 class Ranks(Totals):
-    """What `fit` needs of the other ranks before training begins.
+    """Totals over the ranks, and checks, before training begins.
 
     Parameters
     ----------
@@ -43,12 +43,12 @@ class Ranks(Totals):
     def start(
         self, network: Model, optimizer: object, callbacks: list[Callback], is_stream: bool
     ) -> list[Callback]:
-        """Check what is asked for; gives the callbacks that this rank is to have.
+        """Check the arguments; return the callbacks of this rank.
 
         Raises
         ------
         ValueError
-            If ranks can't train together in this way.
+            If an argument is not possible in distributed training.
         """
         if not isinstance(optimizer, Optimizer):
             raise ValueError(
@@ -64,24 +64,24 @@ class Ranks(Totals):
             seed_of_rank(self.group, rng, Phase.DRAW)
         return [x for x in callbacks if self.group.rank == 0 or not x.main_rank_only]
 
-    def check_per_network(self, local: Collection[str]) -> None:
-        """Raise ValueError if networks of a stack can't have this for themselves on several ranks."""
-        if local and (list(local) != ["targets"] or self.options.accumulate > 1):
+    def check_per_network(self, parts: Collection[str]) -> None:
+        """Raise ValueError if `parts` can't differ between the networks of a stack."""
+        if parts and (list(parts) != ["targets"] or self.options.accumulate > 1):
             raise ValueError(
-                f"the {' and the '.join(local)} differ between networks; with comm those of a stack "
+                f"the {' and the '.join(parts)} differ between networks; with comm those of a stack "
                 "share inputs, order and sample_weight, and with accumulate above 1 targets too."
             )
 
     def count(self, counts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Counts over all ranks."""
+        """Sum counts over all ranks."""
         self.group.agree(Phase.COUNTS)
         self.group.sum(counts)
         return counts
 
     def relative(self, weights: np.ndarray[Any, Any] | None, N: int) -> np.ndarray[Any, Any] | None:
-        """The weights of N examples, relative to the mean of all ranks'; None where no rank has any."""
-        local = N if weights is None else float(weights.sum())
-        table = self.group.agree(Phase.WEIGHTS, weights is not None, local, N)
+        """The weights of N examples, relative to the mean of all ranks; None if no rank has any."""
+        total = N if weights is None else float(weights.sum())
+        table = self.group.agree(Phase.WEIGHTS, weights is not None, total, N)
         if not table[:, 0].any():
             return None
         total, examples = table[:, 1:3].sum(axis=0)
@@ -93,18 +93,18 @@ class Ranks(Totals):
 
 
 def start_together(training: Training, ranks: Ranks, resume: str | os.PathLike[str] | None) -> None:
-    """Begin from what rank 0 has: its parameters, or a checkpoint's training.
+    """Broadcast rank 0's state, which may be a checkpoint's.
 
     Raises
     ------
     ValueError
-        If the ranks' trainings differ in what has to be the same.
+        If the ranks' arguments differ.
     """
     group, options, network = ranks.group, ranks.options, training.network
     if group.rank == 0 and resume is not None and Path(resume).exists():
         checkpoint.resume(training, resume)
     steps = group.agree(Phase.BEGIN, training.source.steps or 0)[:, 0]
-    # the progress of an epoch, for schedules: that of the rank that has the most steps
+    # schedules follow the rank with the most steps
     training.source.steps = int(steps.max()) if steps.all() else None
     if group.size == 1:
         return
@@ -132,7 +132,7 @@ def start_together(training: Training, ranks: Ranks, resume: str | os.PathLike[s
 
 
 def _broadcast_state(training: Training, group: Group, shared: Sequence[Callback]) -> None:
-    """Give all ranks rank 0's progress, parameters, optimizer state and callbacks' states."""
+    """Broadcast rank 0's progress, parameters, optimizer state and callbacks' states."""
     network, runner = training.network, training.runner
     backend = network.backend
     states = None

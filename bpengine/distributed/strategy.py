@@ -1,4 +1,4 @@
-"""Mini-batch training on the ranks of a `Group`: rounds of steps that all of them take together."""
+"""Mini-batch training on the ranks of a `Group`, in rounds of steps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["DataParallelStrategy", "on_host", "to_host"]
 
 
 class DataParallelStrategy(SingleProcess):
-    """The steps of all ranks of a group, whose gradients are summed or whose parameters averaged.
+    """Steps of all ranks of a group, with summed gradients or averaged parameters.
 
     Parameters
     ----------
@@ -38,19 +38,19 @@ class DataParallelStrategy(SingleProcess):
     def __init__(self, group: Group, options: DataParallel) -> None:
         self.group, self.options = group, options
         group.finish = self._finish
-        self._summed_plan: Any = None  # the plan that was run last
-        self._examples = 0  # of all ranks, in each step of this round
-        self._left = 0  # steps of this round whose gradients are summed
-        self._since = np.zeros(2)  # this rank's examples and those of all since the last average
+        self._summed_plan: Any = None  # of the last round
+        self._examples = 0  # of all ranks, in a step of this round
+        self._left = 0  # steps of this round with summed gradients
+        self._since = np.zeros(2)  # examples of this rank and of all ranks since the last average
 
     @property
     def _sums(self) -> bool:
-        """Whether gradients are summed; else steps are this rank's own."""
+        """Whether gradients are summed; otherwise steps are local."""
         options = self.options
         return options.sync_every == 1 and (self.group.size > 1 or options.accumulate > 1)
 
     def plan_factory(self, make_plan: PlanFactory) -> PlanFactory:
-        """What makes plans whose gradients are summed over the ranks."""
+        """A factory of plans whose gradients are summed over the ranks."""
         if not self._sums:
             return make_plan
         parts = self.options.accumulate
@@ -73,7 +73,7 @@ class DataParallelStrategy(SingleProcess):
 
     @contextmanager
     def running(self, training: Training) -> Iterator[None]:
-        """Around all epochs: in the end all ranks have the same random states."""
+        """Context of all epochs; at the end all ranks have the same random states."""
         try:
             yield
         except KeyboardInterrupt as interrupt:
@@ -93,19 +93,19 @@ class DataParallelStrategy(SingleProcess):
                 generator.state = state
 
     def begin_epoch(self, training: Training) -> None:
-        """Random numbers of this epoch: rank 0's go on, the others' begin anew from them."""
+        """Seed the generators of the other ranks from rank 0's."""
         for rng in generators(training.network):
             seed_of_rank(self.group, rng, Phase.EPOCH)
 
     def most(self, step: int, steps: int) -> int:
-        """No more than up to the next average of the ranks' parameters."""
-        item = self.options.sync_every
-        return steps if item == 1 else min(steps, item - step % item)
+        """At most `steps`, up to the next average of the parameters."""
+        every = self.options.sync_every
+        return steps if every == 1 else min(steps, every - step % every)
 
     def rounds(
         self, training: Training, chunks: Iterator[Chunk]
     ) -> Iterator[tuple[Chunk | None, int, int]]:
-        """As many steps at a time as every rank that has examples left can take."""
+        """Rounds of as many steps as every rank with examples left can take."""
         group, every, step = self.group, self.options.sync_every, 0
         chunk: Chunk | None = None
         while True:
@@ -130,13 +130,13 @@ class DataParallelStrategy(SingleProcess):
     def take_steps(
         self, training: Training, chunk: Chunk | None, steps: int, step: int
     ) -> np.ndarray[Any, Any]:
-        """Take the steps of a round; a rank without a chunk has no examples left.
+        """Take the steps of a round, without a chunk if no examples are left.
 
-        Gives the sum of the costs of each step's examples, of all ranks.
+        Returns the sum of the costs of each step's examples, of all ranks.
         """
         group, runner = self.group, training.runner
         if self._summed_plan is not None and self._summed_plan.network is not runner.model:
-            self._summed_plan = None  # of networks some of which have stopped since
+            self._summed_plan = None  # some networks have stopped since
         start = runner.snapshot()
         rates = training.rates(step, steps)
         costs, finite = np.zeros((steps, *runner.model.stack)), True
@@ -158,7 +158,7 @@ class DataParallelStrategy(SingleProcess):
         try:
             finite = bool(group.agree(Phase.COSTS, finite)[:, 0].all())
         except RankError:
-            runner.restore(start)  # where all ranks were together
+            runner.restore(start)  # the state of all ranks
             raise
         if not finite:
             self._find_non_finite(training, chunk, start, steps, step)
@@ -171,14 +171,14 @@ class DataParallelStrategy(SingleProcess):
         return costs
 
     def _prepare(self, training: Training, chunk: Chunk) -> None:
-        """Let the plan of a chunk take its share of all ranks' examples."""
+        """Let the plan of a chunk average over all ranks' examples."""
         if self._sums:
             self._summed_plan = training.runner.plan(chunk)[0]
             self._summed_plan.average_over(self._examples)
             self._summed_plan.program.count()
 
     def _step_without_examples(self, training: Training, η: Any) -> None:
-        """A step of a rank that has no examples left."""
+        """A step of a rank without examples left."""
         training.rate = η
         if self._sums:
             plan = self._summed_plan
@@ -193,7 +193,7 @@ class DataParallelStrategy(SingleProcess):
     def _find_non_finite(
         self, training: Training, chunk: Chunk | None, start: Snapshot, steps: int, step: int
     ) -> None:
-        """Repeat the steps from `start`, and stop on all ranks before the one that went wrong."""
+        """Repeat the steps from `start`, and stop all ranks before the non-finite one."""
         runner = training.runner
         runner.restore(start)
         rates = training.rates(step, steps)
@@ -215,7 +215,7 @@ class DataParallelStrategy(SingleProcess):
                 raise self.group.as_agreed(NonFiniteCostError(training.epoch + 1, step + i + 1, found))
 
     def _average(self, training: Training) -> None:
-        """Average parameters and optimizer states, each rank's by its share of the examples."""
+        """Average parameters and optimizer states, weighted by the ranks' examples."""
         mine, total = self._since
         runner = training.runner
         if total and self.group.size > 1:
@@ -225,7 +225,7 @@ class DataParallelStrategy(SingleProcess):
         self._since[:] = 0.0
 
     def validated(self, training: Training, result: dict[str, Any] | None) -> dict[str, Any] | None:
-        """The figures of all ranks' validation data together."""
+        """The metrics over all ranks' validation data."""
         share = 0.0
         if training.validation is not None:
             X, _, *weights = training.validation
@@ -256,24 +256,24 @@ class DataParallelStrategy(SingleProcess):
         return zlib.crc32(host.tobytes()) if self.group.size > 1 else 0
 
     def agreed(self, stopped: bool) -> bool:
-        """Training ends on all ranks where a callback of one has stopped it."""
+        """Whether a callback has stopped training on any rank."""
         return bool(self.group.agree(Phase.STOP, stopped)[:, 0].any())
 
 
 def to_host(model: Model, array: Array) -> np.ndarray[Any, Any]:
-    """A contiguous copy in the host's memory."""
+    """A contiguous copy in host memory."""
     return np.array(model.backend.to_numpy(array), order="C")
 
 
 def on_host(model: Model, array: Array, change: Callable[[np.ndarray[Any, Any]], None]) -> None:
-    """Let `change` write into a copy of the array in the host's memory, and copy that back."""
+    """Apply `change`, in place, to a copy in host memory, and copy it back."""
     host = to_host(model, array)
     change(host)
     array[...] = model.backend.asarray(host, model.dtype)
 
 
 class _NonFiniteError(Exception):
-    """A cost of this rank is not finite: for the others to know."""
+    """A cost of this rank is not finite."""
 
 
 def _raise_non_finite(plan: Any, start: Snapshot) -> None:
@@ -281,7 +281,7 @@ def _raise_non_finite(plan: Any, start: Snapshot) -> None:
 
 
 def _split(chunk: Chunk, steps: int) -> tuple[Chunk, Chunk | None]:
-    """A chunk's first steps, and the rest where there is one."""
+    """A chunk's first steps, and the rest, if any."""
     if steps == len(chunk.batches):
         return chunk, None
     return _part(chunk, slice(0, steps)), _part(chunk, slice(steps, None))

@@ -1,9 +1,8 @@
 """Estimators with scikit-learn's interface: `MLPClassifier` and `MLPRegressor` that train on bpengine.
 
-Parameters, fitted attributes and behaviour are those of the classes of the same names in
-`sklearn.neural_network`, so that changing the import is enough. `MLPEnsembleClassifier`,
-`MLPEnsembleRegressor` and `StackSearchCV` train many of them as one stack. They need scikit-learn 1.9 or
-later.
+Parameters, fitted attributes and behaviour equal the classes of the same names in
+`sklearn.neural_network`: changing the import is enough. `MLPEnsembleClassifier`, `MLPEnsembleRegressor`
+and `StackSearchCV` train many of them as one stack. They need scikit-learn 1.9 or later.
 """
 
 from __future__ import annotations

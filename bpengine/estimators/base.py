@@ -1,4 +1,4 @@
-"""What the two estimators share: parameters, the network, and the attributes of a fitted one."""
+"""Base classes of the estimators: parameters, the network, fitted attributes."""
 
 from __future__ import annotations
 
@@ -30,26 +30,25 @@ __all__ = ["BaseMLP", "Estimator"]
 ENGINE_NAMES = {"identity": "linear", "logistic": "sigmoid"}
 SCIKIT_NAMES = {"linear": "identity", "sigmoid": "logistic", "exponential": "exp"}
 SPARSE = ["csr", "csc"]
-PREDICTED_ELEMENTS = 2**22  # inputs of sparse data that a prediction makes dense at a time
+PREDICTED_ELEMENTS = 2**22  # of sparse X converted to dense at a time in prediction
 
 
 class Estimator(BaseEstimator):  # type: ignore[misc]
-    """What one network and an ensemble have in common: what they are given, and how it is checked."""
+    """Validation of parameters and data, for single networks and ensembles."""
 
     def _set_parameters(self, arguments: dict[str, Any]) -> None:
-        """Keep the arguments of a constructor as they came."""
+        """Set the arguments of a constructor as attributes."""
         for name, value in arguments.items():
             if name not in ("self", "__class__"):
                 setattr(self, name, value)
 
     def _checked(self, X: Any) -> Any:
-        """X to predict from, checked."""
         return validate_data(self, X, accept_sparse=SPARSE, reset=False)
 
     def _checked_pair(
         self, X: Any, y: Any, *, numeric: bool = False, reset: bool = True
     ) -> tuple[Any, Any]:
-        """X and y to learn from, checked; a single column of y is made flat."""
+        """Validated X and y of `fit`; y of shape (n, 1) becomes (n,)."""
         X, y = validate_data(
             self,
             X,
@@ -144,11 +143,11 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def _check_targets(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any, Any]:
-        """X and y, checked, and the targets of the network."""
+        """Validated X and y, and the targets of the network."""
 
     @abstractmethod
     def _check_held_out(self, X: Any, y: Any) -> tuple[Any, Any]:
-        """X and y to validate on, checked, the latter as targets of the network."""
+        """Validated X and the network's targets of `validation_data`."""
 
     @abstractmethod
     def _weights(self, y: Any, Y: Any, sample_weight: Any, incremental: bool) -> Any:
@@ -156,11 +155,11 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def _output(self) -> tuple[str, str | Cost, str | None]:
-        """The output activation in scikit-learn's words, the cost, and the loss to report."""
+        """scikit-learn's name of the output activation, the cost, and the loss to report."""
 
     @abstractmethod
     def _score(self, X: Any, Y: Any, sample_weight: Any) -> float:
-        """The score on checked data."""
+        """The score on validated data."""
 
     def _check_solver(self) -> bool:
         if self.solver == "lbfgs":
@@ -171,9 +170,11 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
         return True
 
     def _prepare(self, X: Any, y: Any, sample_weight: Any, incremental: bool = False) -> Data:
-        """The data, checked, and a network to train, new where training does not go on."""
+        """Validate the data, and create the network unless training continues."""
         hidden = self._hidden()
-        self._check_solver_options()
+        for name in ("dropout", "max_norm") if self.solver == "lbfgs" else ():
+            if np.any(getattr(self, name)):
+                raise ValueError(f"{name} needs solver='sgd' or 'adam'; solver is 'lbfgs'.")
         first = "network_" not in vars(self) or not (self.warm_start or incremental)
         X, y, Y = self._check_targets(X, y, incremental, reset=first)
         if sample_weight is not None:
@@ -188,12 +189,12 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
         elif sizes != self.network_.sizes:
             raise ValueError(
                 f"hidden_layer_sizes={self.hidden_layer_sizes} makes a network of sizes {list(sizes)}; "
-                f"the one to go on with has {list(self.network_.sizes)}. Use warm_start=False."
+                f"the fitted one has {list(self.network_.sizes)}. Use warm_start=False."
             )
         return Data(X, Y, weights)
 
     def _check_trained(self) -> None:
-        """Raise ValueError if training has led to parameters that are not finite."""
+        """Raise ValueError if a parameter is not finite."""
         net = self.network_
         if not bool(net.backend.xp.all(net.backend.xp.isfinite(net.vector))):
             raise ValueError(
@@ -208,14 +209,8 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         return sizes
 
-    def _check_solver_options(self) -> None:
-        if self.solver == "lbfgs":
-            for name in ("dropout", "max_norm"):
-                if np.any(getattr(self, name)):
-                    raise ValueError(f"{name} needs solver='sgd' or 'adam'; solver is 'lbfgs'.")
-
     def _initialize(self, sizes: tuple[int, ...], dtype: Any) -> None:
-        """A new network, with the parameters that scikit-learn draws, and nothing learned yet."""
+        """Create a network with the initial parameters that scikit-learn draws."""
         self.n_iter_ = self.t_ = 0
         self.n_layers_ = len(sizes)
         out, cost, loss = self._output()
@@ -226,9 +221,9 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
             sizes,
             [*hidden, out],
             cost,
-            self._backend(),
+            backends.get("numpy" if self.backend is None else self.backend, self.device),
             self._dtype(dtype),
-            "glorot_uniform",  # the fastest to draw: others take its place below
+            "glorot_uniform",  # the fastest to draw; replaced below
             rng=0,
             dropout=dropout,
         )
@@ -258,7 +253,7 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
             self.best_loss_ = None if self.early_stopping else np.inf
 
     def _layer_activations(self, hidden: int, out: Any) -> tuple[list[Any], Any]:
-        """Activations of the hidden layers and the output, in the engine's words."""
+        """The engine's activations of the hidden layers and of the output."""
         chosen = self.activation if self.activations is None else self.activations
         if isinstance(chosen, (str, Activation)):
             chosen = [chosen] * hidden
@@ -271,17 +266,14 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
         names = [ENGINE_NAMES.get(σ, σ) if isinstance(σ, str) else σ for σ in (*chosen, out)]
         return names[:hidden], names[hidden]
 
-    def _backend(self) -> Backend:
-        return backends.get("numpy" if self.backend is None else self.backend, self.device)
-
     def _dtype(self, dtype: Any) -> str:
         if self.dtype is not None:
             return dtype_name(self.dtype)
-        # SciPy's L-BFGS works in float64, and so does all of it
+        # SciPy's L-BFGS works in float64
         return "float32" if dtype == np.float32 and self.solver != "lbfgs" else "float64"
 
     def _held_out(self) -> Data | None:
-        """`validation_data`, checked."""
+        """Validated `validation_data`."""
         given = self.validation_data
         if given is None:
             return None
@@ -296,7 +288,7 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
         return Data(X, Y.reshape(len(Y), -1), weight)
 
     def _outputs(self, X: Any) -> np.ndarray[Any, Any]:
-        """Output activations for checked X, of shape (n_samples, n_outputs)."""
+        """Output activations for validated X, of shape (n_samples, n_outputs)."""
         net = self.network_
         if not hasattr(X, "tocsr"):
             return _forward(net, X)
@@ -307,7 +299,7 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
 
 
 class Layers(list[Any]):
-    """Arrays of a network as scikit-learn lays them out; what is set is written into the network."""
+    """Arrays of a network in scikit-learn's layout; setting an entry writes it into the network."""
 
     def __init__(self, network: Network, views: Sequence[Array]) -> None:
         super().__init__(map(network.backend.to_numpy, views))

@@ -1,4 +1,4 @@
-"""What callbacks are given of an estimator's training: bpengine's and scikit-learn's."""
+"""Callbacks of an estimator's training: bpengine's and scikit-learn's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -20,11 +20,11 @@ from bpengine.optimizers.lbfgs import LBFGS
 from bpengine.optimizers.update import OptimizerState
 from bpengine.training.loop import Callback, Training
 
-__all__ = ["Fitting", "Task", "Watch"]
+__all__ = ["CallbackRunner", "EstimatorTraining", "Task"]
 
 
-class OfEstimator(Source):
-    """Examples that an estimator takes its steps on by itself, so many steps an epoch."""
+class EstimatorSource(Source):
+    """A source with a number of steps but no chunks: an estimator runs its steps itself."""
 
     examples = None
 
@@ -32,36 +32,35 @@ class OfEstimator(Source):
         self.steps = steps
 
     def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
-        """None are left to be taken."""
+        """No chunks."""
         return iter(())
 
 
-class Fitting(Training):
-    """The training of an estimator, as `bpengine.Callback` objects see it: it has an ``estimator``."""
+class EstimatorTraining(Training):
+    """The training that `bpengine.Callback` objects of an estimator receive, with its ``estimator``."""
 
     estimator: BaseMLP
 
 
-class Watch:
+class CallbackRunner:
     """Calls an estimator's `bpengine.Callback` objects during its training, if there are any.
 
     Parameters
     ----------
     estimator : BaseMLP
     optimizer : Optimizer or LBFGS
-    state : State or None
-        What the optimizer remembers.
+    state : OptimizerState or None
     steps : int
-        Of an epoch.
+        Steps per epoch.
     held_out : Data, optional
-        What is evaluated after each epoch.
+        Evaluated after each epoch.
     silent : bool, optional
-        Whether to leave the callbacks alone.
+        Whether to call no callbacks.
 
     Attributes
     ----------
-    training : Fitting or None
-        What callbacks are given; None where there are none.
+    training : EstimatorTraining or None
+        None without callbacks.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class Watch:
         held_out: Data | None = None,
         silent: bool = False,
     ) -> None:
-        self.training: Fitting | None = None
+        self.training: EstimatorTraining | None = None
         callbacks = [] if silent else _callbacks(estimator.callbacks)
         if not callbacks:
             return
@@ -82,14 +81,14 @@ class Watch:
         if held_out is not None:
             weights = () if held_out.weights is None else (held_out.weights,)
             validation = columns(net, held_out.X), columns(net, held_out.Y), *weights
-        source, epochs = OfEstimator(steps), int(estimator.max_iter)
-        self.training = Fitting(
+        source, epochs = EstimatorSource(steps), int(estimator.max_iter)
+        self.training = EstimatorTraining(
             net, optimizer, source, epochs, validation=validation, callbacks=callbacks
         )
         self.training.estimator, self.training.runner.state = estimator, state
         self._clock = time.perf_counter()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         self._started: list[Callback] = []
         try:
             for callback in self.training.callbacks if self.training else ():
@@ -105,7 +104,7 @@ class Watch:
             callback.end(self.training)  # type: ignore[arg-type]
 
     def note(self, loss: float, rate: float) -> bool:
-        """Call the callbacks after an epoch; gives whether one of them stops training."""
+        """Call the callbacks after an epoch; return whether one of them stops training."""
         training = self.training
         if training is None:
             return False
@@ -118,7 +117,7 @@ class Watch:
         return training.stopped
 
     def interrupted(self) -> None:
-        """Ctrl-C has ended training, which is no error."""
+        """Warn that Ctrl-C has ended training."""
         warnings.warn("Training interrupted by user.", stacklevel=6)
         if self.training is not None:
             self.training.history.interrupted = True
@@ -130,21 +129,21 @@ def _callbacks(given: Any) -> list[Callback]:
         if not (callable(callback) or isinstance(callback, Callback)) or isinstance(callback, type):
             raise TypeError(
                 "callbacks must be bpengine.Callback objects or functions of the training; got "
-                f"{callback!r}. Those of scikit-learn's protocol go to set_callbacks."
+                f"{callback!r}. Pass callbacks of scikit-learn's protocol to set_callbacks."
             )
     return [c if isinstance(c, Callback) else Function(c) for c in given]
 
 
 class Task:
-    """One call of `fit` as scikit-learn's callbacks see it; it does nothing where there are none.
+    """Calls scikit-learn's callbacks during `fit`, if there are any.
 
     Parameters
     ----------
     estimator : estimator
     X, y, sample_weight : object
-        As the user gave them.
+        The arguments of `fit`.
     max_subtasks : int
-        The most iterations there can be.
+        Maximum number of iterations.
     """
 
     def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any, max_subtasks: int) -> None:
@@ -159,23 +158,23 @@ class Task:
             self.context.call_on_fit_task_begin(**self.data)
 
     def begin(self) -> None:
-        """An iteration begins."""
+        """Begin an iteration."""
         if self.context is not None:
             self._iteration = self.context.subcontext(task_name="iteration")
             self._iteration.call_on_fit_task_begin(**self.data)
 
     def end(self) -> bool:
-        """An iteration ends; says whether a callback asks for training to stop."""
+        """End an iteration; return whether a callback stops training."""
         if self._iteration is None:
             return False
         iteration, self._iteration = self._iteration, None
         return bool(iteration.call_on_fit_task_end(**self.data, reconstruction_attributes=self._fitted))
 
     def close(self) -> None:
-        """`fit` ends."""
+        """End `fit`."""
         if self.context is not None:
             self.context.call_on_fit_task_end(**self.data, reconstruction_attributes={})
 
     def _fitted(self) -> dict[str, Any]:
-        """What makes a copy of the estimator one that is fitted as far as this."""
+        """The attributes that a copy of the estimator needs to be fitted."""
         return {"network_": copy.deepcopy(self.estimator.network_)}

@@ -28,90 +28,89 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     hidden_layer_sizes : array-like of int, default=(100,)
         Neurons of each hidden layer.
     activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
-        Of the hidden layers.
+        Activation of the hidden layers.
     solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
         L-BFGS works on all examples at once, the others on mini-batches.
     alpha : float, default=0.0001
-        Strength of the L2 penalty, α/2 Σ w², which is divided by the number of examples in the batch,
-        or the sum of their weights.
+        Strength of the L2 penalty, α/2 Σ w², divided by the sum of the weights of a batch's examples.
     batch_size : int, default='auto'
-        Examples a step; 'auto' is 200, or all if they are fewer.
+        Examples per step; 'auto' is 200, or all if they are fewer.
     learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
-        With solver='sgd': always `learning_rate_init`; that divided by (t + 1) ** power_t, t being
-        the number of examples seen; or a fifth of what it was whenever training stalls.
+        With solver='sgd': constant; divided by (t + 1) ** power_t, where t is the number of examples
+        seen; or divided by 5 whenever training stalls.
     learning_rate_init : float, default=0.001
     power_t : float, default=0.5
     max_iter : int, default=200
-        The most epochs, or iterations of L-BFGS.
+        Maximum number of epochs, or of iterations of L-BFGS.
     shuffle : bool, default=True
-        Whether each epoch takes the examples in a new order.
+        Whether to shuffle the examples before each epoch.
     random_state : int, RandomState instance, default=None
-        For initial parameters, the part set aside by `early_stopping`, the order of examples, dropout.
+        For initial parameters, the split of `early_stopping`, shuffling and dropout.
     tol : float, default=1e-4
-        What counts as an improvement of the loss or score; for L-BFGS, of the gradient.
+        Minimum improvement of the loss or score; for L-BFGS, tolerance of the gradient.
     verbose : bool, default=False
         Whether to print the loss of each iteration.
     warm_start : bool, default=False
-        Whether `fit` goes on from where the last one ended.
+        Whether `fit` continues from the fitted parameters.
     momentum : float, default=0.9
         With solver='sgd'.
     nesterovs_momentum : bool, default=True
         With solver='sgd' and momentum above 0.
     early_stopping : bool, default=False
-        Whether to stop by the score on data set aside, and restore the best parameters.
+        Whether to stop by the validation score, and restore the best parameters.
     validation_fraction : float, default=0.1
-        The part of the data that `early_stopping` sets aside.
+        Fraction of the data that `early_stopping` validates on.
     beta_1, beta_2, epsilon : float, default=0.9, 0.999, 1e-8
-        Of Adam.
+        Parameters of Adam.
     n_iter_no_change : int, default=10
-        Training ends after more than so many epochs without an improvement.
+        Training ends after more than this number of epochs without an improvement.
     max_fun : int, default=15000
-        The most evaluations of L-BFGS.
+        Maximum number of evaluations of L-BFGS.
     backend : str or Backend, default=None
-        Whose arrays to compute on; NumPy where None.
+        Array library; None: NumPy.
     device : object, default=None
-        A device of the backend's library.
+        A device of that library.
     dtype : {'float32', 'float64'}, default=None
-        None computes in float32 for X in float32, and in float64 otherwise.
+        None: float32 for X in float32, otherwise float64.
     dropout : float or list of float, default=0.0
-        The share of activations left out in training: of the hidden layers, or one for each layer
-        before the output, input first. With solver='sgd' or 'adam'.
+        Dropout rate of the hidden layers, or one for each layer before the output, input first. With
+        solver='sgd' or 'adam'.
     activations : str, Activation or list of them, default=None
-        bpengine's or scikit-learn's names, one for each hidden layer, or one more for the output
-        layer; they go before `activation`.
+        One for each hidden layer, and optionally the output layer, by bpengine's or scikit-learn's
+        names; they override `activation`.
     cost : str or Cost, default=None
-        In place of the log-loss; see `bpengine.Network`.
+        Replaces the log-loss; see `bpengine.Network`.
     class_weight : dict or 'balanced', default=None
-        A factor for the weights of each class's examples; 'balanced' makes all classes count alike.
+        Factors of the example weights by class; 'balanced' weights all classes equally.
     validation_data : tuple, default=None
-        (X, y) or (X, y, sample_weight) to score after each epoch; with `early_stopping` it takes the
-        place of data set aside.
+        (X, y) or (X, y, sample_weight) to score after each epoch; with `early_stopping`, it replaces
+        the split of the training data.
     callbacks : list, default=None
-        `bpengine.Callback` objects, or functions called after each epoch. Those of scikit-learn's
-        protocol go to `set_callbacks`, from scikit-learn 1.9 on.
+        `bpengine.Callback` objects, or functions called after each epoch. Pass callbacks of
+        scikit-learn's protocol to `set_callbacks`.
     max_norm : float, default=None
-        Greatest norm of the weights into one neuron. With solver='sgd' or 'adam'.
+        Maximum norm of the weights into one neuron. With solver='sgd' or 'adam'.
 
     Attributes
     ----------
     classes_ : ndarray or list of ndarray of shape (n_classes,)
     network_ : bpengine.Network
-        The network itself: examples as columns.
+        The network, which takes examples as columns.
     coefs_, intercepts_ : list of ndarray
-        Its weights (n_in, n_out) and biases (n_out,), per layer. On NumPy they are views of the
-        network's own; setting an entry writes it into the network.
+        Its weights (n_in, n_out) and biases (n_out,), per layer. On NumPy they are views; setting an
+        entry writes it into the network.
     loss_, best_loss_ : float
-        The last epoch's loss, and the lowest; the latter is None with `early_stopping`.
+        The last and the lowest loss of an epoch; the lowest is None with `early_stopping`.
     loss_curve_ : list of float
         The loss of each epoch.
     validation_scores_ : list of float, or None
-        Accuracy after each epoch, where there are data for it.
+        Accuracy after each epoch.
     best_validation_score_ : float or None
     t_ : int
         Examples seen in training.
     n_iter_, n_layers_, n_outputs_, n_features_in_ : int
     feature_names_in_ : ndarray of str
-        Where X was a data frame.
+        For X with column names.
     out_activation_ : str
 
     Examples
@@ -176,13 +175,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Class labels; or with several outputs, whether each label holds.
+            Class labels; for multilabel classification an indicator matrix.
         sample_weight : array-like of shape (n_samples,), default=None
 
         Returns
         -------
-        MLPClassifier
-            Itself.
+        self : MLPClassifier
         """
         fit(self, X, y, sample_weight, incremental=False)
         return self
@@ -192,7 +190,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     def partial_fit(
         self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None
     ) -> MLPClassifier:
-        """Train for one epoch, from where training stands.
+        """Train for one more epoch.
 
         Parameters
         ----------
@@ -200,12 +198,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array-like of shape (n_samples,), default=None
         classes : array-like of shape (n_classes,), default=None
-            All classes there will be: for the first call.
+            All classes; required in the first call.
 
         Returns
         -------
-        MLPClassifier
-            Itself.
+        self : MLPClassifier
         """
         if _check_partial_fit_first_call(self, classes):
             self._label_binarizer = LabelBinarizer()
@@ -248,7 +245,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         if self.n_outputs_ == 1:
             return np.hstack([1 - outputs, outputs])
         if self._label_binarizer.y_type_ == "multiclass" and self.out_activation_ != "softmax":
-            # of outputs that don't know of each other, as one class against the rest
+            # independent outputs, one class against the rest
             outputs = outputs / outputs.sum(axis=1, keepdims=True)
         return outputs
 
@@ -277,7 +274,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         return X, y, self._label_binarizer.transform(y).astype(bool)
 
     def _check_classes(self, y: Any) -> None:
-        """Raise ValueError if y is not of the classes that training began with."""
+        """Raise ValueError if y has other classes than `classes_`."""
         found = unique_labels(y)
         if self.warm_start:
             if set(found) != set(self.classes_):

@@ -1,4 +1,4 @@
-"""Training data as the engine takes them: examples as rows of memory, dense, in one dtype."""
+"""Training data in the engine's layout: dense, examples as rows of memory, in one dtype."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Data(NamedTuple):
     weights: Host | None
 
     def take(self, chosen: Any) -> Data:
-        """The chosen examples."""
+        """Select examples by index."""
         weights = None if self.weights is None else self.weights[chosen]
         return Data(self.X[chosen], self.Y[chosen], weights)
 
 
 def columns(network: Network, X: Any) -> Array:
-    """Examples as rows, dense or sparse, as the columns that a network takes."""
+    """Convert X (N, n), dense or sparse, to columns (n, N) on the network's backend."""
     dense = X.toarray() if hasattr(X, "toarray") else X
     return network.backend.asarray(dense.astype(network.dtype, copy=False), network.dtype).mT
 
@@ -37,7 +37,7 @@ def columns(network: Network, X: Any) -> Array:
 def pack_examples(
     network: Network, X: Any, Y: Host, weights: Host | None, out: Array | None = None
 ) -> Array:
-    """Examples as the rows of a workspace."""
+    """Examples in the row layout of a workspace."""
     X, Y = columns(network, X), columns(network, Y)
     return rows_of_columns(
         X, Y, network.sizes[-1], network.backend, network.dtype, out=out, weights=weights
@@ -55,7 +55,7 @@ class Examples:
     Attributes
     ----------
     rows : array or None
-        All examples as rows of a workspace, where they are not sparse.
+        All examples in the row layout of a workspace; None for sparse X.
     weights : array of shape (N,) or None
         On the host.
     """
@@ -71,18 +71,18 @@ class Examples:
             self.rows = pack_examples(network, *data)
 
     def indices(self, order: Host) -> Any:
-        """Numbers of examples, where `load` wants them."""
+        """Indices of examples, on the device where `load` needs them."""
         return order if self.rows is None else self.network.backend.asarray(order, "int64")
 
     def load(self, indices: Any, rows: Array) -> None:
-        """Write the examples of these numbers into the rows of a workspace."""
+        """Copy examples into the rows of a workspace."""
         if self.rows is None:
             pack_examples(self.network, *self._data.take(indices), out=rows)
         else:
             self.network.backend.take(self.rows, indices, rows)
 
     def targets(self, indices: Any, m: int) -> Array:
-        """Targets of the examples of these numbers, m a batch: shape (batches, n_L, m)."""
+        """Targets in batches of m: shape (batches, n_L, m)."""
         net = self.network
         xp, n = net.backend.xp, net.sizes[-1]
         if self.rows is None:

@@ -1,4 +1,4 @@
-"""Ensembles: many networks trained as one stack, that predict together and say how far they differ."""
+"""Ensembles of networks that are trained as one stack."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from bpengine.model.costs import Cost
 __all__ = ["MLPEnsembleClassifier", "MLPEnsembleRegressor"]
 
 SEEDS = np.iinfo(np.int32).max
-OF_ONE = "warm_start", "verbose", "callbacks"  # parameters of one network that an ensemble has not
+EXCLUDED = "warm_start", "verbose", "callbacks"  # parameters that an ensemble has not
 
 
 class BaseEnsemble(Estimator, ABC):
-    """What the two ensembles share; use `MLPEnsembleClassifier` or `MLPEnsembleRegressor`."""
+    """Base class of `MLPEnsembleClassifier` and `MLPEnsembleRegressor`."""
 
     _single: type[BaseMLP]
     estimators_: list[Any]
@@ -40,10 +40,12 @@ class BaseEnsemble(Estimator, ABC):
         draws = check_random_state(self.random_state)
         self._seeds = draws.randint(SEEDS, size=(self.n_estimators, 2))
         self._examples = len(y)
-        local = {k: v for k, v in self.get_params(deep=False).items() if k in self._shared()}
+        parameters = self.get_params(deep=False)
+        for name in ("n_estimators", "bootstrap", "random_state"):
+            del parameters[name]
         self.estimators_, found = [], []
         for seed, numbers in zip(self._seeds[:, 0], self.estimators_samples_, strict=True):
-            est = self._single(**local, random_state=int(seed))
+            est = self._single(**parameters, random_state=int(seed))
             member = None
             if is_for_stacks(est, X):
                 data = est._prepare(X, y, sample_weight)
@@ -62,14 +64,9 @@ class BaseEnsemble(Estimator, ABC):
         self.n_iter_ = max(est.n_iter_ for est in self.estimators_)
         self.n_outputs_ = self.estimators_[0].n_outputs_
 
-    @classmethod
-    def _shared(cls) -> set[str]:
-        """Parameters that the networks have from the ensemble."""
-        return set(cls._parameter_constraints) - {"n_estimators", "bootstrap", "random_state"}
-
     @property
     def estimators_samples_(self) -> list[Host]:
-        """Which examples each network was trained on, with repetitions."""
+        """Indices of each network's training examples, with repetitions."""
         check_is_fitted(self, "_seeds")
         n = self._examples
         if not self.bootstrap:
@@ -84,7 +81,7 @@ class BaseEnsemble(Estimator, ABC):
 
     @abstractmethod
     def _predictions(self, X: Any) -> list[Host]:
-        """What each network says of X, checked."""
+        """Predictions of each network for validated X."""
 
     def _mean_and_std(self, X: Any) -> tuple[Host, Host]:
         check_is_fitted(self)
@@ -93,61 +90,56 @@ class BaseEnsemble(Estimator, ABC):
 
 
 def _train_alone(est: BaseMLP, X: Any, y: Any, sample_weight: Any, numbers: Host) -> None:
-    """Train an estimator that is not for stacks on the examples of these numbers."""
+    """Train an estimator that can't be part of a stack, on the examples of these indices."""
     data = est._prepare(X, y, sample_weight).take(numbers)
     task = Task(est, X, y, sample_weight, max_subtasks=est.max_iter)
     (lbfgs.minimize if est.solver == "lbfgs" else stochastic.train)(est, data, task)
 
 
 def _constraints(single: type[BaseMLP]) -> dict[str, Any]:
-    local = {k: v for k, v in single._parameter_constraints.items() if k not in OF_ONE}
+    shared = {k: v for k, v in single._parameter_constraints.items() if k not in EXCLUDED}
     count = [Interval(Integral, 1, None, closed="left")]
-    return {"n_estimators": count, "bootstrap": ["boolean"], **local}
+    return {"n_estimators": count, "bootstrap": ["boolean"], **shared}
 
 
 class MLPEnsembleClassifier(ClassifierMixin, BaseEnsemble):  # type: ignore[misc]
-    """Many multilayer perceptrons that classify together, and the spread of their outputs.
+    """Ensemble of multilayer perceptron classifiers.
 
-    The networks are trained as one stack. Each ends as the `MLPClassifier` does that has its
-    `random_state` and is fitted alone on its examples: initial parameters, orders of examples, and
-    with `early_stopping` the part set aside, are its own, and each stops when it has converged. With
-    ``solver="lbfgs"`` or sparse X, they are trained one after the other.
+    The networks are trained as one stack. Each equals, to rounding, an `MLPClassifier` with its
+    `random_state` that is fitted alone on its examples: initial parameters, shuffling, the split of
+    `early_stopping` and the number of epochs differ between networks. With ``solver="lbfgs"`` or
+    sparse X, they are trained in turn.
 
     Parameters
     ----------
     n_estimators : int, default=10
-        Networks.
+        Number of networks.
     hidden_layer_sizes : array-like of int, default=(100,)
-        Of each network.
     activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
     bootstrap : bool, default=False
-        Whether each network is trained on as many examples as there are, drawn with replacement.
-        Where False, they differ by their initial parameters and orders of examples alone.
+        Whether each network is trained on a bootstrap sample of the examples.
     random_state : int, RandomState instance, default=None
-        For the seeds of the networks, which are their `random_state`, and the bootstrap.
-    solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, tol
-        As for `MLPClassifier`.
-    momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon
-        As for `MLPClassifier`.
-    n_iter_no_change, max_fun, backend, device, dtype, dropout, activations, cost, class_weight
-        As for `MLPClassifier`.
-    validation_data, max_norm
+        For the `random_state` of each network, and the bootstrap.
+    solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, tol, \
+momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, \
+n_iter_no_change, max_fun, backend, device, dtype, dropout, activations, cost, class_weight, \
+validation_data, max_norm
         As for `MLPClassifier`.
 
     Attributes
     ----------
     estimators_ : list of MLPClassifier
-        The networks, fitted: each has its `loss_curve_`, `n_iter_`, `network_` and the rest.
+        The fitted networks.
     estimators_samples_ : list of ndarray of int
-        Which examples each was trained on.
+        Indices of each network's training examples.
     loss_curves_ : list of list of float
         The loss of each epoch, for each network.
     classes_ : ndarray or list of ndarray of shape (n_classes,)
     n_iter_ : int
-        Epochs of the network that was trained longest.
+        The greatest number of epochs of a network.
     n_outputs_, n_features_in_ : int
     feature_names_in_ : ndarray of str
-        Where X was a data frame.
+        For X with column names.
 
     References
     ----------
@@ -218,20 +210,19 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseEnsemble):  # type: ignore[misc
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Class labels; or with several outputs, whether each label holds.
+            Class labels; for multilabel classification an indicator matrix.
         sample_weight : array-like of shape (n_samples,), default=None
 
         Returns
         -------
-        MLPEnsembleClassifier
-            Itself.
+        self : MLPEnsembleClassifier
         """
         self._fit(X, y, sample_weight)
         self.classes_ = self.estimators_[0].classes_
         return self
 
     def predict(self, X: Any) -> Host:
-        """The class of each example that is most probable in the mean of the networks.
+        """The most probable class of each example, by the mean of the networks.
 
         Parameters
         ----------
@@ -257,7 +248,7 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseEnsemble):  # type: ignore[misc
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
         return_std : bool, default=False
-            Whether to give their standard deviation too.
+            Whether to return their standard deviation too.
 
         Returns
         -------
@@ -289,27 +280,24 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseEnsemble):  # type: ignore[misc
 
 
 class MLPEnsembleRegressor(RegressorMixin, BaseEnsemble):  # type: ignore[misc]
-    """Many multilayer perceptrons that predict together, and the spread of their outputs.
+    """Ensemble of multilayer perceptron regressors.
 
     The networks are trained as one stack; see `MLPEnsembleClassifier`.
 
     Parameters
     ----------
     n_estimators : int, default=10
-        Networks.
+        Number of networks.
     hidden_layer_sizes : array-like of int, default=(100,)
     activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
     bootstrap, random_state
         As for `MLPEnsembleClassifier`.
     loss : {'squared_error', 'poisson'}, default='squared_error'
         As for `MLPRegressor`.
-    solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, tol
-        As for `MLPRegressor`.
-    momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon
-        As for `MLPRegressor`.
-    n_iter_no_change, max_fun, backend, device, dtype, dropout, activations, cost
-        As for `MLPRegressor`.
-    validation_data, max_norm
+    solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, tol, \
+momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, \
+n_iter_no_change, max_fun, backend, device, dtype, dropout, activations, cost, validation_data, \
+max_norm
         As for `MLPRegressor`.
 
     Attributes
@@ -383,8 +371,7 @@ class MLPEnsembleRegressor(RegressorMixin, BaseEnsemble):  # type: ignore[misc]
 
         Returns
         -------
-        MLPEnsembleRegressor
-            Itself.
+        self : MLPEnsembleRegressor
         """
         self._fit(X, y, sample_weight)
         return self
@@ -396,7 +383,7 @@ class MLPEnsembleRegressor(RegressorMixin, BaseEnsemble):  # type: ignore[misc]
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
         return_std : bool, default=False
-            Whether to give their standard deviation too.
+            Whether to return their standard deviation too.
 
         Returns
         -------

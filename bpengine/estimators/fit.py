@@ -1,4 +1,4 @@
-"""Fit an estimator: the data are checked, a network is made or gone on with, and a solver trains it."""
+"""Fitting an estimator: validation, then a solver."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["fit"]
 
 
 def fit(estimator: BaseMLP, X: Any, y: Any, sample_weight: Any, incremental: bool) -> None:
-    """Train `estimator`; with `incremental` for one epoch, from where training stands."""
+    """Train `estimator`; with `incremental` for one more epoch."""
     data = estimator._prepare(X, y, sample_weight, incremental)
     task = None
     if not incremental:

@@ -10,7 +10,7 @@ from sklearn.utils.optimize import _check_optimize_result
 
 from bpengine.backends import Array
 from bpengine.estimators.base import BaseMLP
-from bpengine.estimators.callbacks import Task, Watch
+from bpengine.estimators.callbacks import CallbackRunner, Task
 from bpengine.estimators.data import Data, Host, pack_examples
 from bpengine.estimators.losses import Loss
 from bpengine.network.network import Network
@@ -19,7 +19,7 @@ from bpengine.training.full_batch import Objective, Part
 
 __all__ = ["minimize"]
 
-DENSE_ELEMENTS = 2**24  # inputs of sparse data that are made dense at a time
+DENSE_ELEMENTS = 2**24  # of sparse X converted to dense at a time
 LEAST = float(np.finfo("float64").tiny)
 
 
@@ -36,8 +36,8 @@ def minimize(estimator: BaseMLP, data: Data, task: Task) -> None:
         data = data._replace(weights=weights * (n / np.sum(weights)))
     objective = Objective(net, _parts(net, data), weights is not None)
     rule = LBFGS(tolerance=max(float(est.tol), LEAST), max_evaluations=est.max_fun)
-    with Watch(est, rule, None, 1) as watch:
-        followed = est.verbose or watch.training or task.context
+    with CallbackRunner(est, rule, None, 1) as runner:
+        followed = est.verbose or runner.training or task.context
         at, iterations = objective.vector(), 0
 
         def after(θ: Host) -> None:
@@ -50,7 +50,7 @@ def minimize(estimator: BaseMLP, data: Data, task: Task) -> None:
             est.n_iter_, est.loss_ = iterations, _loss(objective, est._loss)
             if est.verbose:
                 print(f"Iteration {iterations}, loss = {est.loss_:.8f}")
-            stopped = watch.note(est.loss_, 1.0)
+            stopped = runner.note(est.loss_, 1.0)
             if task.end() or stopped:
                 raise _Stopped
 
@@ -69,14 +69,14 @@ def minimize(estimator: BaseMLP, data: Data, task: Task) -> None:
         except (_Stopped, KeyboardInterrupt) as end:
             est.n_iter_ = iterations
             if isinstance(end, KeyboardInterrupt):
-                watch.interrupted()
+                runner.interrupted()
         objective.set(at)
         with np.errstate(all="ignore"):
             est.loss_ = _loss(objective, est._loss)
 
 
 def _parts(network: Network, data: Data) -> list[Part]:
-    """The examples, sparse ones in parts that are made dense one after the other."""
+    """The examples; sparse ones in chunks that are converted to dense in turn."""
     n = len(data.Y)
     chunk = n
     if hasattr(data.X, "tocsr"):

@@ -1,4 +1,4 @@
-"""Losses as scikit-learn reports them, from what a network puts out."""
+"""Losses as scikit-learn reports them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["Loss"]
 
 
 class Loss:
-    """The loss of every example; a network with another cost than scikit-learn's reports its own.
+    """The loss of every example.
 
     Parameters
     ----------
     network : Network
     name : str or None
-        "log_loss", with probabilities kept ε off 0 and 1; "squared_error", the average over the
-        outputs; "poisson", the deviance. None is the network's cost as it is.
+        "log_loss", with probabilities clipped to [ε, 1 - ε]; "squared_error", the average over the
+        outputs; "poisson", the deviance. None: the network's cost.
     """
 
     def __init__(self, network: Network, name: str | None) -> None:
@@ -35,15 +35,15 @@ class Loss:
         Parameters
         ----------
         x, y : arrays of shape (…, n_L, m)
-            What the cost is best taken from, weighted inputs or activations; and targets.
+            Weighted inputs or activations, as `Plan.output`; and targets.
         """
         xp = self.network.backend.xp
         if self.name == "log_loss":
             if self.network.activations[-1] is ACTIVATIONS["softmax"]:
                 return self._bounded(self._costs(x, y))
-            # each output is a probability of its own
-            item = self._costs(x[..., None, :], y[..., None, :])
-            return xp.sum(self._bounded(item), axis=-2)
+            # independent probabilities
+            per_output = self._costs(x[..., None, :], y[..., None, :])
+            return xp.sum(self._bounded(per_output), axis=-2)
         values = self._costs(x, y)
         if self.name == "squared_error":
             return values / self.network.sizes[-1]

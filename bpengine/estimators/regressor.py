@@ -27,21 +27,18 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         Half the squared error; or half the Poisson deviance, for targets of 0 or more, with the
         exponential of the last layer's weighted inputs as output.
     hidden_layer_sizes : array-like of int, default=(100,)
-    activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter
-        As for `MLPClassifier`.
-    shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping
+    activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, \
+shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
+validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun, backend, device, dtype, \
+dropout, activations, validation_data, callbacks, max_norm
         As for `MLPClassifier`; the score is R².
-    validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
-        As for `MLPClassifier`.
-    backend, device, dtype, dropout, activations, validation_data, callbacks, max_norm
-        As for `MLPClassifier`.
     cost : str or Cost, default=None
-        In place of `loss`: 'huber', for one; see `bpengine.Network`.
+        Replaces `loss`, for example 'huber'; see `bpengine.Network`.
 
     Attributes
     ----------
     network_ : bpengine.Network
-        The network itself: examples as columns.
+        The network, which takes examples as columns.
     coefs_, intercepts_, loss_, best_loss_, loss_curve_, validation_scores_, best_validation_score_
         As for `MLPClassifier`; the squared error in the losses is averaged over the outputs.
     t_, n_iter_, n_layers_, n_outputs_, n_features_in_, feature_names_in_, out_activation_
@@ -113,8 +110,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
 
         Returns
         -------
-        MLPRegressor
-            Itself.
+        self : MLPRegressor
         """
         fit(self, X, y, sample_weight, incremental=False)
         return self
@@ -122,7 +118,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     @available_if(lambda self: self._check_solver())  # type: ignore[untyped-decorator]
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPRegressor:
-        """Train for one epoch, from where training stands.
+        """Train for one more epoch.
 
         Parameters
         ----------
@@ -132,8 +128,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
 
         Returns
         -------
-        MLPRegressor
-            Itself.
+        self : MLPRegressor
         """
         fit(self, X, y, sample_weight, incremental=True)
         return self
@@ -154,17 +149,13 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         return outputs.ravel() if self.n_outputs_ == 1 else outputs
 
     def _check_targets(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any, Any]:
-        X, y = self._check_examples(X, y, reset)
-        return X, y, y
-
-    def _check_examples(self, X: Any, y: Any, reset: bool) -> tuple[Any, Any]:
         X, y = self._checked_pair(X, y, numeric=True, reset=reset)
         if self.loss == "poisson" and self.cost is None and y.min() < 0:
             raise ValueError(f"loss='poisson' needs targets of 0 or more, got {y.min()}.")
-        return X, y
+        return X, y, y
 
     def _check_held_out(self, X: Any, y: Any) -> tuple[Any, Any]:
-        return self._check_examples(X, y, reset=False)
+        return self._check_targets(X, y, incremental=False, reset=False)[:2]
 
     def _weights(self, y: Any, Y: Any, sample_weight: Any, incremental: bool) -> Any:
         return sample_weight

@@ -1,4 +1,4 @@
-"""scikit-learn's rules of a training: its steps, its batches, its figures, and when it ends."""
+"""scikit-learn's training rules: optimizer, batches, learning rate and stopping."""
 
 from __future__ import annotations
 
@@ -14,27 +14,19 @@ from bpengine.estimators.steps import HatAdam
 from bpengine.optimizers.base import Optimizer
 from bpengine.optimizers.sgd import SGD
 
-__all__ = [
-    "batch_size",
-    "converged",
-    "next_rate",
-    "note_epoch",
-    "optimizer",
-    "shuffled",
-    "split",
-]
+__all__ = ["batch_size", "converged", "next_rate", "optimizer", "record_epoch", "shuffled", "split"]
 
-LEAST_RATE = 1e-6  # below it the adaptive learning rate ends training
+LEAST_RATE = 1e-6  # below it, an adaptive learning rate ends training
 
 
 class Rated(Protocol):
-    """What has a learning rate that can be set."""
+    """An object with a learning rate."""
 
     learning_rate: float
 
 
 def optimizer(est: BaseMLP) -> Optimizer:
-    """The rule of the steps."""
+    """The optimizer of `solver`."""
     η = float(est.learning_rate_init)
     if est.solver == "adam":
         betas = float(est.beta_1), float(est.beta_2)
@@ -45,13 +37,13 @@ def optimizer(est: BaseMLP) -> Optimizer:
 
 
 def split(est: BaseMLP, order: Host, Y: Host) -> tuple[Host, Host]:
-    """Numbers of the examples to train on and of those to validate on."""
+    """Indices of training and validation examples."""
     single = est.n_outputs_ == 1 and Y.dtype == bool
     train, chosen = train_test_split(
         order,
         random_state=est._random_state,
         test_size=est.validation_fraction,
-        stratify=Y if single else None,  # several outputs are not stratified
+        stratify=Y if single else None,
     )
     if len(chosen) < 2:
         raise ValueError(
@@ -62,7 +54,7 @@ def split(est: BaseMLP, order: Host, Y: Host) -> tuple[Host, Host]:
 
 
 def batch_size(est: BaseMLP, examples: int) -> int:
-    """Examples a step."""
+    """Examples per step."""
     if est.batch_size == "auto":
         return min(200, examples)
     if est.batch_size > examples:
@@ -74,20 +66,17 @@ def batch_size(est: BaseMLP, examples: int) -> int:
 
 
 def shuffled(est: BaseMLP, order: Host) -> Host:
-    """The order of the next epoch, made from that of the last."""
+    """The order of the next epoch, a permutation of the last."""
     if not est.shuffle:
         return order
-    # the order that sklearn.utils.shuffle gives, which takes longer than a small step
-    exchanged = np.arange(len(order))
-    est._random_state.shuffle(exchanged)
-    return order[exchanged]
+    # as sklearn.utils.shuffle, which takes longer than a small step
+    permutation = np.arange(len(order))
+    est._random_state.shuffle(permutation)
+    return order[permutation]
 
 
-def note_epoch(est: BaseMLP, loss: float, examples: int, held_out: Data | None) -> None:
-    """Keep the figures of an epoch, and count those without an improvement.
-
-    Of the score where it decides, else of the loss.
-    """
+def record_epoch(est: BaseMLP, loss: float, examples: int, held_out: Data | None) -> None:
+    """Record an epoch, and count epochs without an improvement of the loss or validation score."""
     est.loss_ = loss
     est.n_iter_ += 1
     est.t_ += examples
@@ -111,27 +100,27 @@ def note_epoch(est: BaseMLP, loss: float, examples: int, held_out: Data | None) 
 
 
 def next_rate(est: BaseMLP, rate: float) -> float:
-    """The learning rate after an epoch at this one."""
+    """The learning rate of the next epoch."""
     if est.solver == "sgd" and est.learning_rate == "invscaling":
         return float(est.learning_rate_init / (est.t_ + 1) ** est.power_t)
     return rate
 
 
 def converged(est: BaseMLP, steps: Rated) -> bool:
-    """Whether to end after these epochs without an improvement, or go on at a lower rate."""
+    """Whether training has converged; lowers an adaptive learning rate."""
     if not est._no_improvement_count > est.n_iter_no_change:
         return False
     what = "Validation score" if est.early_stopping else "Training loss"
     epochs = f"{est.n_iter_no_change} consecutive epochs."
-    said = f"{what} did not improve more than tol={est.tol:f} for {epochs}"
+    message = f"{what} did not improve more than tol={est.tol:f} for {epochs}"
     adaptive = est.solver == "sgd" and est.learning_rate == "adaptive"
     ends = not adaptive or steps.learning_rate <= LEAST_RATE
     if not ends:
         steps.learning_rate /= 5.0
         est._no_improvement_count = 0
-        said += f" Setting learning rate to {steps.learning_rate:f}"
+        message += f" Setting learning rate to {steps.learning_rate:f}"
     else:
-        said += " Learning rate too small. Stopping." if adaptive else " Stopping."
+        message += " Learning rate too small. Stopping." if adaptive else " Stopping."
     if est.verbose:
-        print(said)
+        print(message)
     return ends

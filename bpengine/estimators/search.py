@@ -1,4 +1,4 @@
-"""StackSearchCV: a grid search that trains its settings and folds as stacks."""
+"""StackSearchCV: a grid search that trains candidates and folds as stacks."""
 
 from __future__ import annotations
 
@@ -27,35 +27,34 @@ __all__ = ["StackSearchCV"]
 
 
 class StackSearchCV(GridSearchCV):  # type: ignore[misc]
-    """Search over settings of an estimator by cross-validation, many networks trained at a time.
+    """Grid search with cross-validation that trains many networks at a time.
 
-    The interface and the results are those of scikit-learn's `GridSearchCV`: `cv_results_` has the
-    same scores, to rounding. Settings and folds whose networks have the same shapes are trained as
-    one stack, each as if it were fitted alone. Learning rates, `alpha`, `dropout`, `random_state`,
-    `tol`, `n_iter_no_change`, `max_iter`, `class_weight`, `early_stopping` may differ within a stack;
-    other settings, such as `hidden_layer_sizes`, make further stacks. What can't be part of a stack
-    is fitted alone: with ``solver="lbfgs"``, sparse X, callbacks, `verbose`, or so many weights of 0
-    that a batch may be without any.
+    Interface and scores equal scikit-learn's `GridSearchCV`, to rounding. Candidates and folds whose
+    networks have the same shapes are trained as one stack. Learning rates, `alpha`, `dropout`,
+    `random_state`, `tol`, `n_iter_no_change`, `max_iter`, `class_weight`, `early_stopping` may differ
+    within a stack; other parameters, such as `hidden_layer_sizes`, need further stacks. Fits with
+    ``solver="lbfgs"``, sparse X, callbacks, `verbose`, or so many weights of 0 that a batch may have
+    no other, are not stacked.
 
     Parameters
     ----------
     estimator : MLPClassifier or MLPRegressor
-        Of `bpengine.estimators`. No pipeline: the search is the last step of one.
+        Of `bpengine.estimators`; not a pipeline, but the search can be the last step of one.
     param_grid : dict of str to sequence, or a list of such dicts
-        The settings to try, by parameter.
+        The values to try, by parameter.
     scoring : str, callable, list, tuple or dict, default=None
-        One figure of merit or several, as for `GridSearchCV`; None is the estimator's own score.
+        One metric or several, as for `GridSearchCV`; None: the estimator's `score`.
     refit : bool, str or callable, default=True
-        Whether to fit `best_estimator_` on all data in the end; with several figures the name of the
-        one that decides; or a function of `cv_results_` that gives the index of the best.
+        Whether to fit `best_estimator_` on all data; with several metrics the name of the deciding
+        one; or a function of `cv_results_` that returns the index of the best.
     cv : int, cross-validation generator or iterable, default=None
-        As for `GridSearchCV`; None is 5 folds.
+        As for `GridSearchCV`; None: 5 folds.
     verbose : int, default=0
-        Above 0, the number of fits is printed; above 1, the time, and above 2 the score of each.
+        Above 0, print the number of fits; above 1, also their times, and above 2 their scores.
     error_score : 'raise' or numeric, default=np.nan
         The score of a fit that fails.
     return_train_score : bool, default=False
-        Whether `cv_results_` has the scores on the training data too.
+        Whether `cv_results_` includes the scores on the training data.
 
     Attributes
     ----------
@@ -76,7 +75,7 @@ class StackSearchCV(GridSearchCV):  # type: ignore[misc]
     classes_ : ndarray
         With `refit`, of a classifier.
     feature_names_in_ : ndarray of str
-        Where X was a data frame.
+        For X with column names.
 
     Examples
     --------
@@ -119,19 +118,18 @@ class StackSearchCV(GridSearchCV):  # type: ignore[misc]
 
     @_fit_context(prefer_skip_nested_validation=False)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any = None, **params: Any) -> StackSearchCV:
-        """Try all settings.
+        """Run the search.
 
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         **params : dict
-            `sample_weight`, which is split as X is; `groups`, for `cv`.
+            `sample_weight`, split as X; `groups`, for `cv`.
 
         Returns
         -------
-        StackSearchCV
-            Itself.
+        self : StackSearchCV
         """
         if isinstance(self.estimator, Pipeline):
             raise TypeError(
@@ -216,12 +214,12 @@ class StackSearchCV(GridSearchCV):  # type: ignore[misc]
 
 
 def _numbered(*parts: Any) -> tuple[Any, ...]:
-    """Training and test examples of a split by their numbers, where it has masks."""
+    """Indices of training and test examples, also from masks."""
     return tuple(np.flatnonzero(x) if np.asarray(x).dtype == bool else np.asarray(x) for x in parts)
 
 
 class Fit:
-    """A setting on a fold.
+    """A candidate on a fold.
 
     Parameters
     ----------
@@ -230,7 +228,7 @@ class Fit:
     candidate : dict
         Parameters to set.
     split : tuple of arrays of int
-        Numbers of the examples to train on, and to score on.
+        Indices of the training and test examples.
     """
 
     def __init__(self, estimator: BaseMLP, candidate: dict[str, Any], split: tuple[Any, Any]) -> None:
@@ -239,7 +237,7 @@ class Fit:
         self.seconds = 0.0
 
     def prepare(self, X: Any, y: Any, sample_weight: Any) -> None:
-        """Be ready to be trained in a stack, on these examples, if that can be."""
+        """Prepare for training in a stack, if possible."""
         est = clone(self.estimator).set_params(**clone(self.candidate, safe=False))
         if not is_for_stacks(est, X):
             return
@@ -248,12 +246,12 @@ class Fit:
             data = est._prepare(X, y, sample_weight)
             member = StackedFit(est, self.train, data.Y, data.weights)
         except Exception:
-            return  # what is wrong is for the fit alone to say
+            return  # the separate fit raises the error
         if member.steps_each_time:
             self.estimator, self.member = est, member
 
     def score(self, X: Any, y: Any, **options: Any) -> dict[str, Any]:
-        """Fit, where it has not been trained in a stack, and score."""
+        """Fit, unless trained in a stack, and score."""
         est = self.estimator
         if self.member is not None:
             est.fit = partial(_trained, est)
@@ -265,14 +263,14 @@ class Fit:
 
 
 def _trained(estimator: BaseMLP, *data: Any, **params: Any) -> BaseMLP:
-    """Stands for `fit`, which is done."""
+    """Replaces `fit` of a trained estimator."""
     estimator._check_trained()
     return estimator
 
 
 def _train_in_stacks(fits: list[Fit], X: Any, y: Any, fit_params: dict[str, Any]) -> None:
     if set(fit_params) - {"sample_weight"} or y is None:
-        return  # for the fits alone to say
+        return  # the separate fits raise the errors
     by_split: dict[int, list[Fit]] = {}
     for fit in fits:
         by_split.setdefault(id(fit.train), []).append(fit)

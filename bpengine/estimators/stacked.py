@@ -1,8 +1,7 @@
-"""Several estimators trained as one stack: each as if it were fitted alone, to rounding.
+"""Several estimators trained as one stack, with the same results, to rounding, as fitted separately.
 
-What may differ within a stack: the examples, the initial parameters, the orders of examples, learning
-rates, penalties, shares of dropout, rules of when to stop. What may not: shapes, activations, the rule
-of the steps, and how many of them there are in an epoch.
+Examples, initial parameters, order, learning rates, penalties, dropout and stopping may differ within a
+stack; layer sizes, activations, the optimizer and the number of steps per epoch may not.
 """
 
 from __future__ import annotations
@@ -28,27 +27,26 @@ from bpengine.optimizers.update import OptimizerState
 
 __all__ = ["StackedFit", "is_for_stacks", "stacks", "train"]
 
-STACK_BYTES = 2**23  # activations of a step that a stack holds at most, but for a single network
-READBACK_ELEMENTS = 2**18  # outputs of training steps kept until their losses are added up
-READBACK_STEPS = 256  # at most; and at least 1, as 8 of a large stack's are more than a cache holds
+STACK_BYTES = 2**23  # of a step's activations at most, but for a single network
+READBACK_ELEMENTS = 2**18  # outputs of training steps stored until their losses are summed
+READBACK_STEPS = 256  # at most; at least 1, as 8 of a large stack's exceed the cache
 
 
 def is_for_stacks(estimator: BaseMLP, X: Any) -> bool:
-    """Whether an estimator, not yet fitted, is one that can be trained on X within a stack."""
+    """Whether an estimator, not yet fitted, can be trained on X within a stack."""
     est = estimator
-    watched = est.callbacks or getattr(est, "_skl_callbacks", None) or est.verbose
-    return not (est.solver == "lbfgs" or est.warm_start or watched or hasattr(X, "tocsr"))
+    observed = est.callbacks or getattr(est, "_skl_callbacks", None) or est.verbose
+    return not (est.solver == "lbfgs" or est.warm_start or observed or hasattr(X, "tocsr"))
 
 
 class StackedFit:
-    """An estimator that is ready to be trained, and the examples that it is trained on.
+    """An estimator with an initialized network, and its training examples.
 
     Parameters
     ----------
     estimator : BaseMLP
-        With its network as it is before the first step.
     numbers : array of int, shape (n,)
-        Which of all examples are its own.
+        Indices of its examples among all.
     Y : array of shape (n, n_L)
         Their targets.
     weights : array of shape (n,) or None
@@ -71,12 +69,12 @@ class StackedFit:
 
     @property
     def steps_each_time(self) -> bool:
-        """Whether no batch can be without weight, which would be no step."""
+        """Whether every batch has a non-zero weight."""
         return self.weights is None or np.sum(self.weights[self.order] == 0) < self.rest
 
     @property
     def kind(self) -> tuple[Any, ...]:
-        """What those of a stack are alike in."""
+        """The properties that are equal within a stack."""
         net, est = self.network, self.estimator
         classes = np.asarray(getattr(est, "classes_", ())).tolist()
         return (
@@ -84,41 +82,41 @@ class StackedFit:
             (net.backend.name, str(net.backend.device)),
             dataclasses.replace(self.optimizer, learning_rate=1.0),
             (self.steps, self.batch_size if self.steps > 1 else None, self.weights is None),
-            # with dropout, random numbers are drawn for as many examples as there are
+            # with dropout, the random numbers depend on the number of examples
             len(self.order) if np.any(net.dropout) else None,
         )
 
     def next_order(self) -> Host:
-        """The examples of an epoch, numbered among the member's own."""
+        """The order of an epoch's examples, as indices into `numbers`."""
         self.order = rules.shuffled(self.estimator, self.order)
         return self.order
 
     def held_out(self, X: Host) -> Data | None:
-        """What is scored after each epoch; X are the inputs of all examples."""
+        """The validation data; X are the inputs of all examples."""
         if self._chosen is None:
             return self._given
         weights = None if self.weights is None else self.weights[self._chosen]
         return Data(X[self.numbers[self._chosen]], self.Y[self._chosen], weights)
 
-    def note(self, loss: float, X: Host) -> bool:
-        """An epoch is complete: keep its figures; says whether it was the last."""
-        rules.note_epoch(self.estimator, loss, len(self.order), self.held_out(X))
+    def record(self, loss: float, X: Host) -> bool:
+        """Record an epoch; return whether training has converged."""
+        rules.record_epoch(self.estimator, loss, len(self.order), self.held_out(X))
         self.learning_rate = rules.next_rate(self.estimator, self.learning_rate)
         return rules.converged(self.estimator, self)
 
     def end(self, view: Network) -> None:
-        """Let the estimator have a network of its own, with the parameters of the stack's."""
-        est, local = self.estimator, self.network
-        for block, new in zip(local.parameters.blocks, view.parameters.blocks, strict=True):
+        """Copy the parameters of the stack's network into the estimator's."""
+        est, net = self.estimator, self.network
+        for block, new in zip(net.parameters.blocks, view.parameters.blocks, strict=True):
             block[...] = new
-        local.rng, local.l2 = view.rng, float(est.alpha) / self.batch_size
-        est.network_ = local
+        net.rng, net.l2 = view.rng, float(est.alpha) / self.batch_size
+        est.network_ = net
         if est.early_stopping and est._best is not None:
-            local.vector[...] = local.backend.asarray(est._best, local.dtype)
+            net.vector[...] = net.backend.asarray(est._best, net.dtype)
 
 
 def stacks(found: Sequence[StackedFit]) -> Iterator[list[StackedFit]]:
-    """Members in groups that can be trained as one stack each."""
+    """Groups of fits, each of which can be trained as one stack."""
     kinds: list[tuple[Any, ...]] = []
     groups: list[list[StackedFit]] = []
     for member in found:
@@ -129,24 +127,17 @@ def stacks(found: Sequence[StackedFit]) -> Iterator[list[StackedFit]]:
         groups[kinds.index(kind)].append(member)
     for group in groups:
         net, m = group[0].network, max(member.batch_size for member in group)
-        item = m * sum(net.sizes) * np.dtype(net.dtype).itemsize
-        count = -(-len(group) // max(1, STACK_BYTES // item))
+        network_bytes = m * sum(net.sizes) * np.dtype(net.dtype).itemsize
+        count = -(-len(group) // max(1, STACK_BYTES // network_bytes))
         for some in np.array_split(np.arange(len(group)), count):
             yield [group[i] for i in some]
 
 
 def train(group: Sequence[StackedFit], X: Host) -> None:
-    """Train a group of `stacks`.
-
-    Parameters
-    ----------
-    group : sequence of Member
-    X : array of shape (N, n_1)
-        The inputs of all examples, checked.
-    """
+    """Train a group of `stacks`; X (N, n_1) are the validated inputs of all examples."""
     Y = np.zeros((len(X), group[0].Y.shape[1]), group[0].Y.dtype)
     for member in group:
-        Y[member.numbers] = member.Y  # alike wherever two have the same example
+        Y[member.numbers] = member.Y  # equal where two have the same example
     rows = pack_examples(group[0].network, X, Y, None)
     running, unfinished = list(group), 0
     steps = StackSteps(group, rows)
@@ -158,7 +149,7 @@ def train(group: Sequence[StackedFit], X: Host) -> None:
             left = []
             for p, member in enumerate(running):
                 est = member.estimator
-                stopped = member.note(float(losses[p]), X)
+                stopped = member.record(float(losses[p]), X)
                 if not stopped and est.n_iter_ < est.max_iter:
                     left.append(p)
                     continue
@@ -182,13 +173,13 @@ def train(group: Sequence[StackedFit], X: Host) -> None:
 
 
 class StackSteps:
-    """Epochs of a stack, each network on its own examples, in an order of its own.
+    """Epochs of a stack whose networks differ in their examples and their order.
 
     Parameters
     ----------
-    group : sequence of Member
+    group : sequence of StackedFit
     rows : array of shape (N, K_1 + n_L)
-        All examples, as the rows of a workspace without weights.
+        All examples in the row layout of a workspace without weights.
     """
 
     def __init__(self, group: Sequence[StackedFit], rows: Array) -> None:
@@ -199,33 +190,30 @@ class StackSteps:
             member.estimator.learning_rate == "constant" for member in group
         )
         self._rates_differ = not constant or len({member.learning_rate for member in group}) > 1
-        self.optimizer = group[0].optimizer
-        self.state = self._new_state(group)
+        rates = self._rates(group)
+        self.optimizer = dataclasses.replace(group[0].optimizer, learning_rate=rates)
+        self._set_l2(np.full(len(group), group[0].batch_size))
+        self.state = OptimizerState(self.optimizer, self.network.parameters)
         self._plans: dict[tuple[int, bool], tuple[Plan, Entries]] = {}
-
-    def _new_state(self, group: Sequence[StackedFit]) -> OptimizerState:
-        self.optimizer = dataclasses.replace(self.optimizer, learning_rate=self._rates(group))
-        self._strengthen(np.full(len(group), group[0].batch_size))
-        return OptimizerState(self.optimizer, self.network.parameters)
 
     def _rates(self, group: Sequence[StackedFit]) -> Any:
         if not self._rates_differ:
             return group[0].learning_rate
         return tuple(member.learning_rate for member in group)
 
-    def _strengthen(self, totals: Host) -> None:
+    def _set_l2(self, totals: Host) -> None:
         """Divide the penalties by the sums of a batch's weights, one for each network."""
         self.network.l2 = self.alpha / totals if self.alpha.any() else 0.0
 
     def views(self, running: Sequence[StackedFit]) -> list[Network]:
-        """Networks that share the stack's memory; each estimator is given its own to score with."""
+        """Views of the stack's networks, which the estimators score with."""
         found = [self.network[p] for p in range(len(running))]
         for member, view in zip(running, found, strict=True):
             member.estimator.network_ = view
         return found
 
     def narrow(self, left: Host) -> None:
-        """Go on with some of the networks alone."""
+        """Continue with some of the networks."""
         network, before, old = self.network, self.network.parameters, self.state.arrays
         self.network, self.alpha = network.take(left), self.alpha[left]
         rates = self.optimizer.learning_rate
@@ -244,12 +232,12 @@ class StackSteps:
         self._plans.clear()
 
     def epoch(self, running: Sequence[StackedFit]) -> Host:
-        """Steps on all examples of each; gives the average losses, (P,)."""
+        """Steps on all examples of each network; return the average losses, (P,)."""
         P, S, m = len(running), running[0].steps, running[0].batch_size
         rests = np.array([member.rest for member in running])
         full, rest = (S - 1) * m, int(rests.max())
         shape = P, full + rest
-        # the last batch of some may be shorter by a few: it is filled up with examples of weight 0
+        # a shorter last batch is padded with examples of weight 0
         numbers, weights = np.empty(shape, np.int64), np.zeros(shape)
         for p, member in enumerate(running):
             order = member.next_order()
@@ -270,7 +258,7 @@ class StackSteps:
         return total / [len(member.order) for member in running]
 
     def _plan(self, m: int, weighted: bool) -> tuple[Plan, Entries]:
-        """The plan for batches of m, and a place for the output of each of its steps."""
+        """The plan for batches of m, and an output buffer with an entry per step."""
         net = self.network
         if (m, weighted) not in self._plans:
             parts = ("inputs", "targets", *(["weights"] if weighted else []))
@@ -281,17 +269,17 @@ class StackSteps:
         return self._plans[m, weighted]
 
     def _run(self, m: int, part: tuple[Host, Host], counts: Host, rates: Any, weighted: bool) -> Host:
-        """Steps of one size; gives the sums of the losses of their examples, (P,).
+        """Steps of one batch size; return the sums of the losses of their examples, (P,).
 
-        `part` are numbers of examples and their weights, (steps, P, m), of which in each step the
-        first `counts`, (P,), are a network's; the rest are fillings.
+        `part` are indices of examples and their weights, (steps, P, m); in each step the first
+        `counts`, (P,), are a network's, and the rest is padding.
         """
         numbers, weights = part
         net, xp = self.network, self.network.backend.xp
         totals = weights.sum(axis=-1) if weighted else np.full(weights.shape[:2], float(m))
-        self._strengthen(totals[0])
+        self._set_l2(totals[0])
         plan, slots = self._plan(m, weighted)
-        saved, plan.learning_rate = slots.whole, rates
+        outputs, plan.learning_rate = slots.whole, rates
         rows = plan.workspace.rows
         shares = weights * (m / totals[..., None]) if weighted else None
         indices: Any = net.backend.asarray(numbers.reshape(len(numbers), -1), "int64")
@@ -304,15 +292,15 @@ class StackSteps:
             else:
                 net.backend.take(self.rows, indices[step, ...], rows[:, : self.rows.shape[1]])
                 rows[:, -1] = net.backend.asarray(shares[step].ravel(), net.dtype)
-                self._strengthen(totals[step])
+                self._set_l2(totals[step])
                 plan.learning_rate = rates
             if penalized:
                 penalties[...] += net.l2 * _squares(net)
 
         plain = shares is None and not penalized
         found = np.zeros(totals.shape[1])
-        for start in range(0, len(numbers), saved.shape[0]):
-            steps = range(start, min(start + saved.shape[0], len(numbers)))
+        for start in range(0, len(numbers), outputs.shape[0]):
+            steps = range(start, min(start + outputs.shape[0], len(numbers)))
             if plain:
                 given = Batches(
                     partial(net.backend.take, self.rows),
@@ -326,7 +314,7 @@ class StackSteps:
                 given = Batches(load, steps, rows, plan.output, slots)
             plan.program.run_batches(given, [0])
             some = indices[start : steps.stop, ...]
-            values = self.loss(saved[: len(steps), ...], self._targets(some, m))
+            values = self.loss(outputs[: len(steps), ...], self._targets(some, m))
             if shares is not None:
                 values = values * net.backend.asarray(shares[start : steps.stop], net.dtype)
             found += net.backend.to_float(xp.sum(values, axis=(0, -1), dtype=xp.float64))

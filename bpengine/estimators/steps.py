@@ -1,7 +1,7 @@
-"""Epochs of training steps as scikit-learn takes them, each step a replay of a plan.
+"""Epochs of training steps with scikit-learn's definitions of gradient and loss.
 
-What differs from `Network.fit`: a batch's gradient and penalty are divided by the sum of the batch's
-own weights, the order of the examples is given, and the loss is reported as scikit-learn defines it.
+They differ from `Network.fit`: gradient and penalty are divided by the sum of the batch's weights,
+and the caller gives the order of the examples.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ Loss = Callable[[Array, Array], Array]
 
 @dataclass(frozen=True, repr=False)
 class HatAdam(Adam):
-    """Adam with ε beside √v, not beside √v̂: θ ← θ - η √(1 - β₂ᵗ) / (1 - β₁ᵗ) m / (√v + ε).
+    """Adam with ε added to √v, not to √v̂: θ ← θ - η √(1 - β₂ᵗ) / (1 - β₁ᵗ) m / (√v + ε).
 
     References
     ----------
-    D. Kingma and J. Ba, arXiv:1412.6980, the end of section 2; it is scikit-learn's form.
+    D. Kingma and J. Ba, arXiv:1412.6980, end of section 2; scikit-learn's form.
     """
 
     def init(self, parameters: Array) -> State:
-        """What Adam remembers, and 1 - β₂ᵗ."""
+        """Adam's state, and 1 - β₂ᵗ."""
         return {**super().init(parameters), "correction": scalar(0.0, parameters)}
 
     def update(
         self, parameters: Array, gradient: Array, state: State, rate: Array
     ) -> Iterator[Operation]:
-        """Operations of a step: ε / √(1 - β₂ᵗ) takes the place of ε."""
+        """Adam's operations with ε / √(1 - β₂ᵗ) in place of ε."""
         correction = state["correction"]
         constants = (scalar(x, parameters) for x in (self.beta_2, 1 - self.beta_2, self.epsilon))
         inputs = correction, *constants
@@ -56,7 +56,7 @@ class HatAdam(Adam):
 
 
 def _epsilon(correction: Array, β: Array, rest: Array, ε: Array) -> tuple[Array, Array]:
-    # 1 - βᵗ = β (1 - βᵗ⁻¹) + (1 - β), which loses no digits
+    # 1 - βᵗ = β (1 - βᵗ⁻¹) + (1 - β), without cancellation
     correction = β * correction + rest
     return ε / correction**0.5, correction
 
@@ -67,8 +67,8 @@ class WeightedMean(Mean):
     Attributes
     ----------
     squares : array of shape ()
-        Σ w² before each step, added up in float64 over the steps; with weights of the examples, times
-        the batch size over their sum.
+        Σ w² before each step, summed over the steps in float64; with sample weights, times the batch
+        size over their sum.
     """
 
     def prepare(self, model: Model, workspace: Workspace) -> None:
@@ -92,7 +92,7 @@ class WeightedMean(Mean):
         yield from super().operations(backprop)
 
     def scalars(self, factor: Any) -> Iterator[tuple[Array, float]]:
-        """As `Mean.scalars`, and what the batch's share is multiplied by."""
+        """As `Mean.scalars`, and the factors of the batch's share."""
         yield from super().scalars(factor)
         yield self._scale, float(factor / self.examples)
         yield self._l2, float(factor * self.model.l2)
@@ -112,7 +112,7 @@ def _add_squares(total: Array, w: Array, share: Array) -> Array:
 
 
 class Steps:
-    """Training steps on one network, with what the optimizer remembers from epoch to epoch.
+    """Training steps on one network, with the optimizer's state.
 
     Parameters
     ----------
@@ -125,9 +125,9 @@ class Steps:
     Attributes
     ----------
     learning_rate : float
-        η; set it to use another from the next epoch on.
+        η; may be set between epochs.
     replayer : Backend
-        Who replays the plans of steps.
+        Runs the plans.
     """
 
     def __init__(self, network: Network, optimizer: Optimizer, learning_rate: float, loss: Loss) -> None:
@@ -150,7 +150,7 @@ class Steps:
             array[...] = self.network.backend.asarray(arrays[name], self.network.dtype)
 
     def epoch(self, examples: Examples, order: Host, batch_size: int, alpha: float) -> float:
-        """Steps on the examples of `order`, `batch_size` at a time; gives the average loss.
+        """Steps on the examples of `order`, `batch_size` at a time; return the average loss.
 
         Parameters
         ----------
@@ -158,7 +158,7 @@ class Steps:
         order : array of int
         batch_size : int
         alpha : float
-            The strength of the penalty, which is divided by the sum of a batch's weights.
+            Strength of the penalty, divided by the sum of a batch's weights.
         """
         full = len(order) - len(order) % batch_size
         total = 0.0
@@ -169,11 +169,11 @@ class Steps:
         return total / len(order)
 
     def rest(self) -> None:
-        """Let go of buffers: plans are made anew where steps go on."""
+        """Free the buffers; further steps create new plans."""
         self._plans.clear()
 
     def _plan(self, m: int, examples: Examples, alpha: float) -> tuple[Plan, Array, list[Array]]:
-        """The plan for batches of m, and a place for the output of each of its steps."""
+        """The plan for batches of m, and an output buffer with a slot per step."""
         net, weighted = self.network, examples.weights is not None
         net.l2 = alpha / m
         key = m, weighted, bool(alpha)
@@ -184,19 +184,16 @@ class Steps:
             options |= {"gradient": WeightedMean(), "replayer": self.replayer}
             plan = Plan(net, m, self.optimizer, **options)
             steps = steps_per_readback(net, m)
-            saved = net.backend.empty((steps, net.sizes[-1], m), net.dtype)
-            self._plans[key] = plan, saved, [saved[i, ...] for i in range(steps)]
+            outputs = net.backend.empty((steps, net.sizes[-1], m), net.dtype)
+            self._plans[key] = plan, outputs, [outputs[i, ...] for i in range(steps)]
         plan = self._plans[key][0]
         plan.learning_rate = self.learning_rate
         return self._plans[key]
 
     def _run(self, m: int, examples: Examples, order: Host, alpha: float) -> float:
-        """Steps of one size; gives the sum of the losses of their examples.
-
-        As many at a time as outputs can be kept of: their losses are then added up in one go.
-        """
+        """Steps of one batch size; return the sum of the losses of their examples."""
         net = self.network
-        plan, saved, slots = self._plan(m, examples, alpha)
+        plan, outputs, slots = self._plan(m, examples, alpha)
         rows, xp = plan.workspace.rows, net.backend.xp
         weights = None
         if examples.weights is not None:
@@ -211,7 +208,7 @@ class Steps:
             batches = [indices[i : i + m] for i in range(start, stop, m)]
             given = Batches(examples.load, batches, rows, plan.output, slots, examples.rows)
             plan.program.run_batches(given, [0])
-            values = self.loss(saved[: len(batches), ...], examples.targets(chosen, m))
+            values = self.loss(outputs[: len(batches), ...], examples.targets(chosen, m))
             if weights is not None:
                 share = weights[start // m : stop // m]
                 values = values * net.backend.asarray(share, net.dtype)
@@ -220,9 +217,8 @@ class Steps:
 
 
 def _with_weight(order: Host, weights: Host, m: int) -> tuple[Host, Host]:
-    """The batches of `order` that have any weight, and the weights in them, relative to their mean."""
+    """The batches of `order` with a non-zero weight, and their weights relative to the batch mean."""
     batches = order.reshape(-1, m)
+    batches = batches[weights[batches].sum(axis=1) != 0]
     found = weights[batches]
-    some = found.sum(axis=1) != 0
-    found = found[some]
-    return batches[some].ravel(), found / found.mean(axis=1, keepdims=True)
+    return batches.ravel(), found / found.mean(axis=1, keepdims=True)

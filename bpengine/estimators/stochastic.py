@@ -1,4 +1,4 @@
-"""Epochs of SGD or Adam, with scikit-learn's rules of when to stop and how to lower the rate."""
+"""Epochs of SGD or Adam, with scikit-learn's rules of stopping and of the learning rate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from bpengine.estimators import rules
 from bpengine.estimators.base import BaseMLP
-from bpengine.estimators.callbacks import Task, Watch
+from bpengine.estimators.callbacks import CallbackRunner, Task
 from bpengine.estimators.data import Data, Examples
 from bpengine.estimators.steps import Steps
 from bpengine.training.compilation import for_training
@@ -18,7 +18,7 @@ __all__ = ["train"]
 
 
 def train(estimator: BaseMLP, data: Data, task: Task | None) -> None:
-    """Epochs of SGD or Adam; without a task a single one, for `partial_fit`."""
+    """Train by SGD or Adam; without a task for a single epoch, as `partial_fit` does."""
     est = estimator
     incremental = task is None
     if not incremental or not hasattr(est, "_optimizer"):
@@ -32,14 +32,20 @@ def train(estimator: BaseMLP, data: Data, task: Task | None) -> None:
     if est.early_stopping and held_out is None:
         order, chosen = rules.split(est, order, data.Y)
         held_out = data.take(chosen)
-    _expect(est, held_out)
+    # a warm start may lack scores or losses
+    if held_out is not None and est.validation_scores_ is None:
+        est.validation_scores_, est.best_validation_score_ = [], -np.inf
+    if not est.early_stopping and est.best_loss_ is None:
+        est.best_loss_ = np.inf
     batch_size = rules.batch_size(est, len(order))
     examples = Examples(est.network_, data)
     count = -(-len(order) // batch_size)
     if est.backend is None and not incremental:
         most, remembers = count * est.max_iter, bool(steps.state.arrays)
         steps.replayer = for_training(est.network_, batch_size, most, remembers)
-    with Watch(est, steps.optimizer, steps.state, count, held_out, silent=incremental) as watch:
+    with CallbackRunner(
+        est, steps.optimizer, steps.state, count, held_out, silent=incremental
+    ) as runner:
         try:
             est.n_iter_ = 0
             for _ in range(1 if incremental else est.max_iter):
@@ -48,8 +54,8 @@ def train(estimator: BaseMLP, data: Data, task: Task | None) -> None:
                 order = rules.shuffled(est, order)
                 with np.errstate(all="ignore"):
                     loss = steps.epoch(examples, order, batch_size, float(est.alpha))
-                rules.note_epoch(est, loss, len(order), held_out)
-                stopped = watch.note(loss, steps.learning_rate)
+                rules.record_epoch(est, loss, len(order), held_out)
+                stopped = runner.note(loss, steps.learning_rate)
                 steps.learning_rate = rules.next_rate(est, steps.learning_rate)
                 if task is not None and task.end():
                     break
@@ -63,16 +69,8 @@ def train(estimator: BaseMLP, data: Data, task: Task | None) -> None:
                         stacklevel=5,
                     )
         except KeyboardInterrupt:
-            watch.interrupted()
+            runner.interrupted()
         if not incremental:
             steps.rest()
         if est.early_stopping and est._best is not None:
             est.network_.vector[...] = est.network_.backend.asarray(est._best, est.network_.dtype)
-
-
-def _expect(est: BaseMLP, held_out: Data | None) -> None:
-    """Add the scores and losses that a warm start finds missing."""
-    if held_out is not None and est.validation_scores_ is None:
-        est.validation_scores_, est.best_validation_score_ = [], -np.inf
-    if not est.early_stopping and est.best_loss_ is None:
-        est.best_loss_ = np.inf

@@ -1,7 +1,7 @@
-"""Pictures: each function gives a Matplotlib figure of its own, to be saved or shown in a notebook.
+"""Plots: each function returns a new Matplotlib figure, to be saved or shown in a notebook.
 
-They need Matplotlib, ``pip install "bpengine[plots]"``, but not pyplot, and change no global setting.
-Lines differ in dash, marker and lightness, so that they can be distinguished in grey.
+All raise ImportError without Matplotlib, ``pip install "bpengine[plots]"``. They don't use pyplot, and
+change no global setting. Lines also differ in dash, marker and lightness, for greyscale.
 """
 
 from bpengine.plots.benchmarks import ratios, throughput

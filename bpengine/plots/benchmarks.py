@@ -1,4 +1,4 @@
-"""Pictures of benchmarks: examples a second against batch size, and ratios of times."""
+"""Plots of benchmarks: throughput by batch size, and ratios of times."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["ratios", "throughput"]
 def throughput(
     curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], *, title: str = ""
 ) -> Figure:
-    """Examples a second against batch size, on logarithmic axes.
+    """Examples per second by batch size, on logarithmic axes.
 
     Parameters
     ----------
     curves : dict
-        Name to (batch sizes, examples a second).
+        Name to (batch sizes, examples per second).
     title : str, optional
 
     Returns
@@ -33,8 +33,6 @@ def throughput(
     ------
     ValueError
         If there are no curves.
-    ImportError
-        If Matplotlib is not installed.
 
     Examples
     --------
@@ -62,12 +60,12 @@ def throughput(
 
 
 def ratios(ratios: Mapping[str, Mapping[str, Ratio]]) -> Figure:
-    """Times of contenders ÷ time of bpengine with their intervals, a panel a task.
+    """Times relative to bpengine, with intervals, one panel per task.
 
     Parameters
     ----------
     ratios : dict
-        Name of a contender to task to `Ratio`; tasks may be missing.
+        ``ratios[contender][task]``; tasks may be missing.
 
     Returns
     -------
@@ -77,8 +75,6 @@ def ratios(ratios: Mapping[str, Mapping[str, Ratio]]) -> Figure:
     ------
     ValueError
         If there are no ratios.
-    ImportError
-        If Matplotlib is not installed.
 
     Examples
     --------

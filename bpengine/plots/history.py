@@ -1,4 +1,4 @@
-"""Pictures of a training: its costs, and what was monitored of each layer."""
+"""Plots of a training: costs, and monitored statistics of the layers."""
 
 from __future__ import annotations
 
@@ -17,25 +17,23 @@ __all__ = ["norms", "saturation", "training_curves"]
 
 
 def training_curves(history: History) -> Figure:
-    """Cost after each epoch, of training and of validation, and the accuracy beside it.
+    """Training and validation cost, and validation accuracy, by epoch.
 
     Parameters
     ----------
     history : History
-        What `Network.fit` gave.
+        From `Network.fit`.
 
     Returns
     -------
     matplotlib.figure.Figure
-        With a logarithmic axis of costs where they fall to a tenth or less. Of a stack the medians of
-        its networks, between the least and the greatest.
+        The axis of costs is logarithmic if they fall to a tenth or less. For a stack, the median over
+        the networks and their range.
 
     Raises
     ------
     ValueError
         If no epoch was completed.
-    ImportError
-        If Matplotlib is not installed.
 
     Examples
     --------
@@ -68,12 +66,12 @@ def training_curves(history: History) -> Figure:
 
 
 def norms(history: History) -> Figure:
-    """Norms of the gradient and of the weights, layer by layer.
+    """Norms of the gradient and of the weights, by layer.
 
     Parameters
     ----------
     history : History
-        Of a training with ``monitor=``.
+        From `Network.fit` with ``monitor=``.
 
     Returns
     -------
@@ -83,8 +81,6 @@ def norms(history: History) -> Figure:
     ------
     ValueError
         If nothing was monitored.
-    ImportError
-        If Matplotlib is not installed.
 
     Examples
     --------
@@ -104,15 +100,14 @@ def norms(history: History) -> Figure:
 
 
 def saturation(history: History) -> Figure:
-    """Share of saturated neurons and mean ``|a|``, layer by layer: where weights learn slowly.
+    """Fraction of saturated activations and mean ``|a|``, by layer.
 
-    A weight learns slowly where the activation it is applied to is small, or where the neuron it leads
-    to is saturated.
+    A weight learns slowly if its input activation is small, or its output neuron saturated.
 
     Parameters
     ----------
     history : History
-        Of a training with ``monitor=``.
+        From `Network.fit` with ``monitor=``.
 
     Returns
     -------
@@ -122,17 +117,13 @@ def saturation(history: History) -> Figure:
     ------
     ValueError
         If nothing was monitored.
-    ImportError
-        If Matplotlib is not installed.
 
     References
     ----------
     M. Nielsen, Neural Networks and Deep Learning, chapter 2, after equation BP4.
     """
     figure = _per_layer(
-        history,
-        ("saturated", "share of saturated activations"),
-        ("mean_activations", "mean |a|"),
+        history, ("saturated", "share of saturated activations"), ("mean_activations", "mean |a|")
     )
     for axes in figure.axes:
         axes.set_yscale("linear")
@@ -161,13 +152,13 @@ def _per_layer(history: History, *panels: tuple[str, str]) -> Figure:
 
 
 def _steps(records: Sequence[Any]) -> tuple[list[int], str]:
-    """Where the records were taken: by epochs, if no epoch has two, else by steps from the first."""
+    """Epochs of the records, or if an epoch has several, steps since the start of training."""
     epochs = [record.epoch for record in records]
     if len(set(epochs)) == len(epochs):
         return epochs, "epoch"
     pairs = list(pairwise(records))
     gap = next(after.step - before.step for before, after in pairs if after.epoch == before.epoch)
-    # records are a fixed number of steps apart, from one epoch to the next as well
+    # records are a fixed number of steps apart, also between epochs
     steps = next(
         (
             (gap + before.step - after.step) // (after.epoch - before.epoch)

@@ -1,4 +1,4 @@
-"""The hidden representation of the examples as it moves through training: an animation in a file."""
+"""Animation of a hidden layer's activations during training."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["hidden_motion"]
 
-POINTS = 1000  # examples drawn at most
-PAUSE = 2.0  # seconds for which the last frame stays
+POINTS = 1000  # examples at most
+PAUSE = 2.0  # seconds of the last frame
 
 
 def hidden_motion(
@@ -41,7 +41,7 @@ def hidden_motion(
     callbacks: Sequence[Callback | Callable[[Training], None]] = (),
     **training: Any,
 ) -> Figure:
-    """Train a network, and write an animation of how a hidden layer's activations move.
+    """Train a network, and write an animation of a hidden layer's activations.
 
     Parameters
     ----------
@@ -49,16 +49,14 @@ def hidden_motion(
         With a hidden layer of two or three neurons.
     X : array of shape (n_1, N)
     Y : array of shape (n_L, N), or N integer labels
-        As for `Network.fit`. Classes differ in marker and shade. Of more than 1,000 examples, a
-        random 1,000 are drawn.
+        As for `Network.fit`. Of more than 1,000 examples, a random 1,000 are drawn.
     path : path
-        A ``.gif`` file to write; it is complete or not there at all.
+        A ``.gif`` file, written atomically.
     layer : int, optional
-        The layer that ``weights[layer]`` leads to, counted from 0; where not given, the last hidden
-        layer of two or three neurons.
+        The output layer of ``weights[layer]``; default: the last hidden layer of two or three neurons.
     epochs : int, optional
     every : int, optional
-        Epochs from one frame to the next. The first frame is before training, the last after it.
+        Epochs between frames. The first frame is before training, the last after it.
     frames_per_second : float, optional
     callbacks, **training
         As for `Network.fit`: batch_size, optimizer, validation, ….
@@ -72,8 +70,6 @@ def hidden_motion(
     ------
     ValueError, TypeError
         If the network has no such layer, or an argument does not fit.
-    ImportError
-        If Matplotlib is not installed.
 
     Examples
     --------
@@ -97,7 +93,7 @@ def hidden_motion(
     every, epochs = positive_integer(every, "every"), positive_integer(epochs, "epochs")
     seconds = 1 / positive_number(frames_per_second, "frames_per_second")
     layer = _layer(network, layer)
-    style.figure(1, 1)  # without Matplotlib, say so before training
+    style.figure(1, 1)  # raises ImportError before training
     shown, targets = (style.host(array) for array in network.check_examples(X, Y))
     if shown.shape[1] > POINTS:
         chosen = np.random.default_rng(0).choice(shown.shape[1], POINTS, replace=False)
@@ -111,7 +107,7 @@ def hidden_motion(
 
     history = network.fit(X, Y, epochs=epochs, callbacks=(*callbacks, record), **training)
     last = _frame(history, _activations(network, shown, layer))
-    # training may have ended between two frames, or gone back to an earlier epoch
+    # training may have ended between two frames, or restored an earlier epoch
     if not np.array_equal(last[1], frames[-1][1]):
         frames.append(last)
     return _animation(network, layer, frames, _groups(targets), path, seconds)
@@ -131,7 +127,7 @@ def _layer(network: Network, layer: int | None) -> int:
         return drawable[-1]
     if layer not in drawable:
         raise ValueError(
-            f"what can be drawn is the motion of a hidden layer of 2 or 3 neurons; got layer={layer} of "
+            f"the animation needs a hidden layer of 2 or 3 neurons; got layer={layer} of "
             f"a network whose hidden layers have {list(hidden)} neurons."
         )
     return layer
@@ -143,7 +139,7 @@ def _activations(network: Network, X: Array, layer: int) -> np.ndarray[Any, Any]
 
 
 def _groups(Y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The class of each example; of targets that are no classes, whether the first is above its mean."""
+    """Classes; for other targets, whether the first is above its mean."""
     found = true_classes(np, Y)
     return np.asarray(Y[0] > Y[0].mean() if found is None else found, int)
 
@@ -156,8 +152,11 @@ def _animation(
     path: Path,
     seconds: float,
 ) -> Figure:
+    from PIL import Image
+
     neurons = network.sizes[layer + 1]
     figure = style.figure(6.0, 6.2)
+    canvas: Any = figure.canvas
     axes: Any = figure.add_subplot(projection="3d" if neurons == 3 else None)
     names = [f"a of neuron {j + 1}" for j in range(neurons)]
     limits = [_limits(network, layer, np.stack([a[j] for _, a in frames])) for j in range(neurons)]
@@ -179,15 +178,20 @@ def _animation(
         clouds.append((cloud, groups == c))
     figure.legend(loc="outside lower center", ncols=min(len(classes), 5))
     axes.set_title(" ")
-    figure.canvas.draw()
-    figure.set_layout_engine("none")  # what has been laid out once stays where it is
+    canvas.draw()
+    figure.set_layout_engine("none")  # keep the layout
     images = []
     for title, a in frames:
         for cloud, members in clouds:
             (cloud.set_data_3d if neurons == 3 else cloud.set_data)(*a[:, members])
         axes.set_title(f"{style.layer_name(layer)}: {title}")
-        images.append(_image(figure))
-    _write(images, path, [seconds] * (len(images) - 1) + [PAUSE])
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())
+        images.append(Image.fromarray(pixels).convert("RGB").quantize(64))
+    durations = [round(1000 * s) for s in [seconds] * (len(images) - 1) + [PAUSE]]
+    options = {"save_all": True, "append_images": images[1:], "duration": durations, "loop": 0}
+    with in_place_of(path) as temporary:
+        images[0].save(temporary, format="GIF", **options)
     return figure
 
 
@@ -197,23 +201,3 @@ def _limits(network: Network, layer: int, values: np.ndarray[Any, Any]) -> tuple
     high = high if np.isfinite(high) else float(values.max())
     margin = 0.05 * (high - low) or 0.5
     return low - margin, high + margin
-
-
-def _image(figure: Any) -> Any:
-    from PIL import Image
-
-    figure.canvas.draw()
-    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB").quantize(64)
-
-
-def _write(images: Sequence[Any], path: Path, seconds: Sequence[float]) -> None:
-    """Write the frames beside `path`, and rename the file when complete."""
-    with in_place_of(path) as temporary:
-        images[0].save(
-            temporary,
-            format="GIF",
-            save_all=True,
-            append_images=images[1:],
-            duration=[round(1000 * s) for s in seconds],
-            loop=0,
-        )

@@ -1,4 +1,4 @@
-"""A figure that notebooks show without pyplot. Imported by `style.figure` alone: it needs Matplotlib."""
+"""A figure that notebooks show without pyplot. Only `style.figure` imports it: it needs Matplotlib."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["Picture"]
 
 
 class Picture(Figure):
-    """A Matplotlib figure that is drawn by Agg and belongs to no window and no global list."""
+    """A Matplotlib figure drawn by Agg, unknown to pyplot."""
 
     def __init__(self, width: float, height: float) -> None:
         super().__init__(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08))
         FigureCanvasAgg(self)
 
     def _repr_png_(self) -> bytes:
-        """What a notebook shows."""
+        """PNG for notebooks."""
         file = io.BytesIO()
         self.savefig(file, format="png")
         return file.getvalue()

@@ -1,4 +1,4 @@
-"""What a network of two inputs decides, as regions of the plane."""
+"""Decision regions of a network of two inputs."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 __all__ = ["decision_regions"]
 
-LIGHT = 0.05, 0.6  # part of the colour map that black markers stand out from
+LIGHT = 0.05, 0.6  # part of the colour map that contrasts with black markers
 
 
 def decision_regions(
     network: Network, X: Array, labels: Array, *, resolution: SupportsIndex = 200
 ) -> Figure:
-    """Which points of the plane a network of two inputs takes for which class, and the examples.
+    """Classes that a network of two inputs predicts over the plane, and the examples.
 
     Parameters
     ----------
     network : Network
-        Of two inputs. With one output, class 1 is where it is ½ or more, and its value is drawn; with
-        several, the class is that of the greatest output.
+        With one output, class 1 is where it is ½ or more, and its value is drawn; with several, the
+        class is that of the greatest output.
     X : array of shape (2, m)
     labels : array of shape (m,), or targets (n_L, m) with a single 1 in each column
-        Classes of the examples. An example in a region of another shade than its own is taken wrongly.
+        Classes of the examples. Misclassified examples lie in a region of another shade.
     resolution : int, optional
-        Points in each direction at which the network is evaluated.
+        Points of the grid in each direction.
 
     Returns
     -------
@@ -44,9 +44,7 @@ def decision_regions(
     Raises
     ------
     ValueError, TypeError
-        If the network has more or fewer than two inputs, or X or labels don't fit it.
-    ImportError
-        If Matplotlib is not installed.
+        If the network does not have two inputs, or X or labels don't fit it.
 
     Examples
     --------
@@ -117,7 +115,7 @@ def decision_regions(
 
 
 def _levels(ends: tuple[float, float], values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Eleven values from the least to the greatest that the output can take, or else takes."""
+    """Eleven values over the range of the activation, or if infinite, of the outputs."""
     low = ends[0] if math.isfinite(ends[0]) else float(values.min())
     high = ends[1] if math.isfinite(ends[1]) else float(values.max())
     return np.linspace(low, high if high > low else low + 1, 11)
@@ -139,8 +137,8 @@ def _labels(labels: Array, outputs: int, m: int) -> np.ndarray[Any, Any]:
     known = max(outputs, 2)
     if found.min() < 0 or found.max() >= known:
         raise ValueError(
-            f"labels go from {found.min()} to {found.max()}; this network tells the classes 0 to "
-            f"{known - 1} apart."
+            f"labels go from {found.min()} to {found.max()}; this network has the classes 0 to "
+            f"{known - 1}."
         )
     return found.astype(int)
 

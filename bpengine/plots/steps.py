@@ -1,4 +1,4 @@
-"""Pictures of a step: what it consists of and costs, and how well its gradient was checked."""
+"""Plots of a step: its operations and their costs, and gradient checks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import textwrap
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from bpengine.backends import Operation
-from bpengine.backprop.plan import Plan
+from bpengine.backprop.plan import Plan, operation_shapes
 from bpengine.derivatives.gradient_check import GradientCheck
 from bpengine.plots import style
 
@@ -18,11 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["gradient_check", "plan"]
 
-ROW, LETTER = 0.3, 0.095  # inches that an operation and a letter take
+ROW, LETTER = 0.3, 0.095  # inches of an operation and of a letter
 
 
 def plan(plan: Plan) -> Figure:
-    """The operations of a step from top to bottom, by equation, with FLOPs and bytes of each.
+    """The operations of a step by equation, with FLOPs and bytes.
 
     Parameters
     ----------
@@ -31,11 +30,6 @@ def plan(plan: Plan) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-
-    Raises
-    ------
-    ImportError
-        If Matplotlib is not installed.
 
     Examples
     --------
@@ -47,7 +41,7 @@ def plan(plan: Plan) -> Figure:
     """
     operations = plan.operations
     count = len(operations)
-    rows = [(op.equation, op.name, _shapes(op)) for op in operations]
+    rows = [(op.equation, op.name, operation_shapes(op)) for op in operations]
     widths = [LETTER * (3 + max(len(cell) for cell in column)) for column in zip(*rows, strict=True)]
     text, bars = sum(widths), 2.9
     title, *_ = str(plan).splitlines()
@@ -77,11 +71,6 @@ def plan(plan: Plan) -> Figure:
     return figure
 
 
-def _shapes(op: Operation) -> str:
-    shapes = ["×".join(map(str, x.shape)) or "scalar" for x in (*op.inputs, op.output)]
-    return " · ".join(shapes[:-1]) + " → " + shapes[-1]
-
-
 def _bars(axes: Axes, values: list[int], total: int, hatch: str) -> None:
     bars = axes.barh(
         range(len(values)), values, height=0.62, color="0.75", edgecolor="0.25", hatch=hatch
@@ -94,21 +83,16 @@ def _bars(axes: Axes, values: list[int], total: int, hatch: str) -> None:
 
 
 def gradient_check(check: GradientCheck) -> Figure:
-    """Relative error of the gradient, layer by layer, and the tolerance.
+    """Relative error of the gradient by layer, and the tolerance.
 
     Parameters
     ----------
     check : GradientCheck
-        What `check_gradient` gave.
+        From `check_gradient`.
 
     Returns
     -------
     matplotlib.figure.Figure
-
-    Raises
-    ------
-    ImportError
-        If Matplotlib is not installed.
 
     Examples
     --------
@@ -122,7 +106,7 @@ def gradient_check(check: GradientCheck) -> Figure:
     """
     errors = [*check.per_layer, check.relative_error]
     names = [*(style.layer_name(l) for l in range(len(check.per_layer))), "all layers"]
-    # what can't be drawn on a logarithmic axis is put at its ends: 0 left, inf and NaN right
+    # on a logarithmic axis, 0 is drawn at the left end, inf and NaN at the right
     drawn = [error for error in errors if 0 < error < math.inf]
     low = min([*drawn, check.tolerance]) / 10
     high = max([*drawn, check.tolerance]) * 10

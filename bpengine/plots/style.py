@@ -1,8 +1,4 @@
-"""What all pictures share: how a figure is made, and lines that differ in more than their colour.
-
-Nothing here is global: colours, dashes and markers are given to each line, everything else is left to
-the user's Matplotlib style.
-"""
+"""Figures, and line styles that differ in more than colour; all else is the user's Matplotlib style."""
 
 from __future__ import annotations
 
@@ -20,33 +16,16 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = [
-    "DASHES",
-    "MARKERS",
-    "figure",
-    "host",
-    "ink",
-    "is_log",
-    "layer_name",
-    "lines",
-    "log_ticks",
-    "plain",
-    "shades",
-]
+__all__ = ["DASHES", "MARKERS", "figure", "host", "ink", "is_log", "layer_name", "lines"]
+__all__ += ["log_ticks", "plain", "shades"]
 
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-MARKED = 10  # points of a line that carry its marker
+MARKED = 10  # markers of a line
 
 
 def figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches.
-
-    Raises
-    ------
-    ImportError
-        If Matplotlib is not installed.
-    """
+    """An empty figure, sizes in inches."""
     try:
         from bpengine.plots.picture import Picture
     except ModuleNotFoundError as error:
@@ -59,7 +38,7 @@ def figure(width: float, height: float) -> Figure:
 
 
 def shades(axes: Axes, n: int) -> list[Any]:
-    """`n` colours whose lightness rises in even steps, all of them clear of the background."""
+    """`n` colours of evenly spaced lightness, distinct from the background."""
     from matplotlib import colormaps
     from matplotlib.colors import to_rgb
 
@@ -69,10 +48,9 @@ def shades(axes: Axes, n: int) -> list[Any]:
 
 
 def lines(axes: Axes, x: Sequence[float], curves: Iterable[tuple[str, Sequence[float]]]) -> None:
-    """Draw named curves over x, each with a shade, a dash and a marker of its own.
+    """Draw named curves over x with different shades, dashes and markers.
 
-    Where a point of a curve is an array, of a figure of each network of a stack, the curve is their
-    median, and a band goes from the least to the greatest.
+    Values of shape (epochs, P), of a stack, are drawn as their median and range.
     """
     curves = list(curves)
     every = max(1, len(x) // MARKED)
@@ -80,7 +58,6 @@ def lines(axes: Axes, x: Sequence[float], curves: Iterable[tuple[str, Sequence[f
     for (name, values), colour, i in styles:
         y = np.asarray(values, "float64")
         if y.ndim > 1:
-            # of a stack: the median of its networks, between the least and the greatest
             low, high = np.nanmin(y, axis=1), np.nanmax(y, axis=1)
             axes.fill_between(x[: len(y)], low, high, color=colour, alpha=0.2, linewidth=0)
             y = np.nanmedian(y, axis=1)
@@ -91,7 +68,7 @@ def lines(axes: Axes, x: Sequence[float], curves: Iterable[tuple[str, Sequence[f
             color=colour,
             linestyle=DASHES[i % len(DASHES)],
             marker=MARKERS[i % len(MARKERS)],
-            # markers of different lines are not on top of each other
+            # markers of different lines don't overlap
             markevery=(i * every // len(curves), every),
             markersize=5,
         )
@@ -102,13 +79,13 @@ def lines(axes: Axes, x: Sequence[float], curves: Iterable[tuple[str, Sequence[f
 
 
 def _present(values: Sequence[Any]) -> np.ndarray[Any, Any]:
-    """All figures; of a stack those that are there."""
+    """All values; for a stack, without NaN."""
     found = np.asarray(values, "float64")
     return found if found.ndim < 2 else found[~np.isnan(found)]
 
 
 def log_ticks(axis: Axis, low: float, high: float) -> None:
-    """Plain numbers on a logarithmic axis from low to high, three of them or more."""
+    """Plain numbers on a logarithmic axis from low to high, at least three."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
     narrow = MaxNLocator(4, steps=(1, 2, 5, 10))
@@ -119,7 +96,7 @@ def log_ticks(axis: Axis, low: float, high: float) -> None:
 
 
 def is_log(values: Iterable[float]) -> bool:
-    """Whether a logarithmic scale shows more: all values above 0, the greatest ten times the least."""
+    """Whether to use a logarithmic scale: all values above 0, the greatest ten times the least."""
     found = [float(value) for value in values]
     finite = all(math.isfinite(value) and value > 0 for value in found)
     return bool(found) and finite and max(found) >= 10 * min(found)
@@ -131,12 +108,12 @@ def ink(axes: Axes) -> Any:
 
 
 def layer_name(l: int) -> str:
-    """The chapter's name of the layer that ``weights[l]`` leads to; layer 1 is the input."""
+    """The chapter's name of the output layer of ``weights[l]``; layer 1 is the input."""
     return f"layer {l + 2}"
 
 
 def plain(text: str) -> str:
-    """`text` with nothing in it that Matplotlib takes for mathematics."""
+    """`text` with escaped ``$``, which Matplotlib reads as mathematics."""
     return text.replace("$", r"\$")
 
 

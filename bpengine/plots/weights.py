@@ -1,4 +1,4 @@
-"""Pictures of weights: what the first layer looks for, and how a nudge of one weight is felt."""
+"""Plots of weights: images of the first layer, and the effect of changing a weight."""
 
 from __future__ import annotations
 
@@ -23,27 +23,25 @@ __all__ = ["first_layer", "nudges"]
 def first_layer(
     network: Network, shape: tuple[int, int] | None = None, *, neurons: SupportsIndex = 100
 ) -> Figure:
-    """Weights into each neuron of the first layer after the input, as images on one scale.
+    """Weights of the first layer after the input as images, one per neuron, on one scale.
 
     Parameters
     ----------
     network : Network
     shape : (int, int), optional
-        Rows and columns of an image of the input; a square where not given.
+        Rows and columns of an image of the input; default: a square.
     neurons : int, optional
-        How many neurons to draw at most, the first ones.
+        Maximum number of neurons to draw, from the first.
 
     Returns
     -------
     matplotlib.figure.Figure
-        An image a neuron, row by row; grey is 0, black is negative, white positive.
+        Grey is 0, black negative, white positive.
 
     Raises
     ------
     ValueError, TypeError
         If the inputs don't make an image of that shape.
-    ImportError
-        If Matplotlib is not installed.
 
     Examples
     --------
@@ -87,12 +85,8 @@ def first_layer(
         )
     axes.set(xlim=(0, across), ylim=(down, 0))
     axes.set_axis_off()
-    of = (
-        f"{network.sizes[1]} neurons"
-        if shown == network.sizes[1]
-        else f"{shown} of {network.sizes[1]} neurons"
-    )
-    axes.set_title(f"weights into {of} of layer 2")
+    of = "" if shown == network.sizes[1] else f"{shown} of "
+    axes.set_title(f"weights into {of}{network.sizes[1]} neurons of layer 2")
     figure.colorbar(image, label="weight", shrink=0.9)
     return figure
 
@@ -106,7 +100,7 @@ def nudges(
     *,
     amounts: ArrayLike | None = None,
 ) -> Figure:
-    """How a nudge of one weight moves z, a and the cost of one example.
+    """How a change of one weight changes z, a and the cost of one example.
 
     Parameters
     ----------
@@ -119,20 +113,18 @@ def nudges(
     entry : (int, int)
         (j, k), counted from 0; with k one past the weights, it is the bias of neuron j.
     amounts : array of shape (k,), optional
-        The nudges Δw, from -1 to 1 where not given.
+        The changes Δw; default: from -1 to 1.
 
     Returns
     -------
     matplotlib.figure.Figure
-        How z and a change, in the weight's own neuron and in that neuron of each later layer whose z
-        changes most; and the cost beside what the gradient predicts.
+        Changes of z and a, in the weight's neuron and in the neuron of each later layer whose z changes
+        most; and the cost with the gradient's prediction.
 
     Raises
     ------
     ValueError, IndexError
         If an argument does not fit.
-    ImportError
-        If Matplotlib is not installed.
 
     Examples
     --------
@@ -158,7 +150,7 @@ def nudges(
     for axes, name, values in zip(panels, "za", (found.z, found.a), strict=False):
         curves = []
         for l in range(layer, len(found.z)):
-            # the weight's own neuron; later, the one whose weighted input moves most
+            # the weight's neuron; in later layers the one whose z changes most
             j = entry[0] if l == layer else int(np.ptp(found.z[l], axis=1).argmax())
             of = f", neuron {j + 1}" if len(found.z[l]) > 1 else ""
             curves.append((style.layer_name(l) + of, values[l][j, 1:] - values[l][j, 0]))

@@ -1,4 +1,4 @@
-"""The privacy that steps have spent."""
+"""Privacy accounting of DP-SGD steps."""
 
 from __future__ import annotations
 
@@ -11,59 +11,59 @@ from bpengine.training.loop import Callback, Training
 
 __all__ = ["Accountant", "privacy_spent"]
 
-# whole orders have a closed form; the fractional ones of the default may fail to converge
+# integer orders have a closed form; the default's fractional ones may fail to converge
 ORDERS = [*range(2, 33), 36, 40, 48, 56, 64, 80, 96, 128, 192, 256, 512]
 
 
 class Accountant(Callback):
-    """Notes the privacy spent in ``History.epsilon``, after each epoch and where training ends.
+    """Appends ε to ``History.epsilon`` after each epoch and at the end of training.
 
     Parameters
     ----------
     batches : Poisson
-        Which counts the steps.
+        Counts the steps.
     delta : float
     """
 
     def __init__(self, batches: Poisson, delta: float) -> None:
         self._batches, self._delta = batches, delta
-        self._noted = 0
+        self._recorded = 0
 
     @property
     def _steps(self) -> int:
         return sum(steps for _, _, steps in self._batches.spent)
 
     def start(self, training: Training) -> None:
-        """See that there is an accountant, and what a resumed training has spent."""
+        """Check that dp-accounting is installed, and that a resumed training knows its steps."""
         _accountant()
         if training.epoch and not self._batches.spent:
             raise ValueError(
                 "the checkpoint does not say what privacy its training has spent: DPSGD(…, delta=None)."
             )
-        self._noted = self._steps
+        self._recorded = self._steps
 
     def epoch(self, training: Training) -> None:
-        """Note ε of all steps so far."""
-        self._noted = self._steps
+        """Record ε of all steps so far."""
+        self._recorded = self._steps
         training.history.epsilon.append(privacy_spent(self._batches.spent, self._delta))
 
     def end(self, training: Training) -> None:
-        """Note it again where an epoch has begun since."""
-        if self._steps > self._noted:
+        """Record ε of an incomplete epoch."""
+        if self._steps > self._recorded:
             self.epoch(training)
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been spent."""
+        """The steps taken."""
         return {"spent": [list(entry) for entry in self._batches.spent]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """What a checkpoint says has been spent."""
+        """Restore the steps taken."""
         spent = state.get("spent", [])
         self._batches.spent = [(float(q), float(σ), int(steps)) for q, σ, steps in spent]
 
 
 def privacy_spent(spent: Sequence[Spent], delta: float) -> float:
-    """ε of the (ε, δ)-differential privacy of some steps of `DPSGD`, by Rényi accounting.
+    """ε of the (ε, δ)-differential privacy of steps of `DPSGD`, by Rényi accounting.
 
     Parameters
     ----------

@@ -16,29 +16,28 @@ __all__ = ["DPSGD"]
 
 @dataclass(frozen=True, repr=False)
 class DPSGD:
-    """Private gradient descent: each example's gradient is clipped, and noise hides what is left of it.
+    """Private gradient descent: clipped per-example gradients, with noise.
 
-    A step takes every example with the same probability q = batch size / N, clips each gradient to the
-    norm c, and moves by -η/(q N) (Σ_x clipped ∇C_x + σ c · noise), with standard normal noise. Give it
-    to `Network.fit`: the batch size is then that of a batch on average, and `shuffle` has no part.
+    A step samples every example with probability q = batch size / N, clips each gradient to the norm
+    c, and adds -η/(q N) (Σ_x clipped ∇C_x + σ c · noise), with standard normal noise. With
+    `Network.fit`, `batch_size` is the expected batch size, and `shuffle` is ignored.
 
     Parameters
     ----------
     learning_rate : float, Schedule or function of the epochs passed
         η.
     noise_multiplier : float
-        σ, the noise's standard deviation in units of `max_norm`; 0 is no noise and no privacy.
+        σ, the noise's standard deviation in units of `max_norm`; 0: no noise and no privacy.
     max_norm : float
-        c, the greatest norm that an example's gradient keeps.
+        c, the maximum norm of an example's gradient.
     momentum, weight_decay, averaging
         As for `SGD`. They work on noisy gradients and cost no privacy.
     delta : float or None, optional
-        δ of the (ε, δ) that `fit` reports in ``History.epsilon`` after each epoch, by the accountant of
-        the extra ``privacy``. Below 1/N to mean anything. None: no report, and the extra is not needed.
+        δ of the (ε, δ) that `fit` records in ``History.epsilon`` after each epoch; it should be below
+        1/N. Needs the extra ``privacy``, unless None, which records nothing.
     secure : bool, optional
-        Whether batches and noise come from a generator that the operating system's cryptographic
-        source has seeded. Without, they come from ``network.rng``, and whoever knows its seed can
-        take the noise away.
+        Whether to seed the generator of batches and noise from the operating system's cryptographic
+        source. Otherwise they are drawn from ``network.rng``: its seed is enough to remove the noise.
 
     Raises
     ------
@@ -47,10 +46,9 @@ class DPSGD:
 
     Notes
     -----
-    The promise is about the parameters alone. Costs, accuracies and norms that training reports are
-    computed from the examples without noise. NumPy's generators are made for simulation: `secure`
-    makes their start unpredictable, not their algorithm cryptographic, and noise in floating point
-    is open to the attack of Mironov, CCS 2012.
+    Only the parameters are private. Costs, accuracies and norms that training reports are computed
+    without noise. NumPy's generators are not cryptographic, `secure` only makes their seed
+    unpredictable, and floating-point noise is open to the attack of Mironov, CCS 2012.
 
     References
     ----------
@@ -92,14 +90,10 @@ class DPSGD:
 
     @property
     def rule(self) -> SGD:
-        """The update that noisy gradients are given to."""
-        return SGD(
-            self.learning_rate,
-            self.momentum,
-            weight_decay=self.weight_decay,
-            averaging=self.averaging,
-        )
+        """The update rule of noisy gradients."""
+        η, μ, λ = self.learning_rate, self.momentum, self.weight_decay
+        return SGD(η, μ, weight_decay=λ, averaging=self.averaging)
 
     def generator(self, rng: np.random.Generator) -> np.random.Generator:
-        """What batches and noise are drawn from: `rng`, or a new one where `secure` asks for it."""
+        """The generator of batches and noise: `rng`, or with `secure` a new one."""
         return np.random.default_rng(secrets.randbits(256)) if self.secure else rng

@@ -1,4 +1,4 @@
-"""The noise of private training: normal random numbers, drawn on the host and added in each step."""
+"""Normal noise of private training, drawn on the host."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ __all__ = ["Noise", "Noisy"]
 
 
 class Noise:
-    """Draws normal numbers from a NumPy generator: a seed gives the same on every backend.
+    """Draws normal numbers from a NumPy generator; the same on every backend.
 
-    In float32 by the method of Box and Muller on 32-bit integers, whose logarithms, roots and sines
-    NumPy takes many at a time: several times as fast as the generator's own method, which goes from
-    number to number. None is above 6.8 standard deviations, where of 10¹¹ normal ones about one is.
-    In float64 by the generator's own method.
+    In float32 by the vectorized Box-Muller transform of 32-bit integers, several times as fast as
+    ``rng.standard_normal``; no value exceeds 6.8 standard deviations. In float64 by
+    ``rng.standard_normal``.
 
     Parameters
     ----------
@@ -44,7 +43,7 @@ class Noise:
         self._radius, self._angle = np.empty((2, NOISE_BLOCK // 2), "float32")
 
     def fill(self, out: np.ndarray[Any, Any], strength: Any) -> None:
-        """Normal numbers of standard deviation `strength` into `out`, of one axis, at most a block."""
+        """Write noise of standard deviation `strength` into `out`, of one axis, at most a block."""
         if out.dtype != np.float32:
             self.rng.standard_normal(None, np.float64, out)
             np.multiply(out, strength, out)
@@ -89,9 +88,8 @@ class Noisy(Clipped):
     ----------
     optimizer : DPSGD
     rng : numpy.random.Generator
-        What draws the noise.
     expected : float, optional
-        Examples that a batch has on average, by which sums are divided; the batch size where not given.
+        Expected batch size, which sums are divided by; default: the batch size.
     """
 
     def __init__(
@@ -100,8 +98,7 @@ class Noisy(Clipped):
         super().__init__(optimizer.max_norm)
         self._rng, self._expected = rng, expected
         self._deviation = optimizer.noise_multiplier * optimizer.max_norm
-        # where the gradient itself is the step, noise can come after it: products of BP3 and BP4 that
-        # add themselves to the parameters then still do
+        # plain SGD adds the noise after the update, so that BP3 and BP4 can still be folded into it
         self._last = not optimizer.momentum and optimizer.averaging is None
 
     def prepare(self, model: Model, workspace: Workspace) -> None:
@@ -111,13 +108,13 @@ class Noisy(Clipped):
         self._strength = model.backend.empty((), model.dtype)
 
     def clipped(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
-        """As `Clipped.clipped`, and the noise, unless it comes after the update."""
+        """As `Clipped.clipped`, then noise unless it follows the update."""
         yield from super().clipped(backprop)
         if not self._last:
             yield from self._add_noise(self.average)
 
     def update(self, update: Iterable[Operation]) -> Iterator[Operation]:
-        """The update, and the noise where it comes after that."""
+        """The update, then noise if it follows."""
         yield from update
         if self._last:
             yield from self._add_noise(self.model.parameters)
@@ -131,7 +128,6 @@ class Noisy(Clipped):
     def _add_noise(self, to: Parameters) -> Iterator[Operation]:
         draw = Noise(self._rng, self.model.backend, self.model.dtype)
         for block, n in zip(to.blocks, self.model.sizes, strict=False):
-            # [w b] and not the padding
-            x = block[..., : n + 1]
+            x = block[..., : n + 1]  # [w b] without padding
             if self._deviation:
                 yield Operation("gaussian noise", "noise", draw, (x, self._strength), x)

@@ -1,4 +1,4 @@
-"""Poisson sampling: batches that each example is in with the same probability."""
+"""Poisson sampling of batches."""
 
 from __future__ import annotations
 
@@ -20,25 +20,24 @@ Spent = tuple[float, float, int]  # sampling rate q, noise multiplier σ, steps
 
 
 class Poisson(InMemory):
-    """Batches that each example is in with the same probability, whatever the others do.
+    """Batches that include each example independently with the same probability.
 
-    They are of different sizes: those of a chunk are filled up to the same one with a row of weight 0.
+    Batches of a chunk are padded to the same size with an example of weight 0.
 
     Parameters
     ----------
-    source : Resident
-        The examples, without weights; its batch size is that of a batch on average.
+    source : InMemory
+        The examples, without weights; its batch size is the expected one.
     dtype : str
     rng : numpy.random.Generator
-        What draws the batches.
     noise_multiplier : float
-        σ of the steps that are taken on them.
+        σ of the steps.
 
     Attributes
     ----------
     spent : list of (float, float, int)
-        Sampling rate, noise multiplier and number of steps taken with them: what privacy is counted
-        from. A step counts when its batch is drawn.
+        Sampling rate, noise multiplier and number of steps, for privacy accounting. A step counts
+        when its batch is drawn.
     """
 
     def __init__(
@@ -54,12 +53,12 @@ class Poisson(InMemory):
         self.rows = self.backend.empty((N + 1, width + 1), dtype)
         self.rows[:N, :width] = source.rows
         self.rows[:N, width] = 1.0
-        # the filling: an input of zeros, targets that are some example's, weight 0
+        # padding: inputs of 0, targets of an example, weight 0
         self.rows[N, :] = 0.0
         self.rows[N, width - self.outputs : width] = source.rows[0, width - self.outputs :]
 
     def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
-        """An epoch: as many steps as there are batches of the average size in the examples."""
+        """An epoch of as many steps as there are batches of the expected size."""
         N = self.examples
         sizes = self.rng.binomial(N, self.rate, self.steps)
         step = 0
@@ -70,7 +69,7 @@ class Poisson(InMemory):
             numbers = np.full((len(some), width), N)
             for row, size in zip(numbers, some, strict=True):
                 row[:size] = self.rng.choice(N, size, replace=False, shuffle=False)
-            chunk = self._filled(numbers, int(some.sum()))
+            chunk = self._padded(numbers, int(some.sum()))
             self._spend(len(some))
             yield chunk
             step += len(some)
@@ -82,11 +81,11 @@ class Poisson(InMemory):
         self.spent.append((*now, steps))
 
     def _width(self, size: int) -> int:
-        """The size that batches are filled up to: one of a few, for which there are plans."""
+        """The padded size: a multiple of √m, so that few plans are needed."""
         grain = max(1, math.isqrt(self.batch_size))
         return max(1, -(-size // grain)) * grain
 
-    def _filled(self, numbers: np.ndarray[Any, Any], total: int) -> Chunk:
+    def _padded(self, numbers: np.ndarray[Any, Any], total: int) -> Chunk:
         indices = self._placed(numbers.ravel())
         m = numbers.shape[1]
         load, outcomes = partial(self.backend.take, self.rows), partial(self._outcomes, indices, m)

@@ -29,12 +29,12 @@ def private_training(
     monitor: int | str | None = None,
     **options: Any,
 ) -> Training:
-    """A training whose batches are drawn at random and whose gradients are clipped and noisy.
+    """A training with Poisson-sampled batches and clipped, noisy gradients.
 
     Raises
     ------
     ValueError
-        If something is asked for that private training can't have.
+        If an argument is not possible in private training.
     """
     if monitor is not None:
         raise ValueError("monitor shows what DPSGD hides: gradients of single batches. Leave it out.")

@@ -1,7 +1,7 @@
-"""Backpropagation with Σ'(z) as a matrix, equations 33 to 35 of the chapter, multiplied out.
+"""Backpropagation with Σ'(z) as a matrix, equations 33 to 35 of the chapter.
 
-What the Hadamard product ⊙ σ'(z) stands for. It costs a matrix of n² numbers for each layer of n
-neurons, all but n of them zeros, and products of order n³, for each example; ⊙ costs n.
+Per example and layer of n neurons, it takes a matrix of n² numbers, and products of order n³; the
+Hadamard product ⊙ σ'(z) costs n.
 """
 
 from __future__ import annotations
@@ -48,18 +48,12 @@ def slopes(slope: Callable[[Array, Array], Array], z: Array) -> Array:
 
 
 class DiagonalNetwork(PerExampleNetwork):
-    """A network whose errors are products of matrices, each from its own layer to the cost.
-
-    Its `gradient` is the average over a batch, one example after the other.
+    """A network whose errors are products of matrices from the layer to the cost.
 
     Parameters
     ----------
-    weights : sequence of arrays of shape (n_l, n_{l-1})
-        Copied, in their dtype.
-    biases : sequence of arrays of shape (n_l, 1)
-    activations : sequence of str
-        One name per layer after the input.
-    cost : str
+    weights, biases, activations, cost
+        As for `PerExampleNetwork`.
 
     References
     ----------

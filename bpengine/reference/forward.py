@@ -1,4 +1,4 @@
-"""z and a of every layer for one example: what the forms that take a network apart begin with."""
+"""Weighted inputs and activations of one example, and checks, for other reference networks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def layers(net: PerExampleNetwork, x: Array, y: Array) -> tuple[list[Array], lis
     net : PerExampleNetwork
     x : array of shape (n_1, 1)
     y : array of shape (n_L, 1)
-        Its target, of which only the shape is read.
+        Its target; only its shape is checked.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Linear neurons: a network of them, of any depth, is one affine map."""
+"""Networks of linear neurons as a single affine map."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Array = np.ndarray[Any, Any]
 
 
 def collapse(weights: Sequence[Array], biases: Sequence[Array]) -> tuple[Array, Array]:
-    """Weights and biases of the one layer that does what all layers do in turn.
+    """Weights and biases of the single layer that equals all layers of a linear network.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def collapse(weights: Sequence[Array], biases: Sequence[Array]) -> tuple[Array, 
     w : array of shape (…, n_L, n_1)
         The product ``w[L] … w[2]``.
     b : array of shape (…, n_L, 1)
-        Each layer's biases, through the layers after it.
+        The biases of all layers, multiplied by the weights of later layers.
 
     Raises
     ------

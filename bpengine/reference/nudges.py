@@ -1,7 +1,4 @@
-"""How a nudge of one weight moves every z, every a and the cost, beside what the gradient predicts.
-
-It takes one forward pass for each nudge, and one backward pass for the predictions of all.
-"""
+"""The effect of changing one weight on z, a and the cost, with the gradient's prediction."""
 
 from __future__ import annotations
 
@@ -44,12 +41,12 @@ OF_Z: dict[tuple[str, str], Callable[[Array, Array], Any]] = {
 
 @dataclass(frozen=True)
 class Nudges:
-    """What `nudge` found: a column, or an entry, for each of k nudges.
+    """Result of `nudge` for k changes of a weight.
 
     Attributes
     ----------
     amounts : array of shape (k,)
-        The nudges Δw.
+        The changes Δw.
     z, a : tuple of arrays of shape (n_l, k)
         Weighted inputs and activations of each layer after the input.
     cost : array of shape (k,)
@@ -80,12 +77,12 @@ def nudge(
     entry: tuple[int, int],
     amounts: ArrayLike,
 ) -> Nudges:
-    """Nudge one weight by each of a series of amounts, and feed one example forward.
+    """Change one weight by several amounts, and feed one example forward.
 
     Parameters
     ----------
     weights : sequence of arrays of shape (n_l, n_{l-1})
-        Left as they are; computed in float64.
+        Not changed; computed in float64.
     biases : sequence of arrays of shape (n_l, 1)
     activations : sequence of str
         One name per layer after the input.
@@ -95,10 +92,9 @@ def nudge(
     layer : int
         ``weights[layer]`` has the weight; counted from 0.
     entry : (int, int)
-        (j, k), counted from 0. With k = n_{l-1}, one past the weights, it is the bias of neuron j:
-        the weight of an input that is always one.
+        (j, k), counted from 0; k = n_{l-1} is the bias of neuron j.
     amounts : array of shape (k,)
-        The nudges Δw.
+        The changes Δw.
 
     Returns
     -------

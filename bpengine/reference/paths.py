@@ -1,7 +1,7 @@
-"""The gradient as a sum over paths, equation 53 of the chapter: each path from a weight to the cost.
+"""The gradient as a sum over all paths from a weight to the cost, equation 53 of the chapter.
 
-What backpropagation adds up without listing it. From a weight there are as many paths as the product
-of the sizes of all later layers, n^(L-l) where each has n neurons; backprop costs n² for each layer.
+The number of paths from a weight is the product of the sizes of all later layers, n^(L-l) for layers of
+n neurons; backprop costs n² per layer.
 """
 
 from __future__ import annotations
@@ -21,22 +21,21 @@ from bpengine.reference.per_example import ACTIVATIONS, PerExampleNetwork
 __all__ = ["MOST_PATHS", "Path", "PathNetwork"]
 
 Array = np.ndarray[Any, Any]
-MOST_PATHS = 100_000  # that are listed in one call
+MOST_PATHS = 100_000  # of one call
 
 
 @dataclass(frozen=True)
 class Path:
-    """A way from a weight to the cost, one neuron in each layer.
+    """A path from a weight to the cost, one neuron in each layer.
 
     Attributes
     ----------
     neurons : tuple of int
-        From the layer that the weight leads into to the output layer, each counted from 0.
+        From the output layer of the weight to that of the network, counted from 0.
     factors : tuple of float
-        The rate of change of each activation with the one before it: ``∂a/∂w`` for the first
-        neuron, ``∂a/∂a`` from each neuron to the next, ``∂C_x/∂a`` for the last.
+        ``∂a/∂w`` of the first neuron, ``∂a/∂a`` from each neuron to the next, ``∂C_x/∂a`` of the last.
     product : float
-        Their product: what this path adds to ``∂C_x/∂w``.
+        Their product, a term of ``∂C_x/∂w``.
     """
 
     neurons: tuple[int, ...]
@@ -57,12 +56,8 @@ class PathNetwork(PerExampleNetwork):
 
     Parameters
     ----------
-    weights : sequence of arrays of shape (n_l, n_{l-1})
-        Copied, in their dtype.
-    biases : sequence of arrays of shape (n_l, 1)
-    activations : sequence of str
-        One name per layer after the input.
-    cost : str
+    weights, biases, activations, cost
+        As for `PerExampleNetwork`.
 
     References
     ----------
@@ -100,8 +95,7 @@ class PathNetwork(PerExampleNetwork):
         layer : int
             ``weights[layer]`` has the weight; counted from 0.
         entry : (int, int)
-            (j, k), counted from 0. With k = n_{l-1}, one past the weights, it is the bias of neuron
-            j: the weight of an input that is always one.
+            (j, k), counted from 0; k = n_{l-1} is the bias of neuron j.
 
         Returns
         -------

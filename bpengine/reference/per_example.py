@@ -1,8 +1,4 @@
-"""The network of the chapter: one example at a time, in a loop.
-
-This is the form in which backpropagation is usually first written. It is the baseline of every
-comparison: the engine gives the same results, and its speed is quoted as a multiple of this.
-"""
+"""The network of the chapter, with a loop over examples: the baseline of tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ Array = np.ndarray[Any, Any]
 
 
 def sigmoid(z: Array) -> Any:
-    # in the half where e⁻ᶻ would overflow, from the other side
+    # e^-|z| does not overflow
     e = np.exp(-np.abs(z))
     return np.where(z >= 0, 1 / (1 + e), e / (1 + e))
 
@@ -47,10 +43,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array, Array], 
     "sigmoid": (sigmoid, lambda g, z: g * sigmoid(z) * (1 - sigmoid(z))),
     "tanh": (np.tanh, lambda g, z: g * (1 - np.tanh(z) ** 2)),
     "relu": (lambda z: np.maximum(z, 0), lambda g, z: g * (z > 0)),
-    "leaky_relu": (
-        lambda z: np.where(z > 0, z, z / 100),
-        lambda g, z: g * np.where(z > 0, 1, 0.01),
-    ),
+    "leaky_relu": (lambda z: np.where(z > 0, z, z / 100), lambda g, z: g * np.where(z > 0, 1, 0.01)),
     "linear": (lambda z: z, lambda g, z: g),
     "softmax": (softmax, lambda g, z: softmax(z) * (g - (g * softmax(z)).sum())),
     "softplus": (lambda z: np.logaddexp(z, 0), lambda g, z: g * sigmoid(z)),
@@ -80,7 +73,7 @@ SIMPLIFIED = {
 
 
 def parts_of(network: Any) -> tuple[list[Array], list[Array], list[str], str]:
-    """What the references take of a `bpengine.Network`: weights, biases, activations and cost."""
+    """Weights, biases, activations and cost of a `bpengine.Network`, for reference networks."""
     to_numpy = network.backend.to_numpy
     return (
         [to_numpy(w) for w in network.weights],
@@ -91,7 +84,7 @@ def parts_of(network: Any) -> tuple[list[Array], list[Array], list[str], str]:
 
 
 class PerExampleNetwork:
-    """A network that learns from one example after the other.
+    """A network that computes gradients in a loop over examples.
 
     Parameters
     ----------
@@ -116,11 +109,7 @@ class PerExampleNetwork:
     """
 
     def __init__(
-        self,
-        weights: Sequence[Array],
-        biases: Sequence[Array],
-        activations: Sequence[str],
-        cost: str,
+        self, weights: Sequence[Array], biases: Sequence[Array], activations: Sequence[str], cost: str
     ) -> None:
         self.weights = [w.copy() for w in weights]
         self.biases = [b.copy() for b in biases]

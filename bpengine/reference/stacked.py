@@ -1,8 +1,7 @@
-"""Per-example gradients as a stack of matrices: a 3-D array by matmul or einsum, then a sum over it.
+"""Per-example gradients as a 3-D array, by matmul or einsum, then their sum.
 
-What one arrives at when the loop over examples is vectorized one example at a time. It costs m times
-the memory of the gradient, and moves all of it: for 784-100-10 (79,510 parameters) and a batch of 128
-that is 10 million numbers, 41 MB in float32. BP4 as one product, δ aᵀ, never forms the stack.
+This takes m times the memory of the gradient: for 784-100-10 (79,510 parameters) and a batch of 128,
+41 MB in float32. BP4 as one product, δ aᵀ, never forms the array.
 """
 
 from __future__ import annotations
@@ -20,16 +19,12 @@ Array = np.ndarray[Any, Any]
 
 
 class StackedNetwork(PerExampleNetwork):
-    """A network whose gradient is formed for each example, all at once, then averaged.
+    """A network that forms the gradients of all examples at once, then averages them.
 
     Parameters
     ----------
-    weights : sequence of arrays of shape (n_l, n_{l-1})
-        Copied, in their dtype.
-    biases : sequence of arrays of shape (n_l, 1)
-    activations : sequence of str
-        One elementwise activation per layer after the input.
-    cost : str
+    weights, biases, activations, cost
+        As for `PerExampleNetwork`; not softmax.
 
     Examples
     --------
@@ -47,11 +42,7 @@ class StackedNetwork(PerExampleNetwork):
     """
 
     def __init__(
-        self,
-        weights: Sequence[Array],
-        biases: Sequence[Array],
-        activations: Sequence[str],
-        cost: str,
+        self, weights: Sequence[Array], biases: Sequence[Array], activations: Sequence[str], cost: str
     ) -> None:
         if "softmax" in activations:
             raise ValueError("this form takes elementwise activations; softmax is not one.")
@@ -67,14 +58,12 @@ class StackedNetwork(PerExampleNetwork):
         X : array of shape (n_1, m)
         Y : array of shape (n_L, m)
         by : {"matmul", "einsum"}, optional
-            ``(m, n, 1) @ (m, 1, n')`` is m products of a column and a row; ``"jm,km->mjk"`` names the
-            same. Both do m multiplications for each weight and write m n n' numbers.
+            ``(m, n, 1) @ (m, 1, n')``, or ``"jm,km->mjk"``.
 
         Returns
         -------
         nabla_w : list of arrays of shape (m, n_l, n_{l-1})
         nabla_b : list of arrays of shape (m, n_l, 1)
-            Together m times as many numbers as there are parameters, all held at once.
 
         Raises
         ------
@@ -95,7 +84,6 @@ class StackedNetwork(PerExampleNetwork):
         for l in range(len(self.weights) - 1, -1, -1):
             a = activations[l]
             if by == "matmul":
-                # a column times a row, for each of the m examples
                 nabla_w.append(delta.T[:, :, np.newaxis] @ a.T[:, np.newaxis, :])
             else:
                 nabla_w.append(np.einsum("jm,km->mjk", delta, a))

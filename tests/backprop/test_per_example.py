@@ -211,7 +211,7 @@ def test_a_warm_run_allocates_no_array(kind):
         before = tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
         plan.run(5)
-        # NumPy's iterator may take buffers of its own; no temporary of a layer's 153,600 bytes
+        # NumPy's iterator may allocate buffers; no temporary of a layer's 153,600 bytes
         assert tracemalloc.get_traced_memory()[1] - before < 80_000
     finally:
         tracemalloc.stop()

@@ -29,7 +29,7 @@ import bpengine as bp
 BATCH = 50_000
 # one row of a batch of float32: no array of a step is smaller
 SMALLEST_ARRAY = 4 * BATCH
-# where strides differ, NumPy's iterator copies 8192 elements at a time through a buffer of its own
+# where strides differ, NumPy's iterator copies 8192 elements at a time through a buffer
 ITERATOR_BUFFER = 4 * 8192
 SGD = bp.SGD(0.01)
 PARTS = [["sigmoid", "tanh", "gelu"], ["sigmoid", "sigmoid"]]
@@ -338,7 +338,7 @@ def assert_calls_have_outputs(plan):
 
 
 def assert_warm_steps_allocate_no_array(plan, buffers=1):
-    """Nothing but the iterator's own, of as many operands as it may have to copy."""
+    """Only the iterator's buffers, for as many operands as it may have to copy."""
     plan.run(steps=2)
     tracemalloc.start()
     try:

@@ -1,4 +1,4 @@
-"""The book's programs by their own names: the numbers of a loop over examples, and their prints."""
+"""The book's programs: the numbers of a loop over examples, and their prints."""
 # ruff: noqa: NPY002  the book's programs draw from np.random
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COSTS = [costs.QuadraticCost, costs.CrossEntropyCost]
 
 
 class Quartic:
-    """A cost of a reader's own, whose functions hold for one column alone."""
+    """A custom cost, whose functions take a single column."""
 
     @staticmethod
     def fn(a, y):
@@ -468,7 +468,7 @@ def test_an_interrupt_keeps_the_steps_so_far(monkeypatch):
     assert_equal(net, loop)
 
 
-# a reader's own methods
+# redefined methods
 
 
 @pytest.mark.parametrize("program", [1, 2])
@@ -647,10 +647,10 @@ GOOD = {"sizes": [1, 1], "weights": [[[1.0]]], "biases": [[[2.0]]], "cost": "Qua
         ("", "Expecting value"),
         ("[]", "no network"),
         ("{}", "it has no 'cost'"),
-        (json.dumps(GOOD | {"sizes": [10**9, 10**9]}), "are not those of a network of sizes"),
+        (json.dumps(GOOD | {"sizes": [10**9, 10**9]}), "do not fit a network of sizes"),
         (json.dumps(GOOD | {"weights": [[[1.0], [2.0, 3.0]]]}), "no network"),
-        (json.dumps(GOOD | {"biases": [[1.0]]}), "are not those of a network of sizes"),
-        (json.dumps(GOOD | {"weights": []}), "are not those of a network of sizes"),
+        (json.dumps(GOOD | {"biases": [[1.0]]}), "do not fit a network of sizes"),
+        (json.dumps(GOOD | {"weights": []}), "do not fit a network of sizes"),
         (json.dumps(GOOD | {"sizes": 3}), "no network"),
         (json.dumps(GOOD | {"cost": "os"}), "cost 'os' is none of"),
         ("[" * 100_000, "no network"),

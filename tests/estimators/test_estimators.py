@@ -581,7 +581,7 @@ def test_cost_of_a_regressor():
     model = MLPRegressor(hidden_layer_sizes=(16,), cost="huber", max_iter=30, random_state=0).fit(XR, YR)
     assert model.network_.cost.name == "huber"
     assert np.isfinite(model.loss_)
-    local = bp.Cost("own", lambda a, y: ((a - y) ** 4).sum(axis=-2), lambda a, y: 4 * (a - y) ** 3)
+    local = bp.Cost("custom", lambda a, y: ((a - y) ** 4).sum(axis=-2), lambda a, y: 4 * (a - y) ** 3)
     MLPRegressor(hidden_layer_sizes=(4,), cost=local, max_iter=2).fit(XR, YR)
     with pytest.raises(ValueError, match="Did you mean 'huber'"):
         model.set_params(cost="hubert").fit(XR, YR)
@@ -650,7 +650,7 @@ def test_device():
         pass
 
     with pytest.raises(ValueError, match="can't be moved to a device"):
-        model.set_params(backend=Custom(array_api_strict, name="own")).fit(X, LABELS)
+        model.set_params(backend=Custom(array_api_strict, name="custom")).fit(X, LABELS)
 
 
 def test_errors_of_parameters():

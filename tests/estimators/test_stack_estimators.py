@@ -398,7 +398,7 @@ def test_scoring_and_refit_are_those_of_grid_search(options):
 
 
 def count_alone(monkeypatch):
-    """How many fits are not those of a stack."""
+    """The number of fits outside stacks."""
     count = []
     fit = MLPClassifier.fit
 
