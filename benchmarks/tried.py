@@ -17,6 +17,7 @@ from ladder import LEARNING_RATE, RUNGS, examples, network
 
 import bpengine as bp
 from bpengine.backends import Backend, NumPyBackend, Operation
+from bpengine.backends.fusion import fold
 from bpengine.backends.numpy import blas
 from bpengine.backends.numpy.kernels import calls as calls_of
 from bpengine.backends.numpy.scratch import Scratch
@@ -24,6 +25,13 @@ from bpengine.timing import measure
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 BLOCK = 2**14  # elements: 64 KiB of float32, which a core's own cache holds
+
+
+def folded_calls(operations: list[Operation], kernels: Scratch) -> dict[int, list[Call]]:
+    """The calls that fold the update into the gradient's products, by the operation they replace."""
+    assert blas.library(str(operations[-1].output.dtype))[0], "needs the C interface of NumPy's BLAS"
+    folded = fold(operations, blas.NUMPY)
+    return {i: [call for op in ops for call in calls_of(kernels, op)] for i, ops in folded.items()}
 
 
 def step(name: str, backend: Backend) -> bp.Plan:
@@ -57,7 +65,7 @@ class Variant(NumPyBackend):
 
     def compile(self, operations):
         operations, kernels = list(operations), Scratch()
-        folded = blas.fold_descent(operations)
+        folded = folded_calls(operations, kernels)
         program = super().compile(operations)
         program.calls = [
             call
@@ -137,14 +145,15 @@ class Negated(NumPyBackend):
 
     def compile(self, operations):
         operations = list(operations)
-        kernels, folded = Scratch(), blas.fold_descent(operations)
+        kernels = Scratch()
+        folded = folded_calls(operations, kernels)
         for i, (product, op) in enumerate(pairwise(operations)):
             if (
                 op.name == "sigmoid"
                 and op.inputs[0] is product.output
                 and _same(op.inputs[0], op.output)
             ):
-                folded[i] = [_negative_product(*product.inputs, product.output)]
+                folded[i] = _negative_product(kernels, *product.inputs, product.output)
                 folded[i + 1] = calls_of(kernels, op)[1:]
         program = super().compile(operations)
         program.calls = [
@@ -159,9 +168,9 @@ def _same(x: np.ndarray, y: np.ndarray) -> bool:
     return x.__array_interface__ == y.__array_interface__
 
 
-def _negative_product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> Call:
-    assert blas.library(str(c.dtype))[0], "this needs the C interface of NumPy's BLAS"
-    return blas._gemm(a, b, c, np.full(1, -1.0, c.dtype), 0.0)
+def _negative_product(kernels: Scratch, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> list[Call]:
+    scale, β = np.full(1, -1.0, c.dtype), np.zeros((), c.dtype)
+    return blas.FOLDED["add product"](kernels, a, b, c, scale, β, c)
 
 
 VARIANTS: dict[str, Callable[[], NumPyBackend]] = {
