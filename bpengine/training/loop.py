@@ -196,13 +196,13 @@ class Training:
                 history.validation_accuracy.append(accuracy)
         history.cost.append(self._of_all(cost, "cost"))  # the last: an epoch that has it is complete
         self.epoch += 1
-        last = [callback for callback in self.callbacks if callback.runs_last]
         for callback in self.callbacks:
-            if callback not in last:
+            if not callback.runs_last:
                 callback.epoch(self)
         self.stopped = self.strategy.agreed(self.stopped)
-        for callback in last:
-            callback.epoch(self)
+        for callback in self.callbacks:
+            if callback.runs_last:
+                callback.epoch(self)
 
     def end_partial_fit(self, cost: Any) -> Any:
         """Count an epoch of `partial_fit`; returns its cost with the penalty."""

@@ -642,9 +642,9 @@ def test_class_weights_multiply_the_weights_of_the_examples(lab):
 EXAMPLE = Path(__file__).parents[2] / "examples" / "larger_than_memory.py"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited and told as Linux does it")
+@pytest.mark.skipif(sys.platform != "linux", reason="uses limits and figures of Linux's memory")
 def test_a_map_is_trained_on_in_less_memory_than_it_is_long(tmp_path):
-    """The limit is the system's, on all memory that the process has of its own."""
+    """The system limits the private memory of the process."""
     done = subprocess.run(
         [sys.executable, EXAMPLE, "--gib", "0.3", "--limit", "0.25", "--folder", tmp_path],
         capture_output=True,

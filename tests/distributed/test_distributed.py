@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from strategies import examples
 
 import bpengine as bp
+from bpengine.backends.base import warn_once
 from bpengine.distributed import collectives, plan
 from bpengine.distributed.collectives import RankError
 from bpengine.distributed.options import DataParallel
@@ -646,7 +647,7 @@ def test_what_does_not_go_together(lab):
 
 
 def test_a_backend_without_all_reduce_warns_of_copies_to_host_memory(lab, caplog):
-    plan._warn_once.cache_clear()
+    warn_once.cache_clear()
     X, Y = data(8)
     with caplog.at_level(logging.WARNING, "bpengine"):
         ranks.results(2, lambda comm: fit(lab, network(lab), X, Y, comm, epochs=1))
