@@ -14,7 +14,7 @@ from bpengine.backprop.workspace import Workspace
 from bpengine.model.examples import sample_weights
 from bpengine.model.labels import classes, true_classes
 from bpengine.model.model import Model
-from bpengine.model.packing import pack_examples, per_network_parts
+from bpengine.model.packed_examples import pack_examples, per_network_parts
 
 __all__ = ["evaluate", "feedforward", "forward_chunks"]
 

@@ -18,7 +18,7 @@ from bpengine.backprop.reduction import Mean
 from bpengine.backprop.workspace import Workspace, example_bytes
 from bpengine.model.examples import sample_weights
 from bpengine.model.model import Model
-from bpengine.model.packing import PARTS, pack_examples, per_network_parts
+from bpengine.model.packed_examples import PARTS, pack_examples, per_network_parts
 from bpengine.model.parameters import Gradient
 from bpengine.optimizers.base import Optimizer, check_optimizer
 from bpengine.optimizers.update import OptimizerState

@@ -16,7 +16,7 @@ from bpengine.data.source import Source
 from bpengine.model.examples import sample_weights
 from bpengine.model.labels import class_weights
 from bpengine.model.model import Model
-from bpengine.model.packing import PARTS, per_network_parts
+from bpengine.model.packed_examples import PARTS, per_network_parts
 from bpengine.validation import fraction, positive_integer
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bpengine.backends import Array
-from bpengine.model.packing import pack_examples as rows_of_columns
+from bpengine.model.packed_examples import pack_examples as rows_of_columns
 from bpengine.network.network import Network
 
 __all__ = ["Data", "Examples", "Host", "columns", "pack_examples"]

@@ -16,9 +16,9 @@ from bpengine.backprop.forward import evaluate
 from bpengine.data.source import Chunk, Source
 from bpengine.model.model import Model
 from bpengine.optimizers.base import Optimizer
-from bpengine.training.compilation import for_training
+from bpengine.training.backend_choice import for_training
 from bpengine.training.history import History, Statistics
-from bpengine.training.monitor import Monitor
+from bpengine.training.step_statistics import Monitor
 from bpengine.training.steps import (
     NonFiniteCostError,
     PlanFactory,

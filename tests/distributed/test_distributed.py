@@ -16,7 +16,7 @@ from strategies import examples
 
 import bpengine as bp
 from bpengine.backends.base import warn_once
-from bpengine.distributed import collectives, plan
+from bpengine.distributed import collectives, summed_gradient
 from bpengine.distributed.collectives import RankError
 from bpengine.distributed.options import DataParallel
 from bpengine.privacy.dpsgd import DPSGD
@@ -27,7 +27,7 @@ SIZES = [3, 5, 4, 2]
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     """Gradients of the small networks here go over the ranks in several buckets and pieces."""
-    monkeypatch.setattr(plan, "BUCKET_BYTES", 100)
+    monkeypatch.setattr(summed_gradient, "BUCKET_BYTES", 100)
     monkeypatch.setattr(collectives, "PIECE_BYTES", 48)
     monkeypatch.setattr(collectives, "SPINS", 3)
 
