@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
@@ -30,6 +33,8 @@ from bpengine.training.steps import (
 )
 
 __all__ = ["Callback", "SingleProcess", "Training"]
+
+LIKE_A_HOOK = re.compile(r"^on_|_(begin|start|end)$")  # as the callbacks of other libraries are named
 
 
 class Training:
@@ -301,6 +306,21 @@ class Callback:
     """Whether it is called after the others, as checkpoints are, which store their states."""
     main_rank_only: ClassVar[bool] = False
     """Whether it runs on rank 0 only, in distributed training."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in vars(cls):
+            if LIKE_A_HOOK.search(name) and not hasattr(Callback, name):
+                warnings.warn(
+                    f"{cls.__name__}.{name} is never called: the methods of a callback are start, "
+                    "steps, epoch, end, state_dict and load_state_dict.",
+                    stacklevel=2,
+                )
+
+    def __repr__(self) -> str:
+        options = {name: vars(self).get(name) for name in inspect.signature(type(self)).parameters}
+        shown = ", ".join(f"{name}={value!r}" for name, value in options.items() if name in vars(self))
+        return f"{type(self).__name__}({shown})"
 
     def start(self, training: Training) -> None:
         """Called before the first step; ``training.epoch`` is above 0 in a resumed run."""
