@@ -218,7 +218,7 @@ def test_mnist_by_default(capsys):
 def test_progress_goes_to_stderr(capsys):
     assert main.main(["train", "circles", "--epochs", "2"]) == 0
     out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 8
+    assert len(out.splitlines()) == 9
     assert "epoch 2/2" in err
 
 
