@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+from bpengine.training.state import numbers, plain
 
 __all__ = ["History", "Statistics"]
+
+FIGURES = ("cost", "validation_cost", "validation_accuracy", "learning_rate", "seconds", "epsilon")
+LAYERS = ("gradient_norms", "weight_norms", "saturated", "mean_activations")
 
 
 @dataclass(frozen=True)
@@ -103,31 +106,30 @@ class History:
 
     def as_dict(self) -> dict[str, Any]:
         """Lists, dicts and numbers, for JSON."""
-        return dataclasses.asdict(self)
+        found: dict[str, Any] = plain(dataclasses.asdict(self))
+        return found
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> History:
-        """The inverse of `as_dict`."""
+        """The inverse of `as_dict`.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If an entry is missing, or is no figure.
+        """
         history = cls()
-        for name in ("cost", "validation_cost", "validation_accuracy", "learning_rate", "seconds"):
-            getattr(history, name).extend(map(_figure, values[name]))
-        history.epsilon.extend(float(x) for x in values.get("epsilon", ()))
+        for name in FIGURES:
+            entries = values.get(name, ()) if name == "epsilon" else values[name]
+            getattr(history, name).extend(numbers(x, name, None) for x in entries)
         for entry in values["monitored"]:
-            named: dict[str, Any] = {k: _entry(k, v) for k, v in dict(entry).items()}
+            named: dict[str, Any] = {
+                name: tuple(numbers(x, name, None) for x in value)
+                if name in LAYERS
+                else numbers(value, name, None, whole=name != "cost")
+                for name, value in dict(entry).items()
+            }
             history.monitored.append(Statistics(**named))
         if values["best_epoch"] is not None:
-            epoch = values["best_epoch"]
-            history.best_epoch = np.array(epoch, int) if isinstance(epoch, list) else int(epoch)
+            history.best_epoch = numbers(values["best_epoch"], "best_epoch", None, whole=True)
         return history
-
-
-def _figure(value: Any) -> Any:
-    """A number, or an array for a stack."""
-    return np.array(value, "float64") if isinstance(value, list) else float(value)
-
-
-def _entry(name: str, value: Any) -> Any:
-    """A field of `Statistics`."""
-    if not isinstance(value, (list, tuple)):
-        return value
-    return _figure(value) if name == "cost" else tuple(map(_figure, value))

@@ -676,7 +676,7 @@ def test_a_checkpoint_of_another_stack_is_refused(lab, tmp_path):
     X, labels = rings(lab)
     path = tmp_path / "run.npz"
     small(lab, 4).fit(X, labels, epochs=1, callbacks=[bp.Checkpoint(path)], progress=False)
-    with pytest.raises(ValueError, match="it is of a stack of 4 networks, not 3"):
+    with pytest.raises(ValueError, match="the file's network has stack 4, this one 3"):
         small(lab, 3).fit(X, labels, epochs=2, resume=path, progress=False)
 
 
