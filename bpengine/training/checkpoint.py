@@ -12,9 +12,9 @@ import numpy as np
 
 from bpengine.model import files, npz
 from bpengine.model.parameters import with_padding, without_padding
-from bpengine.training.history import FIGURES, LAYERS, History
+from bpengine.training.history import History, check_history
 from bpengine.training.loop import Training
-from bpengine.training.state import count, numbers, same_generator
+from bpengine.training.state import count, same_generator
 
 __all__ = ["resume", "save"]
 
@@ -142,35 +142,11 @@ def _load_progress(training: Training, found: dict[str, Any]) -> None:
     """Set a training's history and counts."""
     network, history = training.network, History.from_dict(found["history"])
     epoch = count(found["epoch"], "epoch")
-    _check_history(history, epoch, len(network.sizes) - 1, network.stack)
+    check_history(history, epoch, len(network.sizes) - 1, network.stack)
     if not isinstance(found["stopped"], bool):
         raise ValueError(f"its stopped is {found['stopped']!r:.60}, expected true or false")
     training.history, training.epoch, training.stopped = history, epoch, found["stopped"]
     training.steps, training.steps_taken = count(found["steps"], "steps"), count(found["taken"], "taken")
-
-
-def _check_history(history: History, epochs: int, layers: int, stack: tuple[int, ...]) -> None:
-    """Raise ValueError unless it is of so many epochs, layers after the input, and networks."""
-    networks = f"a stack of {stack[0]} networks" if stack else "one network"
-    for name in FIGURES:
-        entries = getattr(history, name)
-        # validation, rates and privacy may be missing in some epochs: one may resume with others
-        if len(entries) > epochs or (name in ("cost", "seconds") and len(entries) < epochs):
-            raise ValueError(f"its history has {len(entries)} entries of {name} in {epochs} epochs")
-        shapes = {() if name in ("seconds", "epsilon") else stack}
-        if name == "learning_rate":  # may be shared by the networks
-            shapes.add(())
-        if not {np.shape(x) for x in entries} <= shapes:
-            raise ValueError(f"its history has a {name} that is not of {networks}")
-    for found in history.monitored:
-        groups = [getattr(found, name) for name in LAYERS]
-        shapes = {np.shape(found.cost), *(np.shape(x) for group in groups for x in group)}
-        if {len(group) for group in groups} != {layers} or shapes != {stack}:
-            raise ValueError(f"its monitored figures are not of {layers} layers of {networks}")
-        if not (1 <= found.epoch <= epochs and found.step >= 1):
-            raise ValueError(f"it has monitored step {found.step} of epoch {found.epoch} of {epochs}")
-    if history.best_epoch is not None:
-        numbers(np.asarray(history.best_epoch), "best_epoch", stack, (0, epochs), whole=True)
 
 
 def _check_fits(name: str, current: Any, outlines: dict[str, Any], training: Training) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from bpengine.training.state import numbers, plain
 
-__all__ = ["History", "Statistics"]
+__all__ = ["History", "Statistics", "check_history"]
 
 FIGURES = ("cost", "validation_cost", "validation_accuracy", "learning_rate", "seconds", "epsilon")
 LAYERS = ("gradient_norms", "weight_norms", "saturated", "mean_activations")
@@ -133,3 +135,27 @@ class History:
         if values["best_epoch"] is not None:
             history.best_epoch = numbers(values["best_epoch"], "best_epoch", None, whole=True)
         return history
+
+
+def check_history(history: History, epochs: int, layers: int, stack: tuple[int, ...]) -> None:
+    """Raise ValueError unless it is of so many epochs, layers after the input, and networks."""
+    networks = f"a stack of {stack[0]} networks" if stack else "one network"
+    for name in FIGURES:
+        entries = getattr(history, name)
+        # validation, rates and privacy may be missing in some epochs: one may resume with others
+        if len(entries) > epochs or (name in ("cost", "seconds") and len(entries) < epochs):
+            raise ValueError(f"its history has {len(entries)} entries of {name} in {epochs} epochs")
+        shapes = {() if name in ("seconds", "epsilon") else stack}
+        if name == "learning_rate":  # may be shared by the networks
+            shapes.add(())
+        if not {np.shape(x) for x in entries} <= shapes:
+            raise ValueError(f"its history has a {name} that is not of {networks}")
+    for found in history.monitored:
+        groups = [getattr(found, name) for name in LAYERS]
+        shapes = {np.shape(found.cost), *(np.shape(x) for group in groups for x in group)}
+        if {len(group) for group in groups} != {layers} or shapes != {stack}:
+            raise ValueError(f"its monitored figures are not of {layers} layers of {networks}")
+        if not (1 <= found.epoch <= epochs and found.step >= 1):
+            raise ValueError(f"it has monitored step {found.step} of epoch {found.epoch} of {epochs}")
+    if history.best_epoch is not None:
+        numbers(np.asarray(history.best_epoch), "best_epoch", stack, (0, epochs), whole=True)

@@ -10,9 +10,7 @@ import numpy as np
 __all__ = ["count", "numbers", "plain", "same_generator"]
 
 # NumPy's generators index buffers by positions that their setters do not check
-NUMPY = {
-    kind.__module__ for kind in (np.random.MT19937, np.random.Philox, np.random.PCG64, np.random.SFC64)
-}
+NUMPY = {"MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"}
 BOUNDS = {"pos": 624, "buffer_pos": 4, "has_uint32": 1, "uinteger": 2**32 - 1}
 
 
@@ -73,14 +71,14 @@ def same_generator(rng: np.random.Generator, state: Any) -> np.random.BitGenerat
     """
     kind: Any = type(rng.bit_generator)
     generator: np.random.BitGenerator = kind()
-    expected: Any = generator.state["bit_generator"]
-    found = state["bit_generator"]
+    expected, found = kind.__name__, state["bit_generator"]
     if found != expected:
         raise ValueError(f"it is of a training with random numbers from {found!s:.60}, not {expected}")
     generator.state = state
     whole = plain(generator.state)
-    positions = {**whole, **whole["state"]} if kind in NUMPY else {}
-    if whole != plain(state) or any(positions.get(name, 0) > most for name, most in BOUNDS.items()):
+    positions = {**whole, **whole["state"]} if expected in NUMPY else {}
+    within = all(0 <= positions.get(name, 0) <= most for name, most in BOUNDS.items())
+    if not within or whole != plain(state):
         raise ValueError(f"its random state is none of {expected}")
     return generator
 
