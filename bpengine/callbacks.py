@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -251,7 +251,7 @@ class CSVLog(Callback):
 
     def check(self, training: Training) -> None:
         """Raise if the file can't be written, or continued."""
-        _check_log(self.path)
+        _check_log(self.path, training.epoch and training.epoch + 1)
         if training.epoch:
             self._columns()
 
@@ -297,8 +297,8 @@ class JSONLinesLog(Callback):
         self.path = Path(path)
 
     def check(self, training: Training) -> None:
-        """Raise if the file can't be written."""
-        _check_log(self.path)
+        """Raise if the file can't be written, or continued."""
+        _check_log(self.path, training.epoch)
 
     def start(self, training: Training) -> None:
         """Create the file; drop lines of epochs that a resumed training repeats."""
@@ -329,11 +329,11 @@ def _in_json(value: Any) -> Any:
     return value if math.isfinite(value) else None
 
 
-def _check_log(path: Path) -> None:
-    """Raise OSError if lines can't be appended to a file."""
+def _check_log(path: Path, count: int) -> None:
+    """Raise an error if a file can't be continued after `count` lines."""
     is_new = check_regular(path) is None
-    with open(path, "ab"):
-        pass
+    with open(path, "a+b") as file:
+        _skip(file, count)
     if is_new:
         path.unlink()
 
@@ -341,11 +341,17 @@ def _check_log(path: Path) -> None:
 def _truncate(path: Path, count: int) -> None:
     """Truncate a file after `count` lines."""
     with open(path, "a+b") as file:
-        file.seek(0)
-        for _ in range(count):
-            if len(file.readline(LINE_BYTES)) == LINE_BYTES:
-                raise ValueError(f"{path} is no log of a training: it has a line of {LINE_BYTES} bytes.")
+        _skip(file, count)
         file.truncate(file.seek(0, os.SEEK_CUR))
+
+
+def _skip(file: BinaryIO, count: int) -> None:
+    file.seek(0)
+    for _ in range(count):
+        if len(file.readline(LINE_BYTES)) == LINE_BYTES:
+            raise ValueError(
+                f"{file.name} is no log of a training: it has a line of {LINE_BYTES} bytes."
+            )
 
 
 def _shown(value: Any, digits: str) -> str:

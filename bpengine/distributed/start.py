@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -117,7 +117,7 @@ def start_together(training: Training, ranks: Ranks, resume: str | os.PathLike[s
     here = {
         **files.describe(network)[0],
         "random numbers": [type(rng.bit_generator).__name__ for rng in generators(network)],
-        "optimizer": settings(training.optimizer, training.epochs),
+        **dict(settings("optimizer", training.optimizer, training.epochs)),
         "epochs": training.epochs,
         "sync_every": ranks.options.sync_every,
         "accumulate": ranks.options.accumulate,
@@ -127,7 +127,10 @@ def start_together(training: Training, ranks: Ranks, resume: str | os.PathLike[s
     here = {name: x.tolist() if isinstance(x, np.ndarray) else x for name, x in here.items()}
     for name, value in group.broadcast_object(here).items() if group.size > 1 else ():
         if here[name] != value:
-            raise ValueError(_difference(name, here[name], value, group.rank))
+            raise ValueError(
+                f"{name} is {here[name]!r:.80} on rank {group.rank} and {value!r:.80} on rank 0; "
+                "ranks that train together need the same."
+            )
     for callback in training.callbacks:
         callback.check(training)
     if group.rank == 0 and resume is not None and Path(resume).exists():
@@ -137,32 +140,16 @@ def start_together(training: Training, ranks: Ranks, resume: str | os.PathLike[s
         _broadcast_state(training, group, shared)
 
 
-def settings(rule: Any, epochs: int) -> dict[str, Any]:
-    """Names and values of all that decides a step of an optimizer, or a rate of a schedule."""
-    found: dict[str, Any] = {"class": type(rule).__name__}
-    for field in dataclasses.fields(rule):
-        value = getattr(rule, field.name)
-        if dataclasses.is_dataclass(value):
-            found[field.name] = settings(value, epochs)
-        elif callable(
-            value
-        ):  # a schedule: functions of different processes are compared by their values
-            found[field.name] = [value(epoch) for epoch in np.linspace(0, epochs, 9).tolist()]
-        else:
-            found[field.name] = value
-    return found
-
-
-def _difference(name: str, here: Any, there: Any, rank: int) -> str:
-    if isinstance(here, dict) and here.keys() == there.keys():
-        name, here, there = next(
-            (inner, here[inner], there[inner]) for inner in here if here[inner] != there[inner]
-        )
-        return _difference(name, here, there, rank)
-    return (
-        f"{name} is {here!r:.80} on rank {rank} and {there!r:.80} on rank 0; ranks that train together "
-        "need the same."
-    )
+def settings(name: str, value: Any, epochs: int) -> Iterator[tuple[str, Any]]:
+    """All that decides the steps of an optimizer and the rates of a schedule, by name."""
+    if dataclasses.is_dataclass(value):
+        yield name, type(value).__name__
+        for field in dataclasses.fields(value):
+            yield from settings(f"{name}.{field.name}", getattr(value, field.name), epochs)
+    elif callable(value):  # a schedule: functions of different processes are compared by their values
+        yield name, [value(epoch) for epoch in np.linspace(0, epochs, 9).tolist()]
+    else:
+        yield name, value
 
 
 def _broadcast_state(training: Training, group: Group, shared: Sequence[Callback]) -> None:
