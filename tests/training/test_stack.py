@@ -7,6 +7,8 @@ import itertools
 import pickle
 
 import array_api_strict
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -424,6 +426,9 @@ def test_logs_and_statistics(lab, tmp_path):
         # weights before the first step do not depend on the order of the examples
         for layer, norms in enumerate(found.weight_norms):
             assert norms[i] == pytest.approx(one.monitored[0].weight_norms[layer])
+    values = json.loads(json.dumps(history.as_dict()))
+    assert values["cost"] == [cost.tolist() for cost in history.cost]
+    assert bp.History.from_dict(values).as_dict() == values
 
 
 def test_plans_and_partial_fit(lab):
