@@ -35,6 +35,8 @@ __all__ = [
 ]
 
 FORMAT = "bpengine network 2"
+# that a user may take for the format of saved networks
+OTHER_FORMATS = {".h5", ".hdf5", ".json", ".keras", ".npy", ".onnx", ".pickle", ".pkl", ".pt", ".pth"}
 FORMATS = ("bpengine network 1", FORMAT)
 OPTIONS = ("dropout", "l1", "l2", "label_smoothing")
 STATE = "state_"  # prefix of arrays of a training's state
@@ -114,11 +116,14 @@ def write(
 
     Raises
     ------
+    ValueError
+        If the path has the suffix of another format.
     OSError
         If the file can't be written.
     ImportError
         If the path ends in ``.safetensors`` and safetensors is not installed.
     """
+    _check_suffix(path)
     text = json.dumps({"format": FORMAT, **description}, default=_plain)
     with replacing(path) as file:
         if safetensors.is_safetensors(path):
@@ -129,9 +134,18 @@ def write(
 
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise the OSError or ImportError that `write` would, as far as it is known; nothing is changed."""
+    _check_suffix(path)
     if safetensors.is_safetensors(path):
         safetensors.package("safetensors.numpy")
     check_replaceable(path)
+
+
+def _check_suffix(path: str | os.PathLike[str]) -> None:
+    if Path(path).suffix.lower() in OTHER_FORMATS:
+        raise ValueError(
+            f"{os.fspath(path)!r} is the name of another format's file; networks are saved as .npz or "
+            ".safetensors."
+        )
 
 
 def _plain(value: object) -> Any:
