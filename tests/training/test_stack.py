@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import pickle
 
 import array_api_strict
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given
