@@ -206,9 +206,8 @@ class Stored:
     def _damage(self) -> Iterator[None]:
         try:
             yield
-        except (
-            Exception
-        ) as error:  # damaged or hostile bytes make zipfile and json raise almost anything
+        # damaged or hostile bytes make zipfile and json raise almost anything
+        except Exception as error:
             raise ValueError(
                 f"{self._path} is no network that bpengine can read, or it is damaged: "
                 f"{in_short(error)}."

@@ -93,11 +93,12 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
     """
     path = Path(os.path.realpath(path))
     name = re.compile(re.escape(path.name) + r"\.[0-9a-f]{8}\.part")
-    for found in path.parent.iterdir():
-        # not locked here: BlockingIOError; no locks on this file system: another OSError
+    entries: list[str] = []
+    with contextlib.suppress(OSError):  # a folder that may not be listed
+        entries = os.listdir(path.parent)
+    for found in (path.parent / entry for entry in entries if name.fullmatch(entry)):
+        # locked by another process, or on a file system without locks
         with contextlib.suppress(OSError):
-            if not name.fullmatch(found.name):
-                continue
             if fcntl is None:
                 found.unlink()
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from strategies import ALONGSIDE, OPTIMIZERS, cases, examples
 from trainings import assert_alike, in_steps
@@ -63,7 +63,7 @@ networks = {
 
 
 @given(**networks)
-@examples(40)
+@examples(20)
 def test_networks_and_stacks(lab, tmp_path_factory, case, P, suffix, generator, draw):
     net = made(lab, case, P, generator, draw.draw(settings_of(case, P)))
     path = tmp_path_factory.getbasetemp() / f"net{suffix}"
@@ -96,7 +96,7 @@ class StopAt(bp.Callback):
     after=st.integers(1, 3),
     stop=st.integers(1, 3),
 )
-@examples(40)
+@examples(12)
 def test_trainings(
     lab,
     tmp_path_factory,
@@ -140,7 +140,10 @@ def test_trainings(
         )
         return net, history
 
-    expected, history = run(4)
+    try:
+        expected, history = run(4)
+    except (bp.NonFiniteCostError, RuntimeWarning):  # poisson costs of exponentials, for example
+        reject()
     run(after, bp.Checkpoint(path))
     net, found = run(4, resume=path)
     assert_alike(lab, net, expected)
