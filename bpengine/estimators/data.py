@@ -1,16 +1,18 @@
-"""Training data in the engine's layout: dense, examples as rows of memory, in one dtype."""
+"""Training data: checks, and the engine's layout: dense, examples as rows of memory, in one dtype."""
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.utils.validation import _check_sample_weight
 
 from bpengine.backends import Array
 from bpengine.model.packing import pack_examples as rows_of_columns
 from bpengine.network.network import Network
 
-__all__ = ["Data", "Examples", "Host", "columns", "pack_examples"]
+__all__ = ["Data", "Examples", "Host", "check_unmasked", "check_weights", "columns", "pack_examples"]
 
 Host = np.ndarray[Any, Any]
 
@@ -26,6 +28,36 @@ class Data(NamedTuple):
         """Select examples by index."""
         weights = None if self.weights is None else self.weights[chosen]
         return Data(self.X[chosen], self.Y[chosen], weights)
+
+
+def check_unmasked(**arrays: Any) -> None:
+    """Raise ValueError if one of the arrays has masked values."""
+    for name, array in arrays.items():
+        if np.ma.is_masked(array):
+            raise ValueError(
+                f"{name} has {np.ma.getmaskarray(array).sum()} masked values, and a network takes none. "
+                f"Fill them, as {name}.filled(0) does, or leave these examples out."
+            )
+
+
+def check_weights(sample_weight: Any, X: Any) -> Any:
+    """Validated weights of the examples X, or None."""
+    if sample_weight is None:
+        return None
+    check_unmasked(sample_weight=sample_weight)
+    given = np.asarray(sample_weight)
+    if given.dtype.kind == "O":
+        numeric = all(isinstance(x, Real) for x in given.flat)
+    else:
+        numeric = given.dtype.kind in "biuf"
+    if not numeric:
+        raise TypeError(f"sample_weight must be numbers, got {sample_weight!r:.60}.")
+    weights = _check_sample_weight(sample_weight, X)
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not np.isfinite(total):
+        raise ValueError(f"sample_weight must have a finite sum, got {total}. Divide it by its maximum.")
+    return weights
 
 
 def columns(network: Network, X: Any) -> Array:

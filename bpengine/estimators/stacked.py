@@ -65,7 +65,7 @@ class StackedFit:
         self.batch_size = rules.batch_size(est, len(self.order))
         self.steps = -(-len(self.order) // self.batch_size)
         self.rest = len(self.order) - (self.steps - 1) * self.batch_size  # examples of the last step
-        est.n_iter_ = 0
+        est.n_iter_, est._best = 0, None
 
     @property
     def steps_each_time(self) -> bool:
@@ -111,8 +111,7 @@ class StackedFit:
             block[...] = new
         net.rng, net.l2 = view.rng, float(est.alpha) / self.batch_size
         est.network_ = net
-        if est.early_stopping and est._best is not None:
-            net.vector[...] = net.backend.asarray(est._best, net.dtype)
+        rules.restore_best(est)
 
 
 def stacks(found: Sequence[StackedFit]) -> Iterator[list[StackedFit]]:
