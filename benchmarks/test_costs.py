@@ -7,7 +7,7 @@ from ladder import LADDER, examples, network
 import bpengine as bp
 from bpengine.backprop import equations
 from bpengine.backprop.workspace import Workspace
-from bpengine.model.packing import pack_examples
+from bpengine.model.packed_examples import pack_examples
 
 
 def forward(name: str):

@@ -174,11 +174,11 @@ def _negative_product(kernels: Scratch, a: np.ndarray, b: np.ndarray, c: np.ndar
 
 
 VARIANTS: dict[str, Callable[[], NumPyBackend]] = {
-    "as it is (what noise there is)": NumPyBackend,
+    "unchanged (the noise)": NumPyBackend,
     "gradient array and update pass": Unfolded,
     "ndarray.dot for products": Dot,
     "sigmoid by tanh": TanhSigmoid,
-    "elementwise lines in blocks": Blocked,
+    "elementwise operations in blocks": Blocked,
     "activations and errors in Fortran order": Fortran,
     "the output layer in Fortran order": FortranOutput,
     "rows padded to 64 bytes": Aligned,

@@ -74,3 +74,7 @@ __all__ = [
     "stack",
 ]
 __version__ = "0.1.0"
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends import Array
+from bpengine.model.other_libraries import known_keywords
 from bpengine.training import checkpoint
 from bpengine.training.loop import Callback, Training
 from bpengine.validation import choose, flag, non_negative_number, positive_integer
@@ -33,6 +34,7 @@ class Function(Callback):
         self.function(training)
 
 
+@known_keywords
 class EarlyStopping(Callback):
     """End training when the cost has stopped falling, and restore the best parameters.
 
@@ -154,6 +156,7 @@ def _as_figure(value: Any, dtype: str) -> Any:
     return host if host.ndim else host.item()
 
 
+@known_keywords
 class Checkpoint(Callback):
     """Write the state of training to a file, atomically.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import numbers
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
@@ -16,6 +16,7 @@ __all__ = [
     "check_entries",
     "choose",
     "convert_fields",
+    "did_you_mean",
     "flag",
     "fraction",
     "layer_sizes",
@@ -26,6 +27,41 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+# names elsewhere, and those here
+VALUES = {
+    "activation": {
+        "silu": "swish",
+        "lrelu": "leaky_relu",
+        "leakyrelu": "leaky_relu",
+        "exp": "exponential",
+    },
+    "cost": {
+        "mse": "quadratic",
+        "squared_error": "quadratic",
+        "mean_squared_error": "quadratic",
+        "mae": "absolute_error",
+        "l1": "absolute_error",
+        "mean_absolute_error": "absolute_error",
+        "smooth_l1": "huber",
+        "bce": "binary_cross_entropy",
+        "binary_crossentropy": "binary_cross_entropy",
+        "log_loss": "softmax_cross_entropy",
+        "nll": "softmax_cross_entropy",
+        "cross_entropy": "softmax_cross_entropy",
+        "categorical_crossentropy": "softmax_cross_entropy",
+        "sparse_categorical_crossentropy": "softmax_cross_entropy",
+    },
+    "initializer": {
+        "xavier": "glorot_uniform",
+        "xavier_uniform": "glorot_uniform",
+        "xavier_normal": "glorot_normal",
+        "kaiming": "he_normal",
+        "kaiming_uniform": "he_uniform",
+        "kaiming_normal": "he_normal",
+        "normal": "gaussian",
+    },
+}
 
 
 def choose(name: object, table: Mapping[str, T], kind: str) -> T:
@@ -38,9 +74,17 @@ def choose(name: object, table: Mapping[str, T], kind: str) -> T:
             f"{kind} must be a name{objects.get(kind, '')}, got {type(name).__name__} {name!r}. "
             f"Names: {', '.join(table)}."
         )
-    near = difflib.get_close_matches(name, table, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name, table, VALUES.get(kind, {}))
     raise ValueError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(table)}.")
+
+
+def did_you_mean(name: str, names: Collection[str], elsewhere: Mapping[str, str]) -> str:
+    """A hint at the one of `names` that `name` may stand for, here or in other libraries."""
+    here = elsewhere.get(name.lower().replace(" ", "_"), "")
+    if here in names:
+        return f" Here it is {here!r}."
+    near = difflib.get_close_matches(name, names, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def dtype_name(dtype: DTypeLike) -> str:

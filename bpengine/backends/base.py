@@ -62,6 +62,10 @@ class Backend(ABC):
     alignment: int = 1
     steps_per_readback: int = 1
 
+    def __repr__(self) -> str:
+        device = "" if self.device is None else f" on {self.device}"
+        return f"<{type(self).__name__} {self.name!r}{device}>"
+
     @abstractmethod
     def owns(self, x: object) -> bool:
         """Whether `x` is an array of this library."""

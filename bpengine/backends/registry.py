@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -13,8 +12,12 @@ import array_api_compat
 from bpengine.backends.array_api import ArrayAPIBackend
 from bpengine.backends.base import Backend, BackendUnavailableError
 from bpengine.backends.numpy.backend import NumPyBackend
+from bpengine.validation import did_you_mean
 
 __all__ = ["get", "infer", "names", "register"]
+
+# names of other libraries for devices, and the backends here
+ELSEWHERE = {"cuda": "cupy", "gpu": "cupy", "cpu": "numpy", "np": "numpy", "pytorch": "torch"}
 
 ENTRY_POINTS = "bpengine.backends"
 
@@ -132,8 +135,7 @@ def get(backend: str | Backend, device: Any = None, precision: str | None = None
         return _made_by(factory, f"factory of {backend!r}").with_options(device, precision)
     for point in entry_points(group=ENTRY_POINTS, name=backend):
         return _made_by(point.load(), f"entry point {point.value!r}").with_options(device, precision)
-    near = difflib.get_close_matches(backend, names(), n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(backend, names(), ELSEWHERE)
     raise ValueError(f"unknown backend {backend!r}.{hint} Known: {', '.join(names())}.")
 
 

@@ -14,9 +14,9 @@ from bpengine.backprop.workspace import Workspace
 from bpengine.model.examples import sample_weights
 from bpengine.model.labels import classes, true_classes
 from bpengine.model.model import Model
-from bpengine.model.packing import pack_examples, per_network_parts
+from bpengine.model.packed_examples import pack_examples, per_network_parts
 
-__all__ = ["evaluate", "feedforward", "forward_chunks"]
+__all__ = ["evaluate", "feedforward", "forward_chunks", "predict"]
 
 CHUNK_ELEMENTS = 2**22  # of a chunk of many examples
 
@@ -28,6 +28,15 @@ def feedforward(model: Model, X: Array) -> Array:
     for columns, workspace in forward_chunks(model, X):
         out[..., columns] = workspace.a[-1]
     return out
+
+
+def predict(model: Model, X: Array) -> Array:
+    """Classes, or outputs of a regression; see `bpengine.Network.predict`."""
+    a = feedforward(model, X)
+    if not model.accepts_labels:
+        return a
+    xp = model.backend.xp
+    return xp.astype(classes(xp, a), xp.int64)
 
 
 def chunk_size(model: Model) -> int:

@@ -18,8 +18,9 @@ from bpengine.backprop.reduction import Mean
 from bpengine.backprop.workspace import Workspace, example_bytes
 from bpengine.model.examples import sample_weights
 from bpengine.model.model import Model
-from bpengine.model.packing import PARTS, pack_examples, per_network_parts
+from bpengine.model.packed_examples import PARTS, pack_examples, per_network_parts
 from bpengine.model.parameters import Gradient
+from bpengine.model.tables import as_html, as_text
 from bpengine.optimizers.base import Optimizer, check_optimizer
 from bpengine.optimizers.update import OptimizerState
 from bpengine.validation import check_entries, choose, non_negative_number, positive_integer
@@ -348,24 +349,24 @@ class Plan:
             raise ValueError("this plan takes gradients; make one with per_example='norms'.")
         return ExampleNorms(*self.reduction.norms, self.cost)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
+        return as_text(*self._table())
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._table())
+
+    def _table(self) -> tuple[str, list[tuple[str, ...]]]:
         net = self.network
         what = "gradient" if self.optimizer is None else f"training step, {self.optimizer}"
         sizes = "-".join(map(str, net.sizes)) + "".join(f", stack of {P}" for P in net.stack)
         title = f"{what}: {sizes}, batch {self.batch_size}, {net.dtype}, {net.backend.name}"
-        lines = [("", "equation", "operation", "shapes", "FLOPs", "bytes")]
+        rows: list[tuple[str, ...]] = [("", "equation", "operation", "shapes", "FLOPs", "bytes")]
         for i, op in enumerate(self.operations, 1):
             costs = f"{op.flops:,}", f"{op.bytes:,}"
-            lines.append((str(i), op.equation, op.name, operation_shapes(op), *costs))
+            rows.append((str(i), op.equation, op.name, operation_shapes(op), *costs))
         products = f"{self.counts['matmul']} matrix products"
-        lines.append(("", "total", products, "", f"{self.flops:,}", f"{self.bytes:,}"))
-        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-        text = [title]
-        for number, *cells in lines:
-            left = [cell.ljust(width) for cell, width in zip(cells[:3], widths[1:4], strict=True)]
-            right = [cell.rjust(width) for cell, width in zip(cells[3:], widths[4:], strict=True)]
-            text.append("  ".join([number.rjust(widths[0]), *left, *right]))
-        return "\n".join(text)
+        rows.append(("", "total", products, "", f"{self.flops:,}", f"{self.bytes:,}"))
+        return title, rows
 
 
 def gradient(model: Model, X: Array, Y: Array, sample_weight: Array | None = None) -> Gradient:

@@ -10,7 +10,7 @@ import numpy as np
 from bpengine.backends import Array, Backend, Operation
 from bpengine.backprop.dropout import Dropout
 from bpengine.model.activations import Activation
-from bpengine.model.packing import in_stack
+from bpengine.model.packed_examples import in_stack
 from bpengine.model.parameters import padded
 
 __all__ = ["Workspace", "example_bytes"]

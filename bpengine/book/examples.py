@@ -10,7 +10,7 @@ import numpy as np
 
 from bpengine.backends import Array
 from bpengine.model.model import Model
-from bpengine.model.packing import pack_examples
+from bpengine.model.packed_examples import pack_examples
 from bpengine.model.parameters import padded
 
 __all__ = ["Examples", "column"]

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from bpengine import backends, openblas
-from bpengine.training import compilation
+from bpengine.training import backend_choice
 
 __all__ = ["Measurement", "Setting", "advise", "main", "measure", "rates", "report", "settings"]
 
@@ -87,7 +87,7 @@ def report() -> Iterator[str]:
     yield ""
     usable = {name: _backend(name) for name in backends.names()}
     if usable.get("numba") == "usable":
-        usable["numba"] = f"usable; {compilation.rule()}"
+        usable["numba"] = f"usable; {backend_choice.rule()}"
     yield from _aligned("backends", list(usable.items()))
     yield from _aligned("extras", _extras())
     yield ""

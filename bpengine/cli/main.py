@@ -181,7 +181,7 @@ def train(options: argparse.Namespace) -> int:
         rng=options.seed,
     )
     (X, Y), (X_test, Y_test) = _examples(options, np.random.default_rng(options.seed))
-    print(f"{net}: {X.shape[1]} examples to learn from, {X_test.shape[1]} to test on")
+    print(f"{net}\n{X.shape[1]} examples to learn from, {X_test.shape[1]} to test on")
     loop = PerExampleNetwork(*parts_of(net))  # copies the untrained parameters
     history = net.fit(
         X,

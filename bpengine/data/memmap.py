@@ -10,7 +10,7 @@ import numpy as np
 from bpengine.backends import Array, Backend, Slices
 from bpengine.data.source import Chunk, IndexedSource
 from bpengine.model.model import Model
-from bpengine.model.packing import pack_examples
+from bpengine.model.packed_examples import pack_examples
 
 __all__ = ["MemoryMapped"]
 

@@ -12,7 +12,7 @@ from bpengine.backends import Array, NumPyBackend, Slices
 from bpengine.data.memmap import MemoryMapped
 from bpengine.data.source import Chunk, IndexedSource, Most
 from bpengine.model.model import Model
-from bpengine.model.packing import TargetColumns, pack_examples
+from bpengine.model.packed_examples import TargetColumns, pack_examples
 from bpengine.model.parameters import padded
 
 __all__ = ["Offloaded", "fits_on_device", "offloaded"]

@@ -12,7 +12,7 @@ from array_api_compat import array_namespace
 from bpengine.backends import Array, Slices
 from bpengine.data.source import Chunk, IndexedSource
 from bpengine.model.model import Model
-from bpengine.model.packing import PARTS, pack_examples
+from bpengine.model.packed_examples import PARTS, pack_examples
 
 __all__ = ["PerNetwork"]
 

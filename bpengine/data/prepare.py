@@ -16,7 +16,7 @@ from bpengine.data.source import Source
 from bpengine.model.examples import sample_weights
 from bpengine.model.labels import class_weights
 from bpengine.model.model import Model
-from bpengine.model.packing import PARTS, per_network_parts
+from bpengine.model.packed_examples import PARTS, per_network_parts
 from bpengine.validation import fraction, positive_integer
 
 __all__ = [
@@ -81,18 +81,17 @@ def make_source(
     Y: Array,
     weights: Array | None,
     columns: np.ndarray[Any, Any] | None,
-    batch_size: int | None,
+    m: int,
     shuffle: bool | int | str,
     totals: Totals,
 ) -> Source:
-    """The source of the examples in `columns`; without a batch size, full batches."""
+    """The source of batches of m of the examples in `columns`."""
     if shuffle == "each":
         if not network.stack:
             raise ValueError("shuffle='each' is for a stack of networks; this is one network.")
     elif not isinstance(shuffle, bool):
         shuffle = positive_integer(shuffle, "shuffle")  # type: ignore[arg-type]
     N = int(X.shape[-1]) if columns is None else len(columns)
-    m = batch_size or N
     if m > N:
         raise ValueError(
             f"batch_size={m} is more than the {N} examples of X; use batch_size={N} or less."

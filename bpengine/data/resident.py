@@ -11,7 +11,7 @@ import numpy as np
 from bpengine.backends import Array, Slices
 from bpengine.data.source import Chunk, IndexedSource
 from bpengine.model.model import Model
-from bpengine.model.packing import TargetColumns, pack_examples, per_network_parts
+from bpengine.model.packed_examples import TargetColumns, pack_examples, per_network_parts
 
 __all__ = ["InMemory"]
 

@@ -12,7 +12,7 @@ from bpengine.backends import Array
 from bpengine.data.source import Chunk, Most, Source
 from bpengine.model.examples import sample_weights
 from bpengine.model.model import Model
-from bpengine.model.packing import TargetColumns, pack_examples, per_network_parts
+from bpengine.model.packed_examples import TargetColumns, pack_examples, per_network_parts
 from bpengine.model.parameters import padded
 
 __all__ = ["BatchStream"]

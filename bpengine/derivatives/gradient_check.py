@@ -14,7 +14,7 @@ from bpengine.backprop.plan import gradient
 from bpengine.backprop.workspace import Workspace
 from bpengine.model.examples import sample_weights
 from bpengine.model.model import Model, check_single
-from bpengine.model.packing import pack_examples
+from bpengine.model.packed_examples import pack_examples
 from bpengine.model.parameters import Gradient, Parameters
 from bpengine.validation import positive_number
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bpengine.backprop.plan import Plan
-from bpengine.distributed.plan import BUCKET_BYTES
+from bpengine.distributed.summed_gradient import BUCKET_BYTES
 from bpengine.model.model import Model
 from bpengine.optimizers.sgd import SGD
 from bpengine.validation import layer_sizes, non_negative_number, positive_integer, positive_number

@@ -16,7 +16,7 @@ from bpengine.data.source import Chunk
 from bpengine.distributed.agreement import Phase, generators, seed_of_rank
 from bpengine.distributed.collectives import Group, RankError
 from bpengine.distributed.options import DataParallel
-from bpengine.distributed.plan import AccumulatedPlan, Summed
+from bpengine.distributed.summed_gradient import AccumulatedPlan, Summed
 from bpengine.model.examples import sample_weights
 from bpengine.model.model import Model
 from bpengine.optimizers.update import OptimizerState

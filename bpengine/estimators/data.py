@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.utils.validation import _check_sample_weight
 
 from bpengine.backends import Array
-from bpengine.model.packing import pack_examples as rows_of_columns
+from bpengine.model.packed_examples import pack_examples as rows_of_columns
 from bpengine.network.network import Network
 
 __all__ = ["Data", "Examples", "Host", "check_unmasked", "check_weights", "columns", "pack_examples"]

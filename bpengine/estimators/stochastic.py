@@ -12,7 +12,7 @@ from bpengine.estimators.base import BaseMLP
 from bpengine.estimators.callbacks import CallbackRunner, Task
 from bpengine.estimators.data import Data, Examples
 from bpengine.estimators.steps import Steps
-from bpengine.training.compilation import for_training
+from bpengine.training.backend_choice import for_training
 
 __all__ = ["train"]
 

@@ -20,7 +20,7 @@ from bpengine.validation import choose
 __all__ = ["ACTIVATIONS", "Activation", "ActivationLike", "PerNeuron", "per_layer", "resolve"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Activation:
     """An activation function σ and its slope.
 
@@ -55,6 +55,9 @@ class Activation:
     of: Literal["z", "a"] = "z"
     range: tuple[float, float] = (-math.inf, math.inf)
     second_derivative: Callable[[Array], Array] | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
 
     def slope(self, upstream: Array, x: Array) -> Array:
         """``upstream ⊙ σ'``, where x is z or a according to `of`."""
@@ -279,6 +282,9 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+SYNONYMS = {"logistic": "sigmoid", "identity": "linear"}
+
+
 def resolve(activation: str | Activation | Sequence[str | Activation]) -> Activation:
     """The activation of a name; a list with one for each neuron gives a `PerNeuron`."""
     if isinstance(activation, Activation):
@@ -290,7 +296,8 @@ def resolve(activation: str | Activation | Sequence[str | Activation]) -> Activa
         return found  # the built-in one also for a copy of it
     if isinstance(activation, (list, tuple)):
         return PerNeuron(activation)
-    return choose(activation, ACTIVATIONS, "activation")
+    name = SYNONYMS.get(activation, activation) if isinstance(activation, str) else activation
+    return choose(name, ACTIVATIONS, "activation")
 
 
 ActivationLike = str | Activation | Sequence[str | Activation]

@@ -26,7 +26,7 @@ from bpengine.validation import choose
 __all__ = ["COSTS", "Cost", "resolve"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Cost:
     """A cost that is an average over examples and a function of the output activations.
 
@@ -81,6 +81,9 @@ class Cost:
         if COSTS.get(self.name) is self:
             return resolve, (self.name,)
         return type(self), tuple(getattr(self, field.name) for field in fields(self))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
 
     @property
     def operation(self) -> str:

@@ -25,8 +25,8 @@ def examples(
 ) -> Array:
     """`X` as a floating array (rows, m), m ≥ 1, finite in `dtype`, which `backend` can convert.
 
-    With a `stack` (P,) it may be (P, rows, m), per-network inputs. Without `read`, as for a memory
-    map, values are not checked.
+    Integers and bools are converted. With a `stack` (P,) it may be (P, rows, m), per-network inputs.
+    Without `read`, as for a memory map, values are neither checked nor converted.
     """
     X = _array(X, backend, name)
     expected = f"this network takes {rows} rows, one column an example"
@@ -45,7 +45,7 @@ def examples(
         raise ValueError(f"{name} has shape {tuple(X.shape)}; {expected}.{hint}")
     if X.shape[-1] == 0:
         raise ValueError(f"{name} has shape {tuple(X.shape)}: an empty batch; give 1 example or more.")
-    _floating(X, name)
+    X = _floating(X, name, dtype if read else None)
     if read:
         _finite(X, name, dtype)
     return X
@@ -86,8 +86,8 @@ def targets(
             )
         if not labels:
             raise ValueError(
-                f"{name} has one axis, as labels have, but this network's cost is not a "
-                f"classification's: it needs targets of shape ({outputs}, {m}). "
+                f"{name} has one axis, as labels have, but this network's cost and output layer are "
+                f"a regression's: it needs targets of shape ({outputs}, {m}). "
                 + (
                     f"bpengine.one_hot(labels, {outputs}) makes them."
                     if outputs > 1
@@ -95,6 +95,7 @@ def targets(
                 )
             )
         host = backend.to_numpy(Y) if backend.owns(Y) else Y
+        host = host.astype(np.int64) if host.dtype == bool else host
         classes = max(outputs, 2)
         wrong = np.flatnonzero((host < 0) | (host >= classes))
         if wrong.size:
@@ -118,7 +119,7 @@ def targets(
             f"{name} has shape {tuple(Y.shape)} and dtype {Y.dtype}; per-network labels have "
             f"shape ({stack[0]}, {m}), and targets are floating point: {name}.astype('float32')."
         )
-    _floating(Y, name)
+    Y = _floating(Y, name, dtype)
     _finite(Y, name, dtype)
     return Y
 
@@ -195,16 +196,26 @@ def _array(x: Array, backend: Backend, name: str) -> Array:
 
 
 def _is_integer(x: Array) -> bool:
-    return bool(array_api_compat.array_namespace(x).isdtype(x.dtype, "integral"))
+    return bool(array_api_compat.array_namespace(x).isdtype(x.dtype, ("bool", "integral")))
 
 
-def _floating(x: Array, name: str) -> None:
-    if not array_api_compat.array_namespace(x).isdtype(x.dtype, "real floating"):
+def _floating(x: Array, name: str, dtype: str | None) -> Array:
+    """`x` if it is floating point; integers and bools converted to `dtype`, if there is one."""
+    xp = array_api_compat.array_namespace(x)
+    if xp.isdtype(x.dtype, "real floating"):
+        return x
+    if dtype is None or not _is_integer(x):
         raise TypeError(
             f"{name} has dtype {x.dtype}; expected floating point (float32 or float64). "
-            f"Convert it: {name}.astype('float32')"
-            + (", with / 255 for pixels from 0 to 255." if "int8" in str(x.dtype) else ".")
+            f"Convert it: {name}.astype('float32')."
         )
+    converted = xp.astype(x, getattr(xp, dtype))
+    if not bool(xp.all(xp.astype(converted, x.dtype) == x)):
+        raise ValueError(
+            f"{name} holds integers that {dtype} can't represent exactly; scale them, or make the "
+            "network with dtype='float64'."
+        )
+    return converted
 
 
 def _finite(x: Array, name: str, dtype: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import operator
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +20,10 @@ from bpengine.model.activations import ActivationLike, per_layer, resolve
 from bpengine.model.costs import Cost
 from bpengine.model.examples import examples, targets
 from bpengine.model.initializers import INITIALIZERS, initialize
+from bpengine.model.other_libraries import ATTRIBUTES, known_keywords
 from bpengine.model.parameters import Parameters, ParameterSlice, Views
 from bpengine.model.regularization import Penalty, probabilities, smoothed
+from bpengine.model.tables import as_html, as_text
 
 __all__ = ["Model", "check_single", "contiguous", "take_networks"]
 
@@ -52,6 +55,7 @@ class Model:
         Each thread's last feedforward program.
     """
 
+    @known_keywords
     def __init__(
         self,
         sizes: Sequence[SupportsIndex],
@@ -111,6 +115,11 @@ class Model:
         checked = validation.check_entries(value, check, name)
         validation.check_count(checked, self.stack, name)
         return np.array(checked) if isinstance(checked, tuple) else checked
+
+    def __getattr__(self, name: str) -> Any:
+        here = f" Here it is {ATTRIBUTES[name]}." if name in ATTRIBUTES else ""
+        message = f"{type(self).__name__} has no attribute {name!r}.{here}"
+        raise AttributeError(message, name=name, obj=self)
 
     def __len__(self) -> int:
         """Networks in the stack."""
@@ -180,6 +189,13 @@ class Model:
         """The L1 and L2 penalty of the cost."""
         return Penalty(self.l1, self.l2)
 
+    @property
+    def accepts_labels(self) -> bool:
+        """Whether targets may be labels: outputs are from 0 to 1, or the cost is a classification's."""
+        low, high = self.activations[-1].range
+        any_target = self.cost.within == (-math.inf, math.inf)
+        return self.cost.classification or (any_target and low >= 0 and high <= 1)
+
     def smoothed(self, Y: Array) -> Array:
         """Targets with label smoothing."""
         if not self.label_smoothing:
@@ -211,7 +227,7 @@ class Model:
             X.shape[-1],
             backend,
             self.dtype,
-            labels=self.cost.classification,
+            labels=self.accepts_labels,
             names=names,
             stack=stack,
         )
@@ -307,13 +323,35 @@ class Model:
         self.vector[...] = self.backend.asarray(vector, self.dtype)
 
     def __repr__(self) -> str:
-        names = [σ.name for σ in self.activations]
-        return (
-            f"{type(self).__name__}({list(self.sizes)}, activations={names}, cost={self.cost.name!r}, "
-            f"backend={self.backend.name!r}, dtype={self.dtype!r}"
-            + "".join(f", stack={P})" for P in self.stack or ())
-            + ("" if self.stack else ")")
+        return as_text(*self._table())
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._table())
+
+    def _table(self) -> tuple[str, list[tuple[str, ...]]]:
+        """The network's settings, and its layers."""
+        settings = {name: getattr(self, name) for name in ("l1", "l2", "label_smoothing")}
+        title = (
+            f"{type(self).__name__}: cost {self.cost.name}, {self.dtype}, backend {self.backend.name}"
+            + "".join(f", stack of {P}" for P in self.stack)
+            + "".join(f", {name} {_numbers(value)}" for name, value in settings.items() if np.any(value))
         )
+        header = "layer", "neurons", "activation", "weights", "parameters", "dropout"
+        rows: list[tuple[str, ...]] = [header]
+        total = 0
+        for l, n in enumerate(self.sizes):
+            dropout = self.dropout[l] if l < len(self.dropout) else 0.0
+            shown = _numbers(dropout) if np.any(dropout) else ""
+            if l == 0:
+                rows.append(("input", f"{n:,}", "", "", "", shown))
+                continue
+            before, σ = self.sizes[l - 1], self.activations[l - 1].name
+            total += n * (before + 1)
+            rows.append((str(l), f"{n:,}", σ, f"{n} × {before}", f"{n * (before + 1):,}", shown))
+        rows.append(("total", "", "", "", f"{total:,}", ""))
+        if not any(row[-1] for row in rows[1:]):
+            rows = [row[:-1] for row in rows]
+        return title, rows
 
 
 def random_generators(
@@ -339,6 +377,11 @@ def _generator(rng: Any) -> np.random.Generator:
         raise type(error)(
             f"rng must be None, a whole number of 0 or more, or a numpy.random.Generator, got {rng!r}."
         ) from None
+
+
+def _numbers(value: Any) -> str:
+    """A number, or those of a stack's networks."""
+    return ", ".join(f"{x:g}" for x in np.ravel(value))
 
 
 def _chosen(value: Any, which: int | np.ndarray[Any, Any]) -> Any:

@@ -70,6 +70,12 @@ class Parameters:
         self.vector[...] = 0.0
         self._name(self.split(self.vector))
 
+    def __repr__(self) -> str:
+        sizes = zip(self.sizes[1:], self.sizes, strict=False)
+        shapes = ", ".join(f"{n}×{before}" for n, before in sizes)
+        stack = "".join(f", stack of {P}" for P in self.stack)
+        return f"{type(self).__name__}(weights {shapes}, {self.dtype}, {self.backend.name}{stack})"
+
     def split(self, vector: Array) -> list[Array]:
         """Views of the blocks of a vector with the layout of the parameters."""
         ends = accumulate(map(math.prod, self._shapes), initial=0)
@@ -124,6 +130,9 @@ class Gradient(Parameters):
     """
 
     cost: Any
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, cost {self.cost})"
 
 
 def padded(width: int, backend: Backend, dtype: str) -> int:

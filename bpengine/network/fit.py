@@ -43,6 +43,8 @@ from bpengine.validation import positive_integer
 
 __all__ = ["partial_fit", "prepared", "run"]
 
+BATCH_SIZE = 32
+
 
 @contextmanager
 def prepared(model: Model, X: Any, Y: Any, *, comm: Any, **options: Any) -> Iterator[Training]:
@@ -61,7 +63,7 @@ def _training(
     Y: Array | None,
     *,
     epochs: SupportsIndex,
-    batch_size: SupportsIndex,
+    batch_size: SupportsIndex | None,
     optimizer: Optimizer | LBFGS | DPSGD,
     validation: Pair | float | None,
     sample_weight: Array | None,
@@ -74,7 +76,7 @@ def _training(
     ranks: Ranks | None = None,
 ) -> Training:
     epochs = positive_integer(epochs, "epochs")
-    m = positive_integer(batch_size, "batch_size")
+    m = None if batch_size is None else positive_integer(batch_size, "batch_size")
     checked = _checked_callbacks(callbacks, progress)
     if isinstance(optimizer, (LBFGS, DPSGD)):
         check_single(network, type(optimizer).__name__)
@@ -107,10 +109,12 @@ def _training(
             share = some_weights(network.backend, weights, rest, ranks or Totals())
             held_out = tuple(take_columns(network.backend, x, rest) for x in (X, Y))
             held_out += () if share is None else (share,)
-        whole = isinstance(optimizer, LBFGS)
-        source = make_source(
-            network, X, Y, weights, columns, None if whole else m, shuffle, ranks or Totals()
-        )
+        N = int(X.shape[-1]) if columns is None else len(columns)
+        if isinstance(optimizer, LBFGS):
+            m = N
+        elif m is None:
+            m = BATCH_SIZE if ranks is not None else min(BATCH_SIZE, N)
+        source = make_source(network, X, Y, weights, columns, m, shuffle, ranks or Totals())
     held_out = checked_validation(network, held_out)
     options: Any = {"validation": held_out, "callbacks": checked, "monitor": monitor}
     if ranks is not None:

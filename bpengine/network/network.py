@@ -15,9 +15,11 @@ from bpengine.backprop.reduction import Mean
 from bpengine.derivatives import per_example as of_examples
 from bpengine.model import files
 from bpengine.model.model import Model, contiguous
+from bpengine.model.other_libraries import known_keywords
 from bpengine.model.parameters import Gradient
 from bpengine.network import ensemble, fit
 from bpengine.network.ensemble import Ensemble
+from bpengine.optimizers import names
 from bpengine.optimizers.base import Optimizer
 from bpengine.optimizers.lbfgs import LBFGS
 from bpengine.optimizers.sgd import SGD
@@ -27,6 +29,19 @@ from bpengine.training.history import History
 from bpengine.training.loop import Callback, Training
 
 __all__ = ["Network"]
+
+# public for the modules of the package, not for users
+INTERNAL = {
+    "accepts_labels",
+    "backend_was_given",
+    "check_examples",
+    "check_inputs",
+    "forward_programs",
+    "network_rngs",
+    "penalty",
+    "smoothed",
+    "take",
+}
 
 
 class Network(Model):
@@ -127,7 +142,7 @@ class Network(Model):
         Parameters
         ----------
         X : array of shape (n_1, m)
-            Examples as columns, floating point. For a stack of P networks also (P, n_1, m).
+            Examples as columns. For a stack of P networks also (P, n_1, m).
 
         Returns
         -------
@@ -139,6 +154,38 @@ class Network(Model):
             If X does not fit the network.
         """
         return forward.feedforward(self, X)
+
+    def __call__(self, X: Array) -> Array:
+        """As `feedforward`."""
+        return self.feedforward(X)
+
+    def predict(self, X: Array) -> Array:
+        """Predicted classes; for a regression the outputs, as of `feedforward`.
+
+        Parameters
+        ----------
+        X : array of shape (n_1, m)
+            Examples as columns. For a stack of P networks also (P, n_1, m).
+
+        Returns
+        -------
+        array of shape (m,), of a stack (P, m)
+            Integers, where outputs are from 0 to 1: the greatest output's index; with one output,
+            whether it is ½ or more.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X does not fit the network.
+
+        Examples
+        --------
+        >>> import bpengine as bp
+        >>> X, labels = bp.datasets.circles(200, rng=0)
+        >>> bp.Network([2, 8, 2], rng=0).predict(X).shape
+        (200,)
+        """
+        return forward.predict(self, X)
 
     @overload
     def backprop(self, X: Array, Y: Array, sample_weight: Array | None = None) -> Gradient: ...
@@ -164,7 +211,7 @@ class Network(Model):
         X : array of shape (n_1, m)
             Examples as columns.
         Y : array of shape (n_L, m), or m integer labels
-            Targets; labels where the cost is a classification's.
+            Targets; labels where outputs are from 0 to 1, as with "sigmoid" and "softmax".
         sample_weight : array of shape (m,), optional
             How much each example counts in the average, relative to the others.
         per_example : {"norms", "gradients", "clip"}, optional
@@ -197,10 +244,11 @@ class Network(Model):
             return plans.gradient(self, X, Y, sample_weight)
         return of_examples.backprop(self, X, Y, per_example, max_norm, sample_weight)
 
+    @known_keywords
     def plan(
         self,
         batch_size: SupportsIndex,
-        optimizer: Optimizer | DPSGD | None = None,
+        optimizer: Optimizer | DPSGD | str | None = None,
         *,
         weighted: bool = False,
         per_example: str | None = None,
@@ -212,7 +260,7 @@ class Network(Model):
         Parameters
         ----------
         batch_size : int
-        optimizer : Optimizer, optional
+        optimizer : Optimizer or str, optional
             Without one, the plan is feedforward and gradient only.
         weighted : bool, optional
             Whether examples have weights.
@@ -224,29 +272,31 @@ class Network(Model):
         """
         self._bind_backend(self.backend)  # the plan has buffers on it
         gradient: Mean | None = None
-        if isinstance(optimizer, DPSGD):
+        rule: Any = names.resolve(optimizer)
+        if isinstance(rule, DPSGD):
             if per_example is not None or max_norm is not None:
                 raise ValueError("DPSGD sets max_norm: leave out per_example and max_norm.")
-            gradient = Noisy(optimizer, optimizer.generator(self.rng))
-            optimizer = optimizer.rule
+            gradient = Noisy(rule, rule.generator(self.rng))
+            rule = rule.rule
         elif per_example is not None or max_norm is not None:
             gradient = reduction(per_example, max_norm)
-            if optimizer is not None and per_example != "clip":
+            if rule is not None and per_example != "clip":
                 raise ValueError(
                     f"per_example={per_example!r} gives no average gradient: leave the optimizer out."
                 )
         return Plan(
-            self, batch_size, optimizer, gradient=gradient, weighted=weighted, per_network=per_network
+            self, batch_size, rule, gradient=gradient, weighted=weighted, per_network=per_network
         )
 
+    @known_keywords
     def fit(
         self,
         X: Array | Iterable[tuple[Array, ...]],
         Y: Array | None = None,
         *,
         epochs: SupportsIndex = 30,
-        batch_size: SupportsIndex = 32,
-        optimizer: Optimizer | LBFGS | DPSGD | None = None,
+        batch_size: SupportsIndex | None = None,
+        optimizer: Optimizer | LBFGS | DPSGD | str | None = None,
         validation: tuple[Array, ...] | float | None = None,
         sample_weight: Array | None = None,
         class_weight: Mapping[int, float] | str | None = None,
@@ -266,14 +316,16 @@ class Network(Model):
             memory map may be larger than memory. Or an iterable, once an epoch, of batches (X, Y) or
             (X, Y, sample_weight), whose weights are not relative to the batch's mean.
         Y : array of shape (n_L, N), or N integer labels
-            Targets; labels where the cost is a classification's. None with an iterable. In a stack of
-            P networks X, Y and `sample_weight` may have a leading axis of P.
+            Targets; labels where outputs are from 0 to 1, as with "sigmoid" and "softmax". None with an
+            iterable. In a stack of P networks X, Y and `sample_weight` may have a leading axis of P.
         epochs : int, optional
             Passes over all examples.
         batch_size : int, optional
-            Examples a step, at most N. The last step of an epoch takes what is left.
-        optimizer : Optimizer, LBFGS or DPSGD, optional
-            SGD() where not given.
+            Examples a step, at most N; by default 32, or N if that is less. The last step of an epoch
+            takes what is left.
+        optimizer : Optimizer, LBFGS, DPSGD or str, optional
+            SGD() where not given. By name, with default settings: "sgd", "adam", "adamw", "rmsprop",
+            "adagrad" or "lbfgs".
         validation : pair (X, Y), triple (X, Y, sample_weight) or float, optional
             Data to evaluate on after each epoch, or the share of the examples to hold out at random.
         sample_weight : array of shape (N,), optional
@@ -323,7 +375,7 @@ class Network(Model):
                 Y,
                 epochs=epochs,
                 batch_size=batch_size,
-                optimizer=SGD() if optimizer is None else optimizer,
+                optimizer=SGD() if optimizer is None else names.resolve(optimizer),
                 validation=validation,
                 sample_weight=sample_weight,
                 class_weight=class_weight,
@@ -339,13 +391,14 @@ class Network(Model):
             self.history = fit.run(training)
         return self.history
 
+    @known_keywords
     def partial_fit(
         self,
         X: Array,
         Y: Array,
         *,
         batch_size: SupportsIndex = 32,
-        optimizer: Optimizer | None = None,
+        optimizer: Optimizer | str | None = None,
         sample_weight: Array | None = None,
         class_weight: Mapping[int, float] | str | None = None,
         shuffle: bool | int | str = True,
@@ -358,7 +411,7 @@ class Network(Model):
         Y : array of shape (n_L, N), or N integer labels
         batch_size : int, optional
             Examples a step; with fewer examples than that, all of them.
-        optimizer : Optimizer, optional
+        optimizer : Optimizer or str, optional
             By default that of the previous call, or SGD(). Another one, or a call of `fit`, resets the
             state.
         sample_weight, class_weight, shuffle
@@ -380,7 +433,7 @@ class Network(Model):
             X,
             Y,
             batch_size=batch_size,
-            optimizer=optimizer,
+            optimizer=names.resolve(optimizer),
             sample_weight=sample_weight,
             class_weight=class_weight,
             shuffle=shuffle,
@@ -475,6 +528,9 @@ class Network(Model):
         Activations and costs are stored by name. The file is written atomically.
         """
         files.write(path, *files.describe(self))
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name not in INTERNAL]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_training": None}

@@ -8,12 +8,14 @@ from dataclasses import KW_ONLY, dataclass
 from array_api_compat import array_namespace
 
 from bpengine.backends import Array, Operation
+from bpengine.model.other_libraries import known_keywords
 from bpengine.optimizers.base import Optimizer, Rate, State, array_of, scalar, suffix, zeros_like
 from bpengine.validation import convert_fields, fraction, positive_number
 
 __all__ = ["Adam", "AdamW"]
 
 
+@known_keywords
 @dataclass(frozen=True, repr=False)
 class Adam(Optimizer):
     """Adam: a step along the average gradient, divided by the root of the average square.
@@ -68,6 +70,7 @@ class Adam(Optimizer):
         yield Operation(f"adam{suffix(rate)}", "update", _adam, inputs, parameters, arrays)
 
 
+@known_keywords
 @dataclass(frozen=True, repr=False)
 class AdamW(Adam):
     """Adam with decoupled weight decay: the weights, not the biases, shrink by 1 - η λ each step.

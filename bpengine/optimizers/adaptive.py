@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from array_api_compat import array_namespace
 
 from bpengine.backends import Array, Operation
+from bpengine.model.other_libraries import known_keywords
 from bpengine.optimizers.base import Optimizer, Rate, State, scalar, suffix, zeros_like
 from bpengine.validation import convert_fields, fraction, positive_number
 
 __all__ = ["Adagrad", "RMSprop"]
 
 
+@known_keywords
 @dataclass(frozen=True, repr=False)
 class RMSprop(Optimizer):
     """v ← ρ v + (1 - ρ) ∇C², θ ← θ - η ∇C / (√v + ε).
@@ -60,6 +62,7 @@ class RMSprop(Optimizer):
         yield Operation(f"rmsprop{suffix(rate)}", "update", _rmsprop, inputs, parameters, (v,))
 
 
+@known_keywords
 @dataclass(frozen=True, repr=False)
 class Adagrad(Optimizer):
     """s ← s + ∇C², θ ← θ - η ∇C / (√s + ε).

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from bpengine.model.other_libraries import known_keywords
 from bpengine.validation import convert_fields, non_negative_number, positive_integer
 
 __all__ = ["LBFGS"]
 
 
+@known_keywords
 @dataclass(frozen=True)
 class LBFGS:
     """Limited-memory BFGS on all examples, by SciPy, for small data; for `fit` only.

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bpengine.backends import Array, Operation
+from bpengine.model.other_libraries import known_keywords
 from bpengine.optimizers.base import Optimizer, State, scalar, zeros_like
 from bpengine.validation import convert_fields, flag, fraction
 
 __all__ = ["SGD"]
 
 
+@known_keywords
 @dataclass(frozen=True, repr=False)
 class SGD(Optimizer):
     """Stochastic gradient descent, θ ← θ - η ∇C, optionally with momentum.

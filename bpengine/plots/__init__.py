@@ -4,9 +4,9 @@ All raise ImportError without Matplotlib, ``pip install "bpengine[plots]"``. The
 change no global setting. Lines also differ in dash, marker and lightness, for greyscale.
 """
 
+from bpengine.plots.animation import hidden_motion
 from bpengine.plots.benchmarks import ratios, throughput
 from bpengine.plots.history import norms, saturation, training_curves
-from bpengine.plots.motion import hidden_motion
 from bpengine.plots.regions import decision_regions
 from bpengine.plots.steps import gradient_check, plan
 from bpengine.plots.weights import first_layer, nudges

@@ -27,7 +27,7 @@ MARKED = 10  # markers of a line
 def figure(width: float, height: float) -> Figure:
     """An empty figure, sizes in inches."""
     try:
-        from bpengine.plots.picture import Picture
+        from bpengine.plots.figure import Picture
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise

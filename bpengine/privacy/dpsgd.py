@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass, fields
 
 import numpy as np
 
+from bpengine.model.other_libraries import known_keywords
 from bpengine.optimizers.base import Rate
 from bpengine.optimizers.sgd import SGD
 from bpengine.validation import non_negative_number, positive_number
@@ -14,6 +15,7 @@ from bpengine.validation import non_negative_number, positive_number
 __all__ = ["DPSGD"]
 
 
+@known_keywords
 @dataclass(frozen=True, repr=False)
 class DPSGD:
     """Private gradient descent: clipped per-example gradients, with noise.

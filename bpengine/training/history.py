@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from bpengine.validation import choose
+
 __all__ = ["History", "Statistics"]
 
 
@@ -44,7 +46,7 @@ class Statistics:
     mean_activations: tuple[float, ...]
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """The record of `fit`, one entry an epoch.
 
@@ -88,6 +90,39 @@ class History:
         """The costs for schedules and early stopping: of validation, else of training."""
         return self.validation_cost or self.cost
 
+    def __getitem__(self, name: str) -> Any:
+        """``history["cost"]`` is ``history.cost``."""
+        return getattr(self, choose(name, {entry: entry for entry in vars(self)}, "entry"))
+
+    def to_frame(self) -> Any:
+        """The figures of each epoch as a pandas DataFrame, epochs counted from 1.
+
+        In a stack, the columns are named ``cost_0``, ``cost_1`` … by network.
+
+        Returns
+        -------
+        pandas.DataFrame
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError:
+            raise ImportError("History.to_frame needs pandas: pip install pandas.") from None
+        columns: dict[str, Any] = {}
+        for name in self.last():
+            entries = np.asarray(getattr(self, name)[: len(self.cost)])
+            names = [name] if entries.ndim == 1 else [f"{name}_{i}" for i in range(entries.shape[1])]
+            columns |= dict(zip(names, entries.reshape(len(entries), -1).T, strict=True))
+        return pd.DataFrame(columns, index=pd.RangeIndex(1, len(self.cost) + 1, name="epoch"))
+
+    def __repr__(self) -> str:
+        last = ", ".join(f"{name} {_short(value)}" for name, value in self.last().items())
+        return f"History({len(self.cost)} epochs; the last: {last})" if last else "History()"
+
     def drop_incomplete(self) -> None:
         """Drop entries of an interrupted epoch, whose cost is not recorded yet."""
         for name in ("seconds", "learning_rate", "validation_cost", "validation_accuracy"):
@@ -124,6 +159,12 @@ class History:
 def _figure(value: Any) -> Any:
     """A number, or an array for a stack."""
     return np.array(value, "float64") if isinstance(value, list) else float(value)
+
+
+def _short(value: Any) -> str:
+    """A figure in 4 digits, of a stack from the least to the greatest."""
+    low, high = np.min(value), np.max(value)
+    return f"{low:.4g}" if np.ndim(value) == 0 else f"{low:.4g} to {high:.4g}"
 
 
 def _entry(name: str, value: Any) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
@@ -16,9 +19,9 @@ from bpengine.backprop.forward import evaluate
 from bpengine.data.source import Chunk, Source
 from bpengine.model.model import Model
 from bpengine.optimizers.base import Optimizer
-from bpengine.training.compilation import for_training
+from bpengine.training.backend_choice import for_training
 from bpengine.training.history import History, Statistics
-from bpengine.training.monitor import Monitor
+from bpengine.training.step_statistics import Monitor
 from bpengine.training.steps import (
     NonFiniteCostError,
     PlanFactory,
@@ -30,6 +33,8 @@ from bpengine.training.steps import (
 )
 
 __all__ = ["Callback", "SingleProcess", "Training"]
+
+LIKE_A_HOOK = re.compile(r"^on_|_(begin|start|end)$")  # as the callbacks of other libraries are named
 
 
 class Training:
@@ -196,13 +201,13 @@ class Training:
                 history.validation_accuracy.append(accuracy)
         history.cost.append(self._of_all(cost, "cost"))  # the last: an epoch that has it is complete
         self.epoch += 1
-        last = [callback for callback in self.callbacks if callback.runs_last]
         for callback in self.callbacks:
-            if callback not in last:
+            if not callback.runs_last:
                 callback.epoch(self)
         self.stopped = self.strategy.agreed(self.stopped)
-        for callback in last:
-            callback.epoch(self)
+        for callback in self.callbacks:
+            if callback.runs_last:
+                callback.epoch(self)
 
     def end_partial_fit(self, cost: Any) -> Any:
         """Count an epoch of `partial_fit`; returns its cost with the penalty."""
@@ -301,6 +306,21 @@ class Callback:
     """Whether it is called after the others, as checkpoints are, which store their states."""
     main_rank_only: ClassVar[bool] = False
     """Whether it runs on rank 0 only, in distributed training."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in vars(cls):
+            if LIKE_A_HOOK.search(name) and not hasattr(Callback, name):
+                warnings.warn(
+                    f"{cls.__name__}.{name} is never called: the methods of a callback are start, "
+                    "steps, epoch, end, state_dict and load_state_dict.",
+                    stacklevel=2,
+                )
+
+    def __repr__(self) -> str:
+        options = {name: vars(self).get(name) for name in inspect.signature(type(self)).parameters}
+        shown = ", ".join(f"{name}={value!r}" for name, value in options.items() if name in vars(self))
+        return f"{type(self).__name__}({shown})"
 
     def start(self, training: Training) -> None:
         """Called before the first step; ``training.epoch`` is above 0 in a resumed run."""

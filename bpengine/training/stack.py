@@ -16,7 +16,7 @@ from bpengine.model.model import take_networks
 from bpengine.optimizers.base import zeros_like
 from bpengine.training.history import Statistics
 from bpengine.training.loop import Training
-from bpengine.training.monitor import Monitor
+from bpengine.training.step_statistics import Monitor
 from bpengine.training.steps import NonFiniteCostError, Snapshot, StepRunner, first_non_finite_layer
 
 __all__ = ["StackTraining"]

@@ -85,8 +85,6 @@ class StepRunner:
         Positions of the networks that are checked for non-finite numbers; None: all.
     raw_parameters : array or None
         The parameters for the next step, while the model has the average.
-    last_plan : Plan or None
-        The plan of the last chunk.
     """
 
     def __init__(
@@ -101,7 +99,6 @@ class StepRunner:
         self.state: Any = None if optimizer is None else OptimizerState(optimizer, model.parameters)
         self.running: Sequence[int] | None = None
         self.raw_parameters: Array | None = None
-        self.last_plan: Any = None
         self._plans: dict[Any, tuple[Any, Entries, Array]] = {}
 
     def plan(self, chunk: Chunk) -> tuple[Any, Entries, Array]:
@@ -115,7 +112,6 @@ class StepRunner:
             shape = steps_per_readback(net, m), *net.stack, net.sizes[-1], m
             outputs = net.backend.empty(shape, net.dtype)
             self._plans[key] = plan, Entries(outputs), outputs
-        self.last_plan = self._plans[key][0]
         return self._plans[key]
 
     def run(

@@ -77,7 +77,7 @@ def test_each_part_is_summed_in_place_on_the_steps_stream(dtype):
 
 def test_a_backend_with_sums_of_its_own_is_asked_first():
     from bpengine import backends
-    from bpengine.distributed.plan import summing
+    from bpengine.distributed.summed_gradient import summing
 
     class Elsewhere(backends.NumPyBackend):
         def all_reduce(self, group, vector, parts):

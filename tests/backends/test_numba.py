@@ -27,7 +27,7 @@ numba = pytest.importorskip("numba", reason="Numba is not installed")
 from bpengine.backends.numba import lowering, matmul, vector_math  # noqa: E402
 from bpengine.backends.numba.threads import replay  # noqa: E402
 from bpengine.backends.numpy.backend import QuietReplay  # noqa: E402
-from bpengine.training import compilation  # noqa: E402
+from bpengine.training import backend_choice  # noqa: E402
 
 NETWORKS = {
     "penalties": {"l1": 0.01, "l2": 0.02},
@@ -527,7 +527,7 @@ def test_the_rule_takes_long_trainings_of_small_networks(monkeypatch):
     long, short = 200_000, 1_000
 
     def taken(sizes, *arguments, activations="sigmoid"):
-        return compilation.for_training(bp.Network(sizes, activations), *arguments).name
+        return backend_choice.for_training(bp.Network(sizes, activations), *arguments).name
 
     assert taken((784, 30, 10), 10, long, False) == "numba"
     assert taken((784, 30, 10), 10, short, False) == "numpy"
@@ -538,14 +538,14 @@ def test_the_rule_takes_long_trainings_of_small_networks(monkeypatch):
     assert taken((784, 30, 10), 10, long, False, activations=custom) == "numpy"
     monkeypatch.setitem(sys.modules, "bpengine.backends.numba.backend", None)  # there, and broken
     assert taken((784, 30, 10), 10, long, False) == "numpy"
-    monkeypatch.setattr(compilation.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(backend_choice.importlib.util, "find_spec", lambda name: None)
     assert taken((784, 30, 10), 10, long, False) == "numpy"
 
 
 @pytest.mark.parametrize(("named", "expected"), [(None, "numba"), ("numpy", "numpy")])
 def test_a_training_without_a_named_backend_follows_the_rule(monkeypatch, named, expected):
     """The network stays NumPy's: its name, its arrays, its pickles."""
-    monkeypatch.setattr(compilation, "START", 0.0)
+    monkeypatch.setattr(backend_choice, "START", 0.0)
     rng, seen = np.random.default_rng(0), []
     net = bp.Network([5, 4, 3], backend=named, rng=0)
     X, Y = rng.random((5, 12)), rng.random((3, 12))
@@ -562,7 +562,7 @@ def test_a_training_without_a_named_backend_follows_the_rule(monkeypatch, named,
 
 def test_an_estimator_without_a_named_backend_follows_the_rule(monkeypatch):
     neural_network = pytest.importorskip("bpengine.estimators")
-    monkeypatch.setattr(compilation, "START", 0.0)
+    monkeypatch.setattr(backend_choice, "START", 0.0)
     rng, coefs = np.random.default_rng(0), []
     X, y = rng.random((40, 5)), np.arange(40) % 3
     for backend in (None, "numba", "numpy"):

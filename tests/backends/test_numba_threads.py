@@ -42,9 +42,16 @@ def use_threads(monkeypatch):
     return choose
 
 
-@pytest.mark.parametrize("output", ["sigmoid", "softmax"])
-@pytest.mark.parametrize("rule", OPTIMIZERS)
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize(
+    ("rule", "output", "count"),
+    [
+        ("descent", "sigmoid", 2),
+        ("momentum", "softmax", 3),
+        ("adam", "sigmoid", 3),
+        ("rmsprop", "softmax", 2),
+        ("clipped", "softmax", 3),
+    ],
+)
 def test_several_threads_compute_the_same_bits_as_one(use_threads, monkeypatch, rule, output, count):
     cost = "softmax_cross_entropy" if output == "softmax" else "quadratic"
     rng = np.random.default_rng(0)

@@ -100,7 +100,7 @@ def compare(backend, op, hosts, output, tolerance):
     dtype=dtypes,
     seed=st.integers(0, 99),
 )
-@examples(12)
+@examples(6)
 def test_an_elementwise_kernel_takes_any_view(backend, name, n, m, stack, laid, fresh, dtype, seed):
     """Rows of a layer, one column, one row, transposes, stacks of one and many, in place and not."""
     op = OPERATIONS[name]
@@ -171,7 +171,7 @@ def test_a_reduction_takes_any_view(backend, name, n, k, m, laid, dtype):
     options=st.sampled_from([{}, REGULARIZED]),
     weighted=st.booleans(),
 )
-@examples(100)
+@examples(50)
 def test_every_operation_of_a_plan_is_its_expression(backend, case, stack, rule, options, weighted):
     """On the very arrays of plans: of any layers, one neuron, one example, a stack of one or many."""
     net = bp.Network(

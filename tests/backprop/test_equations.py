@@ -12,7 +12,7 @@ import bpengine as bp
 from bpengine.backprop import equations
 from bpengine.backprop.workspace import Workspace
 from bpengine.model.costs import COSTS
-from bpengine.model.packing import pack_examples
+from bpengine.model.packed_examples import pack_examples
 from bpengine.model.parameters import Gradient, Parameters
 from bpengine.reference import per_example
 from bpengine.reference.linear import collapse

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from strategies import examples
 
 import bpengine as bp
-from bpengine.distributed import collectives, plan
+from bpengine.backends.base import warn_once
+from bpengine.distributed import collectives, summed_gradient
 from bpengine.distributed.collectives import RankError
 from bpengine.distributed.options import DataParallel
 from bpengine.privacy.dpsgd import DPSGD
@@ -26,7 +27,7 @@ SIZES = [3, 5, 4, 2]
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     """Gradients of the small networks here go over the ranks in several buckets and pieces."""
-    monkeypatch.setattr(plan, "BUCKET_BYTES", 100)
+    monkeypatch.setattr(summed_gradient, "BUCKET_BYTES", 100)
     monkeypatch.setattr(collectives, "PIECE_BYTES", 48)
     monkeypatch.setattr(collectives, "SPINS", 3)
 
@@ -646,7 +647,7 @@ def test_what_does_not_go_together(lab):
 
 
 def test_a_backend_without_all_reduce_warns_of_copies_to_host_memory(lab, caplog):
-    plan._warn_once.cache_clear()
+    warn_once.cache_clear()
     X, Y = data(8)
     with caplog.at_level(logging.WARNING, "bpengine"):
         ranks.results(2, lambda comm: fit(lab, network(lab), X, Y, comm, epochs=1))

@@ -377,7 +377,7 @@ def test_sparse_is_as_dense(monkeypatch, container, options):
     np.testing.assert_allclose(model.predict_proba(sparse), dense.predict_proba(X), 1e-8)
 
 
-@parametrize_with_checks([MLPClassifier(), MLPRegressor()])
+@parametrize_with_checks([MLPClassifier(max_iter=50), MLPRegressor(max_iter=50)])
 @pytest.mark.filterwarnings("ignore")
 def test_checks_of_scikit_learn(estimator, check):
     check(estimator)

@@ -550,15 +550,15 @@ def test_parameters_of_the_search_are_those_of_grid_search():
     assert list(ParameterGrid({"alpha": [1]})) == [{"alpha": 1}]
 
 
-SMALL = {"hidden_layer_sizes": (12,), "learning_rate_init": 0.03, "random_state": 0}
+SMALL = {"hidden_layer_sizes": (12,), "learning_rate_init": 0.03, "max_iter": 30}
 
 
 @parametrize_with_checks(
     [
-        MLPEnsembleClassifier(3, (12,), learning_rate_init=0.03),
-        MLPEnsembleRegressor(3, (12,), learning_rate_init=0.03),
-        StackSearchCV(MLPClassifier(**SMALL), {"alpha": [1e-3, 1e-2]}, cv=2),
-        StackSearchCV(MLPRegressor(**SMALL), {"alpha": [1e-3, 1e-2]}, cv=2),
+        MLPEnsembleClassifier(3, **SMALL),
+        MLPEnsembleRegressor(3, **SMALL),
+        StackSearchCV(MLPClassifier(**SMALL, random_state=0), {"alpha": [1e-3, 1e-2]}, cv=2),
+        StackSearchCV(MLPRegressor(**SMALL, random_state=0), {"alpha": [1e-3, 1e-2]}, cv=2),
     ]
 )
 @pytest.mark.filterwarnings("ignore")

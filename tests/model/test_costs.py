@@ -199,10 +199,28 @@ def test_one_sigmoid_output_takes_the_labels_0_and_1(lab):
     np.testing.assert_array_equal(lab.numpy(found.vector), lab.numpy(expected.vector))
 
 
-def test_labels_are_for_classifications_alone(lab):
-    net = bp.Network([2, 3], backend=lab.backend)
-    with pytest.raises(ValueError, match=r"not a classification's.*\(3, 2\).*one_hot\(labels, 3\)"):
-        net.backprop(lab.array(np.eye(2)), np.array([0, 2]))
+@pytest.mark.parametrize("cost", [*REGRESSIONS, "binary_cross_entropy"])
+@pytest.mark.parametrize("n", [1, 3])
+def test_labels_are_one_hot_targets_where_outputs_are_from_0_to_1(lab, cost, n):
+    labels = [True, False, True, True] if n == 1 else [0, 2, 1, 2]
+    X = lab.array(np.random.default_rng(0).standard_normal((2, 4)))
+    Y = lab.array(np.eye(max(n, 2))[-n:, labels] if n > 1 else np.array([labels], float))
+    net = bp.Network([2, n], cost=cost, backend=lab.backend, dtype="float64", rng=0)
+    assert net.backprop(X, labels).cost == net.backprop(X, Y).cost
+    found = lab.numpy(net.predict(X))
+    outputs = lab.numpy(net(X))
+    expected = outputs.argmax(axis=0) if n > 1 else outputs[0] >= 0.5
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == np.int64
+
+
+def test_a_regression_takes_no_labels_and_predicts_its_outputs(lab):
+    for σ, cost in (("linear", "quadratic"), ("tanh", "huber"), ("exponential", "poisson")):
+        net = bp.Network([2, 3], σ, cost, backend=lab.backend)
+        X = lab.array(np.eye(2, dtype="float32"))
+        with pytest.raises(ValueError, match=r"a regression's.*\(3, 2\).*one_hot\(labels, 3\)"):
+            net.backprop(X, np.array([0, 2]))
+        np.testing.assert_array_equal(lab.numpy(net.predict(X)), lab.numpy(net.feedforward(X)))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -127,20 +127,10 @@ X_CASES = {
         ValueError,
         ["{X} has shape (3, 0)", "empty batch", "1 example or more"],
     ),
-    "integer": (
-        lambda lab: lab.array(np.ones((ROWS, M)), "int64"),
-        TypeError,
-        ["{X} has dtype", "int64", "floating point", "{X}.astype"],
-    ),
-    "bytes": (
-        lambda lab: lab.array(np.ones((ROWS, M)), "uint8"),
-        TypeError,
-        ["{X} has dtype", "uint8", "/ 255"],
-    ),
-    "bool": (
-        lambda lab: lab.array(inputs() > 0),
-        TypeError,
-        ["{X} has dtype", "bool", "floating point"],
+    "integers beyond float32": (
+        lambda lab: lab.array(np.full((ROWS, M), 2**24 + 1), "int64"),
+        ValueError,
+        ["{X} holds integers that float32 can't represent", "dtype='float64'"],
     ),
     "complex": (
         lambda lab: lab.array(inputs(), "complex128"),
@@ -211,18 +201,6 @@ Y_CASES = {
         ["{Y} has shape (1, 2, 5)", "expected (2, 5)"],
     ),
     "nothing": (regressor, lambda lab: None, TypeError, ["{Y}", "floating point"]),
-    "integer targets": (
-        regressor,
-        lambda lab: lab.array(np.ones((OUTPUTS, M)), "int64"),
-        TypeError,
-        ["{Y} has dtype", "int64", "floating point"],
-    ),
-    "bool targets": (
-        regressor,
-        lambda lab: lab.array(outputs() > 0.5),
-        TypeError,
-        ["{Y} has dtype", "bool", "floating point"],
-    ),
     "complex targets": (
         regressor,
         lambda lab: lab.array(outputs(), "complex128"),
@@ -247,8 +225,8 @@ Y_CASES = {
         ValueError,
         ["{Y} holds 1 value", "infinite", "column 2"],
     ),
-    "labels for the quadratic cost": (
-        regressor,
+    "labels for a regression": (
+        lambda lab: bp.Network([ROWS, 4, OUTPUTS], "tanh", backend=lab.backend, rng=0),
         lambda lab: lab.array([0, 1, 1, 0, 1]),
         ValueError,
         ["{Y} has one axis", "(2, 5)", "bpengine.one_hot(labels, 2)"],
@@ -258,12 +236,6 @@ Y_CASES = {
         lambda lab: lab.array([0.0, 1.0, 1.0, 0.0, 1.0]),
         TypeError,
         ["{Y} has shape (5,)", "float64", "integer labels", "(2, 5)"],
-    ),
-    "bool labels": (
-        classifier,
-        lambda lab: lab.array([False, True, True, False, True]),
-        TypeError,
-        ["{Y} has shape (5,)", "bool", "integer labels"],
     ),
     "labels of another length": (
         classifier,
@@ -334,6 +306,18 @@ def test_targets_that_do_not_fit(lab, door, case):
         call(lab, net, X, Y)
 
 
+def test_integers_and_bools_are_the_numbers_that_they_stand_for(lab):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 2, (ROWS, M)), rng.integers(0, 2, (OUTPUTS, M))
+    expected = regressor(lab).backprop(lab.array(x, "float32"), lab.array(y, "float32")).vector
+    for dtype in ("bool", "uint8", "int64"):
+        for X, Y in ((lab.array(x, dtype), lab.array(y, dtype)), (x.astype(dtype).tolist(), y.tolist())):
+            if isinstance(X, list) and lab.backend.name not in ("numpy", "numba"):
+                continue
+            found = regressor(lab).backprop(X, Y).vector
+            np.testing.assert_array_equal(lab.numpy(found), lab.numpy(expected))
+
+
 @pytest.mark.parametrize("door", [door for door in DOORS if door != "check_gradient"])
 def test_numbers_that_float32_can_not_hold(lab, door):
     net, X, Y = regressor(lab), lab.array(inputs()), lab.array(outputs())
@@ -380,7 +364,7 @@ def test_the_third_of_validation_data_is_a_weight_for_each_example(lab):
         (-3, ValueError, ["1 or more", "got -3"]),
         (2.0, TypeError, ["whole number", "2.0"]),
         ("2", TypeError, ["whole number", "'2'"]),
-        (None, TypeError, ["whole number", "None"]),
+        ([2], TypeError, ["whole number", "[2]"]),
     ],
 )
 @pytest.mark.parametrize("name", ["batch_size", "epochs", "plan", "steps"])
@@ -404,7 +388,7 @@ def test_a_batch_of_more_than_there_is(lab):
         fit(lab, net, X, Y, batch_size=6)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", 0.5, bp.SGD], ids=["name", "number", "class"])
+@pytest.mark.parametrize("optimizer", [0.5, bp.SGD], ids=["number", "class"])
 @pytest.mark.parametrize("door", ["fit", "plan"])
 def test_an_optimizer_that_is_none(lab, door, optimizer):
     net, X, Y = regressor(lab), lab.array(inputs()), lab.array(outputs())

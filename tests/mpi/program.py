@@ -14,7 +14,7 @@ import numpy as np
 from mpi4py import MPI
 
 import bpengine as bp
-from bpengine.distributed import collectives, plan
+from bpengine.distributed import collectives, summed_gradient
 from bpengine.distributed.options import DataParallel
 
 WORLD = MPI.COMM_WORLD
@@ -55,7 +55,7 @@ def together(parts, batch_sizes):
 
 def equality(count, seed):
     """Random networks and shards, on the ranks and in one process; the digest of all that came out."""
-    plan.BUCKET_BYTES, collectives.PIECE_BYTES = 400, 4096  # several of each
+    summed_gradient.BUCKET_BYTES, collectives.PIECE_BYTES = 400, 4096  # several of each
     digest, worst = hashlib.sha256(), 0.0
     for number in range(int(count)):
         rng = np.random.default_rng([int(seed), number])

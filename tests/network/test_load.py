@@ -529,7 +529,7 @@ json_values = st.recursive(
 )
 
 
-@examples(200)
+@examples(100)
 @given(changes=st.dictionaries(st.sampled_from([*DESCRIPTION, "training"]), json_values, max_size=3))
 def test_any_description(foreign, kind, changes):
     content = MAKERS[kind](changed(**changes))

@@ -352,11 +352,22 @@ def test_astype(lab, layers):
 
 
 def test_repr():
-    net = bp.Network([3, 4, 2], activations=["tanh", ["sigmoid", "linear"]], backend="numpy")
-    assert repr(net) == (
-        "Network([3, 4, 2], activations=['tanh', 'sigmoid, linear'], cost='quadratic', "
-        "backend='numpy', dtype='float32')"
+    options = {"dropout": [0.0, 0.5], "l2": 0.1, "backend": "numpy"}
+    net = bp.Network([3, 4, 2], ["tanh", ["sigmoid", "linear"]], **options)
+    lines = [
+        "Network: cost quadratic, float32, backend numpy, l2 0.1",
+        "layer  neurons  activation       weights  parameters  dropout",
+        "input        3",
+        "1            4  tanh             4 × 3            16      0.5",
+        "2            2  sigmoid, linear  2 × 4            10",
+        "total                                             26",
+    ]
+    assert repr(net) == "\n".join(lines)
+    assert net._repr_html_().count("<tr>") == len(lines) - 1
+    assert repr(bp.Network([2, 1], stack=2, l2=[0.1, 0.2], backend="numpy")).splitlines()[0] == (
+        "Network: cost quadratic, float32, backend numpy, stack of 2, l2 0.1, 0.2"
     )
+    assert repr(net.parameters) == "Parameters(weights 4×3, 2×4, float32, numpy)"
 
 
 def test_a_backend_is_inferred_once(lab):

@@ -22,6 +22,7 @@ from strategies import (
     examples,
     flat,
     loop,
+    looped,
     optimizer_name,
 )
 
@@ -601,6 +602,19 @@ def test_every_argument_is_tried_out_of_range():
         assert {(rule, name) for name in names} <= tried
 
 
+@looped("name, rule", [("sgd", bp.SGD()), ("adamw", bp.AdamW()), ("rmsprop", bp.RMSprop())])
+def test_a_name_is_the_optimizer_with_its_defaults(name, rule):
+    X, Y = np.eye(3), np.eye(3)
+    found, expected = bp.Network([3, 3], rng=0), bp.Network([3, 3], rng=0)
+    assert found.plan(3, name).optimizer == rule
+    for net, optimizer in ((found, name), (expected, rule)):
+        net.fit(X, Y, epochs=2, optimizer=optimizer, progress=False)
+        net.partial_fit(X, Y, optimizer=optimizer)
+    np.testing.assert_array_equal(found.vector, expected.vector)
+    with pytest.raises(ValueError, match=r"unknown optimizer 'adan'. Did you mean 'adam'\?"):
+        found.fit(X, Y, optimizer="adan", progress=False)
+
+
 def test_nesterov_needs_momentum():
     with pytest.raises(ValueError, match=r"nesterov=True needs a momentum above 0"):
         bp.SGD(0.1, nesterov=True)
@@ -608,8 +622,8 @@ def test_nesterov_needs_momentum():
 
 @pytest.mark.parametrize(
     "what",
-    ["adam", 0.1, bp.schedules.StepDecay(0.1), object()],
-    ids=["name", "number", "schedule", "object"],
+    [0.1, bp.schedules.StepDecay(0.1), object()],
+    ids=["number", "schedule", "object"],
 )
 def test_what_is_no_optimizer_is_refused(lab, what):
     net = bp.Network([2, 2], backend=lab.backend, rng=0)

@@ -595,7 +595,7 @@ def test_figures_are_saved_in_every_form(tmp_path):
 
 
 def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
-    monkeypatch.delitem(sys.modules, "bpengine.plots.picture", raising=False)
+    monkeypatch.delitem(sys.modules, "bpengine.plots.figure", raising=False)
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -612,7 +612,7 @@ def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
 
 
 def test_an_import_error_of_another_kind_is_not_hidden(monkeypatch):
-    monkeypatch.delitem(sys.modules, "bpengine.plots.picture", raising=False)
+    monkeypatch.delitem(sys.modules, "bpengine.plots.figure", raising=False)
     monkeypatch.setitem(sys.modules, "io", None)
     with pytest.raises(ModuleNotFoundError, match="import of io"):
         style.figure(1, 1)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from strategies import ALONGSIDE, OPTIMIZERS, Case, cases, examples, looped, targets
 
 import bpengine as bp
-from bpengine.model.packing import PARTS
+from bpengine.model.packed_examples import PARTS
 
 TOLERANCE = {"float32": 2e-4, "float64": 1e-10}
 per_network_parts = st.sets(st.sampled_from(PARTS))

@@ -7,8 +7,6 @@ earlier layers.
 from __future__ import annotations
 
 import copy
-import functools
-import logging
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends import Array, Backend, Batches, Operation, Program, Settings
+from bpengine.backends.base import warn_once
 from bpengine.backends.operation import itemsize, size
 from bpengine.backprop.plan import Plan
 from bpengine.backprop.reduction import Mean
@@ -229,15 +228,11 @@ def summing(
     if isinstance(vector, np.ndarray):
         return HostSum(group, vector, parts)
     if group.rank == 0:
-        _warn_once(backend.name)
+        warn_once(
+            f"gradients on backend {backend.name!r} are summed over the ranks in host memory: two "
+            "copies a step"
+        )
     return StagedSum(group, vector, parts, backend, dtype)
-
-
-@functools.cache
-def _warn_once(name: str) -> None:
-    logging.getLogger("bpengine").warning(
-        "gradients on backend %r are summed over the ranks in host memory: two copies a step", name
-    )
 
 
 def _buckets(gradient: Parameters, overlap: bool) -> list[tuple[int, int, int]]:

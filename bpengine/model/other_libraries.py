@@ -1,0 +1,100 @@
+"""Arguments and methods of Keras, PyTorch and scikit-learn, and their names here: for error messages."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from typing import Any, TypeVar
+
+__all__ = ["ATTRIBUTES", "known_keywords"]
+
+T = TypeVar("T")
+
+OF_OPTIMIZER = ", of the optimizer"
+KEYWORDS = {
+    "activation": "activations='tanh', or a list with one for each layer",
+    "alpha": "l2=",
+    "batch": "batch_size=",
+    "betas": "beta_1=0.9, beta_2=0.999",
+    "eps": "epsilon=",
+    "eta": "learning_rate=, of the optimizer: optimizer=bp.SGD(0.1)",
+    "hidden_layer_sizes": "sizes=[64, 100, 10], with the input's and the output's",
+    "init": "initializer=",
+    "kernel_initializer": "initializer=",
+    "layers": "sizes=[64, 100, 10]",
+    "learning_rate": "learning_rate=, of the optimizer: optimizer=bp.SGD(0.1)",
+    "loss": "cost=",
+    "lr": "learning_rate=, of the optimizer: optimizer=bp.SGD(0.1)",
+    "max_iter": "epochs=",
+    "metrics": "validation=(X, Y), for cost and accuracy",
+    "momentum": "momentum=, of the optimizer: optimizer=bp.SGD(0.1, momentum=0.9)",
+    "n_epochs": "epochs=",
+    "patience": "callbacks=[bp.EarlyStopping(patience=5)]",
+    "random_state": "rng=",
+    "seed": "rng=",
+    "solver": "optimizer=",
+    "validation_data": "validation=(X, Y)",
+    "validation_fraction": "validation=0.1, a share of the examples",
+    "validation_split": "validation=0.1, a share of the examples",
+    "verbose": "progress=",
+    "weight_decay": "weight_decay=, of the optimizer: optimizer=bp.AdamW(weight_decay=0.01)",
+}
+
+ATTRIBUTES = {
+    "add": "bp.Network([64, 100, 10]), with all layers",
+    "backward": "backprop(X, Y)",
+    "bias": "biases[l]",
+    "coefs_": "weights",
+    "compile": "the arguments of Network, and of fit",
+    "cpu": "to(backend='numpy')",
+    "cuda": "to(backend), or the argument backend",
+    "eval": "nothing: feedforward has no dropout, fit has",
+    "forward": "feedforward(X)",
+    "get_weights": "weights and biases",
+    "intercepts_": "biases",
+    "layers": "sizes, activations, weights and biases",
+    "load": "bp.load(path)",
+    "load_state_dict": "bp.load(path)",
+    "loss": "cost",
+    "loss_curve_": "history.cost",
+    "predict_proba": "feedforward(X)",
+    "score": "evaluate(X, Y)['accuracy']",
+    "set_weights": "weights[l] = w and biases[l] = b",
+    "shape": "sizes",
+    "state_dict": "weights and biases, or save(path)",
+    "summary": "print(net)",
+    "train": "fit(X, Y)",
+    "weight": "weights[l]",
+    "zero_grad": "nothing: backprop returns a new gradient",
+}
+
+
+def known_keywords(target: T) -> T:
+    """Decorate a function or class: the error for an unknown keyword says what it is called here."""
+    if isinstance(target, type):
+        target.__init__ = known_keywords(target.__init__)  # type: ignore[misc]
+        return target
+    function: Any = target
+    names = [name for name in inspect.signature(function).parameters if name != "self"]
+
+    @functools.wraps(function)
+    def checked(*args: Any, **keywords: Any) -> Any:
+        for name in keywords:
+            if name not in names:
+                what = type(args[0]).__name__ if function.__name__ == "__init__" else function.__name__
+                raise TypeError(f"{what}() has no argument {name!r}. {_hint(name, names)}")
+        return function(*args, **keywords)
+
+    return checked  # type: ignore[return-value]
+
+
+def _hint(name: str, names: list[str]) -> str:
+    here = KEYWORDS.get(name, "")
+    keyword = here.partition("=")[0]
+    if keyword in names:
+        return f"Here it is {here.partition(OF_OPTIMIZER)[0]}."
+    if OF_OPTIMIZER in here:
+        return f"Here it is {here}."
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"Did you mean {near[0]}=?" if near else f"Known: {', '.join(names)}."
