@@ -243,8 +243,8 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
         for name, (new, old) in pairs.items():
             if new != old:
                 raise ValueError(
-                    f"{name}={getattr(self, name, None)!r} is not that of the fitted network, "
-                    f"{net!r}. Set it back, or fit a new network, with warm_start=False."
+                    f"{name}={getattr(self, name, None)!r} makes another network than the fitted one, "
+                    "which network_ shows. Set it back, or fit a new one with warm_start=False."
                 )
 
     def _check_trained(self) -> None:

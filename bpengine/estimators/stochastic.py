@@ -46,10 +46,10 @@ def train(estimator: BaseMLP, data: Data, task: Task | None) -> None:
     examples = Examples(est.network_, data)
     count = -(-len(order) // batch_size)
     if est.backend is None and not incremental:
-        most, remembers = count * est.max_iter, bool(steps.state.arrays)
-        steps.replayer = for_training(est.network_, batch_size, most, remembers)
+        most, remembers = count * est.max_iter, bool(steps.runner.state.arrays)
+        steps.runner.executor = for_training(est.network_, batch_size, most, remembers)
     with CallbackRunner(
-        est, steps.optimizer, steps.state, count, held_out, silent=incremental
+        est, steps.optimizer, steps.runner, count, held_out, silent=incremental
     ) as runner:
         try:
             est.n_iter_, est._best = 0, None
@@ -76,5 +76,5 @@ def train(estimator: BaseMLP, data: Data, task: Task | None) -> None:
         except KeyboardInterrupt:
             runner.interrupted()
         if not incremental:
-            steps.rest()
+            steps.runner.clear()
         rules.restore_best(est)

@@ -223,7 +223,7 @@ def test_partial_fit_of_ever_new_sizes():
         for size in range(20, 60, 3):
             model.partial_fit(XR[:size], YR[:size, 0])
     assert_alike(*models)
-    assert len(models[1]._optimizer._plans) == 8
+    assert len(models[1]._optimizer.runner._plans) == 8
 
 
 def test_partial_fit_goes_on_from_fit():
