@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils.validation import _check_sample_weight
 
-from bpengine.backends import Array, Slices
+from bpengine.backends import Array
 from bpengine.data.source import Chunk
 from bpengine.model.packed_examples import pack_examples as rows_of_columns
 from bpengine.network.network import Network
@@ -120,9 +120,10 @@ class Examples:
         for start in range(0, len(order) // m, steps):
             stop = min(start + steps, len(order) // m)
             some = indices[start * m : stop * m]
+            parts = [some[i : i + m] for i in range(0, (stop - start) * m, m)]
             shares = None if weights is None else net.backend.asarray(weights[start:stop], net.dtype)
             outcomes = partial(self._outcomes, some, m, shares)
-            yield Chunk(m, weights is not None, Slices(some, m), self._load, outcomes, self.rows)
+            yield Chunk(m, weights is not None, parts, self._load, outcomes, self.rows)
 
     def _load(self, indices: Any, rows: Array) -> None:
         if self.rows is None:

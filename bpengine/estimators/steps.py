@@ -70,7 +70,11 @@ class WeightedMean(Mean):
     squares : array of shape ()
         Σ w² before each step, summed over the steps in float64; with sample weights, times the batch
         size over their sum.
+    settings : tuple of float, or None
+        The learning rate and α that the scalars were last computed for.
     """
+
+    settings: tuple[float, float] | None = None
 
     def prepare(self, model: Model, workspace: Workspace) -> None:
         """As `Mean.prepare`."""
@@ -180,7 +184,10 @@ class Steps:
         for chunk in examples.chunks(order, m):
             if plan is None:
                 plan = self.runner.plan(chunk)[0]
-                plan.learning_rate = self.learning_rate
+                settings = self.learning_rate, alpha
+                if plan.reduction.settings != settings:
+                    plan.learning_rate = self.learning_rate
+                    plan.reduction.settings = settings
                 plan.reduction.squares[...] = 0.0
             x, y, weights = self.runner.outputs(chunk)
             values = self.loss(x, y)
