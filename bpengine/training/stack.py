@@ -13,12 +13,11 @@ from bpengine import schedules
 from bpengine.backends import Array
 from bpengine.data.source import Chunk, Source
 from bpengine.model.model import take_networks
-from bpengine.optimizers.base import zeros_like
 from bpengine.training.history import Statistics
 from bpengine.training.loop import Training
 from bpengine.training.state import numbers, same_generator
 from bpengine.training.step_statistics import Monitor
-from bpengine.training.steps import NonFiniteCostError, Snapshot, StepRunner, first_non_finite_layer
+from bpengine.training.steps import NonFiniteCostError, Snapshot, first_non_finite_layer
 
 __all__ = ["StackTraining"]
 
@@ -132,29 +131,10 @@ class StackTraining(Training):
 
     def _select(self, positions: np.ndarray[Any, Any]) -> None:
         """Continue with some of the runner's networks, copied to a new stack."""
-        old = self.runner
-        backend, before, optimizer = old.model.backend, old.model.parameters, old.state.optimizer
-        options: Any = {
-            name: tuple(np.asarray(value)[positions].tolist())
-            for name in ("learning_rate", "weight_decay")
-            if isinstance(value := getattr(optimizer, name), tuple)
-        }
-        rule = dataclasses.replace(optimizer, **options)
-        new = StepRunner(old.model.take(positions), rule, old.make_plan, old.executor)
-        arrays, olds = {**new.state.arrays}, {**old.state.arrays}
-        if old.raw_parameters is not None:
-            olds["raw"] = old.raw_parameters
-            new.raw_parameters = arrays["raw"] = zeros_like(new.model.vector)
-        for name, x in olds.items():
-            if x.shape == before.vector.shape:
-                blocks = zip(new.model.parameters.split(arrays[name]), before.split(x), strict=True)
-                for block, whole in blocks:
-                    block[...] = take_networks(backend, whole, positions)
-            else:
-                arrays[name][...] = x
-        self.runner, self.numbers = new, self.numbers[positions]
-        new.running = np.flatnonzero(self.running[self.numbers]).tolist()
-        self.schedule = schedules.resolve(rule.learning_rate)
+        backend = self.runner.model.backend
+        self.runner, self.numbers = self.runner.take(positions), self.numbers[positions]
+        self.runner.running = np.flatnonzero(self.running[self.numbers]).tolist()
+        self.schedule = schedules.resolve(self.runner.state.optimizer.learning_rate)
         self.source = self.source.for_networks(positions)
         if self.validation is not None:
             X, Y, *weights = self.validation
