@@ -365,7 +365,7 @@ def _shown(value: Any, digits: str) -> str:
 
 
 class Progress(Callback):
-    """A tqdm bar where tqdm is installed, else a line an epoch, on standard error."""
+    """A tqdm bar where tqdm is installed, else ten lines or so, on standard error."""
 
     main_rank_only = True
 
@@ -396,9 +396,10 @@ class Progress(Callback):
             if name in figures
         ]
         line = f"epoch {training.epoch}/{training.epochs}: {', '.join(parts)}"
+        every = max(1, training.epochs // 10)
         if self._bar is not None:
             self._bar.set_postfix_str(line)
-        else:
+        elif training.stopped or training.epoch % every == 0 or training.epoch == training.epochs:
             print(line, file=sys.stderr, flush=True)
 
     def end(self, training: Training) -> None:
