@@ -145,9 +145,7 @@ def idx(path: str | os.PathLike[str]) -> NDArray[Any]:
     return _read(Path(path))
 
 
-def _read(
-    path: Path, check: Callable[[np.dtype[Any], tuple[int, ...]], None] | None = None
-) -> NDArray[Any]:
+def _read(path: Path, check: _Check | None = None) -> NDArray[Any]:
     """The array of a file, whose header `check` is given before memory is taken."""
     check_regular(path)
     with path.open("rb") as file:
