@@ -24,6 +24,7 @@ from bpengine import backends
 from bpengine.backends import Operation
 from bpengine.backends.base import warn_once
 from bpengine.backends.cupy import cuda_source, elementwise, random
+from bpengine.backends.cupy.cublas import CublasError
 from bpengine.backends.cupy.device import OPTIONS, Device
 from bpengine.backends.cupy.elementwise import View
 from bpengine.backends.cupy.lowering import Lowering
@@ -100,7 +101,7 @@ def parameters(net):
 
 def plain(backend):
     """The same backend without graphs: every step call by call."""
-    backend.gpu.capture = lambda run: (_ for _ in ()).throw(RuntimeError("switched off"))
+    backend.gpu.capture = lambda *of: (_ for _ in ()).throw(RuntimeError("switched off"))
     return backend
 
 
@@ -442,16 +443,27 @@ def test_a_step_that_can_not_be_captured_is_replayed_by_calls_with_one_warning(g
     assert len(texts) == len(set(texts))
 
 
+def missing(cuda):
+    raise OSError("libcublas.so.13: cannot open shared object file")
+
+
+class WithoutContext(double.Cublas):
+    def create(self):
+        raise CublasError("cublasCreate_v2 gave cublasStatus_t 1.")
+
+
 @needs_compiler
+@pytest.mark.parametrize("cublas", [missing, WithoutContext])
 @pytest.mark.parametrize("optimizer", [bp.SGD(0.3), bp.Adam(0.01)], ids=str)
-def test_without_nvmath_steps_are_plain_calls_with_one_warning(caplog, optimizer):
+def test_without_cublas_steps_are_plain_calls_with_one_warning(caplog, optimizer, cublas):
     with caplog.at_level(logging.WARNING, "bpengine"):
-        backend = double.Double(nvmath=False)
+        backend = double.Double(cublas=cublas)
         nets = [trained(b, optimizer)[0] for b in ("numpy", backend)]
-        trained(double.Double(nvmath=False), optimizer)
+        trained(double.Double(cublas=cublas), optimizer)
     np.testing.assert_allclose(parameters(nets[1]), parameters(nets[0]), rtol=1e-10)
-    assert caplog.text.count("nvmath-python is missing") == 1
-    assert backend.cuda.graph_launches == 0
+    assert caplog.text.count("cuBLAS can't be used") == 1
+    assert "libcublas.so.13" in caplog.text or "cublasStatus_t 1" in caplog.text
+    assert backend.cuda.graph_launches == 0 and not backend.gpu.distrusted
 
 
 def test_noise_is_drawn_on_the_host(gpu, caplog):
@@ -669,8 +681,8 @@ class Fake(Device):
 
     answers: SimpleNamespace
 
-    def _modules(self):
-        return SimpleNamespace(cuda=SimpleNamespace(runtime=self.answers)), None
+    def _cupy(self):
+        return SimpleNamespace(cuda=SimpleNamespace(runtime=self.answers))
 
     def _namespace(self):
         return np
@@ -699,7 +711,7 @@ def answers(driver, count):
     [
         (0, "cudaErrorInsufficientDriver: …", "no CUDA driver, and so no CUDA device.*nvidia-smi"),
         ("cudaErrorUnknown", 0, "there is no CUDA driver"),
-        (12020, "cudaErrorInsufficientDriver: …", r"CUDA 13\.0, .*is for CUDA 12\.2.*cupy-cuda12x"),
+        (12020, "cudaErrorInsufficientDriver: …", r"CUDA 13\.0, .*for CUDA 12\.2.*bpengine\[cuda12\]"),
         (13000, "cudaErrorNoDevice: …", "driver are there, but it finds no CUDA device.*CUDA_VISIBLE"),
         (13000, 0, "the driver are there, but it finds no CUDA device"),
         (13000, "cudaErrorInitializationError: …", "gives no CUDA device: cudaErrorInit.*nvidia-smi"),

@@ -273,12 +273,11 @@ GATHER = """
 extern "C" __global__ void gather(long long m, long long width, const T* from, long long stride,
     T* rows, long long row, const long long* numbers, long long* at) {
     const long long first = at[0] * m;
-    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < m * width;
-         i += (long long)gridDim.x * blockDim.x) {
-        const long long r = i / width, c = i % width;
-        rows[r * row + c] = from[numbers[first + r] * stride + c];
-        if (i == 0) at[1] = at[0];
+    for (long long r = blockIdx.x; r < m; r += gridDim.x) {
+        const T* x = from + numbers[first + r] * stride;
+        for (long long c = threadIdx.x; c < width; c += blockDim.x) rows[r * row + c] = x[c];
     }
+    if (blockIdx.x == 0 && threadIdx.x == 0) at[1] = at[0];
 }
 """
 STORE = """

@@ -232,8 +232,7 @@ def gather(source: View, rows: View, numbers: View, at: View) -> Launch | None:
         return None
     m, width = rows.shape
     arguments = m, width, source.address, source.strides[0], rows.address, rows.strides[0]
-    grid = -(-m * width // THREADS)
-    return special("gather", rows.dtype, grid, (*arguments, numbers.address, at.address))
+    return special("gather", rows.dtype, m, (*arguments, numbers.address, at.address), COLUMNS)
 
 
 def _planes(x: View) -> list[int] | None:
