@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib
 import logging
 import pickle
 import re
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +26,7 @@ import bpengine as bp
 from bpengine import backends
 from bpengine.backends import Operation
 from bpengine.backends.base import warn_once
+from bpengine.backends.cupy import backend as cupy_backend
 from bpengine.backends.cupy import cuda_source, elementwise, random
 from bpengine.backends.cupy.cublas import CublasError
 from bpengine.backends.cupy.device import OPTIONS, Device
@@ -490,10 +494,12 @@ def test_five_thousand_steps_leave_the_memory_as_it_was():
     plan.load(np.ones((784, 128)), np.zeros((10, 128)))
     plan.run(20)
     backend.synchronize()
+    gc.collect()
     used, total = pool.used_bytes(), pool.total_bytes()
     for _ in range(50):
         plan.run(100)
     backend.synchronize()
+    gc.collect()
     assert (pool.used_bytes(), pool.total_bytes()) == (used, total)
 
 
@@ -543,7 +549,22 @@ def test_a_prefetcher_has_two_buffers_on_host_and_device(stand_in):
         np.testing.assert_array_equal(stand_in.to_numpy(received)[:count], np.full((4, 3), value))
     received, _ = prefetcher.receive(prefetcher.send(rows(3.0)))
     np.testing.assert_array_equal(stand_in.to_numpy(received)[:4], 3.0)
-    prefetcher.close()
+    prefetcher.finish()
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_copies_end_before_their_buffers_go(stand_in, monkeypatch, chunks):
+    """Also where a training ends early: the generator of chunks is closed."""
+    monkeypatch.setattr(offload, "BUFFER_BYTES", 2000)
+    X, Y = data(m=400)
+    source = offload.offloaded(network(stand_in), X, Y, None, 4, True)
+    parts = source.chunks(np.random.default_rng(0), lambda step, m: 100)
+    for _ in range(chunks):
+        next(parts)
+    copied = source._prefetcher._copied
+    assert any(event.work for event in copied)
+    parts.close()
+    assert not any(event.work for event in copied)
 
 
 def test_an_error_in_reading_is_raised_by_receive(stand_in):
@@ -756,14 +777,93 @@ def test_out_of_memory_says_the_bytes_and_what_would_fit(stand_in):
 
 
 def test_several_threads_may_predict(gpu):
-    from concurrent.futures import ThreadPoolExecutor
-
     net, (X, _) = network(gpu), data()
     expected = gpu.to_numpy(net.feedforward(X))
-    with ThreadPoolExecutor(1) as pool:  # the stand-in's host code is not made for two at a time
-        for _ in range(4):
-            found = pool.submit(net.feedforward, X).result()
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(net.feedforward, [X] * 40):
             np.testing.assert_array_equal(gpu.to_numpy(found), expected)
+
+
+def test_several_threads_may_train(gpu):
+    """Their captures don't meet the calls that CUDA refuses meanwhile in the others."""
+    expected = parameters(trained(gpu)[0])
+    with ThreadPoolExecutor(4) as pool:
+        for found, _ in pool.map(lambda _: (trained(gpu), gpu.synchronize())[0], range(8)):
+            np.testing.assert_array_equal(parameters(found), expected)
+
+
+def test_others_wait_for_a_capture(stand_in):
+    """With what CUDA refuses meanwhile: synchronization, and handles of cuBLAS made and destroyed."""
+    gpu, done = stand_in.gpu, []
+
+    def synchronized():
+        gpu.enter_library()
+        stand_in.synchronize()
+        done.append(True)
+
+    gpu.library._unused.append(gpu.cublas.create())
+    threads = [threading.Thread(target=synchronized) for _ in range(2)]
+
+    def run():
+        assert not gc.isenabled(), "it may free what a capture does not allow"
+        for thread in threads:
+            thread.start()
+            thread.join(0.01)
+        assert not done
+
+    gpu.capture(run)
+    for thread in threads:
+        thread.join()
+    assert len(done) == 2 and gc.isenabled() and not gpu.library._unused
+
+
+def test_a_handle_is_not_destroyed_where_the_collector_finds_it(stand_in):
+    thread = threading.Thread(target=stand_in.gpu.enter_library)
+    thread.start()
+    thread.join()
+    gc.collect()
+    assert len(stand_in.gpu.library._unused) == 1
+    assert None not in stand_in.cublas.handles.values()
+
+
+def test_graphs_of_different_plans_have_different_workspaces(stand_in):
+    for _ in range(2):
+        plan = network(stand_in).plan(4, bp.SGD(0.1))
+        plan.load(*(x[:, :4] for x in data()))
+        plan.run(10)
+    captured = stand_in.cublas.workspaces
+    assert len(set(captured[: len(captured) // 2])) == 1 and len(set(captured)) == 2
+
+
+def test_the_memory_of_a_graph_is_freed_with_it(stand_in):
+    plan = network(stand_in).plan(4, bp.SGD(0.1))
+    plan.load(*(x[:, :4] for x in data()))
+    plan.run(10)
+    gc.collect()
+    before = double.Pool.freed
+    del plan
+    gc.collect()
+    assert double.Pool.freed == before + 2, "a graph of eight steps, and one of one step"
+
+
+def test_a_backend_is_made_once(stand_in, monkeypatch):
+    made = {}
+    monkeypatch.setattr(cupy_backend, "_made", made)
+    monkeypatch.setattr(cupy_backend, "CuPyBackend", lambda *of: made.setdefault(None, of) and stand_in)
+    assert backends.get("cupy") is stand_in
+    made.pop(None)
+    assert backends.get("cupy") is stand_in and list(made) == [(0, "full")]
+    assert backends.get("cupy", device="cuda:0", precision="full") is stand_in
+
+
+def test_sums_over_ranks_are_of_the_backends_device(stand_in, monkeypatch):
+    other, entered = stand_in.with_options(1), []
+    monkeypatch.setattr(other, "_nccl", lambda: "nccl")
+    current = other.cuda.runtime.getDevice
+    monkeypatch.setattr(cupy_backend, "NCCLSum", lambda *of: entered.append(current()))
+    other.cuda.runtime.setDevice(0)
+    other.all_reduce(None, None, [])
+    assert entered == [1]
 
 
 def test_a_case_of_every_activation_and_cost_in_float32(gpu):

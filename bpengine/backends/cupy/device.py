@@ -172,13 +172,13 @@ class Device:
     def asarray(self, x: Array, dtype: str) -> Array:
         """Array of `dtype` on this device, from one of its arrays or a host array."""
         self.enter()
-        with self._memory_errors():
+        with self.memory_errors():
             return self.cupy.asarray(x, dtype)
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
         """New array, uninitialized."""
         self.enter()
-        with self._memory_errors():
+        with self.memory_errors():
             return self.cupy.empty(shape, dtype)
 
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
@@ -191,12 +191,13 @@ class Device:
         warn_once(message)
 
     @contextmanager
-    def _memory_errors(self) -> Iterator[None]:
+    def memory_errors(self, where: str = "") -> Iterator[None]:
         """Raise CuPy's out-of-memory error as ours, which says how much memory there is."""
         try:
             yield
         except self.cupy.cuda.memory.OutOfMemoryError as error:
-            raise DeviceMemoryError(str(error).strip().rstrip("."), self.memory_left()) from None
+            message = str(error).strip().rstrip(".") + where
+            raise DeviceMemoryError(message, self.memory_left()) from None
 
     def memory_left(self) -> int:
         """Bytes still available to arrays: free on the device, or unused in CuPy's pool."""

@@ -67,9 +67,11 @@ class Prefetcher:
         self._device.cupy.cuda.get_current_stream().wait_event(self._copied[which])
         return self._device_buffers[which], count
 
-    def close(self) -> None:
-        """Stop the thread."""
-        self._worker.shutdown()
+    def finish(self) -> None:
+        """Wait for all that is under way, as the buffers must not be freed before."""
+        self._worker.submit(int).result()
+        for copied in self._copied:
+            copied.synchronize()
 
 
 def _pinned(cuda: Any, shape: tuple[int, int], dtype: str) -> np.ndarray[Any, Any]:

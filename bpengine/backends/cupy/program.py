@@ -103,20 +103,20 @@ class CUDAProgram:
             return
         self._device.enter()
         batched = self._batched_for(batches) if self._capturable and self.calls else None
-        if batched is None:
-            self._step_by_step(batches, steps_taken)
-            return
-        batched.start(batches)
-        self._take(batched, count, steps_taken)
+        if batched is not None:
+            batched.start(batches)
+            self._take(batched, count, steps_taken)
+        self._step_by_step(batches, steps_taken)
 
     def _step_by_step(self, batches: Batches, steps_taken: list[int]) -> None:
-        for batch, slot in zip(batches.batches, batches.slots, strict=False):
+        """The steps that are left."""
+        for step in range(steps_taken[0], len(batches.batches)):
             if batches.settings is not None:
-                batches.settings.set(steps_taken[0])
-            batches.load(batch, batches.rows)
+                batches.settings.set(step)
+            batches.load(batches.batches[step], batches.rows)
             self.run(1)
             steps_taken[0] += 1
-            slot[...] = batches.output
+            batches.slots[step][...] = batches.output
 
     def _batched_for(self, batches: Batches) -> BatchedForm | None:
         found = next((x for x in self._batched if x.batches.same_arrays(batches)), None)
@@ -127,9 +127,12 @@ class CUDAProgram:
         return found if found.calls else None
 
     def _take(self, form: Form, steps: int, taken: list[int]) -> None:
-        """Take steps: by graphs of many steps, then of one, once these are ready."""
+        """Take steps: by graphs of many steps, then of one, once these are ready.
+
+        Fewer where a form that loads its batches fails.
+        """
         first, end = taken[0], taken[0] + steps
-        while (left := end - taken[0]) > 0:
+        while (left := end - taken[0]) > 0 and (self._capturable or form is self._loaded):
             at = taken[0] - first
             if self._distrusted:
                 self._by_expressions(form, at, 1)
@@ -155,7 +158,7 @@ class CUDAProgram:
         """The first steps of a kind, by the expressions too if it is new; returns their number."""
         failures, key, count = self._device.failures, (self._structure, form.key, kind), kind or 1
         if failures.get(key, 0) >= ATTEMPTS:
-            self._give_up(kind)
+            self._give_up(form, kind)
             return 0
         prepare = functools.partial(self._prepared, form, kind)
         first = functools.partial(self._first, form, at, count)
@@ -166,13 +169,16 @@ class CUDAProgram:
                 first(run)
             else:
                 expressions = functools.partial(self._by_expressions, form, at, count)
-                run, wrong = self._proof.compare(expressions, prepare, first, form.outputs(at, count))
+                outputs, ends = form.outputs(at, count), functools.partial(self._ends, form, at + count)
+                run, wrong = self._proof.compare(
+                    expressions, prepare, first, outputs, ends, alter=kind != CALLS
+                )
         except CaptureError as error:
-            self._fail(key, kind, error)
+            self._fail(form, key, kind, error)
             return 0
         if wrong:
             form.seek(at + count)
-            self._fail(key, kind, wrong)
+            self._fail(form, key, kind, wrong)
         else:
             self._device.proven.add(key)
             form.runs[kind] = run
@@ -184,6 +190,14 @@ class CUDAProgram:
         with self._drawing(taken):
             run()
             taken[0] = count
+
+    def _ends(self, form: Form, step: int) -> list[tuple[Array, np.ndarray[Any, Any]]]:
+        """The counters on the device before a step, and the state of its generator."""
+        lowering = self._lowering
+        if lowering.random is None:
+            return form.counters(step)
+        state = packed_state(lowering.random).view(np.int64)
+        return [*form.counters(step), (lowering.state, state)]
 
     def _prepared(self, form: Form, kind: int) -> Step:
         """Steps call by call, or captured as a graph."""
@@ -208,30 +222,31 @@ class CUDAProgram:
             self._expressions.run(1)
             form.store(step)
 
-    def _fail(self, key: object, kind: int, wrong: Exception | str) -> None:
+    def _fail(self, form: Form, key: object, kind: int, wrong: Exception | str) -> None:
         """Note a failure, and give up the kind after some."""
         failures = self._device.failures
         failures[key] = failures.get(key, 0) + 1
         if failures[key] < ATTEMPTS:
             return
-        self._give_up(kind)
+        self._give_up(form, kind)
         if isinstance(wrong, CaptureError):
             warn_once(f"a step can't be captured as a CUDA graph, and is replayed call by call: {wrong}")
             return
         if isinstance(wrong, Exception):
             wrong = f"{type(wrong).__name__}: {wrong}"
-        what, instead = "CUDA kernels", "CuPy's functions"
-        if kind != CALLS:
-            what, instead = "CUDA graph", "its kernels, call by call"
+        reported = "reported", self._structure
+        if reported in failures:
+            return
+        failures[reported] = 1
+        what = "CUDA kernels" if kind == CALLS else "CUDA graph"
         names = ", ".join(dict.fromkeys(op.name for op in self._operations))
         self._device.distrust(
-            f"the {what} of a step did not compute what its operations do, and such steps are computed "
-            f"by {instead}. {REPORT}: {wrong}; operations: {names}"
+            f"the {what} of a step did not compute what its operations do, and are not used for such "
+            f"steps. {REPORT}: {wrong}; operations: {names}"
         )
 
-    def _give_up(self, kind: int) -> None:
-        if kind == CALLS:
-            self._distrusted = True
+    def _give_up(self, form: Form, kind: int) -> None:
+        self._distrusted |= kind == CALLS and form is self._loaded
         self._capturable = False
 
     @contextmanager
@@ -271,6 +286,10 @@ class Form:
 
     def seek(self, step: int) -> None:
         """Go on with the step of a number."""
+
+    def counters(self, step: int) -> list[tuple[Array, np.ndarray[Any, Any]]]:
+        """What counts steps on the device, and its values before a step."""
+        return []
 
     def load(self, step: int) -> None:
         """What precedes the step of a number, without kernels."""
@@ -323,6 +342,10 @@ class BatchedForm(Form):
     def seek(self, step: int) -> None:
         """Go on with the batch and the slot of a number."""
         self._at[...] = self._device.asarray(np.full(2, step), "int64")
+
+    def counters(self, step: int) -> list[tuple[Array, np.ndarray[Any, Any]]]:
+        """The numbers of the next step and of the last one."""
+        return [(self._at, np.array([step, step - 1]))]
 
     def load(self, step: int) -> None:
         """Set the step's scalars, and copy its batch."""

@@ -20,8 +20,12 @@ __all__ = ["Proof", "Step", "agree", "structure", "trusted"]
 
 TRUST = "BPENGINE_TRUST"
 TF32 = 2.0**-10  # relative rounding of a factor
-FLIPS = 1e-5  # part of the entries that may differ by more: where a gradient is 0 but for rounding, Adam
-# makes a whole step of it
+# part of the entries that may differ by more: where a gradient is 0 but for rounding, Adam makes a whole
+# step of it
+FLIPS = 1e-5
+UNNECESSARY = (
+    f" in a first step, which is computed without kernels too, for comparison: {TRUST}=1 skips that"
+)
 
 Step = Callable[[], object]
 Snapshot = list[np.ndarray[Any, Any]]
@@ -49,6 +53,7 @@ class Watched(NamedTuple):
     array: Array
     what: str
     given: bool  # whether a step reads it, or a part, as it was before
+    written: bool
     parts: tuple[slice, ...]  # of the flat array, which are compared alone
 
 
@@ -76,6 +81,8 @@ class Proof:
         prepare: Callable[[], Step],
         take: Callable[[Step], None],
         outputs: Sequence[Array] = (),
+        ends: Callable[[], Sequence[tuple[Array, np.ndarray[Any, Any]]]] = list,
+        alter: bool = False,
     ) -> tuple[Step, Exception | str]:
         """Take steps by the expressions, and then from the same start in another way.
 
@@ -86,26 +93,34 @@ class Proof:
         ----------
         expressions : callable
         prepare : callable
-            Makes the other way, after the expressions: a graph with numbers of its capture in it would
-            have those of later steps.
+            Makes the other way.
         take : callable
             Called with what `prepare` returns.
         outputs : sequence of arrays
             Arrays to compare besides those of the operations.
+        ends : callable
+            Called after the expressions: arrays that only the other way writes, and what they must be.
+        alter : bool
+            Whether `prepare` is called while the arrays of a training step have other values: none that
+            is to be read in later steps may be that of the moment.
 
         Returns
         -------
         tuple of callable and Exception or str
             What `prepare` returned, and what is wrong with it; empty if nothing is.
         """
-        watched = [*self.watched, *(Watched(x, "the stored output", False, ()) for x in outputs)]
+        watched = [*self.watched, *(Watched(x, "the stored output", False, False, ()) for x in outputs)]
+        results = [x.array for x in watched]
         given = [x.array for x in watched if x.given]
         before, drawn = self._copies(given), self._random()
         wrong: Exception | str = ""
         try:
-            expressions()
-            results = [x.array for x in watched]
+            with self._device.memory_errors(UNNECESSARY):
+                expressions()
             expected, after = self._copies(results), self._random()
+            counters = ends()
+            if alter and any(x.given and x.written for x in watched):
+                self._write(given, [x * 0.5 for x in before], drawn)
             run = prepare()
             try:
                 self._write(given, before, drawn)
@@ -117,6 +132,8 @@ class Proof:
                 starts = iter(before)
                 start = [next(starts) if x.given else None for x in watched]
                 wrong = next(self._differences(watched, found, expected, start), "")
+                if not all(np.array_equal(self._device.to_numpy(x), end) for x, end in counters):
+                    wrong = wrong or "the next step is not that which follows"
             if wrong:
                 self._write(results, expected, after)
         except BaseException:
@@ -144,7 +161,9 @@ class Proof:
 
     def _write(self, arrays: Sequence[Array], values: Snapshot, states: Sequence[Any]) -> None:
         for x, value in zip(arrays, values, strict=True):
-            x[...] = self._device.asarray(value, value.dtype.name)
+            # others may be reading what has these values already, such as parameters
+            if self._device.to_numpy(x).tobytes() != value.tobytes():
+                x[...] = self._device.asarray(value, value.dtype.name)
         for rng, state in zip(self._rngs, states, strict=True):
             rng.bit_generator.state = state
 
@@ -175,7 +194,11 @@ def agree(
     limits = np.finfo(expected.dtype)
     eps = TF32 if tf32 and limits.bits == 32 else float(limits.eps)
     found, expected = (x[finite].astype("float64") for x in (found, expected))
-    first = np.zeros(()) if start is None else start[finite].astype("float64")
+    first = (
+        np.zeros(())
+        if start is None
+        else np.nan_to_num(start[finite].astype("float64"), posinf=0, neginf=0)
+    )
     change, error = np.abs(expected - first), np.abs(found - expected)
     rounding = 8 * float(limits.eps) * (np.abs(expected) + np.abs(first)) + 16 * float(limits.tiny)
     typical = _rms(change)
@@ -226,43 +249,46 @@ def watched(device: Device, operations: Sequence[Operation]) -> list[Watched]:
 
     reads, writes = accesses(lambda op: op.inputs), accesses(lambda op: (op.output, *op.state))
     forward = [op.output for op in operations if op.equation == "feedforward"]
-    found: dict[View, tuple[Array, str, bool]] = {}
+    found: dict[View, Watched] = {}
+
+    def add(x: Array, what: str, given: bool, written: bool) -> None:
+        view = device.view(x)
+        found.setdefault(view, Watched(x, what, given, written, _parts(view, reads.overlapping(view))))
+
     for _, view, array, op in reversed(writes.all):
         read, written = reads.of(view), writes.of(view)
         given = bool((read <= written.min()).any())
         if given or not (read > written.max()).any():
-            found.setdefault(view, (array, f"the result of {op.name!r}", given))
+            add(array, f"the result of {op.name!r}", given, True)
     if forward:  # it may go to the next operation within a kernel, and not through memory
-        last = forward[-1]
-        found.setdefault(device.view(last), (last, "the output", False))
+        add(forward[-1], "the output", False, True)
     for _, view, array, op in reads.all:
         for x in _unwritten(array, view, writes.overlapping(view)):
-            found.setdefault(device.view(x), (x, f"what {op.name!r} only reads", True))
+            add(x, f"what {op.name!r} only reads", True, False)
     chosen: list[Watched] = []
     whole: list[View] = []
     for view in sorted(found, key=lambda view: (-view.size, not view.contiguous)):
-        array, what, given = found[view]
         if any(_within(view, other) for other in whole):
             continue
-        if view.contiguous and given:
+        if view.contiguous and found[view].given:
             whole.append(view)
-        chosen.append(Watched(array, what, given, _parts(view, reads.overlapping(view))))
+        chosen.append(found[view])
     return chosen
 
 
 def _unwritten(array: Array, view: View, writes: Sequence[_Access]) -> Iterator[Array]:
-    """What an operation reads and no one writes: an array, or its last rows or columns."""
+    """What an operation reads and no one writes: an array, or its last rows."""
     if not writes:
         yield array
         return
+    ends = {0}
     matrices = [x.view for x in writes if len(x.view.shape) > 1 and x.view.dtype == view.dtype]
     for written in (form for x in matrices for form in (x, x.mT)):
-        if (written.address, written.strides) != (view.address, view.strides):
-            continue
-        (n, m), (rows, columns) = written.shape[-2:], view.shape[-2:]
-        if written.shape[:-2] == view.shape[:-2] and m == columns and n < rows:
-            yield array[..., n:, :]
-            return
+        if written.strides == view.strides and written.shape[-1] == view.shape[-1]:
+            first = (written.address - view.address) // (view.itemsize * max(view.strides[-2], 1))
+            ends.add(first + written.shape[-2])
+    if 0 < max(ends) < view.shape[-2]:
+        yield array[..., max(ends) :, :]
 
 
 def _within(view: View, whole: View) -> bool:
