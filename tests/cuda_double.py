@@ -51,8 +51,8 @@ class CUDARuntimeError(RuntimeError):
     """CuPy's."""
 
 
-def built(text, *options):
-    """The path of a shared library of a C++ source."""
+def built(text, *options, standard="c++17"):
+    """The path of a shared library of a source in C++, or in C of a standard."""
     sources = "".join(path.read_text(encoding="utf-8") for path in sorted(HOST.iterdir()))
     digest = hashlib.sha256(f"{text}{sources}{options}".encode()).hexdigest()[:24]
     folder = Path(tempfile.gettempdir()) / f"bpengine-cuda-on-host-{os.getuid()}"
@@ -62,7 +62,15 @@ def built(text, *options):
         with tempfile.TemporaryDirectory(dir=folder) as folder_of_source:
             made = Path(folder_of_source, "kernel.cpp")
             made.write_text(text, encoding="utf-8")
-            flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-fno-strict-aliasing", "-w", f"-I{HOST}"]
+            flags = [
+                f"-std={standard}",
+                "-O1",
+                "-fPIC",
+                "-shared",
+                "-fno-strict-aliasing",
+                "-w",
+                f"-I{HOST}",
+            ]
             command = [COMPILER, *flags, *options, str(made), "-o", str(made.with_suffix(".so"))]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"{done.stderr}\n{text}"

@@ -53,7 +53,10 @@ def product(a: View, b: View, c: View, α: int, β: int) -> Product | None:
         # the right factor is shared: the left ones are one matrix with all their rows
         tall_a, tall_c = _tall(a), _tall(c)
         if tall_a is not None and tall_c is not None:
-            return product(tall_a, View(b.address, b.shape[-2:], b.strides[-2:], b.dtype), tall_c, α, β)
+            shared = View(b.address, b.shape[-2:], b.strides[-2:], b.dtype)
+            one = product(tall_a, shared, tall_c, α, β)
+            if one is not None:
+                return one
     in_a, in_b, in_c = (_matrix(x) for x in (a, b, c))
     if in_a is None or in_b is None or in_c is None:
         return None
