@@ -962,3 +962,25 @@ def test_the_benchmarks_parts_run(benchmark_script, stand_in, monkeypatch):
     card.products_alone("tiny", 10)()
     assert before is None and card.rate() > 0
     assert len(card.launch_cost()) == 2
+
+
+def test_a_run_on_a_gpu_leaves_what_was_printed_before_its_limit(benchmark_script, tmp_path, capsys):
+    gpu_run = importlib.import_module("gpu_run")
+    path = tmp_path / "tests.txt"
+    endless = "import time\nprint('begun', flush=True)\ntime.sleep(60)"
+    assert gpu_run.run([sys.executable, "-c", endless], 0.5, path) != 0
+    assert re.fullmatch(r"begun\n(.*\n)*exit code .*, ended after 0.5 s\n", path.read_text("utf-8"))
+    assert gpu_run.run([sys.executable, "-c", "print('done')"], 60, path) == 0
+    assert path.read_text("utf-8") == "done\nexit code 0\n"
+    assert "begun" in capsys.readouterr().out
+
+
+def test_the_parts_of_a_run_on_a_gpu(benchmark_script, tmp_path, monkeypatch):
+    gpu_run = importlib.import_module("gpu_run")
+    ran = []
+    monkeypatch.setattr(gpu_run, "run", lambda *of: ran.append(of) or len(ran) % 2)
+    assert gpu_run.main(["smoke", "tests", "--out", str(tmp_path), "--maxfail", "3"]) == 1
+    assert [path.name for *_, path in ran] == ["smoke.txt", "tests.txt"]
+    assert ran[1][0][-2:] == ["--maxfail", "3"] and ran[1][1] == gpu_run.LIMITS["tests"]
+    with pytest.raises(SystemExit):
+        gpu_run.main(["benchmarks"])

@@ -246,6 +246,16 @@ def test_a_first_step_whose_expressions_need_too_much_memory_changes_nothing(bac
     assert net.rng.bit_generator.state == state
 
 
+def test_a_step_that_diverges_proves_nothing(backend, caplog):
+    net = network(backend, activations=["relu", "relu", "linear"], dtype="float32")
+    plan = net.plan(4, bp.SGD(1e30))
+    plan.load(X[:, :4], Y[:, :4])
+    with caplog.at_level(logging.WARNING, "bpengine"), np.errstate(all="ignore"):
+        plan.run(12)
+    assert not caplog.text and not np.isfinite(backend.to_numpy(net.vector)).all()
+    assert not any(plan.program._loaded.runs), "no graph is proven"
+
+
 def test_trust_skips_the_comparison(backend, monkeypatch):
     monkeypatch.setenv("BPENGINE_TRUST", "1")
     monkeypatch.setattr(proof.Proof, "compare", None)

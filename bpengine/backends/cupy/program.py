@@ -162,7 +162,7 @@ class CUDAProgram:
             return 0
         prepare = functools.partial(self._prepared, form, kind)
         first = functools.partial(self._first, form, at, count)
-        wrong: Exception | str = ""
+        wrong: Exception | str | None = ""
         try:
             if key in self._device.proven or trusted():
                 run = prepare()
@@ -176,12 +176,13 @@ class CUDAProgram:
         except CaptureError as error:
             self._fail(form, key, kind, error)
             return 0
-        if wrong:
-            form.seek(at + count)
-            self._fail(form, key, kind, wrong)
-        else:
+        if wrong == "":
             self._device.proven.add(key)
             form.runs[kind] = run
+        else:
+            form.seek(at + count)
+            if wrong is not None:
+                self._fail(form, key, kind, wrong)
         return count
 
     def _first(self, form: Form, at: int, count: int, run: Step) -> None:
