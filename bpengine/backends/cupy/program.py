@@ -81,10 +81,13 @@ class CUDAProgram:
         self._library: object = None
         self._workspace: Any = None
         self._distrusted = False
+        # what is known of programs of the same structure
+        self._proven: set[Any] = set() if custom else device.proven
+        self._failures: dict[Any, int] = {} if custom else device.failures
 
     @functools.cached_property
     def _structure(self) -> object:
-        return object() if self._custom else structure(self._device, self._operations)
+        return None if self._custom else structure(self._device, self._operations)
 
     @functools.cached_property
     def _proof(self) -> Proof:
@@ -156,15 +159,15 @@ class CUDAProgram:
 
     def _begin(self, form: Form, kind: int, at: int) -> int:
         """The first steps of a kind, by the expressions too if it is new; returns their number."""
-        failures, key, count = self._device.failures, (self._structure, form.key, kind), kind or 1
-        if failures.get(key, 0) >= ATTEMPTS:
+        key, count = (self._structure, form.key, kind), kind or 1
+        if self._failures.get(key, 0) >= ATTEMPTS:
             self._give_up(form, kind)
             return 0
         prepare = functools.partial(self._prepared, form, kind)
         first = functools.partial(self._first, form, at, count)
         wrong: Exception | str | None = ""
         try:
-            if key in self._device.proven or trusted():
+            if key in self._proven or trusted():
                 run = prepare()
                 first(run)
             else:
@@ -177,7 +180,7 @@ class CUDAProgram:
             self._fail(form, key, kind, error)
             return 0
         if wrong == "":
-            self._device.proven.add(key)
+            self._proven.add(key)
             form.runs[kind] = run
         else:
             form.seek(at + count)
@@ -225,7 +228,7 @@ class CUDAProgram:
 
     def _fail(self, form: Form, key: object, kind: int, wrong: Exception | str) -> None:
         """Note a failure, and give up the kind after some."""
-        failures = self._device.failures
+        failures = self._failures
         failures[key] = failures.get(key, 0) + 1
         if failures[key] < ATTEMPTS:
             return
