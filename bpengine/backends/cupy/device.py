@@ -245,7 +245,7 @@ class Device:
                 raise
             graph = stream.end_capture()
         graph.upload()
-        return Graph(graph, pool, held)
+        return Graph(graph, pool, held, self.lock)
 
 
 class Graph:
@@ -258,10 +258,12 @@ class Graph:
         Of its temporary arrays.
     held : object
         What else it holds addresses of.
+    lock : threading.RLock
+        The device's.
     """
 
-    def __init__(self, graph: Any, pool: Any, held: object) -> None:
-        self._graph, self._pool, self._held = graph, pool, held
+    def __init__(self, graph: Any, pool: Any, held: object, lock: Any) -> None:
+        self._graph, self._pool, self._held, self._lock = graph, pool, held, lock
 
     def launch(self) -> None:
         """Queue the work on the current stream."""
@@ -270,7 +272,8 @@ class Graph:
     def __del__(self) -> None:
         self._graph = None
         try:
-            self._pool.free_all_blocks()  # a pool that is deleted does not free them
+            with self._lock:
+                self._pool.free_all_blocks()  # a pool that is deleted does not free them
         except Exception:  # at the interpreter's exit the driver may be unloaded already
             return
 

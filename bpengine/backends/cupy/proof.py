@@ -111,22 +111,23 @@ class Proof:
             are not finite and don't show it.
         """
         watched = [*self.watched, *(Watched(x, "the stored output", False, False, ()) for x in outputs)]
-        results = [x.array for x in watched]
-        given = [x.array for x in watched if x.given]
+        given = [x for x in watched if x.given]
         before, drawn = self._copies(given), self._random()
         wrong: Exception | str | None = ""
         try:
             with self._device.memory_errors(UNNECESSARY):
                 expressions()
-            expected, after = self._copies(results), self._random()
+            expected, after = self._copies(watched), self._random()
             counters = ends()
-            if alter and any(x.given and x.written for x in watched):
-                self._write(given, [x * 0.5 for x in before], drawn)
+            alter = alter and any(x.written for x in given)
+            if alter:
+                self._write(given, [(x * 0.5).astype(x.dtype) for x in before], drawn)
             run = prepare()
             try:
-                self._write(given, before, drawn)
+                # parameters that are only read may be in use elsewhere
+                self._write(given, before, drawn, all_of_them=alter)
                 take(run)
-                found = self._copies(results)
+                found = self._copies(watched)
             except Exception as error:
                 wrong = error
             else:
@@ -139,7 +140,7 @@ class Proof:
             if not all(np.isfinite(y).all() for y in changes):
                 wrong = None  # where numbers overflow depends on their order
             if wrong != "":
-                self._write(results, expected, after)
+                self._write(watched, expected, after)
         except BaseException:
             self._write(given, before, drawn)
             raise
@@ -157,17 +158,24 @@ class Proof:
                         off = np.abs(a - b).max()
                     yield f"{x.what} of shape {other.shape} differs by up to {off:.3g}"
 
-    def _copies(self, arrays: Sequence[Array]) -> Snapshot:
-        return [np.array(self._device.to_numpy(x)) for x in arrays]
+    def _copies(self, watched: Sequence[Watched]) -> Snapshot:
+        return [np.array(self._device.to_numpy(x.array)) for x in watched]
 
     def _random(self) -> list[Any]:
         return [rng.bit_generator.state for rng in self._rngs]
 
-    def _write(self, arrays: Sequence[Array], values: Snapshot, states: Sequence[Any]) -> None:
-        for x, value in zip(arrays, values, strict=True):
-            # others may be reading what has these values already, such as parameters
-            if self._device.to_numpy(x).tobytes() != value.tobytes():
-                x[...] = self._device.asarray(value, value.dtype.name)
+    def _write(
+        self,
+        watched: Sequence[Watched],
+        values: Snapshot,
+        states: Sequence[Any],
+        all_of_them: bool = True,
+    ) -> None:
+        for x, value in zip(watched, values, strict=True):
+            if not (all_of_them or x.written):
+                continue
+            if self._device.to_numpy(x.array).tobytes() != value.tobytes():
+                x.array[...] = self._device.asarray(value, value.dtype.name)
         for rng, state in zip(self._rngs, states, strict=True):
             rng.bit_generator.state = state
 
