@@ -964,6 +964,26 @@ def test_the_benchmarks_parts_run(benchmark_script, stand_in, monkeypatch):
     assert len(card.launch_cost()) == 2
 
 
+def test_the_benchmark_leaves_a_page_after_every_rung(benchmark_script, monkeypatch, tmp_path):
+    """Its clock sums short times in float64, as CUDA gives long ones to 31 µs."""
+    event = SimpleNamespace(record=lambda: None, synchronize=lambda: None)
+    times = SimpleNamespace(Event=lambda: event, get_elapsed_time=lambda start, end: np.float32(0.25))
+    card = benchmark_script.Card.__new__(benchmark_script.Card)
+    card.cuda, card._last, card._seconds = times, event, 3600.0
+    assert np.diff([card.clock() for _ in range(5)]) == pytest.approx(0.00025, rel=1e-6)
+    monkeypatch.setattr(benchmark_script, "PEERS", dict.fromkeys(benchmark_script.PEERS, "no_such"))
+    run = lambda name, steps: lambda: name == "small" and 1 / 0  # noqa: E731
+    card.ours = card.products_alone = card.numpy = run
+    monkeypatch.setattr(benchmark_script, "Card", lambda precision: card)
+    card.backend = SimpleNamespace(gpu=SimpleNamespace(library=1))
+    card.rate, card.launch_cost, card.describe = lambda: 1e12, lambda: (1e-6, 1e-6), lambda: "a card"
+    monkeypatch.setattr(benchmark_script, "DOCS", tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        benchmark_script.main(["--rungs", "tiny", "nielsen", "small", "--pairs", "5"])
+    text = (tmp_path / "benchmarks-gpu.md").read_text("utf-8")
+    assert "tiny | nielsen |" in text and "small" not in text
+
+
 def test_a_run_on_a_gpu_leaves_what_was_printed_before_its_limit(benchmark_script, tmp_path, capsys):
     gpu_run = importlib.import_module("gpu_run")
     path = tmp_path / "tests.txt"
