@@ -110,8 +110,8 @@ class CuPyBackend(ArrayAPIBackend):
         source, numbers, target = map(self.gpu.view, (rows, indices, out))
         launch = gather(source, target, numbers, self.gpu.view(self._zeros))
         key = "take", source[1:], target[1:]
-        right = launch is not None and numbers.dtype == "int64" and numbers.contiguous
-        if launch is None or not right or key in self.gpu.failures:
+        possible = numbers.dtype == "int64" and numbers.contiguous
+        if launch is None or not possible or key in self.gpu.failures:
             out[...] = self.xp.take(rows, indices, axis=0)
             return
         kernel, operands = self.gpu.as_call(launch)
