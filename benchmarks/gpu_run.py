@@ -96,17 +96,16 @@ def run(arguments: Sequence[str], limit: float, path: Path) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the parts that were asked for, or all; returns how many failed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", help=f"out of {', '.join(LIMITS)}; all by default")
+    usage = f"gpu_run.py [{'] ['.join(LIMITS)}] [--out FOLDER] [--limit SECONDS] [arguments of pytest]"
+    parser = argparse.ArgumentParser(usage=usage, description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "gpu-out", help="the folder of the output")
     parser.add_argument("--limit", type=float, help=f"seconds for a part; by default {LIMITS}")
     chosen, rest = parser.parse_known_args(arguments)
-    unknown = set(chosen.parts) - set(LIMITS)
-    if unknown:
-        parser.error(f"unknown part {min(unknown)!r}: expected {', '.join(LIMITS)}")
+    parts = [argument for argument in rest if argument in LIMITS]
+    rest = [argument for argument in rest if argument not in LIMITS]
     chosen.out.mkdir(parents=True, exist_ok=True)
     failed = []
-    for part in chosen.parts or LIMITS:
+    for part in parts or LIMITS:
         path = chosen.out / f"{part}.txt"
         if run(command(part, rest), chosen.limit or LIMITS[part], path):
             failed.append(part)

@@ -1002,5 +1002,5 @@ def test_the_parts_of_a_run_on_a_gpu(benchmark_script, tmp_path, monkeypatch):
     assert gpu_run.main(["smoke", "tests", "--out", str(tmp_path), "--maxfail", "3"]) == 1
     assert [path.name for *_, path in ran] == ["smoke.txt", "tests.txt"]
     assert ran[1][0][-2:] == ["--maxfail", "3"] and ran[1][1] == gpu_run.LIMITS["tests"]
-    with pytest.raises(SystemExit):
-        gpu_run.main(["benchmarks"])
+    gpu_run.main(["--maxfail", "3", "--limit", "9", "--out", str(tmp_path)])
+    assert [limit for _, limit, _ in ran[2:]] == [9] * len(gpu_run.LIMITS)
