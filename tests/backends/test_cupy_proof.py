@@ -256,6 +256,32 @@ def test_a_step_that_diverges_proves_nothing(backend, caplog):
     assert not any(plan.program._loaded.runs), "no graph is proven"
 
 
+def test_ctrl_c_in_a_comparison_leaves_whole_steps(backend):
+    expected = [network("numpy").vector.copy()]
+    twin = network("numpy")
+    note = bp.Callback()
+    note.steps = lambda training, steps: expected.append(twin.vector.copy())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bpengine.training.steps.READBACK_STEPS", (1, 1))
+        patch.setattr("bpengine.training.steps.READBACK_ELEMENTS", 1)
+        twin.fit(X, Y, epochs=1, batch_size=4, callbacks=[note], progress=False)
+    assert len(expected) == 12
+    for call in (1, 2, 3, 5, 8, 21):
+        calls = []
+
+        def tanh(z, calls=calls, call=call):
+            calls.append(z)
+            if len(calls) == call:
+                raise KeyboardInterrupt
+            return array_namespace(z).tanh(z)
+
+        σ = bp.Activation("interrupted", tanh, lambda a: 1 - a * a, "a")
+        net = network(backend, activations=[σ, "tanh", "tanh"])
+        net.fit(X, Y, epochs=1, batch_size=4, progress=False)
+        found = net.to("numpy").vector
+        assert min(np.abs(found - x).max() for x in expected) < 1e-12
+
+
 def test_trust_skips_the_comparison(backend, monkeypatch):
     monkeypatch.setenv("BPENGINE_TRUST", "1")
     monkeypatch.setattr(proof.Proof, "compare", None)
