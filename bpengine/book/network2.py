@@ -14,7 +14,7 @@ from bpengine.backends import Array
 from bpengine.book.costs import CrossEntropyCost, QuadraticCost, engine_cost, sigmoid, sigmoid_prime
 from bpengine.book.examples import Examples
 from bpengine.book.program import Program
-from bpengine.model import files
+from bpengine.model import storage
 
 __all__ = [
     "CrossEntropyCost",
@@ -221,7 +221,7 @@ class Network(Program):
                 "cost": getattr(self.cost, "__name__", type(self.cost).__name__),
             }
         )
-        with files.replacing(filename) as file:
+        with storage.replacing(filename) as file:
             file.write(text.encode())
 
     def _update(self, mini_batch: Sequence[Any], eta: float, lmbda: float, n: int) -> None:
@@ -257,6 +257,7 @@ def load(filename: str | os.PathLike[str], cost: Any = None) -> Network:
     ...     network2.load(path).sizes
     [2, 3, 1]
     """
+    storage.check_regular(filename)
     with open(filename, encoding="utf-8") as file:
         text = file.read()
     try:

@@ -169,7 +169,7 @@ def train(options: argparse.Namespace) -> int:
         raise ValueError(f"--data is for mnist; {options.task} needs no folder.")
     if options.save is not None:
         folder = os.path.dirname(options.save) or "."
-        if not os.path.isdir(folder) or os.path.isdir(options.save):
+        if not options.save or not os.path.isdir(folder) or os.path.isdir(options.save):
             raise ValueError(f"--save must name a file in a folder that is there, got {options.save!r}.")
     activations = options.activations[0] if len(options.activations) == 1 else options.activations
     net = Network(

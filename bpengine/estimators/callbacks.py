@@ -92,8 +92,11 @@ class CallbackRunner:
 
     def __enter__(self) -> Self:
         self._started: list[Callback] = []
+        callbacks = self.training.callbacks if self.training else ()
+        for callback in callbacks:
+            callback.check(self.training)  # type: ignore[arg-type]
         try:
-            for callback in self.training.callbacks if self.training else ():
+            for callback in callbacks:
                 self._started.append(callback)
                 callback.start(self.training)  # type: ignore[arg-type]
         except BaseException:

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from array_api_compat import array_namespace
-
 from bpengine.backends import Array, Backend, Operation
+from bpengine.backends.namespace import array_namespace
 from bpengine.backprop.plan import Plan
 from bpengine.backprop.reduction import Mean
 from bpengine.backprop.workspace import Workspace

@@ -521,7 +521,7 @@ class Network(Model):
         ----------
         path : path
             Ends in ``.safetensors`` for that format, with the extra `safetensors`; else the file is an
-            ``.npz``.
+            ``.npz``. The suffix of another format, such as ``.h5``, is an error.
 
         Notes
         -----

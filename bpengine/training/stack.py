@@ -15,6 +15,7 @@ from bpengine.data.source import Chunk, Source
 from bpengine.model.model import take_networks
 from bpengine.training.history import Statistics
 from bpengine.training.loop import Training
+from bpengine.training.state import numbers, same_generator
 from bpengine.training.step_statistics import Monitor
 from bpengine.training.steps import NonFiniteCostError, Snapshot, first_non_finite_layer
 
@@ -66,14 +67,19 @@ class StackTraining(Training):
         found, P = state["networks"], len(self.network)
         if len(found["random"]) != P:
             raise ValueError(f"it is of a stack of {len(found['random'])} networks, not {P}")
-        numbers, running = np.array(found["active"], int), np.array(found["running"], bool)
-        generators = [type(rng.bit_generator)() for rng in self.network.rngs]
-        for generator, random in zip(generators, found["random"], strict=True):
-            generator.state = random
-        if running.shape != (P,) or not set(numbers.tolist()) <= set(range(P)):
+        generators = [
+            same_generator(rng, random)
+            for rng, random in zip(self.network.rngs, found["random"], strict=True)
+        ]
+        active, running = found["active"], np.array(found["running"])
+        if running.shape != (P,) or running.dtype != bool:
             raise ValueError(f"it says which of {running.size} networks have stopped, of a stack of {P}")
-        if len(numbers) < P:
-            self._select(numbers)
+        indices = numbers(active, "active networks", (len(active),), (0, P - 1), whole=True)
+        left = set(np.flatnonzero(running).tolist())
+        if sorted(set(active)) != active or not left <= set(active) or not (left or state["stopped"]):
+            raise ValueError(f"its active networks {active!r:.60} are not those that have not stopped")
+        if len(indices) < P:
+            self._select(indices)
         self.running, self._generators = running, generators
         self.runner.running = np.flatnonzero(running[self.numbers]).tolist()
 

@@ -250,6 +250,7 @@ ERRORS = {
         ["absent-folder"],
     ),
     "a folder": (["digits", "--epochs", "1", "--save", "."], ["'.'"]),
+    "no name": (["digits", "--epochs", "1", "--save", ""], ["--save must name a file", "''"]),
 }
 
 

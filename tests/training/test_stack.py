@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import pickle
 
 import array_api_strict
@@ -424,6 +425,9 @@ def test_logs_and_statistics(lab, tmp_path):
         # weights before the first step do not depend on the order of the examples
         for layer, norms in enumerate(found.weight_norms):
             assert norms[i] == pytest.approx(one.monitored[0].weight_norms[layer])
+    values = json.loads(json.dumps(history.as_dict()))
+    assert values["cost"] == [cost.tolist() for cost in history.cost]
+    assert bp.History.from_dict(values).as_dict() == values
 
 
 def test_plans_and_partial_fit(lab):
@@ -676,7 +680,7 @@ def test_a_checkpoint_of_another_stack_is_refused(lab, tmp_path):
     X, labels = rings(lab)
     path = tmp_path / "run.npz"
     small(lab, 4).fit(X, labels, epochs=1, callbacks=[bp.Checkpoint(path)], progress=False)
-    with pytest.raises(ValueError, match="it is of a stack of 4 networks, not 3"):
+    with pytest.raises(ValueError, match="the file's network has stack 4, this one 3"):
         small(lab, 3).fit(X, labels, epochs=2, resume=path, progress=False)
 
 
