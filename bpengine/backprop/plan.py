@@ -294,7 +294,7 @@ class Plan:
         if not self._ran:
             raise ValueError("no step has run on this batch: call plan.run() first.")
         net, ws = self.network, self.workspace
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             values = net.cost.per_example(net.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
         xp = net.backend.xp
         values = xp.astype(values, xp.float64)

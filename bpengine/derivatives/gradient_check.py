@@ -287,6 +287,6 @@ class _PerturbedNetworks:
     def _costs(self) -> np.ndarray[Any, Any]:
         self.program.run(1)
         cost, ws = self.network.cost, self.workspace
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             values = cost.per_example(self.network.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
         return self.network.backend.to_numpy(values)

@@ -222,9 +222,11 @@ def _finite(x: Array, name: str, dtype: str) -> None:
     xp = array_api_compat.array_namespace(x)
     good = xp.isfinite(x)
     what = "NaN or infinite; all must be finite. Remove those examples or fill the values in"
-    if bool(xp.all(good)) and dtype == "float32" and x.dtype == xp.float64:
-        good = xp.abs(x) <= float(np.finfo(dtype).max)
-        what = "beyond what float32 holds; scale them, or make the network with dtype='float64'"
+    most = float(np.finfo(dtype).max)
+    if bool(xp.all(good)) and float(xp.finfo(x.dtype).max) > most:
+        good = xp.abs(x) <= most
+        what = f"beyond what {dtype} holds; scale them"
+        what += ", or make the network with dtype='float64'" if dtype == "float32" else ""
     if not bool(xp.all(good)):
         bad = xp.any(~good, axis=tuple(range(x.ndim - 1)))
         column = int(xp.argmax(xp.astype(bad, xp.int32)))

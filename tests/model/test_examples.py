@@ -622,3 +622,15 @@ def test_a_refused_array_does_not_decide_the_backend(lab):
             fresh.feedforward(lab.array(inputs().T))
         out = fresh.feedforward(wanted)
         assert type(out) is type(wanted)
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).maxexp == 1024, reason="no longer float than float64")
+@pytest.mark.parametrize(
+    "dtype, value", [("float32", "1e300"), ("float32", "1e39"), ("float64", "1e400")]
+)
+def test_longer_floats_beyond_the_dtype_are_refused(dtype, value):
+    net = bp.Network([1, 1], dtype=dtype, rng=0)
+    X = np.array([[np.longdouble(value)]])
+    for arrays in ((X, np.ones((1, 1))), (np.ones((1, 1)), X)):
+        with pytest.raises(ValueError, match=f"beyond what {dtype} holds"):
+            net.backprop(*arrays)

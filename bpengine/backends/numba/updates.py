@@ -13,7 +13,7 @@ from numba import carray, njit
 
 from bpengine.backends.numba.elementwise import helper, inlined, kernel, number, view
 from bpengine.backends.numba.instruction import FIELDS
-from bpengine.backends.numba.intrinsics import doubles, pointer, real, widest
+from bpengine.backends.numba.intrinsics import doubles, overflow_unit, pointer, real, widest
 from bpengine.backends.numba.vector_math import exp
 
 __all__ = ["PASSES", "UPDATES"]
@@ -205,6 +205,15 @@ def squares(x):
     return total
 
 
+@njit(fastmath={"contract", "reassoc"}, error_model="numpy")
+def scaled_squares(x, unit):
+    """Σ (x · unit)², where Σ x² overflows."""
+    total = (x[0] * unit) * (x[0] * unit)
+    for i in range(1, x.size):
+        total += (x[i] * unit) * (x[i] * unit)
+    return total
+
+
 @kernel("clip factor")
 def clip_factor(instruction, like):
     # networks, factors, bound, its stride; number of blocks, their lengths, addresses and strides
@@ -216,6 +225,12 @@ def clip_factor(instruction, like):
         total = real(0, bound)
         for l in range(0, 3 * r[5], 3):
             total += squares(view(blocks[l + 1] + p * blocks[l + 2], blocks[l], like))
+        if math.isinf(total):
+            unit = overflow_unit(bound)
+            total, bound = real(0, bound), bound * unit
+            for l in range(0, 3 * r[5], 3):
+                x = view(blocks[l + 1] + p * blocks[l + 2], blocks[l], like)
+                total += scaled_squares(x, unit)
         norm = math.sqrt(total)
         factors[p] = bound / (bound if norm < bound else norm)
 
@@ -249,8 +264,11 @@ def max_norm(instruction, like):
     bound = number(r[5], like)
     for i in range(r[1]):
         w = view(r[3] + i * r[4], r[2], like)
-        norm = math.sqrt(squares(w))
-        factor = bound / (bound if norm < bound else norm)
+        norm, most = math.sqrt(squares(w)), bound
+        if math.isinf(norm):
+            unit = overflow_unit(bound)
+            norm, most = math.sqrt(scaled_squares(w, unit)), bound * unit
+        factor = most / (most if norm < most else norm)
         for j in range(r[2]):
             w[j] *= factor
 
@@ -265,7 +283,19 @@ def product_norms(instruction, like):
     _square_sums(r, 7, others, like)
     for j in range(r[1]):
         # separate roots: the product of two squares overflows sooner
-        norms[j] = math.sqrt(norms[j]) * math.sqrt(others[j])
+        norms[j] = _root(r, 3, norms[j], j, like) * _root(r, 7, others[j], j, like)
+
+
+@helper
+def _root(r, at, total, j, like):
+    """√Σ x² of column j of a matrix, from scaled numbers where the sum overflows."""
+    if not math.isinf(total):
+        return math.sqrt(total)
+    unit, total = overflow_unit(total), real(0, total)
+    for i in range(r[at]):
+        x = number(r[at + 1] + i * r[at + 2] + j * r[at + 3], like) * unit
+        total += x * x
+    return math.sqrt(total) / unit
 
 
 @helper
