@@ -46,6 +46,7 @@ ELEMENTWISE: dict[str, tuple[str, tuple[int, ...]]] = {
     "softplus": ("$o = at_least($0, (T)0) + log1p(exp(-fabs($0)));", ()),
     "softplus slope": ("$o = -$0 * expm1(-$1);", ()),
     "exponential": ("$o = exp($0);", ()),
+    "exponential slope": ("$o = $0 * $1;", ()),
     "swish": ("$o = $0 * sigmoid($0);", ()),
     "swish slope": ("const T s = sigmoid($1); $o = $0 * (s * (1 + $1 * (1 - s)));", ()),
     "gelu": (
@@ -95,15 +96,7 @@ ELEMENTWISE: dict[str, tuple[str, tuple[int, ...]]] = {
 }
 
 
-for name in (
-    "clip",
-    "decay",
-    "dropout",
-    "weigh",
-    "exponential slope",
-    "scale columns",
-    "column products",
-):
+for name in ("clip", "decay", "dropout", "weigh", "scale columns", "column products"):
     ELEMENTWISE[name] = ELEMENTWISE["multiply"]
 
 
@@ -122,8 +115,7 @@ __device__ inline u128 after(u128 x, u128 c, u64 k) {
     return times * x + plus;
 }
 __device__ inline u64 output(u128 x) {
-    const u64 folded = (u64)(x >> 64) ^ (u64)x;
-    const int rotation = (int)(x >> 122);
+    const u64 folded = (u64)(x >> 64) ^ (u64)x; const int rotation = (int)(x >> 122);
     return (folded >> rotation) | (folded << ((64 - rotation) & 63));
 }
 // the k-th number, from 0 on, that the generator gives next

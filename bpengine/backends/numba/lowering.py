@@ -19,6 +19,7 @@ from bpengine.backends.numba.elementwise import ELEMENTWISE, KERNELS
 from bpengine.backends.numba.gather import GATHER, SET, STORE
 from bpengine.backends.numba.instruction import Instruction
 from bpengine.backends.numba.matmul import cheapest, panel
+from bpengine.backends.numba.norms import PER_EXAMPLE
 from bpengine.backends.numba.random import DRAWS, draws
 from bpengine.backends.numba.simd import WIDTH
 from bpengine.backends.numba.strides import (
@@ -284,13 +285,12 @@ SPECIAL: dict[str, Callable[[Lowering, Operation], list[Instruction] | None]] = 
     "matmul": Lowering._products,
     "add product": Lowering._products,
     "share": Lowering._share,
-    "product norms": Lowering._norms,
-    "total norms": Lowering._norms,
     "max norm": Lowering._max_norm,
     "softmax": Lowering._softmax,
     "softmax slope": Lowering._softmax,
     "clip factor": Lowering._clip_factor,
     "clip factor per network": Lowering._clip_factor,
+    **dict.fromkeys(PER_EXAMPLE, Lowering._norms),
     **dict.fromkeys(DRAWS, Lowering._draw),
     **dict.fromkeys(UPDATES, Lowering._update),
 }
