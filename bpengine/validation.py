@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -118,35 +119,41 @@ def positive_integer(value: SupportsIndex, name: str) -> int:
     try:
         checked = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r}.") from None
-    if checked < 1:
-        raise ValueError(f"{name} must be 1 or more, got {checked}.")
+        raise TypeError(f"{name} must be a whole number, got {value!r:.60}.") from None
+    if not 1 <= checked < 2**63:
+        limit = "1 or more" if checked < 1 else "below 2^63"
+        raise ValueError(f"{name} must be {limit}, got {checked!r:.60}.")
     return checked
 
 
-def positive_number(value: float, name: str, which: str = "above 0") -> float:
+def positive_number(value: float, name: str) -> float:
     """`value` as a finite float above 0."""
+    checked = _number(value, name)
+    if not 0 < checked < math.inf:
+        raise ValueError(f"{name} must be above 0 and finite, got {checked}.")
+    return checked
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, (np.ndarray, np.generic)):
+        real = value.dtype.kind in "biuf" and value is not np.ma.masked
+    else:
+        real = isinstance(value, numbers.Real) or not isinstance(value, (numbers.Number, str, bytes))
     shape: tuple[int, ...] = getattr(value, "shape", ())
-    text = isinstance(value, (str, bytes)) or (
-        isinstance(value, np.ndarray) and value.dtype.kind in "SU"
-    )
-    if text or not hasattr(value, "__float__") or shape:
-        raise TypeError(f"{name} must be a number, got {value!r}.")
+    if not real or not hasattr(value, "__float__") or shape:
+        raise TypeError(f"{name} must be a number, got {value!r:.60}.")
     try:
-        checked = float(value)
+        return float(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {value!r}.") from None
+        raise TypeError(f"{name} must be a number, got {value!r:.60}.") from None
     except OverflowError:
         raise ValueError(f"{name} must be a number that float64 holds, got {value!r:.60}.") from None
-    if not 0 < checked < float("inf"):
-        raise ValueError(f"{name} must be {which} and finite, got {checked}.")
-    return checked
 
 
 def flag(value: object, name: str) -> bool:
     """`value` as a bool."""
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {value!r}.")
+        raise TypeError(f"{name} must be True or False, got {value!r:.60}.")
     return bool(value)
 
 
@@ -165,7 +172,7 @@ def check_entries(
     value: Any, check: Callable[[Any, str], float], name: str
 ) -> float | tuple[float, ...]:
     """`value` checked, entry by entry if it is a sequence."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return tuple(check(entry, f"{name}[{i}]") for i, entry in enumerate(value))
     if len(getattr(value, "shape", ())) == 1:
         return check_entries(np.asarray(value).tolist(), check, name)
@@ -174,8 +181,10 @@ def check_entries(
 
 def non_negative_number(value: float, name: str) -> float:
     """`value` as a finite float of at least 0."""
-    zero = isinstance(value, numbers.Number) and not value
-    return 0.0 if zero else positive_number(value, name, "0 or more")
+    checked = _number(value, name)
+    if not 0 <= checked < math.inf:
+        raise ValueError(f"{name} must be 0 or more and finite, got {checked}.")
+    return checked + 0.0  # without the sign of -0.0
 
 
 def fraction(value: float, name: str) -> float:

@@ -100,7 +100,7 @@ def evaluate(network: Model, X: Array, Y: Array, sample_weight: Array | None = N
     right: Any = 0.0
     for columns, ws in forward_chunks(network, X, Y):
         σ = network.activations[-1]
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             values = network.cost.per_example(σ, ws.z[-1], ws.a[-1], ws.targets)
         values = xp.astype(values, xp.float64)
         some = None if weights is None else weights[..., columns]

@@ -17,6 +17,7 @@ from functools import reduce
 
 from bpengine.backends import Array, Operation
 from bpengine.backends.namespace import array_namespace
+from bpengine.backends.norms import norms
 from bpengine.backprop.reduction import Mean
 from bpengine.backprop.workspace import Workspace
 from bpengine.model.model import Model, check_single
@@ -153,8 +154,9 @@ def reduction(kind: str | None, max_norm: float | None) -> Mean:
 
 def _product_norms(δ: Array, x: Array) -> Array:
     # a root of each factor: the product of squares may overflow
-    xp = array_namespace(δ)
-    return xp.sqrt(xp.sum(δ * δ, axis=-2)) * xp.sqrt(xp.sum(x * x, axis=-2))
+    (first, units), (second, other_units) = norms(δ, axis=-2), norms(x, axis=-2)
+    product = first * second / units / other_units
+    return array_namespace(δ).squeeze(product, axis=-2)
 
 
 def _total_norms(layers: Array) -> Array:

@@ -23,7 +23,7 @@ from bpengine.model.parameters import Gradient
 from bpengine.model.tables import as_html, as_text
 from bpengine.optimizers.base import Optimizer, check_optimizer
 from bpengine.optimizers.update import OptimizerState
-from bpengine.validation import check_entries, choose, non_negative_number, positive_integer
+from bpengine.validation import check_entries, choose, flag, non_negative_number, positive_integer
 
 __all__ = ["Plan", "gradient", "operation_shapes"]
 
@@ -98,7 +98,7 @@ class Plan:
         per_network: Collection[str] = (),
         replayer: Backend | None = None,
     ) -> None:
-        m = positive_integer(batch_size, "batch_size")
+        m, weighted = positive_integer(batch_size, "batch_size"), flag(weighted, "weighted")
         if optimizer is not None:
             check_optimizer(optimizer)
         self.network, self.optimizer, self.batch_size = model, optimizer, m
@@ -294,7 +294,7 @@ class Plan:
         if not self._ran:
             raise ValueError("no step has run on this batch: call plan.run() first.")
         net, ws = self.network, self.workspace
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             values = net.cost.per_example(net.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
         xp = net.backend.xp
         values = xp.astype(values, xp.float64)

@@ -16,7 +16,7 @@ from bpengine.model.examples import sample_weights
 from bpengine.model.model import Model, check_single
 from bpengine.model.packed_examples import pack_examples
 from bpengine.model.parameters import Gradient, Parameters
-from bpengine.validation import positive_number
+from bpengine.validation import flag, positive_number
 
 __all__ = ["GradientCheck", "WorstEntry", "check_gradient", "numerical_gradient"]
 
@@ -112,7 +112,7 @@ def numerical_gradient(
     ValueError, TypeError
         If an argument does not fit.
     """
-    epsilon = positive_number(epsilon, "epsilon")
+    epsilon, two_sided = positive_number(epsilon, "epsilon"), flag(two_sided, "two_sided")
     check_single(network, "numerical_gradient")
     X, Y = network.check_examples(X, Y)
     relative = sample_weights(sample_weight, int(X.shape[1]), network.backend)
@@ -202,6 +202,7 @@ def check_gradient(
     >>> check.passed, check.relative_error < 1e-8
     (True, True)
     """
+    epsilon, two_sided = positive_number(epsilon, "epsilon"), flag(two_sided, "two_sided")
     if tolerance is None:
         tolerance = 1e-7 if two_sided else 10 * epsilon
     tolerance = positive_number(tolerance, "tolerance")
@@ -287,6 +288,6 @@ class _PerturbedNetworks:
     def _costs(self) -> np.ndarray[Any, Any]:
         self.program.run(1)
         cost, ws = self.network.cost, self.workspace
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             values = cost.per_example(self.network.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
         return self.network.backend.to_numpy(values)

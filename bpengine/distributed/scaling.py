@@ -19,7 +19,14 @@ from bpengine.backprop.plan import Plan
 from bpengine.distributed.summed_gradient import BUCKET_BYTES
 from bpengine.model.model import Model
 from bpengine.optimizers.sgd import SGD
-from bpengine.validation import layer_sizes, non_negative_number, positive_integer, positive_number
+from bpengine.validation import (
+    convert_fields,
+    flag,
+    layer_sizes,
+    non_negative_number,
+    positive_integer,
+    positive_number,
+)
 
 __all__ = ["Link", "Price", "Step", "measured_rate", "ring", "table", "tree", "useful_ranks"]
 
@@ -49,8 +56,7 @@ class Link:
     bandwidth: float
 
     def __post_init__(self) -> None:
-        non_negative_number(self.latency, "latency")
-        positive_number(self.bandwidth, "bandwidth")
+        convert_fields(self, latency=non_negative_number, bandwidth=positive_number)
 
 
 def ring(size: float, ranks: int, link: Link) -> float:
@@ -117,8 +123,13 @@ class Step:
     overlap: bool = True
 
     def __post_init__(self) -> None:
-        layer_sizes(self.sizes)
-        positive_number(self.rate, "rate")
+        convert_fields(
+            self,
+            sizes=lambda sizes, _: layer_sizes(sizes),
+            rate=positive_number,
+            itemsize=positive_integer,
+            overlap=flag,
+        )
 
     def flops(self, examples: int) -> int:
         """Floating-point operations of a step's products on one rank."""

@@ -239,8 +239,11 @@ def _binary_cross_entropy(a: Array, y: Array) -> Array:
 
 
 def _binary_cross_entropy_of_z(z: Array, y: Array) -> Array:
-    # -y log σ(z) - (1 - y) log(1 - σ(z)) = log(1 + eᶻ) - y z
-    return array_namespace(z).sum(ACTIVATIONS["softplus"].function(z) - y * z, axis=-2)
+    # -y log σ(z) - (1 - y) log(1 - σ(z)) = log(1 + eᶻ) - y z, where
+    # log(1 + eᶻ) = max(z, 0) + log(1 + e^-|z|); max(z, 0) - y z is exact for labels
+    xp = array_namespace(z)
+    linear = xp.maximum(z, xp.zeros_like(z)) - y * z
+    return xp.sum(linear + xp.log1p(xp.exp(-xp.abs(z))), axis=-2)
 
 
 def _binary_cross_entropy_derivative(a: Array, y: Array) -> Array:
@@ -252,11 +255,12 @@ def _softmax_cross_entropy(a: Array, y: Array) -> Array:
 
 
 def _softmax_cross_entropy_of_z(z: Array, y: Array) -> Array:
-    # -Σ_j y_j log a_j = Σ_j y_j (log Σ_k e^{z_k} - z_j)
+    # -Σ_j y_j log a_j = Σ_j y_j (log Σ_k e^{z_k} - z_j), with differences to the greatest z: its digits
+    # are lost in the logarithm
     xp = array_namespace(z)
-    top = xp.max(z, axis=-2, keepdims=True)
-    log_sum = top + xp.log(xp.sum(xp.exp(z - top), axis=-2, keepdims=True))
-    return xp.sum(y * (log_sum - z), axis=-2)
+    least = -float(xp.finfo(z.dtype).max) * xp.ones_like(z)
+    z = xp.maximum(z - xp.max(z, axis=-2, keepdims=True), least)
+    return xp.sum(y * (xp.log(xp.sum(xp.exp(z), axis=-2, keepdims=True)) - z), axis=-2)
 
 
 def _softmax_cross_entropy_derivative(a: Array, y: Array) -> Array:

@@ -141,11 +141,15 @@ def sample_weights(
     """
     if weights is None:
         return np.ones(m)
+    _no_mask(weights, name)
     weights = backend.to_numpy(weights) if backend.owns(weights) else weights
     try:
-        host = np.asarray(weights, "float64")
+        host = np.asarray(weights)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be numbers, one an example, got {weights!r}.") from None
+        raise TypeError(f"{name} must be numbers, one an example, got {weights!r:.200}.") from None
+    if host.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be numbers, one an example, got an array of dtype {host.dtype}.")
+    host = host.astype("float64")
     if stack and host.shape == (*stack, m):
         options: Any = {"relative": relative}
         return np.stack(
@@ -159,15 +163,20 @@ def sample_weights(
     bad = np.flatnonzero(~(host >= 0) | np.isinf(host))
     if bad.size:
         raise ValueError(f"{name}[{bad[0]}] is {host[bad[0]]}; weights must be 0 or more and finite.")
+    greatest = float(host.max(initial=0.0))
     if not relative:
+        if greatest * m > np.finfo("float32").max:
+            raise ValueError(f"{name} has weights up to {greatest:g}, whose sum overflows; scale them.")
         return host
-    mean = float(host.mean())
-    if mean == 0:
+    if greatest == 0:
         raise ValueError(f"{name} is 0 for every example; at least one must count.")
-    return host / mean
+    if not 1e-300 < greatest * m < np.inf:  # the sum would overflow, or the mean lose its digits
+        host = host / greatest
+    return host / float(host.mean())
 
 
 def _array(x: Array, backend: Backend, name: str) -> Array:
+    _no_mask(x, name)
     if backend.owns(x):
         if backend.device_of(x) != backend.device:
             raise ValueError(
@@ -194,6 +203,15 @@ def _array(x: Array, backend: Backend, name: str) -> Array:
             "every row of the same length."
         )
     return x
+
+
+def _no_mask(x: object, name: str) -> None:
+    masked = int(np.count_nonzero(np.ma.getmask(x))) if isinstance(x, np.ma.MaskedArray) else 0
+    if masked:
+        raise ValueError(
+            f"{name} has {masked} masked value{'s' * (masked > 1)}; remove those examples, or fill the "
+            f"values in: {name}.filled(…)."
+        )
 
 
 def _is_integer(x: Array) -> bool:
@@ -223,9 +241,11 @@ def _finite(x: Array, name: str, dtype: str) -> None:
     xp = array_namespace(x)
     good = xp.isfinite(x)
     what = "NaN or infinite; all must be finite. Remove those examples or fill the values in"
-    if bool(xp.all(good)) and dtype == "float32" and x.dtype == xp.float64:
-        good = xp.abs(x) <= float(np.finfo(dtype).max)
-        what = "beyond what float32 holds; scale them, or make the network with dtype='float64'"
+    most = float(np.finfo(dtype).max)
+    if bool(xp.all(good)) and float(xp.finfo(x.dtype).max) > most:
+        good = xp.abs(x) <= most
+        what = f"beyond what {dtype} holds; scale them"
+        what += ", or make the network with dtype='float64'" if dtype == "float32" else ""
     if not bool(xp.all(good)):
         bad = xp.any(~good, axis=tuple(range(x.ndim - 1)))
         column = int(xp.argmax(xp.astype(bad, xp.int32)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from bpengine import schedules
 from bpengine.backends import Array, Operation
 from bpengine.backends.namespace import array_namespace
+from bpengine.backends.norms import norms
 from bpengine.model.parameters import Parameters, ParameterSlice
 from bpengine.optimizers.base import Optimizer, limits, scalar, zeros_like
 from bpengine.validation import check_count
@@ -130,17 +131,21 @@ def scalar_writes(array: Array, values: Any) -> Iterator[tuple[Array, float]]:
         yield array[(p, 0, 0, ...) if is_scalar else (p, ...)], value
 
 
-def _clip_factor(g: Array, bound: Array) -> Array:
-    xp = array_namespace(g)
-    norm = xp.sqrt(xp.sum(g * g))
-    return bound / xp.maximum(norm, bound)
+def _clip_factor(*operands: Array) -> Array:
+    *vectors, bound = operands
+    return _bounded(vectors, bound, None)
 
 
 def _clip_factors(*operands: Array) -> Array:
     *blocks, bound = operands
-    xp = array_namespace(bound)
-    squares = sum(xp.sum(g * g, axis=(-2, -1), keepdims=True) for g in blocks)
-    return bound / xp.maximum(xp.sqrt(squares), bound)
+    return _bounded(blocks, bound, (-2, -1))
+
+
+def _bounded(vectors: Sequence[Array], bound: Array, axis: int | tuple[int, ...] | None) -> Array:
+    # the factors that take norms to at most `bound`
+    found, units = norms(*vectors, axis=axis)
+    bound = bound * units
+    return bound / array_namespace(bound).maximum(found, bound)
 
 
 def _multiply(x: Array, factor: Array) -> Array:
@@ -148,9 +153,7 @@ def _multiply(x: Array, factor: Array) -> Array:
 
 
 def _max_norm(w: Array, bound: Array) -> Array:
-    xp = array_namespace(w)
-    norms = xp.sqrt(xp.sum(w * w, axis=-1, keepdims=True))
-    return w * (bound / xp.maximum(norms, bound))
+    return w * _bounded([w], bound, -1)
 
 
 def _average(average: Array, θ: Array, count: Array, least: Array) -> tuple[Array, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from bpengine.model.other_libraries import known_keywords
 from bpengine.optimizers.base import Rate
 from bpengine.optimizers.sgd import SGD
-from bpengine.validation import non_negative_number, positive_number
+from bpengine.validation import convert_fields, flag, non_negative_number, optional, positive_number
 
 __all__ = ["DPSGD"]
 
@@ -79,11 +79,18 @@ class DPSGD:
     secure: bool = False
 
     def __post_init__(self) -> None:
-        non_negative_number(self.noise_multiplier, "noise_multiplier")
-        positive_number(self.max_norm, "max_norm")
-        if self.delta is not None and not 0 < positive_number(self.delta, "delta") < 1:
+        convert_fields(
+            self,
+            noise_multiplier=non_negative_number,
+            max_norm=positive_number,
+            delta=optional(positive_number),
+            secure=flag,
+        )
+        if self.delta is not None and self.delta >= 1:
             raise ValueError(f"delta must be above 0 and below 1, got {self.delta}.")
-        _ = self.rule
+        rule = self.rule
+        for name in ("learning_rate", "momentum", "weight_decay", "averaging"):
+            object.__setattr__(self, name, getattr(rule, name))
 
     def __repr__(self) -> str:
         values = ((field, getattr(self, field.name)) for field in fields(self))

@@ -165,6 +165,34 @@ def test_outputs_at_the_ends_of_the_range_have_finite_costs_and_slopes(lab, name
     assert (values[2:4] >= (1 if name in REGRESSIONS else 80)).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("offset", [0.0, 1e6, -1e6])
+@pytest.mark.parametrize(
+    "σ, name", [("softmax", "softmax_cross_entropy"), ("sigmoid", "binary_cross_entropy")]
+)
+def test_classes_cost_what_they_do_in_longer_floats_for_logits_of_any_size(lab, σ, name, dtype, offset):
+    """With a common offset of the logits, which does not change a softmax."""
+    z = np.random.default_rng(0).integers(-80, 80, (3, 50)) / 4 + offset
+    if dtype == "float32":
+        z = np.concatenate([z, [[2e38, -2e38], [-2e38, -2e38], [2e38, 0]]], axis=1)
+    y = np.eye(3)[np.arange(z.shape[1]) % 3].T
+    cost = COSTS[name]
+    with np.errstate(over="ignore"):
+        found = cost.per_example(ACTIVATIONS[σ], *(lab.array(x, dtype) for x in (z, z, y)))
+    exact = z.astype(np.longdouble)
+    if name == "softmax_cross_entropy":
+        exact = exact - exact.max(0)
+        expected = (y * (np.log(np.exp(exact).sum(0)) - exact)).sum(0)
+    else:
+        expected = (np.maximum(exact, 0) - y * exact + np.log1p(np.exp(-abs(exact)))).sum(0)
+    # a cost beyond the greatest number is that number
+    expected = np.minimum(expected, np.finfo(dtype).max).astype(dtype)
+    eps = np.finfo(dtype).eps
+    # the greatest exponential of a softmax is 1: its sum has that many digits
+    absolute = eps if σ == "softmax" else 1e-40
+    np.testing.assert_allclose(lab.numpy(found), expected, rtol=20 * eps, atol=absolute)
+
+
 @looped("name", NAMES)
 @looped("which", [0, 1])
 def test_nan_is_never_hidden(lab, name, which):

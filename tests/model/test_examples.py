@@ -622,3 +622,54 @@ def test_a_refused_array_does_not_decide_the_backend(lab):
             fresh.feedforward(lab.array(inputs().T))
         out = fresh.feedforward(wanted)
         assert type(out) is type(wanted)
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).maxexp == 1024, reason="no longer float than float64")
+@pytest.mark.parametrize(
+    "dtype, value", [("float32", "1e300"), ("float32", "1e39"), ("float64", "1e400")]
+)
+def test_longer_floats_beyond_the_dtype_are_refused(dtype, value):
+    net = bp.Network([1, 1], dtype=dtype, rng=0)
+    X = np.array([[np.longdouble(value)]])
+    for arrays in ((X, np.ones((1, 1))), (np.ones((1, 1)), X)):
+        with pytest.raises(ValueError, match=f"beyond what {dtype} holds"):
+            net.backprop(*arrays)
+
+
+@pytest.mark.parametrize("which", ["X", "Y", "sample_weight"])
+def test_masked_values_are_refused(which):
+    net = bp.Network([1, 1], rng=0)
+    arrays = {"X": np.ones((1, 3)), "Y": np.ones((1, 3)), "sample_weight": np.ones(3)}
+    whole = net.backprop(**arrays).vector
+    unmasked = np.ma.array(arrays[which])
+    np.testing.assert_array_equal(net.backprop(**{**arrays, which: unmasked}).vector, whole)
+    unmasked[..., 1:] = np.ma.masked
+    with pytest.raises(ValueError, match=rf"{which} has 2 masked values; .* {which}\.filled"):
+        net.backprop(**{**arrays, which: unmasked})
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [["1", "2"], [1j, 1], np.zeros(2, "M8[D]"), np.zeros(2, [("a", "f4")]), [None, 1], [10**400, 1]],
+    ids=str,
+)
+def test_sample_weights_are_real_numbers(weights):
+    with pytest.raises(TypeError, match="sample_weight must be numbers, one an example, got"):
+        bp.Network([1, 1], rng=0).backprop(np.ones((1, 2)), np.ones((1, 2)), sample_weight=weights)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("scale", [1e308, 4e307, 5e-324])
+def test_only_the_ratio_of_sample_weights_counts(lab, dtype, scale):
+    net = bp.Network([1, 1], dtype=dtype, backend=lab.backend, rng=0)
+    X, Y = (lab.array(x, dtype) for x in ([[1.0, 2, 3, 4]], [[0.0, 0, 1, 1]]))
+    ones, large = (net.backprop(X, Y, sample_weight=w) for w in ([1, 0, 1, 1], [scale, 0, scale, scale]))
+    assert large.cost == pytest.approx(ones.cost, rel=1e-14)
+    lab.assert_close(large.vector, lab.numpy(ones.vector), 2 * np.finfo(dtype).eps)
+
+
+def test_weights_of_a_stream_have_a_sum():
+    net = bp.Network([1, 1], rng=0)
+    batch = np.ones((1, 4)), np.ones((1, 4)), [1e38] * 4
+    with pytest.raises(ValueError, match=r"batch 0: sample_weight has weights up to 1e\+38, whose sum"):
+        net.fit([batch], epochs=1, progress=False)

@@ -10,13 +10,14 @@ from __future__ import annotations
 __all__ = ["ELEMENTWISE", "HELPERS", "REALS", "SPECIAL", "UNIFORM"]
 
 REALS = {"float32": "float", "float64": "double"}
-TINY = {"float32": 1.1754943508222875e-38, "float64": 2.2250738585072014e-308}
 HELPERS = """
 typedef {real} T;
 #define ROOT_TINY ((T){root_tiny})
+#define UNIT ((T){unit})
 #define GELU_SCALE ((T)0.7978845608028654)
 __device__ inline T sign(T x) {{ return x > 0 ? (T)1 : x < 0 ? (T)-1 : x; }}
 __device__ inline T at_least(T x, T low) {{ return x < low ? low : x; }}
+__device__ inline bool infinite(T x) {{ return x == x && x - x != 0; }}
 __device__ inline T within(T x, T low, T high) {{ return x < low ? low : x > high ? high : x; }}
 __device__ inline T sigmoid(T z) {{
     const T e = exp(-fabs(z));
@@ -103,23 +104,19 @@ for name in ("clip", "decay", "dropout", "weigh", "scale columns", "column produ
 # NumPy's PCG64: x ← A x + c on 128 bits, of which an output has 64. The state in memory is that of the
 # generator before the step: (high, low) of x and of c, whether half of an output is left, and that half.
 UNIFORM = """
-typedef unsigned long long u64;
-typedef unsigned __int128 u128;
+typedef unsigned long long u64; typedef unsigned __int128 u128;
 __device__ inline u128 join(u64 high, u64 low) { return ((u128)high << 64) | low; }
 // A^k x + c (A^k - 1) / (A - 1), by squaring: F. Brown, Random number generation with arbitrary strides
 __device__ inline u128 after(u128 x, u128 c, u64 k) {
     u128 a = join(2549297995355413924ULL, 4865540595714422341ULL), times = 1, plus = 0;
     while (k) {
         if (k & 1) { times *= a; plus = plus * a + c; }
-        c = (a + 1) * c;
-        a *= a;
-        k >>= 1;
+        c = (a + 1) * c; a *= a; k >>= 1;
     }
     return times * x + plus;
 }
 __device__ inline u64 output(u128 x) {
-    const u64 folded = (u64)(x >> 64) ^ (u64)x;
-    const int rotation = (int)(x >> 122);
+    const u64 folded = (u64)(x >> 64) ^ (u64)x; const int rotation = (int)(x >> 122);
     return (folded >> rotation) | (folded << ((64 - rotation) & 63));
 }
 // the k-th number, from 0 on, that the generator gives next
@@ -149,8 +146,7 @@ extern "C" __global__ void advance_state(u64* s, u64 count) {
     }
     if (!steps) return;
     const u128 x = after(join(s[0], s[1]), join(s[2], s[3]), steps);
-    s[0] = (u64)(x >> 64);
-    s[1] = (u64)x;
+    s[0] = (u64)(x >> 64); s[1] = (u64)x;
     if (sizeof(T) == 4) s[5] = output(x) >> 32;
 }
 """
@@ -205,6 +201,18 @@ __device__ inline T block_sum(T* shared, T part) {
     return sum;
 }
 """
+# where squares overflow: of numbers times a power of two
+BLOCK_NORM = """
+__device__ inline T block_norm(T* shared, long long n, const T* x, long long step) {
+    for (T unit = 1;; unit = UNIT) {
+        T part = 0;
+        for (long long k = threadIdx.x; k < n; k += blockDim.x)
+            part += unit * x[k * step] * (unit * x[k * step]);
+        const T sum = block_sum(shared, part);
+        if (unit != 1 || !infinite(sum)) return sqrt(sum) / unit;
+    }
+}
+"""
 SQUARE_SUMS = """
 extern "C" __global__ void square_sums(long long n, const T* x, T* sums) {
     __shared__ T shared[256];
@@ -216,12 +224,14 @@ extern "C" __global__ void square_sums(long long n, const T* x, T* sums) {
 }
 """
 CLIP_FACTOR = """
-extern "C" __global__ void clip_factor(long long n, const T* sums, const T* bound, T* out) {
+extern "C" __global__ void clip_factor(long long n, const T* sums, long long size, const T* g,
+    const T* bound, T* out) {
     __shared__ T shared[256];
     T part = 0;
     for (long long i = threadIdx.x; i < n; i += blockDim.x) part += sums[i];
     const T sum = block_sum(shared, part);
-    if (threadIdx.x == 0) *out = *bound / at_least(sqrt(sum), *bound);
+    const T norm = infinite(sum) ? block_norm(shared, size, g, 1) : sqrt(sum);
+    if (threadIdx.x == 0) *out = *bound / at_least(norm, *bound);
 }
 """
 MAX_NORM = """
@@ -229,12 +239,7 @@ extern "C" __global__ void max_norm(long long rows, long long n,
     const T* w, long long wr, long long wc, const T* bound, T* out, long long tr, long long tc) {
     __shared__ T shared[256];
     for (long long r = blockIdx.x; r < rows; r += gridDim.x) {
-        T part = 0;
-        for (long long k = threadIdx.x; k < n; k += blockDim.x) {
-            const T x = w[r * wr + k * wc];
-            part += x * x;
-        }
-        const T factor = *bound / at_least(sqrt(block_sum(shared, part)), *bound);
+        const T factor = *bound / at_least(block_norm(shared, n, w + r * wr, wc), *bound);
         for (long long k = threadIdx.x; k < n; k += blockDim.x)
             out[r * tr + k * tc] = w[r * wr + k * wc] * factor;
     }
@@ -248,13 +253,8 @@ extern "C" __global__ void product_norms(long long n, long long k, long long m, 
     for (long long c = blockIdx.x; c < count; c += gridDim.x) {
         const T* left = d + c / m * dp + c % m * dc;
         const T* right = x + c / m * xp + c % m * xc;
-        T part = 0;
-        for (long long j = threadIdx.x; j < n; j += blockDim.x) part += left[j * dr] * left[j * dr];
-        const T first = block_sum(shared, part);
-        part = 0;
-        for (long long j = threadIdx.x; j < k; j += blockDim.x) part += right[j * xr] * right[j * xr];
-        const T second = block_sum(shared, part);
-        if (threadIdx.x == 0) out[c / m * op + c % m * oc] = sqrt(first) * sqrt(second);
+        const T first = block_norm(shared, n, left, dr), second = block_norm(shared, k, right, xr);
+        if (threadIdx.x == 0) out[c / m * op + c % m * oc] = first * second;
     }
 }
 """
@@ -292,9 +292,9 @@ SPECIAL = {
     "softmax": SOFTMAX,
     "softmax_slope": SOFTMAX_SLOPE,
     "square_sums": BLOCK_SUM + SQUARE_SUMS,
-    "clip_factor": BLOCK_SUM + CLIP_FACTOR,
-    "max_norm": BLOCK_SUM + MAX_NORM,
-    "product_norms": BLOCK_SUM + PRODUCT_NORMS,
+    "clip_factor": BLOCK_SUM + BLOCK_NORM + CLIP_FACTOR,
+    "max_norm": BLOCK_SUM + BLOCK_NORM + MAX_NORM,
+    "product_norms": BLOCK_SUM + BLOCK_NORM + PRODUCT_NORMS,
     "gather": GATHER,
     "store": STORE,
     "settings": SETTINGS,

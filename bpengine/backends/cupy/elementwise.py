@@ -8,7 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from bpengine.backends.cupy.cuda_source import ELEMENTWISE, HELPERS, REALS, SPECIAL, TINY, UNIFORM
+import numpy as np
+
+from bpengine.backends.cupy.cuda_source import ELEMENTWISE, HELPERS, REALS, SPECIAL, UNIFORM
+from bpengine.backends.norms import overflow_unit
 
 __all__ = ["ElementwiseOp", "Launch", "View", "fuse", "helpers", "special"]
 
@@ -190,7 +193,9 @@ def fuse(items: Iterable[Any]) -> list[Any]:
 
 def helpers(dtype: str) -> str:
     """The beginning of the sources of all kernels for `dtype`."""
-    return HELPERS.format(real=REALS[dtype], root_tiny=repr(math.sqrt(TINY[dtype])))
+    limits = np.finfo(dtype)
+    root, unit = math.sqrt(limits.tiny), overflow_unit(float(limits.max))
+    return HELPERS.format(real=REALS[dtype], root_tiny=root, unit=unit)
 
 
 def special(name: str, dtype: str, grid: int, arguments: Iterable[int], block: int = THREADS) -> Launch:

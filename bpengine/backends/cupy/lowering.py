@@ -134,9 +134,10 @@ class Lowering:
             return None
         count = max(1, min(-(-g.size // (4 * THREADS)), SUMS))
         sums = self.new((count,), g.dtype).address
+        arguments = count, sums, g.size, g.address, bound.address, output.address
         return [
             special("square_sums", g.dtype, count, (g.size, g.address, sums)),
-            special("clip_factor", g.dtype, 1, (count, sums, bound.address, output.address)),
+            special("clip_factor", g.dtype, 1, arguments),
         ]
 
     def _max_norm(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item] | None:

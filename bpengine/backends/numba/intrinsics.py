@@ -3,9 +3,12 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 from __future__ import annotations
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from bpengine.backends import norms
 
 __all__ = [
     "atomic_add_one",
@@ -15,6 +18,7 @@ __all__ = [
     "draw",
     "fill",
     "gemm",
+    "overflow_unit",
     "pointer",
     "real",
     "scaled",
@@ -37,6 +41,17 @@ def real(typing, value, like):
         return context.cast(builder, arguments[0], value, like)
 
     return like(value, like), generate
+
+
+@intrinsic
+def overflow_unit(typing, like):
+    """`norms.overflow_unit` of the type of `like`."""
+    unit = norms.overflow_unit(float(np.finfo(like.name).max))
+
+    def generate(context, builder, signature, arguments):
+        return ir.Constant(context.get_value_type(like), unit)
+
+    return like(like), generate
 
 
 def series(single, double):

@@ -1,4 +1,4 @@
-"""Compiled kernels of optimizers, a single pass over the parameters, and of norms and softmax.
+"""Compiled kernels of optimizers, a single pass over the parameters, and of softmax.
 
 The comment at each kernel lists the fields of its instruction after its address, which is field 0, and,
 for those in `UPDATES`, after the length in field 1.
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 
-from numba import carray, njit
+from numba import carray
 
 from bpengine.backends.numba.elementwise import helper, inlined, kernel, number, view
 from bpengine.backends.numba.instruction import FIELDS
-from bpengine.backends.numba.intrinsics import doubles, pointer, real, widest
+from bpengine.backends.numba.intrinsics import real, widest
 from bpengine.backends.numba.vector_math import exp
 
 __all__ = ["PASSES", "UPDATES"]
@@ -196,41 +196,6 @@ def average(instruction, like):
         mean[i] += share * (θ[i] - mean[i])
 
 
-@njit(fastmath={"contract", "reassoc"}, error_model="numpy")
-def squares(x):
-    """Σ x², in any order, so that it is computed in vectors."""
-    total = x[0] * x[0]
-    for i in range(1, x.size):
-        total += x[i] * x[i]
-    return total
-
-
-@kernel("clip factor")
-def clip_factor(instruction, like):
-    # networks, factors, bound, its stride; number of blocks, their lengths, addresses and strides
-    widest()
-    r = carray(instruction, FIELDS)
-    factors, blocks = view(r[2], r[1], like), carray(pointer(r[6], instruction), 3 * r[5])
-    for p in range(r[1]):
-        bound = number(r[3] + p * r[4], like)
-        total = real(0, bound)
-        for l in range(0, 3 * r[5], 3):
-            total += squares(view(blocks[l + 1] + p * blocks[l + 2], blocks[l], like))
-        norm = math.sqrt(total)
-        factors[p] = bound / (bound if norm < bound else norm)
-
-
-@kernel("add squares")
-def add_squares(instruction, like):
-    # rows, columns, w, its stride in bytes, factor, total in float64
-    widest()
-    r = carray(instruction, FIELDS)
-    total = 0.0
-    for i in range(r[1]):
-        total += squares(view(r[3] + i * r[4], r[2], like))
-    carray(doubles(r[6]), 1)[0] += number(r[5], like) * total
-
-
 @kernel("share")
 def share(instruction, like):
     # m, weights, their stride in bytes, and m / Σ weights
@@ -239,62 +204,6 @@ def share(instruction, like):
     for i in range(r[1]):
         total += number(r[2] + i * r[3], like)
     view(r[4], 1, like)[0] = r[1] / total
-
-
-@kernel("max norm")
-def max_norm(instruction, like):
-    # rows, columns, w, its stride in bytes, bound
-    widest()
-    r = carray(instruction, FIELDS)
-    bound = number(r[5], like)
-    for i in range(r[1]):
-        w = view(r[3] + i * r[4], r[2], like)
-        norm = math.sqrt(squares(w))
-        factor = bound / (bound if norm < bound else norm)
-        for j in range(r[2]):
-            w[j] *= factor
-
-
-@kernel("product norms")
-def product_norms(instruction, like):
-    # columns, norms; of δ and of x: rows, address, strides in bytes; scratch
-    widest()
-    r = carray(instruction, FIELDS)
-    norms, others = view(r[2], r[1], like), view(r[11], r[1], like)
-    _square_sums(r, 3, norms, like)
-    _square_sums(r, 7, others, like)
-    for j in range(r[1]):
-        # separate roots: the product of two squares overflows sooner
-        norms[j] = math.sqrt(norms[j]) * math.sqrt(others[j])
-
-
-@helper
-def _square_sums(r, at, sums, like):
-    """‖x‖² of every column of a matrix whose rows or whose columns are contiguous."""
-    rows, address, row_step, column_step = r[at], r[at + 1], r[at + 2], r[at + 3]
-    if column_step != sums.itemsize:
-        for j in range(sums.size):
-            sums[j] = squares(view(address + j * column_step, rows, like))
-        return
-    for j in range(sums.size):
-        sums[j] = real(0, sums[j])
-    for i in range(rows):
-        x = view(address + i * row_step, sums.size, like)
-        for j in range(sums.size):
-            sums[j] += x[j] * x[j]
-
-
-@kernel("total norms")
-def total_norms(instruction, like):
-    # columns, norms; layers, address, strides in bytes
-    r = carray(instruction, FIELDS)
-    norms = view(r[2], r[1], like)
-    for j in range(r[1]):
-        total = number(r[4] + j * r[6], like)
-        for i in range(1, r[3]):
-            # without squares of norms, which overflow where norms do not
-            total = math.hypot(total, number(r[4] + i * r[5] + j * r[6], like))
-        norms[j] = total
 
 
 @kernel("softmax")

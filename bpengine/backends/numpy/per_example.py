@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from bpengine.backends.array_api import Call
+from bpengine.backends.norms import norms
 from bpengine.backends.numpy.elementwise import by_ufunc
 from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backends.operation import NOISE_BLOCK, Array
@@ -31,7 +33,16 @@ def _product_norms(k: Scratch, δ: Array, x: Array, out: Array) -> list[Call]:
         _square_sums(x, squares),
         (np.sqrt, (squares, squares)),
         (np.multiply, (out, squares, out)),
+        (_rescale_norms, (out, δ, x)),
     ]
+
+
+def _rescale_norms(out: Array, δ: Array, x: Array) -> None:
+    """Norms of columns whose squares overflow, from scaled columns."""
+    if math.isfinite(out.sum()):
+        return
+    (first, unit), (second, other_unit) = norms(δ, axis=-2), norms(x, axis=-2)
+    np.copyto(out, (first * second / unit / other_unit)[..., 0, :], where=~np.isfinite(out))
 
 
 def _total_norms(k: Scratch, layers: Array, out: Array) -> list[Call]:

@@ -6,13 +6,14 @@ blocks, so that all passes but the first read a block from the cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from bpengine.backends.array_api import Call
+from bpengine.backends.norms import overflow_unit
 from bpengine.backends.numpy.elementwise import by_ufunc
 from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backends.operation import Array
@@ -159,6 +160,7 @@ def _clip_factor(k: Scratch, g: Array, bound: Array, out: Array) -> list[Call]:
         (np.sqrt, (out, out)),
         (partial(np.maximum, out=out), (out, bound)),
         (np.divide, (bound, out, out)),
+        (_rescale, (out, [g], bound)),
     ]
 
 
@@ -166,16 +168,28 @@ def _clip_factors(k: Scratch, *operands: Array) -> list[Call]:
     # bound / max(‖g‖, bound) of each network of a stack
     *blocks, bound, out = operands
     total, part = out[:, 0, 0], k.scratch(out[:, 0, 0])
+    gradients = [block.reshape(len(block), -1) for block in blocks]
     calls: list[Call] = [(out.fill, (0.0,))]
-    for block in blocks:
-        g = block.reshape(len(block), -1)
+    for g in gradients:
         calls += [(np.vecdot, (g, g, part)), (np.add, (total, part, total))]
     return [
         *calls,
         (np.sqrt, (out, out)),
         (partial(np.maximum, out=out), (out, bound)),
         (np.divide, (bound, out, out)),
+        (_rescale, (total, gradients, bound[:, 0, 0] if bound.ndim else bound)),
     ]
+
+
+def _rescale(factors: Array, vectors: Sequence[Array], bound: Array) -> None:
+    """Factors bound / ‖x‖ that are 0 as squares overflow, from scaled vectors."""
+    if np.count_nonzero(factors) == factors.size:
+        return
+    unit = overflow_unit(float(np.finfo(factors.dtype).max))
+    scaled = (x * factors.dtype.type(unit) for x in vectors)
+    norms = np.sqrt(sum(np.vecdot(x, x) for x in scaled))
+    bound = bound * factors.dtype.type(unit)
+    np.copyto(factors, bound / np.maximum(norms, bound), where=factors == 0)
 
 
 def _epsilon(k: Scratch, correction: Array, β: Array, rest: Array, ε: Array, out: Array) -> list[Call]:
@@ -212,6 +226,7 @@ def _max_norm(k: Scratch, w: Array, bound: Array, out: Array) -> list[Call]:
         (np.sqrt, (norms, norms)),
         (partial(np.maximum, out=norms), (norms, bound)),
         (np.divide, (bound, norms, norms)),
+        (_rescale, (norms, [w], bound)),
         (np.multiply, (w, norms[..., None], out)),
     ]
 

@@ -1,0 +1,140 @@
+"""Compiled kernels of norms: clipping, max-norm, penalties, per-example gradients.
+
+The comment at each kernel lists the fields of its instruction after its address, which is field 0.
+"""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
+from __future__ import annotations
+
+import math
+
+from numba import carray, njit
+
+from bpengine.backends.numba.elementwise import helper, kernel, number, view
+from bpengine.backends.numba.instruction import FIELDS
+from bpengine.backends.numba.intrinsics import doubles, overflow_unit, pointer, real, widest
+
+__all__ = ["PER_EXAMPLE"]
+
+PER_EXAMPLE = "product norms", "total norms"
+
+
+@njit(fastmath={"contract", "reassoc"}, error_model="numpy")
+def squares(x):
+    """Σ x², in any order, so that it is computed in vectors."""
+    total = x[0] * x[0]
+    for i in range(1, x.size):
+        total += x[i] * x[i]
+    return total
+
+
+@njit(fastmath={"contract", "reassoc"}, error_model="numpy")
+def scaled_squares(x, unit):
+    """Σ (x · unit)², where Σ x² overflows."""
+    total = (x[0] * unit) * (x[0] * unit)
+    for i in range(1, x.size):
+        total += (x[i] * unit) * (x[i] * unit)
+    return total
+
+
+@kernel("clip factor")
+def clip_factor(instruction, like):
+    # networks, factors, bound, its stride; number of blocks, their lengths, addresses and strides
+    widest()
+    r = carray(instruction, FIELDS)
+    factors, blocks = view(r[2], r[1], like), carray(pointer(r[6], instruction), 3 * r[5])
+    for p in range(r[1]):
+        bound = number(r[3] + p * r[4], like)
+        total = real(0, bound)
+        for l in range(0, 3 * r[5], 3):
+            total += squares(view(blocks[l + 1] + p * blocks[l + 2], blocks[l], like))
+        if math.isinf(total):
+            unit = overflow_unit(bound)
+            total, bound = real(0, bound), bound * unit
+            for l in range(0, 3 * r[5], 3):
+                x = view(blocks[l + 1] + p * blocks[l + 2], blocks[l], like)
+                total += scaled_squares(x, unit)
+        norm = math.sqrt(total)
+        factors[p] = bound / (bound if norm < bound else norm)
+
+
+@kernel("add squares")
+def add_squares(instruction, like):
+    # rows, columns, w, its stride in bytes, factor, total in float64
+    widest()
+    r = carray(instruction, FIELDS)
+    total = 0.0
+    for i in range(r[1]):
+        total += squares(view(r[3] + i * r[4], r[2], like))
+    carray(doubles(r[6]), 1)[0] += number(r[5], like) * total
+
+
+@kernel("max norm")
+def max_norm(instruction, like):
+    # rows, columns, w, its stride in bytes, bound
+    widest()
+    r = carray(instruction, FIELDS)
+    bound = number(r[5], like)
+    for i in range(r[1]):
+        w = view(r[3] + i * r[4], r[2], like)
+        norm, most = math.sqrt(squares(w)), bound
+        if math.isinf(norm):
+            unit = overflow_unit(bound)
+            norm, most = math.sqrt(scaled_squares(w, unit)), bound * unit
+        factor = most / (most if norm < most else norm)
+        for j in range(r[2]):
+            w[j] *= factor
+
+
+@kernel("product norms")
+def product_norms(instruction, like):
+    # columns, norms; of δ and of x: rows, address, strides in bytes; scratch
+    widest()
+    r = carray(instruction, FIELDS)
+    norms, others = view(r[2], r[1], like), view(r[11], r[1], like)
+    _square_sums(r, 3, norms, like)
+    _square_sums(r, 7, others, like)
+    for j in range(r[1]):
+        # separate roots: the product of two squares overflows sooner
+        norms[j] = _root(r, 3, norms[j], j, like) * _root(r, 7, others[j], j, like)
+
+
+@helper
+def _root(r, at, total, j, like):
+    """√Σ x² of column j of a matrix, from scaled numbers where the sum overflows."""
+    if not math.isinf(total):
+        return math.sqrt(total)
+    unit, total = overflow_unit(total), real(0, total)
+    for i in range(r[at]):
+        x = number(r[at + 1] + i * r[at + 2] + j * r[at + 3], like) * unit
+        total += x * x
+    return math.sqrt(total) / unit
+
+
+@helper
+def _square_sums(r, at, sums, like):
+    """‖x‖² of every column of a matrix whose rows or whose columns are contiguous."""
+    rows, address, row_step, column_step = r[at], r[at + 1], r[at + 2], r[at + 3]
+    if column_step != sums.itemsize:
+        for j in range(sums.size):
+            sums[j] = squares(view(address + j * column_step, rows, like))
+        return
+    for j in range(sums.size):
+        sums[j] = real(0, sums[j])
+    for i in range(rows):
+        x = view(address + i * row_step, sums.size, like)
+        for j in range(sums.size):
+            sums[j] += x[j] * x[j]
+
+
+@kernel("total norms")
+def total_norms(instruction, like):
+    # columns, norms; layers, address, strides in bytes
+    r = carray(instruction, FIELDS)
+    norms = view(r[2], r[1], like)
+    for j in range(r[1]):
+        total = number(r[4] + j * r[6], like)
+        for i in range(1, r[3]):
+            # without squares of norms, which overflow where norms do not
+            total = math.hypot(total, number(r[4] + i * r[5] + j * r[6], like))
+        norms[j] = total

@@ -1,0 +1,91 @@
+"""Norms of vectors whose squares overflow: clipping and max-norm against longer floats."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import bpengine as bp
+from bpengine.backends import Operation
+from bpengine.backprop.per_example import _product_norms
+from bpengine.optimizers.update import _clip_factor, _clip_factors, _max_norm
+
+# the greatest powers of ten, less some for sums and products of a few numbers
+GREATEST = {"float32": 36, "float64": 300}
+dtypes = pytest.mark.parametrize("dtype", GREATEST)
+exponents = pytest.mark.parametrize("exponent", np.linspace(-0.2, 1, 13).round(1).tolist())
+
+
+def scaled(lab, dtype, exponent, *shape):
+    """Numbers up to a power of the greatest, on the backend and in longer floats."""
+    size = 10.0 ** (exponent * GREATEST[dtype])
+    host = (np.random.default_rng(0).uniform(-1, 1, shape) * size).astype(dtype)
+    array = lab.backend.empty(shape, dtype)
+    array[...] = lab.array(host)
+    return array, host.astype(np.longdouble)
+
+
+def norm(x, *axes):
+    return np.sqrt((x**2).sum(axes or None, keepdims=bool(axes)))
+
+
+def check(lab, name, expression, inputs, output, expected):
+    """A kernel and its expression against longer floats."""
+    with np.errstate(over="ignore"):
+        by_expression = lab.numpy(expression(*inputs))
+    lab.backend.compile([Operation(name, "update", expression, tuple(inputs), output)]).run(1)
+    for found in (by_expression, lab.numpy(output)):
+        np.testing.assert_allclose(found, expected.astype(found.dtype), 20 * np.finfo(found.dtype).eps)
+
+
+@dtypes
+@exponents
+@pytest.mark.parametrize("bound", [0.5, 1e15])
+def test_clip(lab, dtype, exponent, bound):
+    (g, exact), out = scaled(lab, dtype, exponent, 37), lab.backend.empty((), dtype)
+    inputs = g, lab.array(bound, dtype)
+    check(lab, "clip factor", _clip_factor, inputs, out, np.minimum(1, bound / norm(exact)))
+
+
+@dtypes
+@exponents
+def test_clip_per_network(lab, dtype, exponent):
+    (g, exact), (h, other) = scaled(lab, dtype, exponent, 2, 3, 4), scaled(lab, dtype, 0, 2, 3, 1)
+    out, inputs = lab.backend.empty((2, 1, 1), dtype), (g, h, lab.array(0.5, dtype))
+    norms = np.hypot(norm(exact, 1, 2), norm(other, 1, 2))
+    check(lab, "clip factor per network", _clip_factors, inputs, out, np.minimum(1, 0.5 / norms))
+
+
+@dtypes
+@exponents
+@pytest.mark.parametrize("stack", [(), (2,)])
+def test_max_norm(lab, dtype, exponent, stack):
+    w, exact = scaled(lab, dtype, exponent, *stack, 3, 5)
+    expected = exact * np.minimum(1, 2 / norm(exact, -1))
+    check(lab, "max norm", _max_norm, (w, lab.array(2.0, dtype)), w, expected)
+
+
+@dtypes
+@exponents
+def test_norms_of_per_example_gradients(lab, dtype, exponent):
+    (δ, exact), (x, other) = scaled(lab, dtype, exponent, 3, 4), scaled(lab, dtype, 0, 5, 4)
+    out, expected = lab.backend.empty((4,), dtype), norm(exact, 0) * norm(other, 0)
+    for inputs in ((δ, x), (x, δ)):
+        check(lab, "product norms", _product_norms, inputs, out, expected[0])
+
+
+@pytest.mark.parametrize("optimizer", [bp.SGD(0.1, clip_norm=1.0), bp.Adam(0.1, clip_norm=1.0)])
+@pytest.mark.parametrize("stack", [None, 2])
+def test_a_step_is_as_long_as_the_clipped_gradient(lab, optimizer, stack):
+    """Of a gradient of 1e24, whose square float32 does not hold."""
+    steps = []
+    for size in (1.0, 1e24):
+        net = bp.Network([1, 1], activations=["linear"], backend=lab.backend, stack=stack, rng=0)
+        for w, b in zip(net.weights, net.biases, strict=True):
+            w[...], b[...] = 0.0, 0.0
+        plan = net.plan(1, optimizer)
+        plan.load(lab.array([[1.0]], "float32"), lab.array([[3 * size]], "float32"))
+        plan.run()
+        steps.append(lab.numpy(net.weights[0]))
+    assert np.all(steps[0] > 0.01)
+    np.testing.assert_allclose(steps[1], steps[0], rtol=1e-6)
