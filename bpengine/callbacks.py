@@ -18,7 +18,14 @@ from bpengine.backends import Array
 from bpengine.model.other_libraries import known_keywords
 from bpengine.training import checkpoint
 from bpengine.training.loop import Callback, Training
-from bpengine.validation import choose, flag, non_negative_number, positive_integer
+from bpengine.validation import (
+    check_function,
+    choose,
+    file_path,
+    flag,
+    non_negative_number,
+    positive_integer,
+)
 
 __all__ = ["CSVLog", "Checkpoint", "EarlyStopping", "Function", "JSONLinesLog", "Progress"]
 
@@ -27,6 +34,7 @@ class Function(Callback):
     """A function that is given the training after each epoch."""
 
     def __init__(self, function: Callable[[Training], None]) -> None:
+        check_function(function, "function", "print")
         self.function = function
 
     def epoch(self, training: Training) -> None:
@@ -189,7 +197,7 @@ class Checkpoint(Callback):
     main_rank_only = True
 
     def __init__(self, path: str | os.PathLike[str], every: int = 1) -> None:
-        self.path = Path(path)
+        self.path = file_path(path, "path")
         self.every = positive_integer(every, "every")
 
     def epoch(self, training: Training) -> None:
@@ -210,7 +218,7 @@ class CSVLog(Callback):
     main_rank_only = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = file_path(path, "path")
 
     def start(self, training: Training) -> None:
         """Create the file; drop lines of epochs that a resumed training repeats."""
@@ -240,7 +248,7 @@ class JSONLinesLog(Callback):
     main_rank_only = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = file_path(path, "path")
 
     def start(self, training: Training) -> None:
         """Create the file; drop lines of epochs that a resumed training repeats."""

@@ -31,7 +31,9 @@ def main() -> int:
     parser.add_argument("kind", nargs="?", choices=KINDS)
     parser.add_argument("seed", nargs="?", type=int, help="run this case only")
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--first", type=int, default=time.time_ns() % 2**40, help="seed of the first case")
+    parser.add_argument(
+        "--first", type=int, default=time.time_ns() % 2**40, help="seed of the first case"
+    )
     options = parser.parse_args()
     if options.seed is not None:
         found = case(options.kind, options.seed)

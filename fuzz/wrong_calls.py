@@ -21,14 +21,26 @@ from fuzz import Finding
 RIGHT = (TypeError, ValueError, OSError, MemoryError, ImportError)
 WRONG: list[Callable[[], Any]] = [
     *(lambda v=v: v for v in (None, "", "abc", b"x", True, -1, 0, 0.5, -0.5, 1j, 2**63, 10**400)),
-    *(lambda v=v: v for v in (float("nan"), float("inf"), -float("inf"), 1e308, 5e-324, "\ud800", "a\0b")),
+    *(
+        lambda v=v: v
+        for v in (float("nan"), float("inf"), -float("inf"), 1e308, 5e-324, "\ud800", "a\0b")
+    ),
     *(lambda v=v: v for v in (Decimal("0.5"), Decimal("NaN"), Fraction(1, 3), int, np, bp.SGD, len)),
     *(lambda v=v: v for v in ([], {}, (), set(), [None], ["a", "b"], [[1.0], [1.0, 2.0]], [10**400, 1])),
-    *(lambda v=v: v for v in ([2**62, 2**62], {0: None}, {"a": 1}, {None: 5}, [float("nan")] * 2, range(3))),
-    *(lambda v=v: v for v in (np.float32("nan"), np.uint8(200), np.datetime64("2020-01-01"), np.str_("a"))),
+    *(
+        lambda v=v: v
+        for v in ([2**62, 2**62], {0: None}, {"a": 1}, {None: 5}, [float("nan")] * 2, range(3))
+    ),
+    *(
+        lambda v=v: v
+        for v in (np.float32("nan"), np.uint8(200), np.datetime64("2020-01-01"), np.str_("a"))
+    ),
     *(lambda v=v: np.array(v) for v in ("text", 0.5, None, [None, None], ["a"], 2**63, [1 + 2j, 0])),
     *(lambda s=s: np.zeros(s) for s in ((), 0, 1, 5, (0, 3), (3, 0), (2, 3, 4), (1, 1, 1, 1), (5, 3))),
-    *(lambda d=d: np.zeros((3, 4), d) for d in ("complex128", "bool", "int64", "M8[s]", "S3", "f2", "f2,i4")),
+    *(
+        lambda d=d: np.zeros((3, 4), d)
+        for d in ("complex128", "bool", "int64", "M8[s]", "S3", "f2", "f2,i4")
+    ),
     lambda: np.full((3, 4), np.nan),
     lambda: np.ma.masked_array([1.0, 2.0], [True, False]),
     lambda: iter([1, 2]),
@@ -45,7 +57,7 @@ WRONG: list[Callable[[], Any]] = [
 # arguments whose large values are right, and would take hours or gigabytes
 LARGE = {"epochs", "max_iter", "examples", "n_estimators", "sizes", "hidden_layer_sizes", "resolution"}
 # where a wrong argument has another name in the message
-ALSO = {"networks": ["network"], "X": ["x"], "self": ["network"], "paths": ["path"]}
+ALSO = {"networks": ["network"], "X": ["x"], "model": ["network"]}
 
 
 def calls(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
@@ -96,7 +108,7 @@ def calls(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "backprop": (net.backprop, {"X": X, "Y": Y, "sample_weight": w}),
         "backprop per example": (
             net.backprop,
-            {"X": X, "Y": Y, "sample_weight": None, "per_example": "clipped", "max_norm": 1.0},
+            {"X": X, "Y": Y, "sample_weight": None, "per_example": "clip", "max_norm": 1.0},
         ),
         "feedforward": (net.feedforward, {"X": X}),
         "predict": (net.predict, {"X": X}),
@@ -106,6 +118,7 @@ def calls(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
             {"batch_size": 4, "optimizer": bp.SGD(0.1), "weighted": False, "per_example": None}
             | {"max_norm": None, "per_network": ()},
         ),
+        "Plan": (bp.Plan, {"model": net, "batch_size": 4, "optimizer": None, "weighted": False}),
         "load into a plan": (plan.load, {"X": X, "Y": Y, "sample_weight": None}),
         "run a plan": (plan.run, {"steps": 1}),
         "astype": (net.astype, {"dtype": "float64"}),
@@ -147,12 +160,11 @@ def calls(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
             | {"function_of_z": None, "classification": False, "within": (0.0, 1.0)}
             | {"second_derivative": None},
         ),
-        "Gradient": (
-            bp.Gradient,
-            {"sizes": [2, 1], "backend": net.backend, "dtype": "float32", "stack": ()},
-        ),
         "SGD": (bp.SGD, {"learning_rate": 0.1, "momentum": 0.5, "nesterov": False, **shared}),
-        "Adam": (bp.Adam, {"learning_rate": 0.1, "beta_1": 0.9, "beta_2": 0.9, "epsilon": 1e-8, **shared}),
+        "Adam": (
+            bp.Adam,
+            {"learning_rate": 0.1, "beta_1": 0.9, "beta_2": 0.9, "epsilon": 1e-8, **shared},
+        ),
         "RMSprop": (bp.RMSprop, {"learning_rate": 0.1, "decay": 0.9, "epsilon": 1e-8, **shared}),
         "Adagrad": (bp.Adagrad, {"learning_rate": 0.1, "epsilon": 1e-8, **shared}),
         "LBFGS": (bp.LBFGS, {"memory": 10, "tolerance": 1e-5, "max_evaluations": 100}),

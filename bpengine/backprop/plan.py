@@ -17,13 +17,13 @@ from bpengine.backprop.per_example import ExampleNorms
 from bpengine.backprop.reduction import Mean
 from bpengine.backprop.workspace import Workspace, example_bytes
 from bpengine.model.examples import sample_weights
-from bpengine.model.model import Model
+from bpengine.model.model import Model, check_model
 from bpengine.model.packed_examples import PARTS, pack_examples, per_network_parts
 from bpengine.model.parameters import Gradient
 from bpengine.model.tables import as_html, as_text
 from bpengine.optimizers.base import Optimizer, check_optimizer
 from bpengine.optimizers.update import OptimizerState
-from bpengine.validation import check_entries, choose, non_negative_number, positive_integer
+from bpengine.validation import check_entries, choose, flag, non_negative_number, positive_integer
 
 __all__ = ["Plan", "gradient", "operation_shapes"]
 
@@ -98,7 +98,8 @@ class Plan:
         per_network: Collection[str] = (),
         replayer: Backend | None = None,
     ) -> None:
-        m = positive_integer(batch_size, "batch_size")
+        check_model(model)
+        m, weighted = positive_integer(batch_size, "batch_size"), flag(weighted, "weighted")
         if optimizer is not None:
             check_optimizer(optimizer)
         self.network, self.optimizer, self.batch_size = model, optimizer, m
@@ -263,9 +264,10 @@ class Plan:
         ValueError
             If no batch has been loaded.
         """
+        steps = positive_integer(steps, "steps")
         if not self._loaded:
             raise ValueError("no batch is loaded: call plan.load(X, Y) before plan.run().")
-        self.program.run(positive_integer(steps, "steps"))
+        self.program.run(steps)
         self._ran = True
         return self
 

@@ -12,6 +12,7 @@ from bpengine.backends import Array
 from bpengine.model.model import Model
 from bpengine.model.packed_examples import pack_examples
 from bpengine.model.parameters import padded
+from bpengine.validation import shown
 
 __all__ = ["Examples", "column"]
 
@@ -36,9 +37,10 @@ class Examples(list[Any]):
     """
 
     def __init__(self, data: Iterable[Any], name: str) -> None:
-        if not isinstance(data, Iterable):
-            raise TypeError(f"{name} must be a list of pairs (x, y), got {type(data).__name__}.")
-        super().__init__(data)
+        try:
+            super().__init__(data)
+        except TypeError:
+            raise TypeError(f"{name} must be a list of pairs (x, y), got {shown(data)}.") from None
         self.name = name
         self._inputs: Array | None = None
         self._targets: Array | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -161,6 +160,10 @@ class Program(ABC):
         same exchanges.
         """
         m, n = validation.positive_integer(mini_batch_size, "mini_batch_size"), len(data)
+        epochs, lmbda = (
+            validation.whole_number(epochs, "epochs"),
+            validation.finite_number(lmbda, "lmbda"),
+        )
         data.check_not_empty()
         run = self._epoch_by_batches(data, m, eta, lmbda)
         if not any(map(self._redefined, ("update_mini_batch", "backprop"))):
@@ -270,9 +273,7 @@ class Program(ABC):
             self._plans[key] = Plan(engine, m, None if eta is None else SGD(1.0))
         plan = self._plans[key]
         if eta is not None:
-            if not math.isfinite(eta):
-                raise ValueError(f"eta must be finite, got {eta}.")
-            plan.learning_rate = eta
+            plan.learning_rate = validation.finite_number(eta, "eta")
         return plan
 
     def _fill(self, plan: Plan, batch: Examples) -> None:

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bpengine.validation import choose, file_path
+
 __all__ = ["idx", "mnist"]
 
 _Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -82,10 +84,10 @@ def mnist(folder: str | os.PathLike[str] | None = None, part: str = "train") -> 
     >>> X.shape, labels.tolist()
     ((784, 2), [7, 2])
     """
-    if part not in _PARTS:
-        raise ValueError(f"part is {part!r}; expected 'train' or 'test'")
-    stems = [stem for stem in _SHA256 if stem.startswith(_PARTS[part])]
-    paths = [_cached(stem) if folder is None else _find(Path(folder), stem) for stem in stems]
+    prefix = choose(part, _PARTS, "part")
+    folder = None if folder is None else file_path(folder, "folder")
+    stems = [stem for stem in _SHA256 if stem.startswith(prefix)]
+    paths = [_cached(stem) if folder is None else _find(folder, stem) for stem in stems]
     images, labels = idx(paths[0]), idx(paths[1])
     if images.dtype != np.uint8 or images.shape[1:] != (28, 28):
         came = f"{images.dtype} of shape {images.shape}"
@@ -128,7 +130,7 @@ def idx(path: str | os.PathLike[str]) -> NDArray[Any]:
     ...     idx(path)
     array([7, 8, 9], dtype=uint8)
     """
-    path = Path(path)
+    path = file_path(path, "path")
     with path.open("rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
     try:

@@ -16,7 +16,7 @@ from bpengine.model.examples import sample_weights
 from bpengine.model.model import Model, check_single
 from bpengine.model.packed_examples import pack_examples
 from bpengine.model.parameters import Gradient, Parameters
-from bpengine.validation import positive_number
+from bpengine.validation import flag, positive_number
 
 __all__ = ["GradientCheck", "WorstEntry", "check_gradient", "numerical_gradient"]
 
@@ -112,8 +112,8 @@ def numerical_gradient(
     ValueError, TypeError
         If an argument does not fit.
     """
-    epsilon = positive_number(epsilon, "epsilon")
     check_single(network, "numerical_gradient")
+    epsilon, two_sided = positive_number(epsilon, "epsilon"), flag(two_sided, "two_sided")
     X, Y = network.check_examples(X, Y)
     relative = sample_weights(sample_weight, int(X.shape[1]), network.backend)
     perturbed = _PerturbedNetworks(network, X, Y)

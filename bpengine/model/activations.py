@@ -15,7 +15,7 @@ from typing import Any, Literal
 from array_api_compat import array_namespace
 
 from bpengine.backends import Array, Operation
-from bpengine.validation import choose
+from bpengine.validation import check_function, check_instance, choose, interval
 
 __all__ = ["ACTIVATIONS", "Activation", "ActivationLike", "PerNeuron", "per_layer", "resolve"]
 
@@ -55,6 +55,15 @@ class Activation:
     of: Literal["z", "a"] = "z"
     range: tuple[float, float] = (-math.inf, math.inf)
     second_derivative: Callable[[Array], Array] | None = None
+
+    def __post_init__(self) -> None:
+        check_instance(self.name, str, "name", "a str")
+        check_function(self.function, "function", "numpy.sin")
+        check_function(self.derivative, "derivative", "numpy.cos")
+        if self.second_derivative is not None:
+            check_function(self.second_derivative, "second_derivative", "numpy.sin")
+        choose(self.of, {"z": None, "a": None}, "of")
+        object.__setattr__(self, "range", interval(self.range, "range"))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"

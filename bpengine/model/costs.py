@@ -21,7 +21,7 @@ from array_api_compat import array_namespace
 
 from bpengine.backends import Array, Operation
 from bpengine.model.activations import ACTIVATIONS, Activation
-from bpengine.validation import choose
+from bpengine.validation import check_function, check_instance, choose, flag, interval
 
 __all__ = ["COSTS", "Cost", "resolve"]
 
@@ -74,8 +74,15 @@ class Cost:
     second_derivative: Callable[[Array, Array], Array] | None = None
 
     def __post_init__(self) -> None:
+        check_instance(self.name, str, "name", "a str")
+        for name in ("function", "derivative", "function_of_z", "second_derivative"):
+            function = getattr(self, name)
+            if function is not None or name in ("function", "derivative"):
+                check_function(function, name, "one of a and y")
         if self.canonical is not None:
-            choose(self.canonical, ACTIVATIONS, "activation")
+            choose(self.canonical, ACTIVATIONS, "canonical activation")
+        object.__setattr__(self, "classification", flag(self.classification, "classification"))
+        object.__setattr__(self, "within", interval(self.within, "within"))
 
     def __reduce__(self) -> tuple[Any, ...]:
         if COSTS.get(self.name) is self:

@@ -59,7 +59,7 @@ def load(
     >>> bool((loaded.vector == net.vector).all())
     True
     """
-    description, arrays = files.read(path)
+    description, arrays = files.read(validation.file_path(path, "path"))
     try:
         sizes, dtype = validation.layer_sizes(description["sizes"]), description["dtype"]
         P = description.get("stack")

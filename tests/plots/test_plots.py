@@ -327,7 +327,7 @@ def test_targets_say_the_classes_as_well(outputs):
 def test_decision_regions_need_two_inputs_and_labels_that_fit():
     net = bp.Network([2, 3, 2], rng=0)
     X = np.ones((2, 5))
-    with pytest.raises(ValueError, match="2 inputs; this one has 3"):
+    with pytest.raises(ValueError, match="network has 3 inputs"):
         plots.decision_regions(bp.Network([3, 2], rng=0), np.ones((3, 5)), np.zeros(5, int))
     with pytest.raises(ValueError, match="labels has shape"):
         plots.decision_regions(net, X, np.zeros(4, int))
