@@ -87,7 +87,7 @@ def choose(name: object, table: Mapping[str, T], kind: str) -> T:
     if not isinstance(name, str):
         objects = {"activation": " or a bpengine.Activation", "cost": " or a bpengine.Cost"}
         raise TypeError(
-            f"{kind} must be a name{objects.get(kind, '')}, got {shown(name)}. "
+            f"{kind} must be a name{objects.get(kind, '')}, got {type(name).__name__} {name!r:.80}. "
             f"Names: {', '.join(table)}."
         )
     hint = did_you_mean(name, table, VALUES.get(kind, {}))
@@ -250,12 +250,15 @@ def check_count(values: Any, stack: tuple[int, ...], name: str) -> None:
 
 
 def shown(value: object) -> str:
-    """The type of a wrong value, and its repr in short."""
+    """The repr of a wrong value in short, and its type unless that is evident."""
+    kind = type(value)
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # of an object that is not ours
-        text = ""
-    return f"{type(value).__name__} {text if len(text) <= 80 else text[:79] + '…'}".rstrip()
+    except Exception:  # of an object that is not ours, or of an int of more digits than Python writes
+        return kind.__name__
+    text = text if len(text) <= 80 else text[:79] + "…"
+    evident = value is None or kind in (bool, int, float, complex, str, bytes, list, tuple, dict, set)
+    return text if evident else f"{kind.__name__} {text}"
 
 
 def check_instance(value: object, kind: type, name: str, expected: str) -> None:

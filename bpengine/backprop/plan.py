@@ -23,7 +23,7 @@ from bpengine.model.parameters import Gradient
 from bpengine.model.tables import as_html, as_text
 from bpengine.optimizers.base import Optimizer, check_optimizer
 from bpengine.optimizers.update import OptimizerState
-from bpengine.validation import check_entries, choose, flag, non_negative_number, positive_integer
+from bpengine.validation import check_entries, choose, flag, non_negative_number, positive_integer, shown
 
 __all__ = ["Plan", "gradient", "operation_shapes"]
 
@@ -381,9 +381,13 @@ def gradient(model: Model, X: Array, Y: Array, sample_weight: Array | None = Non
 
 
 def _checked_parts(per_network: Collection[str], stack: tuple[int, ...]) -> tuple[str, ...]:
-    names = [choose(name, {part: part for part in PARTS}, "per_network") for name in per_network]
+    try:
+        given = list(per_network)
+    except TypeError:
+        raise TypeError(f"per_network must be a list of names, got {shown(per_network)}.") from None
+    names = [choose(name, {part: part for part in PARTS}, "per_network") for name in given]
     if names and not stack:
-        raise ValueError(f"per_network={list(per_network)} is for stacks; this is one network.")
+        raise ValueError(f"per_network={names} is for stacks; this is one network.")
     return tuple(names)
 
 

@@ -148,8 +148,8 @@ class Cost:
         if σ.range[0] < self.within[0] or σ.range[1] > self.within[1]:
             fits = "one that fits" if self.canonical is None else repr(self.canonical)
             raise ValueError(
-                f"cost {self.name!r} is defined for output activations from {self.within[0]} to "
-                f"{self.within[1]}; those of {σ.name!r} go from {σ.range[0]} to {σ.range[1]}. "
+                f"cost {self.name!r} is defined for output activations from {self.within[0]:g} to "
+                f"{self.within[1]:g}; those of {σ.name!r} go from {σ.range[0]:g} to {σ.range[1]:g}. "
                 f"Use {fits} in the last layer, or cost='quadratic'."
             )
 
@@ -160,7 +160,7 @@ class Cost:
         if bool(xp.any((y < low) | (y > high))):
             raise ValueError(
                 f"{name} has values from {float(xp.min(y))} to {float(xp.max(y))}; cost "
-                f"{self.name!r} takes targets from {low} to {high}."
+                f"{self.name!r} takes targets from {low:g} to {high:g}."
             )
         if self.name == "softmax_cross_entropy":
             sums = xp.reshape(xp.sum(y, axis=-2), (-1,))

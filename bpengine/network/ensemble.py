@@ -10,7 +10,7 @@ from bpengine.backends import Array
 from bpengine.backprop.forward import feedforward
 from bpengine.model.model import Model
 from bpengine.training.history import History
-from bpengine.validation import choose, host_numbers, shown
+from bpengine.validation import choose, host_numbers
 
 __all__ = ["Ensemble", "best", "ensemble"]
 
@@ -42,15 +42,10 @@ def best(network: Model, history: History | None, metric: Any) -> Any:
     _check_stack(network, "best")
     if callable(metric):
         scores = [metric(one) for one in network]
-    elif not (metric is None or isinstance(metric, str) or np.iterable(metric)):
-        raise TypeError(
-            f"metric must be a name ({', '.join(FIGURES)}), a function of a network, or a score for "
-            f"each network, got {shown(metric)}."
-        )
     elif metric is None or isinstance(metric, str):
         scores = _scores(network, history, metric)
     else:
-        scores = list(metric)
+        scores = metric
     figures = host_numbers(scores, "metric")
     if figures.shape != network.stack:
         raise ValueError(f"metric gives shape {figures.shape}; expected {len(network)} scores.")
