@@ -139,7 +139,7 @@ def _no_column(a: Any, n: int, name: str, hint: str = "") -> ValueError:
         hint = f"Did you mean its column, .reshape({n}, 1)?"
     elif hint:
         hint = f"{hint}."
-    what = f"has shape {shape}" if shape else f"is {a!r}"
+    what = f"has shape {shape}" if shape else f"is {a!r:.80}"
     return ValueError(f"{name} {what}; expected a column of shape ({n}, 1). {hint}".rstrip())
 
 

@@ -303,7 +303,7 @@ def per_layer(
     if not isinstance(activations, Sequence):
         raise TypeError(
             f"activations must be a name such as 'sigmoid', an Activation, or a list with one per "
-            f"layer, got {type(activations).__name__} {activations!r}."
+            f"layer, got {type(activations).__name__} {activations!r:.80}."
         )
     resolved = tuple(resolve(σ) for σ in activations)
     if len(resolved) != layers:

@@ -88,7 +88,7 @@ class Model:
         self.l2 = self._per_network(l2, validation.non_negative_number, "l2")
         scale = self._per_network(initial_scale, validation.positive_number, "initial_scale")
         if np.max(scale) > float(np.finfo(self.dtype).max):
-            raise ValueError(f"initial_scale={initial_scale!r} is beyond what {self.dtype} holds.")
+            raise ValueError(f"initial_scale={initial_scale!r:.80} is beyond what {self.dtype} holds.")
         self.label_smoothing = validation.fraction(label_smoothing, "label_smoothing")
         if self.label_smoothing and not self.cost.classification:
             raise ValueError(

@@ -186,12 +186,16 @@ def partial_fit(
 
 
 def _checked_callbacks(callbacks: Any, progress: bool) -> list[Callback]:
-    if not isinstance(callbacks, Iterable) or isinstance(callbacks, str) or hasattr(callbacks, "shape"):
+    try:
+        given = [] if isinstance(callbacks, str) else list(callbacks)
+    except TypeError:
+        given = None
+    if given is None or isinstance(callbacks, str):
         raise TypeError(
             f"callbacks must be a list, such as [bp.EarlyStopping()]; got {shown(callbacks)}."
         )
     found: list[Callback] = []
-    for callback in callbacks:
+    for callback in given:
         if isinstance(callback, Callback):
             found.append(callback)
         elif callable(callback) and not isinstance(callback, type):
