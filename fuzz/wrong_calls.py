@@ -81,7 +81,6 @@ def calls(folder: Path) -> tuple[list[bp.Network], list[partial[Any]]]:
         "name": "custom",
         "function": np.add,
         "derivative": np.add,
-        "second_derivative": None,
     }
     mlp: Any = {"hidden_layer_sizes": (2,), "activation": "relu", "alpha": 0.1, "batch_size": 2}
     mlp |= {"learning_rate_init": 0.1, "max_iter": 1, "random_state": 0, "tol": 1e-4, "dropout": 0.1}

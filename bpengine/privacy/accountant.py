@@ -115,7 +115,8 @@ def _checked(spent: Sequence[Spent]) -> list[Spent]:
         steps = whole_number(entry[2], f"spent[{i}][2]")
         if q > 1 or steps < 0:
             raise ValueError(
-                f"spent[{i}] must be (q, σ, steps) with q at most 1 and steps 0 or more, got {entry!r:.80}."
+                f"spent[{i}] must be (q, σ, steps) with q at most 1 and steps 0 or more, got "
+                f"{shown(entry)}."
             )
         found.append((q, σ, steps))
     return found
