@@ -168,6 +168,13 @@ def compile_kernels(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Optional: ten minutes of wrong calls, damaged files, kills and random networks against JAX."""
+    session.install("-e", ".", *group("test"), "jax>=0.4.30")
+    session.run("python", "-m", "fuzz", *session.posargs)
+
+
+@nox.session
 def exhaustive(session: nox.Session) -> None:
     """Optional: the compiled exp, expm1, log1p, sigmoid and tanh on every float32."""
     session.install("-e", ".", *group("test"))

@@ -22,7 +22,14 @@ from bpengine.model.storage import check_regular, remove_leftovers
 from bpengine.training import checkpoint
 from bpengine.training.loop import Callback, Training
 from bpengine.training.state import numbers
-from bpengine.validation import choose, flag, non_negative_number, positive_integer
+from bpengine.validation import (
+    check_function,
+    choose,
+    file_path,
+    flag,
+    non_negative_number,
+    positive_integer,
+)
 
 __all__ = ["CSVLog", "Checkpoint", "EarlyStopping", "Function", "JSONLinesLog", "Progress"]
 
@@ -33,6 +40,7 @@ class Function(Callback):
     """A function that is given the training after each epoch."""
 
     def __init__(self, function: Callable[[Training], None]) -> None:
+        check_function(function, "function", "print")
         self.function = function
 
     def epoch(self, training: Training) -> None:
@@ -221,7 +229,7 @@ class Checkpoint(Callback):
     main_rank_only = True
 
     def __init__(self, path: str | os.PathLike[str], every: int = 1) -> None:
-        self.path = Path(path)
+        self.path = file_path(path, "path")
         self.every = positive_integer(every, "every")
 
     def check(self, training: Training) -> None:
@@ -250,7 +258,7 @@ class CSVLog(Callback):
     main_rank_only = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = file_path(path, "path")
 
     def check(self, training: Training) -> None:
         """Raise if the file can't be written, or continued."""
@@ -297,7 +305,7 @@ class JSONLinesLog(Callback):
     main_rank_only = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = file_path(path, "path")
 
     def check(self, training: Training) -> None:
         """Raise if the file can't be written, or continued."""

@@ -94,6 +94,7 @@ class StepDecay(Schedule):
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
         """η at an epoch."""
+        epoch = non_negative_number(epoch, "epoch")
         return self.initial * self.factor ** math.floor(epoch / self.every)
 
 
@@ -128,6 +129,7 @@ class Cosine(Schedule):
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
         """η at an epoch."""
+        epoch = non_negative_number(epoch, "epoch")
         share = 0.5 + 0.5 * math.cos(math.pi * min(epoch / self.epochs, 1.0))
         return self.final + (self.initial - self.final) * share
 
@@ -156,6 +158,7 @@ class InverseScaling(Schedule):
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
         """η at an epoch."""
+        epoch = non_negative_number(epoch, "epoch")
         return self.initial / math.pow(1.0 + epoch, self.power)
 
 
@@ -188,6 +191,7 @@ class WarmUp(Schedule):
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
         """η at an epoch; a thousandth of the full rate to begin with."""
+        epoch = non_negative_number(epoch, "epoch")
         share = min(max(epoch / self.epochs, 1e-3), 1.0)
         return share * resolve(self.after).rate(epoch, costs)
 
@@ -231,6 +235,7 @@ class OnPlateau(Schedule):
 
     def rate(self, epoch: float, costs: Sequence[float] = ()) -> float:
         """η after the epochs whose costs are given."""
+        epoch = non_negative_number(epoch, "epoch")
         best, waited, rate = math.inf, 0, self.initial
         for cost in costs:
             if cost < best - self.min_delta:

@@ -6,7 +6,10 @@ import difflib
 import math
 import numbers
 import operator
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
@@ -15,19 +18,31 @@ from numpy.typing import DTypeLike
 __all__ = [
     "check_count",
     "check_entries",
+    "check_function",
+    "check_instance",
     "choose",
     "convert_fields",
     "did_you_mean",
+    "file_path",
+    "finite_number",
     "flag",
     "fraction",
+    "generator",
+    "host_numbers",
+    "interval",
     "layer_sizes",
     "non_negative_number",
     "optional",
+    "pair",
     "positive_integer",
     "positive_number",
+    "shown",
+    "whole_number",
 ]
 
 T = TypeVar("T")
+
+LARGEST = 2**63 - 1  # of an array's size
 
 # names elsewhere, and those here
 VALUES = {
@@ -72,11 +87,11 @@ def choose(name: object, table: Mapping[str, T], kind: str) -> T:
     if not isinstance(name, str):
         objects = {"activation": " or a bpengine.Activation", "cost": " or a bpengine.Cost"}
         raise TypeError(
-            f"{kind} must be a name{objects.get(kind, '')}, got {type(name).__name__} {name!r}. "
+            f"{kind} must be a name{objects.get(kind, '')}, got {type(name).__name__} {name!r:.80}. "
             f"Names: {', '.join(table)}."
         )
     hint = did_you_mean(name, table, VALUES.get(kind, {}))
-    raise ValueError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(table)}.")
+    raise ValueError(f"unknown {kind} {name!r:.80}.{hint} Known: {', '.join(table)}.")
 
 
 def did_you_mean(name: str, names: Collection[str], elsewhere: Mapping[str, str]) -> str:
@@ -103,7 +118,7 @@ def layer_sizes(sizes: Sequence[SupportsIndex]) -> tuple[int, ...]:
         checked = tuple(operator.index(n) for n in sizes)
     except TypeError:
         raise TypeError(
-            f"sizes must be a sequence of whole numbers such as [784, 100, 10], got {sizes!r}."
+            f"sizes must be a sequence of whole numbers such as [784, 100, 10], got {shown(sizes)}."
         ) from None
     if len(checked) < 2:
         raise ValueError(
@@ -111,18 +126,51 @@ def layer_sizes(sizes: Sequence[SupportsIndex]) -> tuple[int, ...]:
         )
     if min(checked) < 1:
         raise ValueError(f"sizes must be 1 or more in every layer, got {list(checked)}.")
+    if sum((n + 1) * after for n, after in pairwise(checked)) > LARGEST // 8:
+        raise ValueError(f"sizes make more parameters than memory can hold, got {shown(sizes)}.")
     return checked
 
 
 def positive_integer(value: SupportsIndex, name: str) -> int:
     """`value` as an int of at least 1."""
+    checked = whole_number(value, name)
+    if checked < 1:
+        raise ValueError(f"{name} must be 1 or more, got {checked}.")
+    return checked
+
+
+def whole_number(value: SupportsIndex, name: str) -> int:
+    """`value` as an int of 64 bits."""
     try:
         checked = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r:.60}.") from None
-    if not 1 <= checked < 2**63:
-        limit = "1 or more" if checked < 1 else "below 2^63"
-        raise ValueError(f"{name} must be {limit}, got {checked!r:.60}.")
+        raise TypeError(f"{name} must be a whole number, got {shown(value)}.") from None
+    if abs(checked) > LARGEST:
+        raise ValueError(f"{name} must be at most 2⁶³ - 1, got {shown(value)}.")
+    return checked
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, (np.ndarray, np.generic)):
+        real = value.dtype.kind in "biuf" and value is not np.ma.masked
+    else:
+        real = isinstance(value, numbers.Real) or not isinstance(value, (numbers.Number, str, bytes))
+    shape: tuple[int, ...] = getattr(value, "shape", ())
+    if not real or not hasattr(value, "__float__") or shape:
+        raise TypeError(f"{name} must be a number, got {shown(value)}.")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {shown(value)}.") from None
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that float64 holds, got {shown(value)}.") from None
+
+
+def finite_number(value: float, name: str) -> float:
+    """`value` as a finite float."""
+    checked = _number(value, name)
+    if not math.isfinite(checked):
+        raise ValueError(f"{name} must be finite, got {checked}.")
     return checked
 
 
@@ -134,26 +182,25 @@ def positive_number(value: float, name: str) -> float:
     return checked
 
 
-def _number(value: Any, name: str) -> float:
-    if isinstance(value, (np.ndarray, np.generic)):
-        real = value.dtype.kind in "biuf" and value is not np.ma.masked
-    else:
-        real = isinstance(value, numbers.Real) or not isinstance(value, (numbers.Number, str, bytes))
-    shape: tuple[int, ...] = getattr(value, "shape", ())
-    if not real or not hasattr(value, "__float__") or shape:
-        raise TypeError(f"{name} must be a number, got {value!r:.60}.")
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {value!r:.60}.") from None
-    except OverflowError:
-        raise ValueError(f"{name} must be a number that float64 holds, got {value!r:.60}.") from None
+def pair(value: Any, name: str) -> tuple[int, int]:
+    """`value` as two ints."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name} must be two whole numbers, got {shown(value)}.")
+    return whole_number(value[0], f"{name}[0]"), whole_number(value[1], f"{name}[1]")
+
+
+def interval(value: Any, name: str) -> tuple[float, float]:
+    """`value` as its two ends, the lower first; they may be infinite."""
+    ends = host_numbers(value, name)
+    if ends.shape != (2,) or not ends[0] <= ends[1]:
+        raise ValueError(f"{name} must be two numbers, the lower first, got {shown(value)}.")
+    return float(ends[0]), float(ends[1])
 
 
 def flag(value: object, name: str) -> bool:
     """`value` as a bool."""
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {value!r:.60}.")
+        raise TypeError(f"{name} must be True or False, got {shown(value)}.")
     return bool(value)
 
 
@@ -203,3 +250,63 @@ def check_count(values: Any, stack: tuple[int, ...], name: str) -> None:
         raise ValueError(
             f"{name} has {count[0]} values; this is {has}. Give one number, or in a stack one for each."
         )
+
+
+def shown(value: object) -> str:
+    """The repr of a wrong value in short, and its type unless that is evident."""
+    kind = type(value)
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # of an object that is not ours, or of an int of more digits than Python writes
+        return kind.__name__
+    text = text if len(text) <= 80 else text[:79] + "…"
+    evident = value is None or kind in (bool, int, float, complex, str, bytes, list, tuple, dict, set)
+    return text if evident else f"{kind.__name__} {text}"
+
+
+def check_instance(value: object, kind: type, name: str, expected: str) -> None:
+    """Raise TypeError unless `value` is of the class `kind`."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {expected}, got {shown(value)}.")
+
+
+def check_function(value: object, name: str, example: str) -> None:
+    """Raise TypeError unless `value` can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, such as {example}, got {shown(value)}.")
+
+
+def file_path(value: Any, name: str) -> Path:
+    """`value` as the path of a file or folder."""
+    try:
+        text = os.fsdecode(value)
+        os.fsencode(text)
+    except TypeError:
+        raise TypeError(f"{name} must be a path, got {shown(value)}.") from None
+    except UnicodeError:
+        text = ""
+    if not text or "\0" in text:
+        raise ValueError(f"{name} must be a path, got {shown(value)}.")
+    return Path(text)
+
+
+def host_numbers(values: Any, name: str) -> np.ndarray[Any, Any]:
+    """`values` of a sequence or of an array as a float64 NumPy array."""
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be numbers, got {shown(values)}.") from None
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be numbers, got {shown(values)}.")
+    return array.astype("float64")
+
+
+def generator(rng: Any, name: str = "rng") -> np.random.Generator:
+    """The random generator of a seed, or the generator itself."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{name} must be None, a whole number of 0 or more, or a numpy.random.Generator, got "
+            f"{shown(rng)}."
+        ) from None

@@ -15,7 +15,7 @@ from bpengine.backends.namespace import array_namespace
 from bpengine.backends.operation import Array, Operation
 from bpengine.backends.program import Batches, Program
 
-__all__ = ["ArrayAPIBackend", "Call", "Replay", "fallback"]
+__all__ = ["ArrayAPIBackend", "Call", "Replay", "fallback", "library_name"]
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -158,3 +158,8 @@ def _assign_all(
 ) -> None:
     for result, output in zip(expression(*inputs), outputs, strict=True):
         output[...] = result
+
+
+def library_name(xp: ModuleType) -> str:
+    """The library of an array namespace: "jax" of ``jax.numpy``."""
+    return xp.__name__.removeprefix("array_api_compat.").partition(".")[0]

@@ -118,15 +118,15 @@ class Backend(ABC):
         ValueError
             If it has no such device, or products of one precision alone.
         """
-        if precision not in (None, "full"):
+        if not (precision is None or (isinstance(precision, str) and precision == "full")):
             raise ValueError(
-                f"precision={precision!r}: products of backend {self.name!r} are as precise as its "
+                f"precision={precision!r:.80}: products of backend {self.name!r} are as precise as its "
                 "dtype. Leave it out; 'tf32' is for backend='cupy'."
             )
         if device is None or str(device) == str(self.device):
             return self
         raise ValueError(
-            f"device={device!r}: backend {self.name!r} can't be moved to a device. Give a backend "
+            f"device={device!r:.80}: backend {self.name!r} can't be moved to a device. Give a backend "
             "object that is on it, and device=None."
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import array_api_compat
 
-from bpengine.backends.array_api import ArrayAPIBackend
+from bpengine.backends.array_api import ArrayAPIBackend, library_name
 from bpengine.backends.base import Backend, BackendUnavailableError
 from bpengine.backends.namespace import array_namespace
 from bpengine.backends.numpy.backend import NumPyBackend
@@ -165,4 +165,4 @@ def infer(x: object) -> Backend:
     if array_api_compat.is_cupy_array(x):
         return _cupy(array_api_compat.device(x))
     xp = array_namespace(x)
-    return ArrayAPIBackend(xp, array_api_compat.device(x), xp.__name__.rpartition(".")[2])
+    return ArrayAPIBackend(xp, array_api_compat.device(x), library_name(xp))

@@ -17,13 +17,20 @@ from bpengine.backprop.per_example import ExampleNorms
 from bpengine.backprop.reduction import Mean
 from bpengine.backprop.workspace import Workspace, example_bytes
 from bpengine.model.examples import sample_weights
-from bpengine.model.model import Model
+from bpengine.model.model import Model, check_model
 from bpengine.model.packed_examples import PARTS, pack_examples, per_network_parts
 from bpengine.model.parameters import Gradient
 from bpengine.model.tables import as_html, as_text
 from bpengine.optimizers.base import Optimizer, check_optimizer
 from bpengine.optimizers.update import OptimizerState
-from bpengine.validation import check_entries, choose, flag, non_negative_number, positive_integer
+from bpengine.validation import (
+    check_entries,
+    choose,
+    flag,
+    non_negative_number,
+    positive_integer,
+    shown,
+)
 
 __all__ = ["Plan", "gradient", "operation_shapes"]
 
@@ -98,6 +105,7 @@ class Plan:
         per_network: Collection[str] = (),
         replayer: Backend | None = None,
     ) -> None:
+        check_model(model)
         m, weighted = positive_integer(batch_size, "batch_size"), flag(weighted, "weighted")
         if optimizer is not None:
             check_optimizer(optimizer)
@@ -263,9 +271,10 @@ class Plan:
         ValueError
             If no batch has been loaded.
         """
+        steps = positive_integer(steps, "steps")
         if not self._loaded:
             raise ValueError("no batch is loaded: call plan.load(X, Y) before plan.run().")
-        self.program.run(positive_integer(steps, "steps"))
+        self.program.run(steps)
         self._ran = True
         return self
 
@@ -379,9 +388,13 @@ def gradient(model: Model, X: Array, Y: Array, sample_weight: Array | None = Non
 
 
 def _checked_parts(per_network: Collection[str], stack: tuple[int, ...]) -> tuple[str, ...]:
-    names = [choose(name, {part: part for part in PARTS}, "per_network") for name in per_network]
+    try:
+        given = list(per_network)
+    except TypeError:
+        raise TypeError(f"per_network must be a list of names, got {shown(per_network)}.") from None
+    names = [choose(name, {part: part for part in PARTS}, "per_network") for name in given]
     if names and not stack:
-        raise ValueError(f"per_network={list(per_network)} is for stacks; this is one network.")
+        raise ValueError(f"per_network={names} is for stacks; this is one network.")
     return tuple(names)
 
 

@@ -133,6 +133,6 @@ def engine_cost(cost: Any) -> str | Cost:
         if not callable(getattr(cost, name, None)):
             raise TypeError(
                 f"cost has no {name}({arguments}); expected QuadraticCost, CrossEntropyCost or a class "
-                f"with the static methods fn(a, y) and delta(z, a, y), got {cost!r}."
+                f"with the static methods fn(a, y) and delta(z, a, y), got {cost!r:.80}."
             )
     return CustomCost(cost)

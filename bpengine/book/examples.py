@@ -12,6 +12,7 @@ from bpengine.backends import Array
 from bpengine.model.model import Model
 from bpengine.model.packed_examples import pack_examples
 from bpengine.model.parameters import padded
+from bpengine.validation import shown
 
 __all__ = ["Examples", "column"]
 
@@ -36,9 +37,10 @@ class Examples(list[Any]):
     """
 
     def __init__(self, data: Iterable[Any], name: str) -> None:
-        if not isinstance(data, Iterable):
-            raise TypeError(f"{name} must be a list of pairs (x, y), got {type(data).__name__}.")
-        super().__init__(data)
+        try:
+            super().__init__(data)
+        except TypeError:
+            raise TypeError(f"{name} must be a list of pairs (x, y), got {shown(data)}.") from None
         self.name = name
         self._inputs: Array | None = None
         self._targets: Array | None = None
@@ -84,7 +86,7 @@ class Examples(list[Any]):
         for i, (_, y) in enumerate(self):
             if not isinstance(y, int) and np.size(y) != 1:
                 raise ValueError(
-                    f"{self.name}[{i}]: y has shape {np.shape(y)}; expected a label, a whole number. "
+                    f"{self.name}[{i}]: y has shape {_shape(y)}; expected a label, a whole number. "
                     f"{hint}."
                 )
         return np.array([y if isinstance(y, int) else np.reshape(y, ()) for _, y in self])
@@ -119,26 +121,34 @@ class Examples(list[Any]):
             columns = [np.reshape(y, (1, 1)) if np.ndim(y) == 0 else y for y in columns]
         if any(type(a) is not np.ndarray for a in columns) or set(map(SHAPE, columns)) != {(n, 1)}:
             for i, a in enumerate(columns):
-                if np.shape(a) != (n, 1):
+                if _shape(a) != (n, 1):
                     raise _no_column(a, n, f"{self.name}[{i}]: {'xy'[which]}", hint)
         return columns
 
 
 def column(a: Any, n: int, name: str) -> Array:
     """Check that `a` is a column of n numbers; return it in float64."""
-    if np.shape(a) != (n, 1):
+    if _shape(a) != (n, 1):
         raise _no_column(a, n, name)
     return np.asarray(a, "float64")
 
 
 def _no_column(a: Any, n: int, name: str, hint: str = "") -> ValueError:
-    shape = np.shape(a)
+    shape = _shape(a)
     if np.size(a) == n:
         hint = f"Did you mean its column, .reshape({n}, 1)?"
     elif hint:
         hint = f"{hint}."
-    what = f"has shape {shape}" if shape else f"is {a!r}"
+    what = f"has shape {shape}" if shape else f"is {a!r:.80}"
     return ValueError(f"{name} {what}; expected a column of shape ({n}, 1). {hint}".rstrip())
+
+
+def _shape(a: Any) -> tuple[int, ...]:
+    """The shape of an array or of nested lists; () where the lists have different lengths."""
+    try:
+        return np.shape(a)
+    except ValueError:
+        return ()
 
 
 def _rows(columns: list[Any]) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bpengine import validation
 from bpengine.backends import Array
 from bpengine.book.costs import CrossEntropyCost, QuadraticCost, engine_cost, sigmoid, sigmoid_prime
 from bpengine.book.examples import Examples
@@ -221,7 +222,7 @@ class Network(Program):
                 "cost": getattr(self.cost, "__name__", type(self.cost).__name__),
             }
         )
-        with storage.replacing(filename) as file:
+        with storage.replacing(validation.file_path(filename, "filename")) as file:
             file.write(text.encode())
 
     def _update(self, mini_batch: Sequence[Any], eta: float, lmbda: float, n: int) -> None:
@@ -257,11 +258,11 @@ def load(filename: str | os.PathLike[str], cost: Any = None) -> Network:
     ...     network2.load(path).sizes
     [2, 3, 1]
     """
-    storage.check_regular(filename)
-    with open(filename, encoding="utf-8") as file:
-        text = file.read()
+    path = validation.file_path(filename, "filename")
+    storage.check_regular(path)
+    text = path.read_bytes()
     try:
-        found = json.loads(text)
+        found = json.loads(text.decode())
         name = found["cost"]
         if cost is None and name not in COSTS:
             raise ValueError(f"its cost {name!r} is none of {', '.join(COSTS)}: pass cost= to load")
@@ -289,7 +290,10 @@ def vectorized_result(j: int) -> Array:
     [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     """
     column = np.zeros((10, 1))
-    column[j] = 1.0
+    digit = validation.whole_number(j, "j")
+    if not 0 <= digit < 10:
+        raise ValueError(f"j must be a digit, from 0 to 9, got {digit}.")
+    column[digit] = 1.0
     return column
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -125,7 +124,8 @@ class Program(ABC):
 
     def _take_step(self, mini_batch: Iterable[Any], eta: float, lmbda: float, n: int) -> None:
         """One step of gradient descent; see `update_mini_batch`."""
-        batch = Examples(mini_batch, "mini_batch")
+        eta, lmbda = validation.finite_number(eta, "eta"), validation.finite_number(lmbda, "lmbda")
+        batch, n = Examples(mini_batch, "mini_batch"), validation.positive_integer(n, "n")
         batch.check_not_empty()
         if self._redefined("backprop"):
             self._take_step_by_examples(batch, eta, lmbda / n)
@@ -161,6 +161,8 @@ class Program(ABC):
         same exchanges.
         """
         m, n = validation.positive_integer(mini_batch_size, "mini_batch_size"), len(data)
+        epochs, eta = validation.whole_number(epochs, "epochs"), validation.finite_number(eta, "eta")
+        lmbda = validation.finite_number(lmbda, "lmbda")
         data.check_not_empty()
         run = self._epoch_by_batches(data, m, eta, lmbda)
         if not any(map(self._redefined, ("update_mini_batch", "backprop"))):
@@ -270,8 +272,6 @@ class Program(ABC):
             self._plans[key] = Plan(engine, m, None if eta is None else SGD(1.0))
         plan = self._plans[key]
         if eta is not None:
-            if not math.isfinite(eta):
-                raise ValueError(f"eta must be finite, got {eta}.")
             plan.learning_rate = eta
         return plan
 

@@ -86,7 +86,7 @@ def make_source(
     totals: Totals,
 ) -> Source:
     """The source of batches of m of the examples in `columns`."""
-    if shuffle == "each":
+    if isinstance(shuffle, str) and shuffle == "each":
         if not network.stack:
             raise ValueError("shuffle='each' is for a stack of networks; this is one network.")
     elif not isinstance(shuffle, bool):

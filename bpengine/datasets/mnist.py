@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpengine.model.storage import check_regular
+from bpengine.validation import choose, file_path
 
 __all__ = ["idx", "mnist"]
 
@@ -87,10 +88,10 @@ def mnist(folder: str | os.PathLike[str] | None = None, part: str = "train") -> 
     >>> X.shape, labels.tolist()
     ((784, 2), [7, 2])
     """
-    if part not in _PARTS:
-        raise ValueError(f"part is {part!r}; expected 'train' or 'test'")
-    stems = [stem for stem in _SHA256 if stem.startswith(_PARTS[part])]
-    paths = [_cached(stem) if folder is None else _find(Path(folder), stem) for stem in stems]
+    prefix = choose(part, _PARTS, "part")
+    folder = None if folder is None else file_path(folder, "folder")
+    stems = [stem for stem in _SHA256 if stem.startswith(prefix)]
+    paths = [_cached(stem) if folder is None else _find(folder, stem) for stem in stems]
 
     def check_images(dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
         if dtype != np.uint8 or shape[1:] != (28, 28) or shape[0] > MOST_IMAGES:
@@ -142,7 +143,7 @@ def idx(path: str | os.PathLike[str]) -> NDArray[Any]:
     ...     idx(path)
     array([7, 8, 9], dtype=uint8)
     """
-    return _read(Path(path))
+    return _read(file_path(path, "path"))
 
 
 def _read(path: Path, check: _Check | None = None) -> NDArray[Any]:

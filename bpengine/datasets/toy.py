@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import importlib.resources
-import math
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bpengine.validation import (
+    generator,
+    non_negative_number,
+    positive_integer,
+    positive_number,
+    whole_number,
+)
 
 __all__ = ["circles", "digits", "step"]
 
@@ -74,12 +81,14 @@ def circles(
     >>> sorted(zip(labels.tolist(), np.hypot(*X).round(3).tolist()))
     [(0, 1.0), (0, 1.0), (0, 1.0), (1, 0.5), (1, 0.5), (1, 0.5)]
     """
-    if examples < 2 or not 0 < inner < 1 or not 0 <= noise < math.inf:
+    examples, noise = whole_number(examples, "examples"), non_negative_number(noise, "noise")
+    inner = positive_number(inner, "inner")
+    if examples < 2 or inner >= 1:
         raise ValueError(
-            "expected examples >= 2, 0 < inner < 1 and a finite noise >= 0, "
-            f"got examples={examples}, inner={inner}, noise={noise}"
+            "expected examples of 2 or more and inner above 0 and below 1, got "
+            f"examples={examples}, inner={inner}."
         )
-    rng = np.random.default_rng(rng)
+    rng = generator(rng)
     labels = rng.permutation(np.arange(examples) < examples // 2)
     angle, radius = rng.uniform(0, 2 * np.pi, examples), np.where(labels, inner, 1)
     points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
@@ -111,7 +120,6 @@ def step(examples: int = 100, *, rng: _Seed = None) -> tuple[NDArray[np.float32]
     >>> bool(((X > 0) == (Y == 1)).all())
     True
     """
-    if examples < 1:
-        raise ValueError(f"expected examples >= 1, got examples={examples}")
-    X = np.random.default_rng(rng).uniform(-1, 1, (1, examples)).astype(np.float32)
+    examples = positive_integer(examples, "examples")
+    X = generator(rng).uniform(-1, 1, (1, examples)).astype(np.float32)
     return X, np.where(X > 0, np.float32(1), np.float32(-1))

@@ -16,7 +16,7 @@ from bpengine.backprop.plan import Plan
 from bpengine.derivatives.second_derivatives import cost_curvature, slope_change
 from bpengine.model.model import Model, check_single
 from bpengine.model.parameters import Gradient, Parameters
-from bpengine.validation import choose
+from bpengine.validation import choose, non_negative_number
 
 __all__ = ["Curvature"]
 
@@ -171,6 +171,7 @@ class Curvature:
         ImportError
             Without SciPy.
         """
+        tolerance = non_negative_number(tolerance, "tolerance")
         start = np.random.default_rng(0).standard_normal(self.network.vector.shape[0])
         operator, eigsh = self.operator(matrix), _linalg().eigsh
         values = eigsh(operator, k=1, which="LM", v0=start, tol=tolerance, return_eigenvectors=False)

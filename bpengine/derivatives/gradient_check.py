@@ -112,8 +112,8 @@ def numerical_gradient(
     ValueError, TypeError
         If an argument does not fit.
     """
-    epsilon, two_sided = positive_number(epsilon, "epsilon"), flag(two_sided, "two_sided")
     check_single(network, "numerical_gradient")
+    epsilon, two_sided = positive_number(epsilon, "epsilon"), flag(two_sided, "two_sided")
     X, Y = network.check_examples(X, Y)
     relative = sample_weights(sample_weight, int(X.shape[1]), network.backend)
     perturbed = _PerturbedNetworks(network, X, Y)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from bpengine.backends import Array, Operation
 from bpengine.backends.namespace import array_namespace
-from bpengine.validation import choose
+from bpengine.validation import check_function, check_instance, choose, interval
 
 __all__ = ["ACTIVATIONS", "Activation", "ActivationLike", "PerNeuron", "per_layer", "resolve"]
 
@@ -54,6 +54,15 @@ class Activation:
     of: Literal["z", "a"] = "z"
     range: tuple[float, float] = (-math.inf, math.inf)
     second_derivative: Callable[[Array], Array] | None = None
+
+    def __post_init__(self) -> None:
+        check_instance(self.name, str, "name", "a str")
+        check_function(self.function, "function", "numpy.sin")
+        check_function(self.derivative, "derivative", "numpy.cos")
+        if self.second_derivative is not None:
+            check_function(self.second_derivative, "second_derivative", "numpy.sin")
+        choose(self.of, {"z": None, "a": None}, "of")
+        object.__setattr__(self, "range", interval(self.range, "range"))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -312,7 +321,7 @@ def per_layer(
     if not isinstance(activations, Sequence):
         raise TypeError(
             f"activations must be a name such as 'sigmoid', an Activation, or a list with one per "
-            f"layer, got {type(activations).__name__} {activations!r}."
+            f"layer, got {type(activations).__name__} {activations!r:.80}."
         )
     resolved = tuple(resolve(σ) for σ in activations)
     if len(resolved) != layers:

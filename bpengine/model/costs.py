@@ -20,7 +20,7 @@ from typing import Any
 from bpengine.backends import Array, Operation
 from bpengine.backends.namespace import array_namespace
 from bpengine.model.activations import ACTIVATIONS, Activation
-from bpengine.validation import choose
+from bpengine.validation import check_function, check_instance, choose, flag, interval
 
 __all__ = ["COSTS", "Cost", "resolve"]
 
@@ -73,8 +73,15 @@ class Cost:
     second_derivative: Callable[[Array, Array], Array] | None = None
 
     def __post_init__(self) -> None:
+        check_instance(self.name, str, "name", "a str")
+        for name in ("function", "derivative", "function_of_z", "second_derivative"):
+            function = getattr(self, name)
+            if function is not None or name in ("function", "derivative"):
+                check_function(function, name, "one of a and y")
         if self.canonical is not None:
-            choose(self.canonical, ACTIVATIONS, "activation")
+            choose(self.canonical, ACTIVATIONS, "canonical activation")
+        object.__setattr__(self, "classification", flag(self.classification, "classification"))
+        object.__setattr__(self, "within", interval(self.within, "within"))
 
     def __reduce__(self) -> tuple[Any, ...]:
         if COSTS.get(self.name) is self:
@@ -140,8 +147,8 @@ class Cost:
         if σ.range[0] < self.within[0] or σ.range[1] > self.within[1]:
             fits = "one that fits" if self.canonical is None else repr(self.canonical)
             raise ValueError(
-                f"cost {self.name!r} is defined for output activations from {self.within[0]} to "
-                f"{self.within[1]}; those of {σ.name!r} go from {σ.range[0]} to {σ.range[1]}. "
+                f"cost {self.name!r} is defined for output activations from {self.within[0]:g} to "
+                f"{self.within[1]:g}; those of {σ.name!r} go from {σ.range[0]:g} to {σ.range[1]:g}. "
                 f"Use {fits} in the last layer, or cost='quadratic'."
             )
 
@@ -152,7 +159,7 @@ class Cost:
         if bool(xp.any((y < low) | (y > high))):
             raise ValueError(
                 f"{name} has values from {float(xp.min(y))} to {float(xp.max(y))}; cost "
-                f"{self.name!r} takes targets from {low} to {high}."
+                f"{self.name!r} takes targets from {low:g} to {high:g}."
             )
         if self.name == "softmax_cross_entropy":
             sums = xp.reshape(xp.sum(y, axis=-2), (-1,))

@@ -8,6 +8,7 @@ import array_api_compat
 import numpy as np
 
 from bpengine.backends import Array, Backend
+from bpengine.backends.array_api import library_name
 from bpengine.backends.namespace import array_namespace
 from bpengine.model.labels import one_hot
 
@@ -185,7 +186,7 @@ def _array(x: Array, backend: Backend, name: str) -> Array:
             )
         return x
     if array_api_compat.is_array_api_obj(x) and not array_api_compat.is_numpy_array(x):
-        library = array_namespace(x).__name__.rpartition(".")[2]
+        library = library_name(array_namespace(x))
         raise TypeError(
             f"{name} is an array of {library}; this network's backend is {backend.name!r}. Convert "
             f"{name}, or make the network with that library's backend."

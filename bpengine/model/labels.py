@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from bpengine.backends import Array, Backend
-from bpengine.validation import choose, non_negative_number
+from bpengine.validation import choose, non_negative_number, positive_integer, shown
 
 __all__ = ["class_weights", "one_hot"]
 
@@ -42,7 +42,18 @@ def one_hot(labels: ArrayLike, classes: int, dtype: DTypeLike = "float32") -> ND
            [0, 0],
            [1, 0]])
     """
-    found, allowed = np.asarray(labels), f"integers from 0 to {classes - 1}"
+    classes = positive_integer(classes, "classes")
+    allowed = f"integers from 0 to {classes - 1}"
+    try:
+        found, kind = np.asarray(labels), np.dtype(dtype)
+    except ValueError:
+        raise ValueError(f"labels must have one axis, (m,), of {allowed}.") from None
+    except TypeError:
+        raise TypeError(
+            f"dtype must be a type of numbers, such as 'float32', got {shown(dtype)}."
+        ) from None
+    if kind.kind not in "biufc":
+        raise TypeError(f"dtype must be a type of numbers, such as 'float32', got {shown(dtype)}.")
     if found.ndim != 1:
         raise ValueError(f"labels has shape {found.shape}; expected one axis, (m,), of {allowed}")
     if found.size and found.dtype.kind not in "iu":

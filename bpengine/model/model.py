@@ -88,7 +88,7 @@ class Model:
         self.l2 = self._per_network(l2, validation.non_negative_number, "l2")
         scale = self._per_network(initial_scale, validation.positive_number, "initial_scale")
         if np.max(scale) > float(np.finfo(self.dtype).max):
-            raise ValueError(f"initial_scale={initial_scale!r} is beyond what {self.dtype} holds.")
+            raise ValueError(f"initial_scale={initial_scale!r:.80} is beyond what {self.dtype} holds.")
         self.label_smoothing = validation.fraction(label_smoothing, "label_smoothing")
         if self.label_smoothing and not self.cost.classification:
             raise ValueError(
@@ -364,19 +364,10 @@ def random_generators(
     """
     if stack and isinstance(rng, (Sequence, np.ndarray)) and not isinstance(rng, str):
         validation.check_count(rng, stack, "rng")
-        per_network = [_generator(seed) for seed in rng]
+        per_network = [validation.generator(seed) for seed in rng]
         return per_network[0].spawn(1)[0], per_network
-    whole = _generator(rng)
+    whole = validation.generator(rng)
     return whole, whole.spawn(stack[0]) if stack else []
-
-
-def _generator(rng: Any) -> np.random.Generator:
-    try:
-        return np.random.default_rng(rng)
-    except (TypeError, ValueError) as error:
-        raise type(error)(
-            f"rng must be None, a whole number of 0 or more, or a numpy.random.Generator, got {rng!r}."
-        ) from None
 
 
 def _numbers(value: Any) -> str:
@@ -396,11 +387,17 @@ def take_networks(backend: Backend, x: Array, numbers: np.ndarray[Any, Any]) -> 
     return backend.xp.take(x, backend.asarray(numbers, "int64"), axis=0)
 
 
-def check_single(model: Model, what: str) -> None:
-    """Raise ValueError if `model` is a stack."""
-    if model.stack:
+def check_model(network: object) -> None:
+    """Raise TypeError if `network` is none."""
+    validation.check_instance(network, Model, "network", "a bpengine.Network")
+
+
+def check_single(network: Model, what: str) -> None:
+    """Raise TypeError if `network` is none, ValueError if it is a stack."""
+    check_model(network)
+    if network.stack:
         raise ValueError(
-            f"{what} is for one network, and this is a stack of {len(model)}: use nets[i], which "
+            f"{what} is for one network, and network is a stack of {len(network)}: use nets[i], which "
             "shares its memory."
         )
 

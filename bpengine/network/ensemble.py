@@ -10,7 +10,7 @@ from bpengine.backends import Array
 from bpengine.backprop.forward import feedforward
 from bpengine.model.model import Model
 from bpengine.training.history import History
-from bpengine.validation import choose
+from bpengine.validation import choose, host_numbers
 
 __all__ = ["Ensemble", "best", "ensemble"]
 
@@ -45,12 +45,12 @@ def best(network: Model, history: History | None, metric: Any) -> Any:
     elif metric is None or isinstance(metric, str):
         scores = _scores(network, history, metric)
     else:
-        scores = list(metric)
-    figures = np.asarray(scores, "float64")
+        scores = metric
+    figures = host_numbers(scores, "metric")
     if figures.shape != network.stack:
         raise ValueError(f"metric gives shape {figures.shape}; expected {len(network)} scores.")
     if np.isnan(figures).all():
-        raise ValueError("no network of the stack has a score that is a number.")
+        raise ValueError("metric is NaN for all networks of the stack.")
     return network[int(np.nanargmax(figures))]
 
 

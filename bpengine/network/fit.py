@@ -6,7 +6,6 @@ import numbers
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -39,7 +38,7 @@ from bpengine.training import checkpoint, full_batch
 from bpengine.training.history import History
 from bpengine.training.loop import Callback, Training
 from bpengine.training.stack import StackTraining
-from bpengine.validation import positive_integer
+from bpengine.validation import file_path, flag, positive_integer, shown
 
 __all__ = ["partial_fit", "prepared", "run"]
 
@@ -76,6 +75,7 @@ def _training(
     ranks: Ranks | None = None,
 ) -> Training:
     epochs = positive_integer(epochs, "epochs")
+    resume = None if resume is None else file_path(resume, "resume")
     m = None if batch_size is None else positive_integer(batch_size, "batch_size")
     checked = _checked_callbacks(callbacks, progress)
     if isinstance(optimizer, (LBFGS, DPSGD)):
@@ -86,7 +86,7 @@ def _training(
         check_optimizer(optimizer)
     if ranks is not None:
         checked = ranks.start(network, optimizer, checked, Y is None and not hasattr(X, "shape"))
-    if monitor != "epoch" and monitor is not None:
+    if monitor is not None and not (isinstance(monitor, str) and monitor == "epoch"):
         monitor = positive_integer(monitor, "monitor")  # type: ignore[arg-type]
     source: Source
     if Y is None and not hasattr(X, "shape"):
@@ -129,7 +129,7 @@ def _training(
         return training
     for callback in training.callbacks:
         callback.check(training)
-    if resume is not None and Path(resume).exists():
+    if resume is not None and resume.exists():
         checkpoint.resume(training, resume)
     return training
 
@@ -189,10 +189,16 @@ def partial_fit(
 
 
 def _checked_callbacks(callbacks: Any, progress: bool) -> list[Callback]:
-    if not isinstance(callbacks, Iterable) or isinstance(callbacks, str):
-        raise TypeError(f"callbacks must be a list, such as [bp.EarlyStopping()]; got {callbacks!r}.")
+    try:
+        given = [] if isinstance(callbacks, str) else list(callbacks)
+    except TypeError:
+        given = None
+    if given is None or isinstance(callbacks, str):
+        raise TypeError(
+            f"callbacks must be a list, such as [bp.EarlyStopping()]; got {shown(callbacks)}."
+        )
     found: list[Callback] = []
-    for callback in callbacks:
+    for callback in given:
         if isinstance(callback, Callback):
             found.append(callback)
         elif callable(callback) and not isinstance(callback, type):
@@ -200,9 +206,9 @@ def _checked_callbacks(callbacks: Any, progress: bool) -> list[Callback]:
         else:
             raise TypeError(
                 "callbacks must be bpengine.Callback objects or functions of the training; "
-                f"got {callback!r}."
+                f"got {shown(callback)}."
             )
-    if progress:
+    if flag(progress, "progress"):
         found.append(Progress())
     # a checkpoint stores the states of the others after the epoch
     return sorted(found, key=lambda callback: callback.runs_last)

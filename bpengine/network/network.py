@@ -27,6 +27,7 @@ from bpengine.privacy.dpsgd import DPSGD
 from bpengine.privacy.noise import Noisy
 from bpengine.training.history import History
 from bpengine.training.loop import Callback, Training
+from bpengine.validation import file_path
 
 __all__ = ["Network"]
 
@@ -527,7 +528,7 @@ class Network(Model):
         -----
         Activations and costs are stored by name. The file is written atomically.
         """
-        files.write(path, *files.describe(self))
+        files.write(file_path(path, "path"), *files.describe(self))
 
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if name not in INTERNAL]

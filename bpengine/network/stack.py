@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bpengine.network.network import Network
+from bpengine.validation import shown
 
 __all__ = ["stack"]
 
@@ -42,13 +43,16 @@ def stack(networks: Iterable[Network]) -> Network:
     >>> nets.feedforward(np.ones((3, 10))).shape
     (5, 2, 10)
     """
-    members = list(networks)
+    try:
+        members = list(networks)
+    except TypeError:
+        raise TypeError(f"networks must be a list of bpengine.Network, got {shown(networks)}.") from None
     if not members:
         raise ValueError("networks is empty: a stack has 1 or more.")
     first = members[0]
     for i, net in enumerate(members):
         if not isinstance(net, Network) or net.stack:
-            what = "a stack" if isinstance(net, Network) else type(net).__name__
+            what = "a stack" if isinstance(net, Network) else shown(net)
             raise TypeError(f"networks[{i}] is {what}; expected one Network.")
         for name in SHARED:
             expected, found = getattr(first, name), getattr(net, name)

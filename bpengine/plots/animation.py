@@ -12,12 +12,13 @@ import numpy as np
 from bpengine.backends import Array
 from bpengine.backprop.forward import forward_chunks
 from bpengine.model.labels import true_classes
+from bpengine.model.model import check_single
 from bpengine.model.storage import in_place_of
 from bpengine.network.network import Network
 from bpengine.plots import style
 from bpengine.training.history import History
 from bpengine.training.loop import Callback, Training
-from bpengine.validation import positive_integer, positive_number
+from bpengine.validation import file_path, positive_integer, positive_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,7 +86,8 @@ def hidden_motion(
     ...     path.read_bytes()[:6]
     b'GIF89a'
     """
-    path = Path(path)
+    check_single(network, "hidden_motion")
+    path = file_path(path, "path")
     if path.suffix.lower() != ".gif":
         raise ValueError(f"the animation is a GIF: give a path that ends in .gif, not {path.name!r}.")
     if not path.parent.is_dir():

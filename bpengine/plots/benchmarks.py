@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bpengine.plots import style
 from bpengine.timing import Ratio
+from bpengine.validation import check_instance, host_numbers, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,8 +42,21 @@ def throughput(
     >>> [line.get_label() for line in figure.axes[0].lines]
     ['loop', 'plan']
     """
+    check_instance(curves, Mapping, "curves", "a dict of (batch sizes, examples per second)")
+    check_instance(title, str, "title", "a str")
     if not curves:
-        raise ValueError("there are no curves to draw.")
+        raise ValueError("curves is empty; there is nothing to draw.")
+    for name, curve in curves.items():
+        if not isinstance(curve, (tuple, list)) or len(curve) != 2:
+            raise TypeError(
+                f"curves[{name!r}] must be (batch sizes, examples per second), got {shown(curve)}."
+            )
+        shapes = [host_numbers(values, f"curves[{name!r}]").shape for values in curve]
+        if len(shapes[0]) != 1 or shapes[0] != shapes[1]:
+            raise ValueError(
+                f"curves[{name!r}] has shapes {shapes[0]} and {shapes[1]}; expected one rate for each "
+                "batch size."
+            )
     figure = style.figure(7.0, 4.5)
     axes = figure.subplots()
     for i, ((name, (batches, rates)), colour) in enumerate(
@@ -84,9 +98,15 @@ def ratios(ratios: Mapping[str, Mapping[str, Ratio]]) -> Figure:
     >>> plots.ratios({"per-example loop": {"nielsen": ratio}}).axes[0].get_title()
     'nielsen'
     """
+    check_instance(ratios, Mapping, "ratios", "a dict of dicts of bpengine.timing.Ratio")
+    for contender, by_task in ratios.items():
+        name = f"ratios[{contender!r}]"
+        check_instance(by_task, Mapping, name, "a dict of bpengine.timing.Ratio")
+        for task, ratio in by_task.items():
+            check_instance(ratio, Ratio, f"{name}[{task!r}]", "a bpengine.timing.Ratio")
     tasks = list(dict.fromkeys(task for by_task in ratios.values() for task in by_task))
     if not tasks:
-        raise ValueError("there are no ratios to draw.")
+        raise ValueError("ratios is empty; there is nothing to draw.")
     figure = style.figure(2.6 * len(tasks) + 1.5, max(3.0, 0.3 * len(ratios) + 1.2))
     panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
     for axes, task in zip(panels, tasks, strict=True):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bpengine.plots import style
 from bpengine.training.history import History
+from bpengine.validation import check_instance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,8 +47,9 @@ def training_curves(history: History) -> Figure:
     >>> [axes.get_ylabel() for axes in figure.axes]
     ['average cost C', 'share of right classes']
     """
+    _check(history)
     if not history.cost:
-        raise ValueError("this history has no complete epoch; there is nothing to draw.")
+        raise ValueError("history has no complete epoch; there is nothing to draw.")
     panels = 2 if history.validation_accuracy else 1
     figure = style.figure(6.0 * panels, 4.0)
     costs, *rest = figure.subplots(1, panels, squeeze=False)[0]
@@ -133,10 +135,11 @@ def saturation(history: History) -> Figure:
 
 
 def _per_layer(history: History, *panels: tuple[str, str]) -> Figure:
+    _check(history)
     records: Sequence[Any] = history.monitored
     if not records:
         raise ValueError(
-            "this history has no statistics of layers: train with net.fit(..., monitor='epoch'), or "
+            "history has no statistics of layers: train with net.fit(..., monitor='epoch'), or "
             "monitor=k for every k steps."
         )
     figure = style.figure(6.0 * len(panels), 4.4)
@@ -149,6 +152,10 @@ def _per_layer(history: History, *panels: tuple[str, str]) -> Figure:
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=6, handlelength=3.5)
     return figure
+
+
+def _check(history: object) -> None:
+    check_instance(history, History, "history", "a bpengine.History, from Network.fit")
 
 
 def _steps(records: Sequence[Any]) -> tuple[list[int], str]:

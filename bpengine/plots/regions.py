@@ -9,6 +9,7 @@ import numpy as np
 
 from bpengine.backends import Array, infer
 from bpengine.model.labels import classes
+from bpengine.model.model import check_single
 from bpengine.network.network import Network
 from bpengine.plots import style
 from bpengine.validation import positive_integer
@@ -56,9 +57,10 @@ def decision_regions(
     >>> figure.axes[0].get_xlabel()
     'input 1'
     """
+    check_single(network, "decision_regions")
     if network.sizes[0] != 2:
         raise ValueError(
-            f"decision regions are drawn for networks of 2 inputs; this one has {network.sizes[0]}."
+            f"network has {network.sizes[0]} inputs; decision regions are drawn for networks of 2."
         )
     resolution = positive_integer(resolution, "resolution")
     outputs = network.sizes[-1]

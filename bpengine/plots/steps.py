@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bpengine.backprop.plan import Plan, operation_shapes
 from bpengine.derivatives.gradient_check import GradientCheck
 from bpengine.plots import style
+from bpengine.validation import check_instance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,6 +40,7 @@ def plan(plan: Plan) -> Figure:
     >>> [axes.get_title() for axes in figure.axes]
     ['operation', 'FLOPs', 'bytes']
     """
+    check_instance(plan, Plan, "plan", "a bpengine.Plan, from Network.plan")
     operations = plan.operations
     count = len(operations)
     rows = [(op.equation, op.name, operation_shapes(op)) for op in operations]
@@ -104,6 +106,7 @@ def gradient_check(check: GradientCheck) -> Figure:
     >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
     ['layer 2', 'layer 3', 'all layers']
     """
+    check_instance(check, GradientCheck, "check", "a result of bpengine.check_gradient")
     errors = [*check.per_layer, check.relative_error]
     names = [*(style.layer_name(l) for l in range(len(check.per_layer))), "all layers"]
     # on a logarithmic axis, 0 is drawn at the left end, inf and NaN at the right

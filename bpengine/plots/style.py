@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bpengine.backends import infer
+from bpengine.validation import host_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["DASHES", "MARKERS", "figure", "host", "ink", "is_log", "layer_name", "lines"]
-__all__ += ["log_ticks", "plain", "shades"]
+__all__ += ["log_ticks", "numbers", "plain", "shades"]
 
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
@@ -114,9 +115,14 @@ def layer_name(l: int) -> str:
 
 def plain(text: str) -> str:
     """`text` with escaped ``$``, which Matplotlib reads as mathematics."""
-    return text.replace("$", r"\$")
+    return str(text).replace("$", r"\$")
 
 
 def host(x: Any) -> np.ndarray[Any, Any]:
     """An array of any library, or nested lists, as a NumPy array."""
     return infer(x).to_numpy(x) if hasattr(x, "shape") else np.asarray(x)
+
+
+def numbers(x: Any, name: str) -> np.ndarray[Any, Any]:
+    """An array of any library, or nested lists of numbers, as a float64 NumPy array."""
+    return host_numbers(infer(x).to_numpy(x) if hasattr(x, "shape") else x, name)

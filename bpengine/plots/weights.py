@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 
+from bpengine.model.model import check_single
 from bpengine.network.network import Network
 from bpengine.plots import style
 from bpengine.reference.nudges import nudge
 from bpengine.reference.per_example import parts_of
-from bpengine.validation import positive_integer
+from bpengine.validation import pair, positive_integer, whole_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,13 +52,15 @@ def first_layer(
     >>> len(figure.axes[0].images)
     30
     """
+    check_single(network, "first_layer")
     inputs = network.sizes[0]
     side = math.isqrt(inputs)
     if shape is None and side * side != inputs:
         raise ValueError(
-            f"{inputs} inputs make no square image; give its rows and columns, shape=(rows, columns)."
+            f"network has {inputs} inputs, which make no square image; give its rows and columns, "
+            "shape=(rows, columns)."
         )
-    height, width = (side, side) if shape is None else (positive_integer(n, "shape") for n in shape)
+    height, width = (side, side) if shape is None else pair(shape, "shape")
     if height * width != inputs:
         raise ValueError(
             f"shape=({height}, {width}) is {height * width} pixels; this network has {inputs} inputs."
@@ -135,13 +138,18 @@ def nudges(
     >>> [text.get_text() for text in figure.axes[2].get_legend().get_texts()]
     ['true', 'predicted by ∂C/∂w']
     """
-    amounts = np.linspace(-1, 1, 41) if amounts is None else np.ravel(style.host(amounts))
+    check_single(network, "nudges")
+    if amounts is None:
+        amounts = np.linspace(-1, 1, 41)
+    amounts = np.ravel(style.numbers(amounts, "amounts"))
+    j, k = pair(entry, "entry")
+    layer = whole_number(layer, "layer")
     found = nudge(
         *parts_of(network),
-        style.host(x),
-        style.host(y),
+        style.numbers(x, "x"),
+        style.numbers(y, "y"),
         layer=layer,
-        entry=entry,
+        entry=(j, k),
         amounts=[0.0, *np.sort(amounts)],
     )
     Δ = found.amounts[1:].tolist()
@@ -151,9 +159,9 @@ def nudges(
         curves = []
         for l in range(layer, len(found.z)):
             # the weight's neuron; in later layers the one whose z changes most
-            j = entry[0] if l == layer else int(np.ptp(found.z[l], axis=1).argmax())
-            of = f", neuron {j + 1}" if len(found.z[l]) > 1 else ""
-            curves.append((style.layer_name(l) + of, values[l][j, 1:] - values[l][j, 0]))
+            i = j if l == layer else int(np.ptp(found.z[l], axis=1).argmax())
+            of = f", neuron {i + 1}" if len(found.z[l]) > 1 else ""
+            curves.append((style.layer_name(l) + of, values[l][i, 1:] - values[l][i, 0]))
         style.lines(axes, Δ, curves)
         axes.set_ylabel(f"change of {name}")
         axes.legend()
@@ -161,8 +169,7 @@ def nudges(
     style.lines(panels[2], Δ, curves)
     panels[2].set_ylabel("cost C of the example")
     panels[2].legend()
-    bias = entry[1] == network.sizes[layer]
-    name = f"biases[{layer}][{entry[0]}, 0]" if bias else f"weights[{layer}][{entry[0]}, {entry[1]}]"
+    name = f"biases[{layer}][{j}, 0]" if k == network.sizes[layer] else f"weights[{layer}][{j}, {k}]"
     for axes in panels:
         axes.set(yscale="linear", xlabel=f"nudge of {name}")
         axes.axvline(0, color="grey", linewidth=0.8)

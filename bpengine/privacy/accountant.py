@@ -10,6 +10,7 @@ from typing import Any
 from bpengine.privacy.sampling import Poisson, Spent
 from bpengine.training.loop import Callback, Training
 from bpengine.training.state import count, numbers
+from bpengine.validation import fraction, non_negative_number, positive_number, shown, whole_number
 
 __all__ = ["Accountant", "privacy_spent"]
 
@@ -104,13 +105,32 @@ def privacy_spent(spent: Sequence[Spent], delta: float) -> float:
     1.73
     """
     accounting, rdp = _accountant()
+    delta, spent = positive_number(fraction(delta, "delta"), "delta"), _checked(spent)
     if any(steps and not σ for _, σ, steps in spent):
         return math.inf
     accountant = rdp.RdpAccountant(ORDERS)
     for q, σ, steps in spent:
         event = accounting.PoissonSampledDpEvent(q, accounting.GaussianDpEvent(σ))
-        accountant.compose(event, int(steps))
+        accountant.compose(event, steps)
     return float(accountant.get_epsilon(delta))
+
+
+def _checked(spent: Sequence[Spent]) -> list[Spent]:
+    if not isinstance(spent, Sequence) or isinstance(spent, (str, bytes)):
+        raise TypeError(f"spent must be a list of (q, σ, steps), got {shown(spent)}.")
+    found = []
+    for i, entry in enumerate(spent):
+        if not isinstance(entry, (tuple, list)) or len(entry) != 3:
+            raise TypeError(f"spent[{i}] must be (q, σ, steps), got {shown(entry)}.")
+        q, σ = (non_negative_number(entry[k], f"spent[{i}][{k}]") for k in (0, 1))
+        steps = whole_number(entry[2], f"spent[{i}][2]")
+        if q > 1 or steps < 0:
+            raise ValueError(
+                f"spent[{i}] must be (q, σ, steps) with q at most 1 and steps 0 or more, got "
+                f"{shown(entry)}."
+            )
+        found.append((q, σ, steps))
+    return found
 
 
 def _accountant() -> tuple[Any, Any]:

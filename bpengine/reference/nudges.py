@@ -127,7 +127,7 @@ def nudge(
             raise ValueError(f"unknown {kind} {name!r}, expected one of {', '.join(known)}.")
     Δ = np.asarray(amounts, np.float64)
     if Δ.ndim != 1 or not Δ.size or not np.isfinite(Δ).all():
-        raise ValueError(f"amounts must be one or more finite numbers, shape (k,); got {amounts!r}.")
+        raise ValueError(f"amounts must be one or more finite numbers, shape (k,); got {amounts!r:.80}.")
     net = PerExampleNetwork(
         [np.asarray(w, np.float64) for w in weights],
         [np.asarray(b, np.float64) for b in biases],

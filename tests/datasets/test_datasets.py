@@ -247,7 +247,7 @@ def test_mnist_real_test_part():
 
 
 def test_mnist_unknown_part(tmp_path):
-    with pytest.raises(ValueError, match="part is 'validation'; expected 'train' or 'test'"):
+    with pytest.raises(ValueError, match="unknown part 'validation'"):
         datasets.mnist(tmp_path, "validation")
 
 
@@ -573,7 +573,7 @@ def test_seeds_and_generators(draw):
 )
 def test_circles_out_of_range(wrong):
     (name, value), *_ = wrong.items()
-    with pytest.raises(ValueError, match=f"expected examples >= 2.* got .*{name}={value}"):
+    with pytest.raises(ValueError, match=rf"\b{name}.*, got .*{value}"):
         datasets.circles(**wrong)
 
 
@@ -591,7 +591,7 @@ def test_step_fills_the_interval():
     assert X.min() < -0.99 and X.max() > 0.99
     assert abs(Y.mean()) < 0.05
     assert datasets.step(rng=0)[0].shape == (1, 100)
-    with pytest.raises(ValueError, match="expected examples >= 1, got examples=0"):
+    with pytest.raises(ValueError, match="examples must be 1 or more, got 0"):
         datasets.step(0)
 
 

@@ -216,7 +216,7 @@ def test_a_training_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_p
         assert json.loads((folder / "history.json").read_text()) == expected
         for log in ("log.csv", "log.jsonl"):
             assert without_times(folder / log) == without_times(straight / log)
-        assert not list(folder.glob("*.part"))
+        assert not list(folder.glob(f"run{suffix}*.part"))
         _, found = files.read(folder / f"run{suffix}")
         assert found.keys() == checkpoint.keys()
         for name, array in checkpoint.items():

@@ -34,7 +34,7 @@ class NumPyBackend(ArrayAPIBackend):
         """The backend itself: its only device is the CPU."""
         if device is not None and str(device) != str(self.device):
             raise ValueError(
-                f"device={device!r}: NumPy computes on the CPU. Use device=None, or another backend."
+                f"device={device!r:.80}: NumPy computes on the CPU. Use device=None, or another backend."
             )
         return super().with_options(None, precision)
 
