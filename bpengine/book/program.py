@@ -272,7 +272,7 @@ class Program(ABC):
         if eta is not None:
             if not math.isfinite(eta):
                 raise ValueError(f"eta must be finite, got {eta}.")
-            plan.learning_rate = eta
+            plan.settings([eta]).set(0)  # below 0 too, as in the book
         return plan
 
     def _fill(self, plan: Plan, batch: Examples) -> None:
