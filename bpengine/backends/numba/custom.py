@@ -38,7 +38,11 @@ def custom_kernel(op: Operation) -> tuple[Any, str] | None:
         form, operands = _cost_slope, "xys"
     if len(op.inputs) != len(operands) or not isinstance(function, (FunctionType, np.ufunc)):
         return None
-    kernel = _compiled(form, _Source(function, op.name), op.output.dtype)
+    try:
+        source = _Source(function, op.name)
+    except ValueError:  # a variable of its closure is not yet set
+        return None
+    kernel = _compiled(form, source, op.output.dtype)
     return None if kernel is None else (kernel, operands)
 
 
@@ -84,6 +88,8 @@ def _key(x: Any, inside: tuple[Any, ...] = ()) -> Any:
         return tuple(_key(entry, inside) for entry in x)
     if not isinstance(x, FunctionType) or any(x is function for function in inside):
         return _Same(x)
+    if inside and x.__globals__ is not inside[0].__globals__:
+        return _Same(x)  # of a library
     code, inside = x.__code__, (*inside, x)
     cells = [cell.cell_contents for cell in x.__closure__ or ()]
     used = [x.__globals__[name] for name in sorted(_names(code)) if name in x.__globals__]
