@@ -73,7 +73,7 @@ class Network(Program):
 
     def default_weight_initializer(self) -> None:
         """Draw biases of standard deviation 1, and weights of 1/√n for layers with n inputs."""
-        self.large_weight_initializer()
+        self._draw_parameters()
         self.weights = [w / np.sqrt(w.shape[1]) for w in self.weights]
 
     def large_weight_initializer(self) -> None:

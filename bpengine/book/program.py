@@ -272,7 +272,7 @@ class Program(ABC):
             self._plans[key] = Plan(engine, m, None if eta is None else SGD(1.0))
         plan = self._plans[key]
         if eta is not None:
-            plan.learning_rate = eta
+            plan.settings([eta]).set(0)  # below 0 too, as in the book
         return plan
 
     def _fill(self, plan: Plan, batch: Examples) -> None:

@@ -8,6 +8,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace, device, is_array_api_obj, is_numpy_array
 
 from bpengine.backends import Array, Backend
 
@@ -26,7 +27,31 @@ class Views(tuple[Array, ...]):
     """Arrays that are views of one vector; setting one writes into it."""
 
     def __setitem__(self, l: int, values: Array) -> None:
-        self[l][...] = values
+        self[l][...] = _like(values, self[l])
+
+
+def _like(values: Array, view: Array) -> Array:
+    """Finite real numbers, from an array of the library of `view`, the host or Python."""
+    xp = array_namespace(view)
+    dtype = f"float{xp.finfo(view.dtype).bits}"
+    host = not is_array_api_obj(values) or is_numpy_array(values)
+    found = np.asarray(values) if host else values
+    if host:
+        real = found.dtype.kind in "biuf" and not np.any(np.ma.getmask(values))
+    else:
+        real = xp.isdtype(found.dtype, ("bool", "integral", "real floating"))
+    if not real:
+        raise TypeError(f"parameters must be real numbers, none masked; got {values!r:.80}.")
+    shape, expected = tuple(found.shape), tuple(view.shape)
+    sizes = zip(reversed(shape), reversed(expected), strict=False)
+    if len(shape) > len(expected) or any(n not in (1, size) for n, size in sizes):
+        raise ValueError(f"parameters of shape {expected} can't be set to an array of shape {shape}.")
+    with np.errstate(over="ignore"):
+        numbers = found.astype(dtype) if host else xp.astype(found, view.dtype)
+    numbers = xp.asarray(numbers, device=device(view)) if host else numbers
+    if not bool(xp.all(xp.isfinite(numbers))):
+        raise ValueError(f"parameters must be finite numbers that {dtype} holds.")
+    return numbers
 
 
 class Parameters:

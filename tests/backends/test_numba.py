@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from bpengine.optimizers.update import _clip_factors
 
 numba = pytest.importorskip("numba", reason="Numba is not installed")
 
-from bpengine.backends.numba import lowering, matmul, vector_math  # noqa: E402
+from bpengine.backends.numba import custom, lowering, matmul, vector_math  # noqa: E402
 from bpengine.backends.numba.threads import replay  # noqa: E402
 from bpengine.backends.numpy.backend import QuietReplay  # noqa: E402
 from bpengine.training import backend_choice  # noqa: E402
@@ -375,12 +376,38 @@ def squared(a, y):
     return np.sum((a - y) ** 2, axis=-2)
 
 
+OFFSET = 0.0
 CUSTOM = {
     "a ufunc": ({"function": np.sin, "derivative": np.cos}, "quadratic"),
     "formulas": ({"function": lambda z: z**3, "derivative": lambda z: 3 * z * z}, "quadratic"),
     "of a": ({"function": np.exp, "derivative": lambda a: a, "of": "a"}, "quadratic"),
     "a cost": ({"function": np.tanh, "derivative": lambda z: 1 - np.tanh(z) ** 2}, "custom"),
 }
+
+
+def test_equal_custom_functions_are_compiled_once():
+    """By code, closure, defaults and globals, not by the object; the cache is bounded."""
+
+    def steps(factor, shift=0.0):
+        def function(z):
+            return np.sin(factor * z) + shift + OFFSET
+
+        custom_activation = bp.Activation("a function", function, lambda z: factor * np.cos(factor * z))
+        net = bp.Network([2, 2], [custom_activation], "quadratic", backend="numba", rng=0)
+        return net.feedforward(np.ones((2, 1)))[0, 0]
+
+    def compiled():
+        return custom._compiled.cache_info().misses
+
+    first, count = steps(1.5), compiled()
+    assert steps(1.5) == first
+    assert compiled() == count
+    with mock.patch.dict(globals(), OFFSET=1.0):
+        assert steps(1.5) == pytest.approx(first + 1, rel=1e-6)
+    assert compiled() == count + 1
+    assert steps(1.5, 0.5) == pytest.approx(first + 0.5, rel=1e-6)
+    assert compiled() == count + 2
+    assert custom._compiled.cache_info().maxsize is not None
 
 
 @dtypes

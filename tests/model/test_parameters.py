@@ -153,3 +153,24 @@ def test_data_of_either_dtype_is_computed_in_that_of_the_network(lab, dtype):
         expected = getattr(lab.backend.xp, dtype)
         assert net.feedforward(X).dtype == expected
         assert net.backprop(X, Y).vector.dtype == expected
+
+
+@pytest.mark.parametrize(
+    "values",
+    [None, float("nan"), "7", 1e300, 1j, [[1, 2, "x"]], np.ma.array([1.0, 2, 3], mask=[0, 1, 0])],
+    ids=str,
+)
+@pytest.mark.parametrize("views", ["weights", "biases"])
+def test_parameters_set_by_hand_are_finite_numbers(lab, values, views):
+    net = bp.Network([3, 3, 1], backend=lab.backend, rng=0)
+    before = lab.numpy(net.vector).copy()
+    with pytest.raises((TypeError, ValueError), match="parameters must be"):
+        getattr(net, views)[0] = values
+    with pytest.raises(
+        ValueError, match=r"parameters of shape \(3, .\) can't be set to an array of shape \(5,\)"
+    ):
+        getattr(net, views)[0] = lab.array([1.0] * 5)
+    np.testing.assert_array_equal(lab.numpy(net.vector), before)
+    getattr(net, views)[0] = [[1], [2], [3]]
+    getattr(net, views)[0] += 0.5
+    assert lab.numpy(getattr(net, views)[0])[:, 0].tolist() == [1.5, 2.5, 3.5]

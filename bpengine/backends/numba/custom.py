@@ -12,14 +12,14 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 import numba
 import numpy as np
 from numba import types
 
-from bpengine.backends.numba.elementwise import elementwise, inlined
+from bpengine.backends.numba.elementwise import elementwise, helper
 from bpengine.backends.operation import Operation
 
 __all__ = ["custom_kernel", "matches"]
@@ -38,7 +38,11 @@ def custom_kernel(op: Operation) -> tuple[Any, str] | None:
         form, operands = _cost_slope, "xys"
     if len(op.inputs) != len(operands) or not isinstance(function, (FunctionType, np.ufunc)):
         return None
-    kernel = _compiled(form, function, op.output.dtype, op.name)
+    try:
+        source = _Source(function, op.name)
+    except ValueError:  # a variable of its closure is not yet set
+        return None
+    kernel = _compiled(form, source, op.output.dtype)
     return None if kernel is None else (kernel, operands)
 
 
@@ -51,24 +55,73 @@ def matches(kernel: Any, instruction: list[int], found: Any, expected: Any) -> b
     return np.shape(expected) == found.shape and np.allclose(found, expected, tolerance, tolerance)
 
 
-@functools.lru_cache(maxsize=256)
-def _compiled(
-    form: Callable[..., Any], function: Callable[..., Any], dtype: np.dtype[Any], name: str
-) -> Any:
+class _Same:
+    """An object as a key: equal to itself alone, and alive as long as the key is."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+class _Source:
+    """A function, equal to those that compile to the same: of equal code, closure and globals."""
+
+    def __init__(self, function: Any, name: str) -> None:
+        self.function, self.name, self.key = function, name, _key(function)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Source) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+def _key(x: Any, inside: tuple[Any, ...] = ()) -> Any:
+    if isinstance(x, (bool, int, float, complex, str, np.generic, type(None))):
+        return type(x), repr(x)  # 0.0 and -0.0 differ, NaN is itself
+    if isinstance(x, tuple):
+        return tuple(_key(entry, inside) for entry in x)
+    if not isinstance(x, FunctionType) or any(x is function for function in inside):
+        return _Same(x)
+    if inside and x.__globals__ is not inside[0].__globals__:
+        return _Same(x)  # of a library
+    code, inside = x.__code__, (*inside, x)
+    cells = [cell.cell_contents for cell in x.__closure__ or ()]
+    used = [x.__globals__[name] for name in sorted(_names(code)) if name in x.__globals__]
+    # wherever it is in a file
+    plain = code.replace(co_firstlineno=1, co_linetable=b"")
+    defaults = x.__defaults__, tuple((x.__kwdefaults__ or {}).items())
+    return plain, *(_key(value, inside) for value in (*cells, *used, *defaults))
+
+
+def _names(code: CodeType) -> set[str]:
+    nested = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*map(_names, nested))
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(form: Callable[..., Any], source: _Source, dtype: np.dtype[Any]) -> Any:
+    function = source.function
     of_type = types.float32 if dtype == np.float32 else types.float64
     signature = types.void(types.CPointer(types.int64), types.CPointer(of_type))
     start = time.perf_counter()
     try:
         if not isinstance(function, np.ufunc):
             function = numba.njit(error_model="numpy")(function)
-        f = inlined(form(function))
-        kernel = numba.cfunc(signature, error_model="numpy")(lambda i, like: elementwise(f, i, like))
+        # of this function alone: what is shared keeps every function that it was compiled for
+        f, run = helper(form(function)), helper(elementwise.py_func)
+        kernel = numba.cfunc(signature, error_model="numpy")(lambda i, like: run(f, i, like))
     except Exception:  # any error that its compiler raises for a user's code
         return None
     seconds = time.perf_counter() - start
     if seconds > 1:
         logging.getLogger("bpengine").warning(
-            "bpengine compiled %r in %.1f s, as it does once in each process", name, seconds
+            "bpengine compiled %r in %.1f s, as it does once in each process", source.name, seconds
         )
     return kernel
 
