@@ -51,7 +51,8 @@ WRONG: list[Any] = [
 # arguments that are not replaced by a number
 SIZES = {"epochs", "max_iter", "examples", "n_estimators", "sizes", "hidden_layer_sizes", "resolution"}
 PATHS = {"path", "filename", "folder", "resume"}
-ALSO = {"model": "network", "activations": "activation"}  # its name in messages
+# their names in messages
+ALSO = {"model": "network", "activations": "activation", "name": "entry", "hidden_layer_sizes": "sizes"}
 
 
 def calls(folder: Path) -> tuple[list[bp.Network], list[partial[Any]]]:

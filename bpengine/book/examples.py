@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
@@ -135,7 +136,7 @@ def column(a: Any, n: int, name: str) -> Array:
 
 def _no_column(a: Any, n: int, name: str, hint: str = "") -> ValueError:
     shape = _shape(a)
-    if np.size(a) == n:
+    if math.prod(shape) == n:
         hint = f"Did you mean its column, .reshape({n}, 1)?"
     elif hint:
         hint = f"{hint}."
