@@ -128,22 +128,36 @@ def bench_numba(session: nox.Session) -> None:
 
 @nox.session
 def gpu(session: nox.Session) -> None:
-    """Optional, needs an NVIDIA GPU: all tests on it, those that need it among them.
+    """Optional, needs an NVIDIA GPU: smoke test, all tests and benchmark, into gpu-out: docs/gpu.md.
 
-    `nox -s gpu -- cuda12` for a driver of CUDA 12; what else is given is handed on to pytest.
+    `nox -s gpu -- cuda12` for a driver of CUDA 12, `smoke`, `tests` or `bench` for parts, and
+    `wheels=FOLDER` to install from there and not from an index; pytest takes what else is given.
     """
-    extra = "cuda12" if "cuda12" in session.posargs else "cuda13"
-    session.install("-e", f".[{extra}]", *group("test"))
-    rest = [argument for argument in session.posargs if argument != extra]
-    which = "cupy and not stand-in and not for_a_gpu"
-    session.run("pytest", "tests", "-n", "auto", "-k", which, *rest)
+    rest = install_gpu(session, *group("test"))
+    session.run("python", "benchmarks/gpu_run.py", *rest)
 
 
 @nox.session(name="bench-gpu")
 def bench_gpu(session: nox.Session) -> None:
-    """Optional, needs an NVIDIA GPU: docs/benchmarks-gpu.md and its picture."""
-    session.install("-e", ".[cuda13]", *group("bench"), "torch>=2.4", "jax[cuda13]>=0.7")
-    session.run("python", "benchmarks/gpu.py", *session.posargs)
+    """Optional, needs an NVIDIA GPU: docs/benchmarks-gpu.md and its picture, against PyTorch and JAX.
+
+    `cuda12` and `wheels=FOLDER` as for `gpu`.
+    """
+    jax = "jax[cuda12]>=0.7" if "cuda12" in session.posargs else "jax[cuda13]>=0.7"
+    rest = install_gpu(session, *group("bench"), "torch>=2.4", jax)
+    session.run("python", "benchmarks/gpu.py", *rest)
+
+
+def install_gpu(session: nox.Session, *packages: str) -> list[str]:
+    """Install what a GPU needs, from the index or a folder of wheels; returns the other arguments."""
+    extra = "cuda12" if "cuda12" in session.posargs else "cuda13"
+    rest = [argument for argument in session.posargs if argument not in ("cuda12", "cuda13")]
+    folders = [argument for argument in rest if argument.startswith("wheels=")]
+    source = ["--no-index"] if folders else []
+    for folder in folders:
+        source += ["--find-links", folder.removeprefix("wheels=")]
+    session.install(*source, "-e", f".[{extra}]", *packages)
+    return [argument for argument in rest if argument not in folders]
 
 
 @nox.session(name="nvrtc")

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import math
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from bpengine.backends import Array
+from bpengine.model import files
+from bpengine.model.model import Model
 from bpengine.model.other_libraries import known_keywords
+from bpengine.model.storage import check_regular, remove_leftovers
 from bpengine.training import checkpoint
 from bpengine.training.loop import Callback, Training
+from bpengine.training.state import numbers
 from bpengine.validation import (
     check_function,
     choose,
@@ -28,6 +32,8 @@ from bpengine.validation import (
 )
 
 __all__ = ["CSVLog", "Checkpoint", "EarlyStopping", "Function", "JSONLinesLog", "Progress"]
+
+LINE_BYTES = 2**26  # more than the figures of a stack of any size
 
 
 class Function(Callback):
@@ -82,14 +88,39 @@ class EarlyStopping(Callback):
         names = ("validation_cost", "validation_accuracy", "cost")
         self.monitor = None if monitor is None else choose(monitor, {n: n for n in names}, "monitor")
         self.restore = flag(restore, "restore")
-        self._best: Any = -math.inf
-        self._best_epoch: Any = 0
-        self._waited: Any = 0
-        self._parameters: Array | None = None
+        self._best = Best()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         names = {"min_change": "min_delta"}  # in pickles of version 0.1
         vars(self).update({names.get(name, name): value for name, value in state.items()})
+        if not isinstance(self._best, Best):
+            attributes = ("_best", "_best_epoch", "_waited", "_parameters")
+            self._best = Best(*(vars(self).pop(name) for name in attributes))
+
+    def check(self, training: Training) -> None:
+        """Raise if there is nothing to monitor, or restored parameters are not the network's."""
+        if self.monitor not in training.figures and self.monitor is not None:
+            raise ValueError(
+                f"EarlyStopping(monitor={self.monitor!r}) has nothing to monitor: give fit(validation=…)"
+                + (" with classes as targets." if self.monitor == "validation_accuracy" else ".")
+            )
+        if training.epoch and self._best.parameters is not None:
+            self._check_best(training, self._best.parameters)
+
+    def _check_best(self, training: Training, θ: Array) -> None:
+        network, xp = training.network, training.network.backend.xp
+        if (
+            tuple(θ.shape) != tuple(network.vector.shape)
+            or θ.dtype != network.vector.dtype
+            or not bool(xp.all(xp.isfinite(θ)))
+        ):
+            raise ValueError(
+                f"early stopping's best parameters have shape {tuple(θ.shape)} and dtype {θ.dtype}, "
+                f"expected finite ones of shape {tuple(network.vector.shape)} and {network.vector.dtype}"
+            )
+        numbers(self._best.figure, "best figure", network.stack, (-math.inf, math.inf))
+        for name in ("epoch", "waited"):
+            numbers(getattr(self._best, name), name, network.stack, (0, training.epoch), whole=True)
 
     def start(self, training: Training) -> None:
         """Reset at the start of a new training."""
@@ -98,70 +129,71 @@ class EarlyStopping(Callback):
 
     def epoch(self, training: Training) -> None:
         """Compare with the best so far."""
-        history = training.history
+        history, network, best = training.history, training.network, self._best
         figures = history.monitored_costs if self.monitor is None else getattr(history, self.monitor)
-        if not figures:
-            raise ValueError(
-                f"EarlyStopping(monitor={self.monitor!r}) has nothing to monitor: give fit(validation=…)"
-                + (" with classes as targets." if self.monitor == "validation_accuracy" else ".")
-            )
         figure = figures[-1] if self.monitor == "validation_accuracy" else -figures[-1]
-        if training.network.stack:
-            self._epoch_of_stack(training, np.where(np.isnan(figure), -math.inf, figure))
-            return
-        figure = -math.inf if math.isnan(figure) else figure
-        if figure > self._best + self.min_delta or self._parameters is None:
-            self._best, self._best_epoch, self._waited = figure, training.epoch, 0
-            network = training.network
-            self._parameters = network.backend.xp.asarray(network.vector, copy=True)
-        else:
-            self._waited += 1
-        if self._waited >= self.patience:
+        figure = np.where(np.isnan(figure), -math.inf, figure)
+        better = (figure > best.figure + self.min_delta) | (best.parameters is None)
+        # one assignment: whenever Ctrl-C comes, epoch and parameters belong together
+        self._best = best = Best(
+            _number(np.where(better, figure, best.figure)),
+            _number(np.where(better, training.epoch, best.epoch)),
+            _number(np.where(better, 0, best.waited + 1)),
+            _updated(best.parameters, network, better),
+        )
+        if network.stack:
+            training.stop_networks(best.waited >= self.patience)  # type: ignore[attr-defined]
+        elif best.waited >= self.patience:
             training.stop()
-
-    def _epoch_of_stack(self, training: Any, figures: np.ndarray[Any, Any]) -> None:
-        network = training.network
-        if self._parameters is None:
-            shape, xp = network.stack, network.backend.xp
-            self._best = np.full(shape, -math.inf)
-            self._best_epoch, self._waited = np.ones(shape, int), np.zeros(shape, int)
-            self._parameters = xp.asarray(network.vector, copy=True)
-        better = figures > self._best + self.min_delta
-        self._best = np.where(better, figures, self._best)
-        self._best_epoch = np.where(better, training.epoch, self._best_epoch)
-        self._waited = np.where(better, 0, self._waited + 1)
-        best = network.parameters.split(self._parameters)
-        for p in np.flatnonzero(better).tolist():
-            for stored, block in zip(best, network.parameters.blocks, strict=True):
-                stored[p, ...] = block[p, ...]
-        training.stop_networks(self._waited >= self.patience)
 
     def end(self, training: Training) -> None:
         """Restore the best parameters."""
-        if self.restore and self._parameters is not None:
-            training.network.vector[...] = self._parameters
-            training.history.best_epoch = self._best_epoch
+        if self.restore and self._best.parameters is not None:
+            training.network.vector[...] = self._best.parameters
+            training.history.best_epoch = self._best.epoch
 
     def state_dict(self) -> dict[str, Any]:
         """The best so far."""
-        numbers = {"best": self._best, "best_epoch": self._best_epoch, "waited": self._waited}
-        found: dict[str, Any] = {name: np.asarray(x).tolist() for name, x in numbers.items()}
-        return found if self._parameters is None else {**found, "parameters": self._parameters}
+        best = self._best
+        figures = {"best": best.figure, "best_epoch": best.epoch, "waited": best.waited}
+        found: dict[str, Any] = {name: np.asarray(x).tolist() for name, x in figures.items()}
+        return found if best.parameters is None else {**found, "parameters": best.parameters}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the best so far."""
         found = {"best": -math.inf, "best_epoch": 0, "waited": 0, **state}
-        self._best = _as_figure(found["best"], "float64")
-        self._best_epoch, self._waited = (
-            _as_figure(found[name], "int64") for name in ("best_epoch", "waited")
+        self._best = Best(
+            numbers(found["best"], "best figure", None),
+            numbers(found["best_epoch"], "best epoch", None, whole=True),
+            numbers(found["waited"], "epochs waited", None, whole=True),
+            state.get("parameters"),
         )
-        self._parameters = state.get("parameters")
 
 
-def _as_figure(value: Any, dtype: str) -> Any:
-    """A number, or for a stack an array."""
-    host = np.asarray(value, dtype)
-    return host if host.ndim else host.item()
+class Best(NamedTuple):
+    """The best figure so far, higher being better; of a stack, arrays of shape (P,)."""
+
+    figure: Any = -math.inf
+    epoch: Any = 0
+    waited: Any = 0  # epochs since
+    parameters: Array | None = None
+
+
+def _number(array: np.ndarray[Any, Any]) -> Any:
+    return array if array.ndim else array.item()
+
+
+def _updated(best: Array | None, network: Model, better: np.ndarray[Any, Any]) -> Array:
+    """A copy of the best parameters with the current ones of the networks that are better."""
+    copy = partial(network.backend.xp.asarray, copy=True)
+    if best is None or better.all():
+        return copy(network.vector)
+    if better.any():
+        best = copy(best)
+        for stored, block in zip(network.parameters.split(best), network.parameters.blocks, strict=True):
+            for p in np.flatnonzero(better).tolist():
+                stored[p, ...] = block[p, ...]
+    return best
 
 
 @known_keywords
@@ -200,6 +232,14 @@ class Checkpoint(Callback):
         self.path = file_path(path, "path")
         self.every = positive_integer(every, "every")
 
+    def check(self, training: Training) -> None:
+        """Raise if the file can't be written."""
+        files.check_writable(self.path)
+
+    def start(self, training: Training) -> None:
+        """Remove what killed runs left of unfinished files."""
+        remove_leftovers(self.path)
+
     def epoch(self, training: Training) -> None:
         """Write a checkpoint if it is due."""
         if training.epoch % self.every == 0 or training.is_last:
@@ -220,10 +260,27 @@ class CSVLog(Callback):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = file_path(path, "path")
 
+    def check(self, training: Training) -> None:
+        """Raise if the file can't be written, or continued."""
+        _check_log(self.path, training.epoch and training.epoch + 1)
+        if training.epoch:
+            self._columns()
+
     def start(self, training: Training) -> None:
         """Create the file; drop lines of epochs that a resumed training repeats."""
-        header = _truncate(self.path, training.epoch and training.epoch + 1)
-        self._names: list[str] = next(csv.reader([header]), [])
+        _truncate(self.path, training.epoch and training.epoch + 1)
+        self._names = self._columns()
+
+    def _columns(self) -> list[str]:
+        """The names in the first line; none without a file."""
+        if not self.path.exists():
+            return []
+        with open(self.path, "rb") as file:
+            header = file.readline(LINE_BYTES)
+        try:
+            return next(csv.reader([header.decode()]), [])
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{self.path} is no log of a training: {error}.") from None
 
     def epoch(self, training: Training) -> None:
         """Write a line, after a header."""
@@ -249,6 +306,10 @@ class JSONLinesLog(Callback):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = file_path(path, "path")
+
+    def check(self, training: Training) -> None:
+        """Raise if the file can't be written, or continued."""
+        _check_log(self.path, training.epoch)
 
     def start(self, training: Training) -> None:
         """Create the file; drop lines of epochs that a resumed training repeats."""
@@ -279,13 +340,29 @@ def _in_json(value: Any) -> Any:
     return value if math.isfinite(value) else None
 
 
-def _truncate(path: Path, count: int) -> str:
-    """Truncate a file after `count` lines; returns the first."""
+def _check_log(path: Path, count: int) -> None:
+    """Raise an error if a file can't be continued after `count` lines."""
+    is_new = check_regular(path) is None
     with open(path, "a+b") as file:
-        file.seek(0)
-        lines = list(itertools.islice(file, count))
-        file.truncate(sum(map(len, lines)))
-    return lines[0].decode() if lines else ""
+        _skip(file, count)
+    if is_new:
+        path.unlink()
+
+
+def _truncate(path: Path, count: int) -> None:
+    """Truncate a file after `count` lines."""
+    with open(path, "a+b") as file:
+        _skip(file, count)
+        file.truncate(file.seek(0, os.SEEK_CUR))
+
+
+def _skip(file: BinaryIO, count: int) -> None:
+    file.seek(0)
+    for _ in range(count):
+        if len(file.readline(LINE_BYTES)) == LINE_BYTES:
+            raise ValueError(
+                f"{file.name} is no log of a training: it has a line of {LINE_BYTES} bytes."
+            )
 
 
 def _shown(value: Any, digits: str) -> str:
@@ -296,7 +373,7 @@ def _shown(value: Any, digits: str) -> str:
 
 
 class Progress(Callback):
-    """A tqdm bar where tqdm is installed, else a line an epoch, on standard error."""
+    """A tqdm bar where tqdm is installed, else ten lines or so, on standard error."""
 
     main_rank_only = True
 
@@ -327,9 +404,10 @@ class Progress(Callback):
             if name in figures
         ]
         line = f"epoch {training.epoch}/{training.epochs}: {', '.join(parts)}"
+        every = max(1, training.epochs // 10)
         if self._bar is not None:
             self._bar.set_postfix_str(line)
-        else:
+        elif training.stopped or training.epoch % every == 0 or training.epoch == training.epochs:
             print(line, file=sys.stderr, flush=True)
 
     def end(self, training: Training) -> None:

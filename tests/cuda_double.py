@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import hashlib
 import os
 import re
@@ -50,8 +51,8 @@ class CUDARuntimeError(RuntimeError):
     """CuPy's."""
 
 
-def built(text, *options):
-    """The path of a shared library of a C++ source."""
+def built(text, *options, standard="c++17"):
+    """The path of a shared library of a source in C++, or in C of a standard."""
     sources = "".join(path.read_text(encoding="utf-8") for path in sorted(HOST.iterdir()))
     digest = hashlib.sha256(f"{text}{sources}{options}".encode()).hexdigest()[:24]
     folder = Path(tempfile.gettempdir()) / f"bpengine-cuda-on-host-{os.getuid()}"
@@ -61,7 +62,15 @@ def built(text, *options):
         with tempfile.TemporaryDirectory(dir=folder) as folder_of_source:
             made = Path(folder_of_source, "kernel.cpp")
             made.write_text(text, encoding="utf-8")
-            flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-fno-strict-aliasing", "-w", f"-I{HOST}"]
+            flags = [
+                f"-std={standard}",
+                "-O1",
+                "-fPIC",
+                "-shared",
+                "-fno-strict-aliasing",
+                "-w",
+                f"-I{HOST}",
+            ]
             command = [COMPILER, *flags, *options, str(made), "-o", str(made.with_suffix(".so"))]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"{done.stderr}\n{text}"
@@ -73,7 +82,7 @@ def built(text, *options):
 def host():
     """The library that runs blocks of threads, for all kernels."""
     path = built((HOST / "host.cpp").read_text(encoding="utf-8"))
-    return ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+    return ctypes.PyDLL(str(path), ctypes.RTLD_GLOBAL)
 
 
 @functools.cache
@@ -93,7 +102,8 @@ extern "C" void call(unsigned int grid, unsigned int block, const long long* giv
     run_on_host(grid, block, {waits}, called);
 }}
 """
-    function = ctypes.CDLL(str(built(text))).call
+    # not CDLL, which lets other threads run: the host's blocks and threads are global variables
+    function = ctypes.PyDLL(str(built(text))).call
     function.restype = None
 
     def kernel(grid, block, arguments):
@@ -110,7 +120,7 @@ class CUDA:
 
     def __init__(self, devices=1):
         self.local = threading.local()
-        self.capturing = None
+        self.captures = 0  # in all threads
         self.launches = self.graph_launches = 0
         self.free = SPACE
         self.pinned = 0
@@ -139,6 +149,10 @@ class CUDA:
         yield
         self.pool = None
 
+    @property
+    def capturing(self):
+        return getattr(self.local, "capturing", None)
+
     def get_current_stream(self):
         return getattr(self.local, "stream", None) or self.null
 
@@ -153,8 +167,9 @@ class CUDA:
             self.launches += 1
             function(*operands)
 
-    def refuse(self, what):
-        if self.capturing is not None:
+    def refuse(self, what, anywhere=False):
+        """Refuse a call while this thread captures, or any does."""
+        if self.capturing is not None or (anywhere and self.captures):
             raise RefusedError(f"cudaErrorStreamCaptureUnsupported: {what}")
 
     def alloc_pinned_memory(self, size):
@@ -162,7 +177,7 @@ class CUDA:
         return bytearray(size)
 
     def _synchronize(self):
-        self.refuse("deviceSynchronize")
+        self.refuse("deviceSynchronize", anywhere=True)
 
     def _copy(self, target, source, size, kind, stream):
         """A copy is delayed until a wait for it or for later work."""
@@ -173,6 +188,11 @@ class CUDA:
 
 class Pool:
     """``cupy.cuda.MemoryPool``."""
+
+    freed = 0
+
+    def free_all_blocks(self):
+        type(self).freed += 1
 
     def malloc(self, size):
         raise AssertionError("never called: arrays are NumPy's")
@@ -197,10 +217,15 @@ class Stream:
 
     def begin_capture(self):
         assert self.cuda.capturing is None and self is not self.cuda.null
-        self.recorded, self.cuda.capturing = [], self
+        assert not gc.isenabled()
+        self.recorded, self.cuda.local.capturing = [], self
+        self.cuda.captures += 1
 
     def end_capture(self):
-        recorded, self.recorded, self.cuda.capturing = self.recorded, None, None
+        if self.cuda.capturing is not self:
+            raise RefusedError("cudaErrorIllegalState: the stream is not captured")
+        recorded, self.recorded, self.cuda.local.capturing = self.recorded, None, None
+        self.cuda.captures -= 1
         return Graph(self.cuda, recorded)
 
     def wait_event(self, event):
@@ -262,26 +287,23 @@ def matrix(address, rows, columns, leading, real):
 
 
 class Cublas:
-    """The part of ``nvmath.bindings.cublas`` that is used."""
-
-    ComputeType = SimpleNamespace(COMPUTE_32F=68, COMPUTE_32F_FAST_TF32=77, COMPUTE_64F=70)
+    """What `bpengine.backends.cupy.cublas.Cublas` has."""
 
     def __init__(self, cuda):
         self.cuda, self.handles = cuda, {}
         self.computes = set()
         self.products = self.batched = 0
+        self.workspaces = []  # of the products that were captured
 
     def create(self):
-        self.cuda.refuse("cublasCreate")
+        self.cuda.refuse("cublasCreate", anywhere=True)
         handle = 100 + len(self.handles)
         self.handles[handle] = {}
         return handle
 
     def destroy(self, handle):
-        del self.handles[handle]
-
-    def set_pointer_mode(self, handle, mode):
-        self.handles[handle]["device pointers"] = mode == 1
+        self.cuda.refuse("cublasDestroy", anywhere=True)
+        self.handles[handle] = None
 
     def set_stream(self, handle, stream):
         self.handles[handle].update({"stream": stream, "workspace": None})
@@ -289,36 +311,12 @@ class Cublas:
     def set_workspace(self, handle, address, size):
         self.handles[handle]["workspace"] = address, size
 
-    def gemm_ex(self, handle, ta, tb, m, n, k, α, a, ra, lda, b, rb, ldb, β, c, rc, ldc, compute, algo):
+    def gemm(self, handle, ta, tb, m, n, k, α, a, ra, lda, b, rb, ldb, β, c, rc, ldc, compute, algo):
         shapes = ta, tb, m, n, k
         self._do(handle, shapes, α, (a, lda, 0), (b, ldb, 0), β, (c, ldc, 0), 1, (ra, rb, rc), compute)
 
-    def gemm_strided_batched_ex(
-        self,
-        handle,
-        ta,
-        tb,
-        m,
-        n,
-        k,
-        α,
-        a,
-        ra,
-        lda,
-        sa,
-        b,
-        rb,
-        ldb,
-        sb,
-        β,
-        c,
-        rc,
-        ldc,
-        sc,
-        count,
-        compute,
-        algo,
-    ):
+    def gemm_strided_batched(self, handle, ta, tb, m, n, k, α, *rest):
+        a, ra, lda, sa, b, rb, ldb, sb, β, c, rc, ldc, sc, count, compute, _ = rest
         shapes = ta, tb, m, n, k
         self.batched += 1
         self._do(
@@ -327,9 +325,11 @@ class Cublas:
 
     def _do(self, handle, shapes, α, a, b, β, c, count, reals, compute):
         state = self.handles[handle]
-        assert state["device pointers"] and state["workspace"], "or a capture fails"
+        assert state["workspace"], "or a capture fails"
         assert state["stream"] == self.cuda.get_current_stream().ptr
         assert len(set(reals)) == 1 and (compute == 70) == (reals[0] == 1)
+        if self.cuda.capturing is not None:
+            self.workspaces.append(state["workspace"])
         self.computes.add(compute)
         self.products += 1
         self.cuda.do(self._multiply, shapes, α, a, b, β, c, count, reals[0])
@@ -350,14 +350,23 @@ class Cublas:
 class DoubleDevice(Device):
     """The device on the stand-in."""
 
-    def __init__(self, number=None, precision=None, *, nvmath=True, devices=2):
+    def __init__(self, number=None, precision=None, *, cublas=Cublas, devices=2):
         self.cuda = CUDA(devices)
-        self.cublas = Cublas(self.cuda) if nvmath else None
+        self._cublas_class = cublas
+        self.distrusted = []
         super().__init__(number, precision)
 
-    def _modules(self):
+    def _cublas(self):
+        self.cublas = self._cublas_class(self.cuda)
+        return self.cublas
+
+    def distrust(self, message):
+        self.distrusted.append(message)
+        super().distrust(message)
+
+    def _cupy(self):
         cuda = self.cuda
-        cupy = SimpleNamespace(
+        return SimpleNamespace(
             ndarray=StrictArray,
             cuda=cuda,
             asarray=self._asarray,
@@ -368,7 +377,6 @@ class DoubleDevice(Device):
                 get_function=lambda name: Kernel(cuda, code, name)
             ),
         )
-        return cupy, self.cublas
 
     def _namespace(self):
         return array_api_strict
@@ -408,7 +416,7 @@ class Double(backend.CuPyBackend):
     def __init__(self, device=None, precision=None, **options):
         self._device_class = functools.partial(DoubleDevice, **options)
         super().__init__(device, precision)
-        self.cuda, self.cublas = self.gpu.cuda, self.gpu.cublas
+        self.cuda, self.cublas = self.gpu.cuda, getattr(self.gpu, "cublas", None)
 
     def __reduce__(self):
         return Double, (self.gpu.number, self.gpu.precision)

@@ -15,10 +15,11 @@ import pytest
 from array_api_compat import array_namespace
 from hypothesis import example, given
 from hypothesis import strategies as st
-from strategies import examples
+from strategies import examples, looped
 from trainings import OPTIMIZERS, arrays, assert_same, blobs, data, fit, in_steps, network, vector
 
 import bpengine as bp
+from bpengine import callbacks
 from bpengine.callbacks import Progress
 
 
@@ -292,22 +293,88 @@ def test_ctrl_c_with_early_stopping_leaves_the_best_parameters(lab):
     np.testing.assert_array_equal(vector(lab, net), script.seen[1])
 
 
+FIGURES = {  # of epochs; the best is another in the third, where interrupts come
+    None: [0.5, 0.4, 0.3],
+    3: np.array([[0.5, 0.5, 0.5], [0.4, 0.6, 0.4], [0.3, 0.4, 0.45]]),
+}
+
+
+def interrupted_fit(lab, P, averaging, at=None):
+    """Ctrl-C at a line of the third epoch or the end: network, history, parameters, lines run."""
+    armed, lines = [], []
+
+    def trace(frame, event, argument):
+        if frame.f_code.co_filename != callbacks.__file__:
+            return None
+        if event == "line" and armed:
+            lines.append(frame.f_lineno)
+            if len(lines) == at:
+                raise KeyboardInterrupt
+        return trace
+
+    def arm(training):
+        if training.epoch == 2:  # of a stack, one network has stopped when the next begins
+            armed.append(True)
+
+    net = network(lab, (2, 2, 1), stack=P, rng=0)
+    script, stop = Script(lab, "cost", FIGURES[P]), bp.EarlyStopping(patience=1)
+    options = {"epochs": 3, "batch_size": 6, "optimizer": bp.SGD(0.5, averaging=averaging)}
+    before, history = sys.gettrace(), None
+    sys.settrace(trace)
+    try:
+        history = fit(lab, net, *data(6, 2, 1), callbacks=[script, arm, stop], **options)
+    except KeyboardInterrupt:
+        assert at is not None
+    finally:
+        sys.settrace(before)
+    return net, history, script.seen, lines
+
+
+@looped(("P", "averaging"), [(None, 0.9), (3, None)])
+def test_ctrl_c_at_any_line_leaves_the_parameters_of_the_best_epoch(lab, P, averaging):
+    """Of every network of a stack, whole; or training had ended, and those of some epoch are there."""
+    if lab.name != "numpy":
+        return  # these lines are the same for all, and tracing is slow
+    net, history, seen, lines = interrupted_fit(lab, P, averaging)
+    assert len(lines) > 20
+    split = net.parameters.split if P else lambda θ: [θ[None]]
+    epochs = [split(θ) for θ in seen]
+    whole = 0
+    for at in range(1, len(lines) + 1):
+        net, history, *_ = interrupted_fit(lab, P, averaging, at)
+        for p in range(P or 1):
+            found = [block[p] for block in split(net.vector)]
+            same = [
+                all((a == b[p]).all() for a, b in zip(found, blocks, strict=True)) for blocks in epochs
+            ]
+            assert any(same), lines[at - 1]
+            if history is not None:
+                assert same[np.ravel(history.best_epoch)[p] - 1], lines[at - 1]
+                whole += 1
+    assert whole > len(lines) / 2
+
+
 @pytest.mark.parametrize("monitor", ["validation_cost", "validation_accuracy"])
 def test_early_stopping_without_what_it_watches_says_what_to_give(lab, monitor):
+    net = network(lab)
+    before = arrays(lab, net)
     with pytest.raises(ValueError, match=rf"EarlyStopping\(monitor='{monitor}'\) .*fit\(validation=…\)"):
-        fit(lab, network(lab), *data(), callbacks=[bp.EarlyStopping(monitor=monitor)])
+        fit(lab, net, *data(), callbacks=[bp.EarlyStopping(monitor=monitor)])
+    assert_same(lab, net, before)
 
 
 def test_early_stopping_on_the_accuracy_needs_classes(lab):
-    pair = tuple(map(lab.array, data()))
+    pair, net = tuple(map(lab.array, data())), network(lab)
+    before = arrays(lab, net)
     with pytest.raises(ValueError, match=r"nothing to monitor: .* with classes as targets"):
         fit(
             lab,
-            network(lab),
+            net,
             *data(),
             validation=pair,
             callbacks=[bp.EarlyStopping(monitor="validation_accuracy")],
         )
+    assert_same(lab, net, before)
 
 
 @pytest.mark.parametrize(
@@ -472,6 +539,25 @@ def test_a_log_that_can_t_be_written_is_an_error_before_training(lab, tmp_path, 
     before = arrays(lab, net)
     with pytest.raises(OSError, match="absent"):
         fit(lab, net, *data(), callbacks=[LOGS[kind](tmp_path / "absent" / "log")])
+    assert_same(lab, net, before)
+
+
+@pytest.mark.parametrize("kind", LOGS)
+def test_a_log_that_can_t_be_continued_leaves_the_network_as_it_was(lab, tmp_path, kind, monkeypatch):
+    path, log = tmp_path / "run.npz", tmp_path / f"log.{kind}"
+    options = {"callbacks": [bp.Checkpoint(path), LOGS[kind](log)], "resume": path}
+    fit(lab, network(lab), *data(), **options)
+    log.unlink()
+    log.mkdir()
+    net = network(lab)
+    before = arrays(lab, net)
+    with pytest.raises(OSError, match="a folder"):
+        fit(lab, net, *data(), epochs=4, **options)
+    log.rmdir()
+    log.write_bytes(b"\xff, no text" if kind == "csv" else b"a line without an end")
+    monkeypatch.setattr(callbacks, "LINE_BYTES", 8)
+    with pytest.raises(ValueError, match="no log of a training"):
+        fit(lab, net, *data(), epochs=4, **options)
     assert_same(lab, net, before)
 
 

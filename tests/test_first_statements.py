@@ -147,6 +147,9 @@ SAY = [
     ("net.fit(X, labels, optimizer=0.1)", "bp.SGD(0.5)"),
     ("net.fit(X, labels, optimizer=bp.SGD)", "bp.SGD(0.5)"),
     ("net.fit(X, labels, batch_size=100)", "batch_size=60 or less"),
+    ("net.save('net.h5')", ".npz or .safetensors"),
+    ("net.save('net.pt')", ".npz or .safetensors"),
+    ("net.fit(X, labels, callbacks=[bp.Checkpoint('run.pkl')], **QUIET)", ".npz or .safetensors"),
     # data
     ("net.fit(X.T, labels)", "Did you mean X.T?"),
     ("net.feedforward(X[:, 0])", "X.reshape(64, -1)"),

@@ -11,6 +11,7 @@ import array_api_compat
 import numpy as np
 
 from bpengine.backends.base import Backend
+from bpengine.backends.namespace import array_namespace
 from bpengine.backends.operation import Array, Operation
 from bpengine.backends.program import Batches, Program
 
@@ -78,7 +79,7 @@ class ArrayAPIBackend(Backend):
                 f"backend {name or xp.__name__!r}: its arrays can't be written to, and bpengine writes "
                 "every result into an array that exists already. Use NumPy, CuPy or PyTorch arrays."
             )
-        self.xp = array_api_compat.array_namespace(probe)
+        self.xp = array_namespace(probe)
         self.device = array_api_compat.device(probe)
         self.name = name or xp.__name__
 
@@ -94,7 +95,7 @@ class ArrayAPIBackend(Backend):
 
     def owns(self, x: object) -> bool:
         """Whether `x` is an array of this library."""
-        return array_api_compat.is_array_api_obj(x) and array_api_compat.array_namespace(x) is self.xp
+        return array_api_compat.is_array_api_obj(x) and array_namespace(x) is self.xp
 
     def device_of(self, x: Array) -> object:
         """The device that `x` is on."""

@@ -10,9 +10,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import array_api_compat
 import numpy as np
 
+from bpengine.backends.namespace import array_namespace
 from bpengine.backends.operation import Array, Operation, size
 
 __all__ = ["Layout", "fold"]
@@ -48,7 +48,7 @@ class Layout(ABC):
         start, end = self.bounds(whole)
         itemsize = (end - start) // int(whole.shape[0])
         offset = (self.bounds(x)[0] - start) // itemsize
-        xp = array_api_compat.array_namespace(other)
+        xp = array_namespace(other)
         return xp.reshape(other[offset : offset + math.prod(x.shape)], x.shape, copy=False)
 
 
@@ -140,7 +140,7 @@ def _shrinking(op: Operation, block: Array) -> Operation:
         return op
     w, factor = op.inputs[-2:]
     # with the axis of a stack, whose networks' product is one
-    xp = array_api_compat.array_namespace(block)
+    xp = array_namespace(block)
     target = xp.reshape(block, (*w.shape[:-1], -1), copy=False)[..., : w.shape[-1]]
     return Operation("shrink", op.equation, _shrink, (target, w, factor), target)
 

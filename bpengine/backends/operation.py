@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import array_api_compat
+from bpengine.backends.namespace import array_namespace
 
 __all__ = ["NOISE_BLOCK", "Array", "Operation", "size"]
 
@@ -63,5 +63,5 @@ class Operation:
 
 def itemsize(array: Array) -> int:
     """Bytes an element of `array`, of a floating-point type, takes."""
-    bits: int = array_api_compat.array_namespace(array).finfo(array.dtype).bits
+    bits: int = array_namespace(array).finfo(array.dtype).bits
     return bits // 8

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import Any
 
 import array_api_compat
 
 from bpengine.backends.array_api import ArrayAPIBackend, library_name
 from bpengine.backends.base import Backend, BackendUnavailableError
+from bpengine.backends.namespace import array_namespace
 from bpengine.backends.numpy.backend import NumPyBackend
 from bpengine.validation import did_you_mean
 
@@ -53,7 +53,7 @@ def _library(name: str) -> Backend:
             "or use backend='numpy'."
         )
     module = importlib.import_module(name)
-    xp = array_api_compat.array_namespace(module.zeros(1))
+    xp = array_namespace(module.zeros(1))
     return ArrayAPIBackend(xp, name=name)
 
 
@@ -97,7 +97,13 @@ def register(name: str, factory: Callable[[], Backend]) -> None:
 
 def names() -> list[str]:
     """Names that `get` takes: built in, registered, and from installed packages' entry points."""
-    return sorted({*_factories, *(point.name for point in entry_points(group=ENTRY_POINTS))})
+    return sorted({*_factories, *(point.name for point in _entry_points())})
+
+
+def _entry_points() -> Any:
+    from importlib.metadata import entry_points  # long to import, and seldom needed
+
+    return entry_points(group=ENTRY_POINTS)
 
 
 def get(backend: str | Backend, device: Any = None, precision: str | None = None) -> Backend:
@@ -133,7 +139,7 @@ def get(backend: str | Backend, device: Any = None, precision: str | None = None
         return _cupy(device, precision)
     if factory is not None:
         return _made_by(factory, f"factory of {backend!r}").with_options(device, precision)
-    for point in entry_points(group=ENTRY_POINTS, name=backend):
+    for point in _entry_points().select(name=backend):
         return _made_by(point.load(), f"entry point {point.value!r}").with_options(device, precision)
     hint = did_you_mean(backend, names(), ELSEWHERE)
     raise ValueError(f"unknown backend {backend!r}.{hint} Known: {', '.join(names())}.")
@@ -158,5 +164,5 @@ def infer(x: object) -> Backend:
         return NumPyBackend()
     if array_api_compat.is_cupy_array(x):
         return _cupy(array_api_compat.device(x))
-    xp = array_api_compat.array_namespace(x)
+    xp = array_namespace(x)
     return ArrayAPIBackend(xp, array_api_compat.device(x), library_name(xp))

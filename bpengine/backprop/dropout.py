@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from bpengine.backends import Array, Backend, Operation
+from bpengine.backends.namespace import array_namespace
 
 __all__ = ["Dropout", "Uniform", "in_blocks"]
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from array_api_compat import array_namespace
-
 from bpengine.backends import Array, Operation
+from bpengine.backends.namespace import array_namespace
 from bpengine.backprop.workspace import Workspace
 from bpengine.model.activations import Activation
 from bpengine.model.costs import Cost

@@ -15,9 +15,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 
-from array_api_compat import array_namespace
-
 from bpengine.backends import Array, Operation
+from bpengine.backends.namespace import array_namespace
 from bpengine.backprop.reduction import Mean
 from bpengine.backprop.workspace import Workspace
 from bpengine.model.model import Model, check_single

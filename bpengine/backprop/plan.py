@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Self, SupportsIndex
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from bpengine import schedules
 from bpengine.backends import Array, Backend, DeviceMemoryError, Operation, Settings
+from bpengine.backends.namespace import array_namespace
 from bpengine.backprop import equations
 from bpengine.backprop.per_example import ExampleNorms
 from bpengine.backprop.reduction import Mean

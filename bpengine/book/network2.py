@@ -15,7 +15,7 @@ from bpengine.backends import Array
 from bpengine.book.costs import CrossEntropyCost, QuadraticCost, engine_cost, sigmoid, sigmoid_prime
 from bpengine.book.examples import Examples
 from bpengine.book.program import Program
-from bpengine.model import files
+from bpengine.model import storage
 
 __all__ = [
     "CrossEntropyCost",
@@ -222,7 +222,7 @@ class Network(Program):
                 "cost": getattr(self.cost, "__name__", type(self.cost).__name__),
             }
         )
-        with files.replacing(validation.file_path(filename, "filename")) as file:
+        with storage.replacing(validation.file_path(filename, "filename")) as file:
             file.write(text.encode())
 
     def _update(self, mini_batch: Sequence[Any], eta: float, lmbda: float, n: int) -> None:
@@ -258,7 +258,9 @@ def load(filename: str | os.PathLike[str], cost: Any = None) -> Network:
     ...     network2.load(path).sizes
     [2, 3, 1]
     """
-    text = validation.file_path(filename, "filename").read_bytes()
+    path = validation.file_path(filename, "filename")
+    storage.check_regular(path)
+    text = path.read_bytes()
     try:
         found = json.loads(text.decode())
         name = found["cost"]

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from bpengine import datasets
 from bpengine.cli import doctor
 from bpengine.distributed import scaling
 from bpengine.network.network import Network
+from bpengine.optimizers.lbfgs import LBFGS
+from bpengine.optimizers.names import BY_NAME
 from bpengine.optimizers.sgd import SGD
 from bpengine.reference.per_example import PerExampleNetwork, parts_of
 from bpengine.validation import layer_sizes, non_negative_number, positive_integer, positive_number
@@ -23,6 +26,7 @@ from bpengine.validation import layer_sizes, non_negative_number, positive_integ
 __all__ = ["main"]
 
 LOOP_SECONDS = 1.0  # of the per-example loop
+RATE = 0.5  # of SGD
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class Help(argparse.HelpFormatter):
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bpengine", description="Vectorized, batched backpropagation.")
+    parser.add_argument("--version", action="version", version=f"bpengine {version('bpengine')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _command(commands, "doctor", "show what this machine offers, and what to change")
     command = _command(commands, "train", "train a network and test it")
@@ -103,7 +108,9 @@ def _parser() -> argparse.ArgumentParser:
         add("--cost", default="binary_cross_entropy", metavar="NAME", help="cost function")
         add("--epochs", type=int, default=task.epochs, metavar="N", help="passes over the examples")
         add("--batch-size", type=int, default=10, metavar="M", help="examples per step")
-        add("--learning-rate", type=float, default=0.5, metavar="ETA", help="step of SGD")
+        add("--optimizer", choices=list(BY_NAME), default="sgd", help="update rule")
+        rate = "step of the optimizer; its default if not given, 0.5 for SGD"
+        add("--learning-rate", type=float, metavar="ETA", help=rate)
         add("--backend", metavar="NAME", help="array library; NumPy if not given")
         add("--dtype", default="float32", choices=["float32", "float64"], help="of all numbers")
         add("--seed", type=int, default=0, help="for the first parameters and the shuffling")
@@ -112,6 +119,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         why = "shuffled first" if task.holdout else "without it, on MNIST's own test images"
         holdout = f"test on the last N examples and train on the others; {why}"
+        validation = "share of the training examples to validate on after each epoch"
+        add("--validation", type=float, metavar="SHARE", help=validation)
+        add("--quiet", action="store_true", help="show no progress")
         add("--holdout", type=int, default=task.holdout, metavar="N", help=holdout)
     _add_scale(commands)
     return parser
@@ -169,7 +179,7 @@ def train(options: argparse.Namespace) -> int:
         raise ValueError(f"--data is for mnist; {options.task} needs no folder.")
     if options.save is not None:
         folder = os.path.dirname(options.save) or "."
-        if not os.path.isdir(folder) or os.path.isdir(options.save):
+        if not options.save or not os.path.isdir(folder) or os.path.isdir(options.save):
             raise ValueError(f"--save must name a file in a folder that is there, got {options.save!r}.")
     activations = options.activations[0] if len(options.activations) == 1 else options.activations
     net = Network(
@@ -181,6 +191,7 @@ def train(options: argparse.Namespace) -> int:
         rng=options.seed,
     )
     (X, Y), (X_test, Y_test) = _examples(options, np.random.default_rng(options.seed))
+    optimizer = _optimizer(options)
     print(f"{net}\n{X.shape[1]} examples to learn from, {X_test.shape[1]} to test on")
     loop = PerExampleNetwork(*parts_of(net))  # copies the untrained parameters
     history = net.fit(
@@ -188,8 +199,9 @@ def train(options: argparse.Namespace) -> int:
         Y,
         epochs=options.epochs,
         batch_size=options.batch_size,
-        optimizer=SGD(options.learning_rate),
-        validation=(X_test, Y_test),
+        optimizer=optimizer,
+        validation=options.validation,
+        progress=not options.quiet,
     )
     if not history.seconds:
         print("interrupted before the end of the first epoch", file=sys.stderr)
@@ -204,6 +216,16 @@ def train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _optimizer(options: argparse.Namespace) -> Any:
+    """The optimizer of --optimizer and --learning-rate."""
+    kind, rate = BY_NAME[options.optimizer], options.learning_rate
+    if kind is LBFGS:
+        if rate is not None:
+            raise ValueError("--learning-rate is not for lbfgs, which searches along its steps.")
+        return kind()
+    return kind() if rate is None and kind is not SGD else kind(RATE if rate is None else rate)
+
+
 def _examples(options: argparse.Namespace, rng: np.random.Generator) -> Any:
     """Training and test data (X, Y), with one-hot columns Y."""
     if options.task == "mnist":
@@ -212,7 +234,11 @@ def _examples(options: argparse.Namespace, rng: np.random.Generator) -> Any:
         X, labels = datasets.digits() if options.task == "digits" else datasets.circles(rng=rng)
         order = rng.permutation(X.shape[1])
         X, labels, test = X.T[order].T, labels[order], None
-    outputs = options.sizes[-1]
+    outputs, classes = options.sizes[-1], int(labels.max()) + 1
+    if outputs != classes and (outputs, classes) != (1, 2):  # two classes have one output or two
+        raise ValueError(
+            f"--sizes ends in {outputs} and {options.task} has {classes} classes: end it in {classes}."
+        )
     Y = datasets.one_hot(labels, outputs) if outputs > 1 else datasets.one_hot(labels, 2)[1:]
     if test is not None:
         return (X, Y), (test[0], datasets.one_hot(test[1], outputs))
@@ -243,6 +269,6 @@ def _seconds_per_example(loop: PerExampleNetwork, X: Any, Y: Any, options: argpa
     start = time.perf_counter()
     while time.perf_counter() - start < LOOP_SECONDS:
         batch = slice(examples % (X.shape[1] - m + 1), None)
-        loop.update_mini_batch(X[:, batch][:, :m], Y[:, batch][:, :m], options.learning_rate)
+        loop.update_mini_batch(X[:, batch][:, :m], Y[:, batch][:, :m], RATE)
         examples += m
     return (time.perf_counter() - start) / examples

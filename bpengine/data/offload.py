@@ -60,12 +60,15 @@ class Offloaded(IndexedSource):
             return min(most(step, m), self._steps)
 
         pending = None
-        for indices, m in self._parts(self._order(rng), limit):
-            previous, pending = pending, (self._send(indices), m)
-            if previous is not None:
-                yield self._received(*previous)
-        if pending is not None:
-            yield self._received(*pending)
+        try:
+            for indices, m in self._parts(self._order(rng), limit):
+                previous, pending = pending, (self._send(indices), m)
+                if previous is not None:
+                    yield self._received(*previous)
+            if pending is not None:
+                yield self._received(*pending)
+        finally:
+            self._prefetcher.finish()
 
     def _send(self, indices: np.ndarray[Any, Any]) -> Any:
         def fill(rows: np.ndarray[Any, Any]) -> int:

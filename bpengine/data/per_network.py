@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from bpengine.backends import Array, Slices
+from bpengine.backends.namespace import array_namespace
 from bpengine.data.source import Chunk, IndexedSource
 from bpengine.model.model import Model
 from bpengine.model.packed_examples import PARTS, pack_examples

@@ -16,17 +16,21 @@ import sys
 import tempfile
 import urllib.request
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bpengine.model.storage import check_regular
 from bpengine.validation import choose, file_path
 
 __all__ = ["idx", "mnist"]
 
 _Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
+MOST_IMAGES = 1_000_000  # more than in any set of this form
+_Check = Callable[[np.dtype[Any], tuple[int, ...]], None]
 _TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MIRRORS = [
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -88,16 +92,23 @@ def mnist(folder: str | os.PathLike[str] | None = None, part: str = "train") -> 
     folder = None if folder is None else file_path(folder, "folder")
     stems = [stem for stem in _SHA256 if stem.startswith(prefix)]
     paths = [_cached(stem) if folder is None else _find(folder, stem) for stem in stems]
-    images, labels = idx(paths[0]), idx(paths[1])
-    if images.dtype != np.uint8 or images.shape[1:] != (28, 28):
-        came = f"{images.dtype} of shape {images.shape}"
-        raise ValueError(f"{paths[0]}: expected uint8 images of shape (m, 28, 28), got {came}")
-    if labels.dtype != np.uint8 or labels.shape != (len(images),):
-        came = f"{labels.dtype} of shape {labels.shape}"
-        raise ValueError(
-            f"{paths[1]}: expected uint8 labels of shape ({len(images)},), one for each image in "
-            f"{paths[0].name}, got {came}; take both files from the same download"
-        )
+
+    def check_images(dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        if dtype != np.uint8 or shape[1:] != (28, 28) or shape[0] > MOST_IMAGES:
+            raise ValueError(
+                f"{paths[0]}: expected uint8 images of shape (m, 28, 28), m up to {MOST_IMAGES}, got "
+                f"{dtype} of shape {shape}"
+            )
+
+    def check_labels(dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        if dtype != np.uint8 or shape != (len(images),):
+            raise ValueError(
+                f"{paths[1]}: expected uint8 labels of shape ({len(images)},), one for each image in "
+                f"{paths[0].name}, got {dtype} of shape {shape}; take both files from the same download"
+            )
+
+    images = _read(paths[0], check_images)
+    labels = _read(paths[1], check_labels)
     pixels = images.reshape(len(images), 784).astype(np.float32)
     pixels /= 255
     return pixels.T, labels.astype(np.int64)
@@ -119,6 +130,8 @@ def idx(path: str | os.PathLike[str]) -> NDArray[Any]:
 
     Raises
     ------
+    OSError
+        No regular file.
     ValueError
         Not an IDX file, an unknown type, or a wrong number of bytes.
 
@@ -130,17 +143,34 @@ def idx(path: str | os.PathLike[str]) -> NDArray[Any]:
     ...     idx(path)
     array([7, 8, 9], dtype=uint8)
     """
-    path = file_path(path, "path")
+    return _read(file_path(path, "path"))
+
+
+def _read(path: Path, check: _Check | None = None) -> NDArray[Any]:
+    """The array of a file, whose header `check` is given before memory is taken."""
+    check_regular(path)
     with path.open("rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
-    try:
-        with gzip.open(path) if zipped else path.open("rb") as opened:
-            return _parse(opened)
-    except _DAMAGE as error:
-        raise ValueError(f"{path}: {error}. Is it damaged? Delete it and get it again") from None
+    with gzip.open(path) if zipped else path.open("rb") as opened:
+        try:
+            shape, dtype = _header(opened)
+        except _DAMAGE as error:
+            raise _damaged(path, error) from None
+        if check is not None:
+            check(dtype, shape)
+        try:
+            if not zipped:
+                _check_length(path.stat().st_size - opened.seek(0, os.SEEK_CUR), shape, dtype)
+            return _values(opened, shape, dtype)
+        except _DAMAGE as error:
+            raise _damaged(path, error) from None
 
 
-def _parse(file: io.BufferedIOBase) -> NDArray[Any]:
+def _damaged(path: Path, error: BaseException) -> ValueError:
+    return ValueError(f"{path}: {error}. Is it damaged? Delete it and get it again")
+
+
+def _header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], np.dtype[Any]]:
     head = file.read(4)
     if len(head) < 4 or head[:2] != b"\0\0":
         came = f"the bytes {head.hex(' ')}" if head else "no byte"
@@ -151,16 +181,24 @@ def _parse(file: io.BufferedIOBase) -> NDArray[Any]:
     sizes = file.read(4 * head[3])
     if len(sizes) < 4 * head[3]:
         raise ValueError(f"expected {head[3]} sizes in {4 * head[3]} bytes, got {len(sizes)} bytes")
-    shape, dtype = struct.unpack(f">{head[3]}I", sizes), np.dtype(_TYPES[head[2]])
+    return struct.unpack(f">{head[3]}I", sizes), np.dtype(_TYPES[head[2]])
+
+
+def _values(file: io.BufferedIOBase, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     expected = math.prod(shape) * dtype.itemsize
     data = bytearray()  # memory is bounded by the file's size, not by its header
     while block := file.read(min(1 << 20, expected + 1 - len(data))):
         data += block
-    if len(data) != expected:
-        came = "more" if len(data) > expected else f"{len(data)} bytes"
-        raise ValueError(f"expected {expected} bytes for {dtype.name} of shape {shape}, got {came}")
+    _check_length(len(data), shape, dtype)
     array: NDArray[Any] = np.ndarray(shape, dtype, buffer=data)
     return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _check_length(found: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    expected = math.prod(shape) * dtype.itemsize
+    if found != expected:
+        came = "more" if found > expected else f"{found} bytes"
+        raise ValueError(f"expected {expected} bytes for {dtype.name} of shape {shape}, got {came}")
 
 
 def _find(folder: Path, stem: str) -> Path:

@@ -6,9 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from array_api_compat import array_namespace
-
 from bpengine.backends import Array
+from bpengine.backends.namespace import array_namespace
 from bpengine.model.activations import ACTIVATIONS, Activation, PerNeuron, Softmax
 from bpengine.model.costs import COSTS, Cost
 

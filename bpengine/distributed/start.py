@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -100,35 +101,55 @@ def start_together(training: Training, ranks: Ranks, resume: str | os.PathLike[s
     ValueError
         If the ranks' arguments differ.
     """
-    group, options, network = ranks.group, ranks.options, training.network
-    if group.rank == 0 and resume is not None and Path(resume).exists():
-        checkpoint.resume(training, resume)
-    steps = group.agree(Phase.BEGIN, training.source.steps or 0)[:, 0]
+    group, network = ranks.group, training.network
+    given = [name in training.figures for name in ("validation_cost", "validation_accuracy")]
+    steps, *validated = group.agree(Phase.BEGIN, training.source.steps or 0, *given).T[:3]
     # schedules follow the rank with the most steps
     training.source.steps = int(steps.max()) if steps.all() else None
-    if group.size == 1:
-        return
+    if validated[0].any():  # accuracies need classes on every rank with validation data
+        are_classes = (validated[0] == validated[1]).all()
+        training.figures = (
+            "cost",
+            "validation_cost",
+            *(("validation_accuracy",) if are_classes else ()),
+        )
     shared = [x for x in training.callbacks if not x.main_rank_only]
-    description, _ = files.describe(network)
     here = {
-        **description,
-        "optimizer": type(training.optimizer).__name__,
-        "learning_rate": np.asarray(training.rate).tolist(),
+        **files.describe(network)[0],
+        "random numbers": [type(rng.bit_generator).__name__ for rng in generators(network)],
+        **dict(settings("optimizer", training.optimizer, training.epochs)),
         "epochs": training.epochs,
-        "sync_every": options.sync_every,
-        "accumulate": options.accumulate,
-        "overlap": options.overlap,
+        "sync_every": ranks.options.sync_every,
+        "accumulate": ranks.options.accumulate,
+        "overlap": ranks.options.overlap,
         "callbacks": [type(x).__name__ for x in shared],
     }
     here = {name: x.tolist() if isinstance(x, np.ndarray) else x for name, x in here.items()}
-    for name, value in group.broadcast_object(here).items():
+    for name, value in group.broadcast_object(here).items() if group.size > 1 else ():
         if here[name] != value:
             raise ValueError(
                 f"{name} is {here[name]!r:.80} on rank {group.rank} and {value!r:.80} on rank 0; "
                 "ranks that train together need the same."
             )
+    for callback in training.callbacks:
+        callback.check(training)
+    if group.rank == 0 and resume is not None and Path(resume).exists():
+        checkpoint.resume(training, resume)
     group.agree(Phase.SAME)
-    _broadcast_state(training, group, shared)
+    if group.size > 1:
+        _broadcast_state(training, group, shared)
+
+
+def settings(name: str, value: Any, epochs: int) -> Iterator[tuple[str, Any]]:
+    """All that decides the steps of an optimizer and the rates of a schedule, by name."""
+    if dataclasses.is_dataclass(value):
+        yield name, type(value).__name__
+        for field in dataclasses.fields(value):
+            yield from settings(f"{name}.{field.name}", getattr(value, field.name), epochs)
+    elif callable(value):  # a schedule: functions of different processes are compared by their values
+        yield name, [value(epoch) for epoch in np.linspace(0, epochs, 9).tolist()]
+    else:
+        yield name, value
 
 
 def _broadcast_state(training: Training, group: Group, shared: Sequence[Callback]) -> None:

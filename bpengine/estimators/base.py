@@ -13,14 +13,17 @@ from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, Options, StrOptions
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import validate_data
 
 from bpengine import backends
-from bpengine.backends import Array, Backend
-from bpengine.estimators.data import Data, columns
+from bpengine.backends import Backend
+from bpengine.estimators.attributes import Layers, OutputName
+from bpengine.estimators.data import Data, Host, check_unmasked, check_weights, columns
 from bpengine.estimators.losses import Loss
-from bpengine.model.activations import Activation
+from bpengine.model import costs
+from bpengine.model.activations import Activation, per_layer
 from bpengine.model.costs import Cost
+from bpengine.model.regularization import probabilities
 from bpengine.network.network import Network
 from bpengine.training.loop import Callback
 from bpengine.validation import dtype_name
@@ -30,6 +33,7 @@ __all__ = ["BaseMLP", "Estimator"]
 ENGINE_NAMES = {"identity": "linear", "logistic": "sigmoid"}
 SCIKIT_NAMES = {"linear": "identity", "sigmoid": "logistic", "exponential": "exp"}
 SPARSE = ["csr", "csc"]
+SCORES = "validation_scores_", "best_validation_score_", "best_loss_"
 PREDICTED_ELEMENTS = 2**22  # of sparse X converted to dense at a time in prediction
 
 
@@ -43,12 +47,14 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
                 setattr(self, name, value)
 
     def _checked(self, X: Any) -> Any:
+        check_unmasked(X=X)
         return validate_data(self, X, accept_sparse=SPARSE, reset=False)
 
     def _checked_pair(
         self, X: Any, y: Any, *, numeric: bool = False, reset: bool = True
     ) -> tuple[Any, Any]:
         """Validated X and y of `fit`; y of shape (n, 1) becomes (n,)."""
+        check_unmasked(X=X, y=y)
         X, y = validate_data(
             self,
             X,
@@ -132,6 +138,14 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
     def intercepts_(self, arrays: Sequence[Any]) -> None:
         self.intercepts_[:] = arrays
 
+    @property
+    def out_activation_(self) -> str:
+        """Name of the output activation."""
+        *hidden, out = (
+            SCIKIT_NAMES.get(σ.name, σ.name) for σ in self._fitted_network("out_activation_").activations
+        )
+        return out if {*hidden} <= {self.activation} else OutputName(out)
+
     def _fitted_network(self, name: str) -> Network:
         try:
             found: Network = vars(self)["network_"]
@@ -142,19 +156,19 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
         return found
 
     @abstractmethod
-    def _check_targets(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any, Any]:
-        """Validated X and y, and the targets of the network."""
+    def _check_targets(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
+        """Validated X, and the targets of the network."""
 
     @abstractmethod
     def _check_held_out(self, X: Any, y: Any) -> tuple[Any, Any]:
         """Validated X and the network's targets of `validation_data`."""
 
     @abstractmethod
-    def _weights(self, y: Any, Y: Any, sample_weight: Any, incremental: bool) -> Any:
-        """The weight of each example, or None."""
+    def _weights(self, Y: Host, sample_weight: Any, incremental: bool = False) -> Any:
+        """The weight of each example, or None, from targets Y (n, n_L) and checked weights."""
 
     @abstractmethod
-    def _output(self) -> tuple[str, str | Cost, str | None]:
+    def _output(self, hidden: int) -> tuple[str, str | Cost, str | None]:
         """scikit-learn's name of the output activation, the cost, and the loss to report."""
 
     @abstractmethod
@@ -176,22 +190,62 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
             if np.any(getattr(self, name)):
                 raise ValueError(f"{name} needs solver='sgd' or 'adam'; solver is 'lbfgs'.")
         first = "network_" not in vars(self) or not (self.warm_start or incremental)
-        X, y, Y = self._check_targets(X, y, incremental, reset=first)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X)
-        weights = self._weights(y, Y, sample_weight, incremental)
+        X, Y = self._check_targets(X, y, incremental, reset=first)
         Y = Y.reshape(len(Y), -1)
-        self.n_outputs_ = Y.shape[1]
+        weights = self._weights(Y, check_weights(sample_weight, X), incremental)
+        sizes = (X.shape[1], *hidden, Y.shape[1])
+        if not first:
+            self._check_unchanged(sizes)
         self._random_state = check_random_state(self.random_state)
-        sizes = (X.shape[1], *hidden, self.n_outputs_)
         if first:
             self._initialize(sizes, X.dtype)
-        elif sizes != self.network_.sizes:
+        if self.solver != "lbfgs" and not hasattr(self, "loss_curve_"):
+            self.loss_curve_: list[float] = []
+            self._no_improvement_count = 0
+            scored = self.early_stopping or self.validation_data is not None
+            self.validation_scores_ = [] if scored else None
+            self.best_validation_score_ = -np.inf if scored else None
+            self.best_loss_ = None if self.early_stopping else np.inf
+        return Data(X, Y, weights)
+
+    def _check_unchanged(self, sizes: tuple[int, ...]) -> None:
+        """Raise ValueError if the parameters make another network than the fitted one."""
+        net = self.network_
+        if sizes[-1] != net.sizes[-1]:
+            raise ValueError(
+                f"y makes {sizes[-1]} targets; the fitted network has {net.sizes[-1]} outputs. Give y "
+                "as in the first call, or a new estimator."
+            )
+        if sizes != net.sizes:
             raise ValueError(
                 f"hidden_layer_sizes={self.hidden_layer_sizes} makes a network of sizes {list(sizes)}; "
-                f"the fitted one has {list(self.network_.sizes)}. Use warm_start=False."
+                f"the fitted one has {list(net.sizes)}. Use warm_start=False."
             )
-        return Data(X, Y, weights)
+        activations, cost, loss = self._functions(len(sizes) - 2)
+        backend = self._backend()
+        dtype = net.dtype if self.dtype is None else dtype_name(self.dtype)
+        pairs = {
+            "loss" if self.cost is None else "cost": (
+                (costs.resolve(cost), loss),
+                (net.cost, self._loss.name),
+            ),
+            "activation" if self.activations is None else "activations": (
+                per_layer(activations, sizes),
+                net.activations,
+            ),
+            "dropout": (probabilities(self._dropout(), sizes), net.dropout),
+            "dtype": (dtype, net.dtype),
+            "backend": (
+                (backend.name, str(backend.device)),
+                (net.backend.name, str(net.backend.device)),
+            ),
+        }
+        for name, (new, old) in pairs.items():
+            if new != old:
+                raise ValueError(
+                    f"{name}={getattr(self, name, None)!r} makes another network than the fitted one, "
+                    "which network_ shows. Set it back, or fit a new one with warm_start=False."
+                )
 
     def _check_trained(self) -> None:
         """Raise ValueError if a parameter is not finite."""
@@ -213,21 +267,18 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
         """Create a network with the initial parameters that scikit-learn draws."""
         self.n_iter_ = self.t_ = 0
         self.n_layers_ = len(sizes)
-        out, cost, loss = self._output()
-        hidden, out = self._layer_activations(len(sizes) - 2, out)
-        many = hasattr(self.dropout, "__iter__")
-        dropout = [float(p) for p in self.dropout] if many else float(self.dropout)
+        activations, cost, loss = self._functions(len(sizes) - 2)
         net = Network(
             sizes,
-            [*hidden, out],
+            activations,
             cost,
-            backends.get("numpy" if self.backend is None else self.backend, self.device),
+            self._backend(),
             self._dtype(dtype),
             "glorot_uniform",  # the fastest to draw; replaced below
             rng=0,
-            dropout=dropout,
+            dropout=self._dropout(),
         )
-        self.out_activation_ = SCIKIT_NAMES.get(net.activations[-1].name, net.activations[-1].name)
+        self.n_outputs_ = sizes[-1]
         names = [σ.name for σ in net.activations[:-1]]
         names.append(names[-1] if names else str(ENGINE_NAMES.get(self.activation)))
         coefs, intercepts = [], []
@@ -241,16 +292,22 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
         self.network_ = net
         self.coefs_, self.intercepts_ = coefs, intercepts
         self._loss = Loss(net, loss)
-        self._best: Any = None
-        if hasattr(self, "_optimizer"):
-            del self._optimizer
-        if self.solver != "lbfgs":
-            self.loss_curve_: list[float] = []
-            self._no_improvement_count = 0
-            scored = self.early_stopping or self.validation_data is not None
-            self.validation_scores_ = [] if scored else None
-            self.best_validation_score_ = -np.inf if scored else None
-            self.best_loss_ = None if self.early_stopping else np.inf
+        for name in ("_optimizer", "loss_curve_", *SCORES):
+            if hasattr(self, name):
+                delattr(self, name)
+
+    def _backend(self) -> Backend:
+        return backends.get("numpy" if self.backend is None else self.backend, self.device)
+
+    def _dropout(self) -> float | list[float]:
+        many = hasattr(self.dropout, "__iter__")
+        return [float(p) for p in self.dropout] if many else float(self.dropout)
+
+    def _functions(self, hidden: int) -> tuple[list[Any], str | Cost, str | None]:
+        """Activations of the layers, the cost, and the loss to report."""
+        out, cost, loss = self._output(hidden)
+        inner, last = self._layer_activations(hidden, out)
+        return [*inner, last], cost, loss
 
     def _layer_activations(self, hidden: int, out: Any) -> tuple[list[Any], Any]:
         """The engine's activations of the hidden layers and of the output."""
@@ -282,10 +339,13 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
                 f"validation_data must be (X, y) or (X, y, sample_weight), got {len(given)} of them."
             )
         X, Y = self._check_held_out(*given[:2])
-        weight = given[2] if len(given) == 3 else None
-        if weight is not None:
-            weight = _check_sample_weight(weight, X)
-        return Data(X, Y.reshape(len(Y), -1), weight)
+        Y = Y.reshape(len(Y), -1)
+        if Y.shape[1] != self.n_outputs_:
+            raise ValueError(
+                f"y of validation_data has {Y.shape[1]} targets for each example; that of the training "
+                f"data has {self.n_outputs_}."
+            )
+        return Data(X, Y, check_weights(given[2] if len(given) == 3 else None, X))
 
     def _outputs(self, X: Any) -> np.ndarray[Any, Any]:
         """Output activations for validated X, of shape (n_samples, n_outputs)."""
@@ -296,28 +356,6 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
         chunk = max(1, PREDICTED_ELEMENTS // X.shape[1])
         parts = [_forward(net, X[i : i + chunk].toarray()) for i in range(0, X.shape[0], chunk)]
         return np.concatenate(parts)
-
-
-class Layers(list[Any]):
-    """Arrays of a network in scikit-learn's layout; setting an entry writes it into the network."""
-
-    def __init__(self, network: Network, views: Sequence[Array]) -> None:
-        super().__init__(map(network.backend.to_numpy, views))
-        self._network, self._views = network, views
-
-    def __setitem__(self, l: Any, values: Any) -> None:
-        backend, dtype = self._network.backend, self._network.dtype
-        many = isinstance(l, slice)
-        chosen = zip(self._views[l], values, strict=True) if many else [(self._views[l], values)]
-        for view, array in chosen:
-            array = np.asarray(array, dtype)
-            if array.shape != tuple(view.shape):
-                raise ValueError(f"expected an array of shape {tuple(view.shape)}, got {array.shape}.")
-            view[...] = backend.asarray(array, dtype)
-        super().__init__(map(backend.to_numpy, self._views))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return list, (list(self),)
 
 
 def _forward(network: Network, X: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

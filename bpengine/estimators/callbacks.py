@@ -17,8 +17,8 @@ from bpengine.estimators.base import BaseMLP
 from bpengine.estimators.data import Data, columns
 from bpengine.optimizers.base import Optimizer
 from bpengine.optimizers.lbfgs import LBFGS
-from bpengine.optimizers.update import OptimizerState
 from bpengine.training.loop import Callback, Training
+from bpengine.training.steps import StepRunner
 
 __all__ = ["CallbackRunner", "EstimatorTraining", "Task"]
 
@@ -49,7 +49,7 @@ class CallbackRunner:
     ----------
     estimator : BaseMLP
     optimizer : Optimizer or LBFGS
-    state : OptimizerState or None
+    runner : StepRunner or None
     steps : int
         Steps per epoch.
     held_out : Data, optional
@@ -67,7 +67,7 @@ class CallbackRunner:
         self,
         estimator: BaseMLP,
         optimizer: Optimizer | LBFGS,
-        state: OptimizerState | None,
+        runner: StepRunner | None,
         steps: int,
         held_out: Data | None = None,
         silent: bool = False,
@@ -85,13 +85,18 @@ class CallbackRunner:
         self.training = EstimatorTraining(
             net, optimizer, source, epochs, validation=validation, callbacks=callbacks
         )
-        self.training.estimator, self.training.runner.state = estimator, state
+        self.training.estimator = estimator
+        if runner is not None:
+            self.training.runner = runner
         self._clock = time.perf_counter()
 
     def __enter__(self) -> Self:
         self._started: list[Callback] = []
+        callbacks = self.training.callbacks if self.training else ()
+        for callback in callbacks:
+            callback.check(self.training)  # type: ignore[arg-type]
         try:
-            for callback in self.training.callbacks if self.training else ():
+            for callback in callbacks:
                 self._started.append(callback)
                 callback.start(self.training)  # type: ignore[arg-type]
         except BaseException:

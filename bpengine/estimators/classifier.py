@@ -8,14 +8,15 @@ import numpy as np
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from bpengine.estimators.base import ENGINE_NAMES, SPARSE, BaseMLP
+from bpengine.estimators.data import Host, check_unmasked
 from bpengine.estimators.fit import fit
 from bpengine.model.costs import COSTS, Cost
+from bpengine.validation import non_negative_number
 
 __all__ = ["MLPClassifier"]
 
@@ -80,8 +81,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         names; they override `activation`.
     cost : str or Cost, default=None
         Replaces the log-loss; see `bpengine.Network`.
-    class_weight : dict or 'balanced', default=None
-        Factors of the example weights by class; 'balanced' weights all classes equally.
+    class_weight : dict, list of dict or 'balanced', default=None
+        Factors of the example weights by class, 1 for others; for multilabel y a list with a dict for
+        each label. 'balanced' gives all classes the same total weight, including `sample_weight`.
     validation_data : tuple, default=None
         (X, y) or (X, y, sample_weight) to score after each epoch; with `early_stopping`, it replaces
         the split of the training data.
@@ -112,6 +114,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     feature_names_in_ : ndarray of str
         For X with column names.
     out_activation_ : str
+        Looking it up in a dict fails where `activations` gives hidden layers other functions than
+        `activation`, so that converters don't export another network.
 
     Examples
     --------
@@ -223,10 +227,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
         """
         check_is_fitted(self)
-        outputs = self._outputs(self._checked(X))
-        found: np.ndarray[Any, Any] = self._label_binarizer.inverse_transform(
-            outputs.ravel() if self.n_outputs_ == 1 else outputs
-        )
+        return self._labels(self._outputs(self._checked(X)))
+
+    def _labels(self, outputs: Host) -> Host:
+        """The classes that outputs of shape (n_samples, n_outputs) stand for."""
+        single = outputs.shape[1] == 1
+        found: Host = self._label_binarizer.inverse_transform(outputs.ravel() if single else outputs)
         return found
 
     def predict_proba(self, X: Any) -> np.ndarray[Any, Any]:
@@ -244,7 +250,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         outputs = self._outputs(self._checked(X))
         if self.n_outputs_ == 1:
             return np.hstack([1 - outputs, outputs])
-        if self._label_binarizer.y_type_ == "multiclass" and self.out_activation_ != "softmax":
+        if (
+            self._label_binarizer.y_type_ == "multiclass"
+            and self.network_.activations[-1].name != "softmax"
+        ):
             # independent outputs, one class against the rest
             outputs = outputs / outputs.sum(axis=1, keepdims=True)
         return outputs
@@ -264,14 +273,25 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         np.log(probabilities, out=probabilities)
         return probabilities
 
-    def _check_targets(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any, Any]:
+    def _check_targets(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
         X, y = self._checked_pair(X, y, reset=reset)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
             self.classes_ = self._label_binarizer.classes_
         else:
             self._check_classes(y)
-        return X, y, self._label_binarizer.transform(y).astype(bool)
+        return X, self._targets(y, "y")
+
+    def _targets(self, y: Any, name: str) -> Host:
+        """The network's targets of labels y."""
+        many = self._label_binarizer.y_type_.startswith("multilabel")
+        if many != type_of_target(y).startswith("multilabel"):
+            what = (
+                "an indicator matrix, with a column for each label" if many else "one class per example"
+            )
+            raise ValueError(f"{name} must be {what}, as in the first fit.")
+        found: Host = self._label_binarizer.transform(y).astype(bool)
+        return found
 
     def _check_classes(self, y: Any) -> None:
         """Raise ValueError if y has other classes than `classes_`."""
@@ -289,13 +309,14 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             )
 
     def _check_held_out(self, X: Any, y: Any) -> tuple[Any, Any]:
+        check_unmasked(X=X, y=y)
         X, y = validate_data(self, X, y, accept_sparse=SPARSE, multi_output=True, reset=False)
         unseen = np.setdiff1d(unique_labels(y), self.classes_)
         if len(unseen):
             raise ValueError(f"validation_data has classes {unseen} that y has not.")
-        return X, self._label_binarizer.transform(y).astype(bool)
+        return X, self._targets(y, "y of validation_data")
 
-    def _weights(self, y: Any, Y: Any, sample_weight: Any, incremental: bool) -> Any:
+    def _weights(self, Y: Host, sample_weight: Any, incremental: bool = False) -> Any:
         if self.class_weight is None:
             return sample_weight
         if incremental and self.class_weight == "balanced":
@@ -303,27 +324,44 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
                 "class_weight='balanced' needs all examples at once; for partial_fit give a dict, "
                 "such as sklearn.utils.class_weight.compute_class_weight makes."
             )
+        given, classes = self.class_weight, self._label_binarizer.classes_.tolist()
         if self._label_binarizer.y_type_.startswith("multilabel"):
-            factors = compute_sample_weight(self.class_weight, y)
+            labels, classes = Y.T.astype(int), [0, 1]
+            if given != "balanced" and (isinstance(given, dict) or len(given) != len(labels)):
+                raise ValueError(
+                    f"class_weight must be 'balanced' or a list of {len(labels)} dicts, one for each "
+                    f"label, got {given!r:.60}."
+                )
         else:
-            table = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
-            factors = table[np.searchsorted(self.classes_, y)]
+            labels = Y.argmax(axis=1)[None] if Y.shape[1] > 1 else Y.T.astype(int)
+            if isinstance(given, list):
+                raise ValueError(
+                    "class_weight must be a dict or 'balanced': a list of dicts is for multilabel y."
+                )
+        tables = given if isinstance(given, list) else [given] * len(labels)
+        found = [
+            _class_factors(table, classes, y, sample_weight)[y]
+            for table, y in zip(tables, labels, strict=True)
+        ]
+        factors = np.prod(found, axis=0)
         return factors if sample_weight is None else factors * sample_weight
 
-    def _output(self) -> tuple[str, str | Cost, str | None]:
+    def _output(self, hidden: int) -> tuple[str, str | Cost, str | None]:
         multiclass = self._label_binarizer.y_type_ == "multiclass"
         out = "softmax" if multiclass else "logistic"
         if self.cost is not None:
             cost = COSTS.get(self.cost, self.cost)
             canonical = getattr(cost, "canonical", None)
             return canonical if canonical in ("softmax", "sigmoid") else out, self.cost, None
-        chosen = self._layer_activations(self.n_layers_ - 2, out)[1]
+        chosen = self._layer_activations(hidden, out)[1]
         if chosen != ENGINE_NAMES.get(out, out):
             return out, "softmax_cross_entropy" if chosen == "softmax" else "binary_cross_entropy", None
         return out, "softmax_cross_entropy" if multiclass else "binary_cross_entropy", "log_loss"
 
     def _score(self, X: Any, Y: Any, sample_weight: Any) -> float:
         outputs = self._outputs(X)
+        if not np.isfinite(outputs).all():
+            return float("nan")
         if self._label_binarizer.y_type_ == "multiclass":
             hits = outputs.argmax(axis=1) == Y.argmax(axis=1)
         else:
@@ -334,3 +372,16 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _class_factors(given: Any, classes: list[Any], y: Host, sample_weight: Any) -> Host:
+    """Factors of the weights by class, from the classes' numbers y (n,)."""
+    if isinstance(given, str):
+        totals = np.bincount(y, sample_weight, minlength=len(classes))
+        # classes without weight count as absent
+        return np.asarray(totals.sum() / (np.count_nonzero(totals) * np.where(totals == 0, 1, totals)))
+    unknown = [label for label in given if label not in classes]
+    if unknown and any(label not in given for label in classes):
+        raise ValueError(f"class_weight has {unknown!r:.60}, which are not in classes {classes!r:.60}.")
+    factors = [non_negative_number(given.get(k, 1.0), f"class_weight[{k!r}]") for k in classes]
+    return np.array(factors)

@@ -1,16 +1,22 @@
-"""Training data in the engine's layout: dense, examples as rows of memory, in one dtype."""
+"""Training data: checks, and the engine's layout: dense, examples as rows of memory, in one dtype."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.utils.validation import _check_sample_weight
 
 from bpengine.backends import Array
+from bpengine.data.source import Chunk
 from bpengine.model.packed_examples import pack_examples as rows_of_columns
 from bpengine.network.network import Network
+from bpengine.training.steps import steps_per_readback
 
-__all__ = ["Data", "Examples", "Host", "columns", "pack_examples"]
+__all__ = ["Data", "Examples", "Host", "check_unmasked", "check_weights", "columns", "pack_examples"]
 
 Host = np.ndarray[Any, Any]
 
@@ -26,6 +32,36 @@ class Data(NamedTuple):
         """Select examples by index."""
         weights = None if self.weights is None else self.weights[chosen]
         return Data(self.X[chosen], self.Y[chosen], weights)
+
+
+def check_unmasked(**arrays: Any) -> None:
+    """Raise ValueError if one of the arrays has masked values."""
+    for name, array in arrays.items():
+        if np.ma.is_masked(array):
+            raise ValueError(
+                f"{name} has {np.ma.getmaskarray(array).sum()} masked values, and a network takes none. "
+                f"Fill them, as {name}.filled(0) does, or leave these examples out."
+            )
+
+
+def check_weights(sample_weight: Any, X: Any) -> Any:
+    """Validated weights of the examples X, or None."""
+    if sample_weight is None:
+        return None
+    check_unmasked(sample_weight=sample_weight)
+    given = np.asarray(sample_weight)
+    if given.dtype.kind == "O":
+        numeric = all(isinstance(x, Real) for x in given.flat)
+    else:
+        numeric = given.dtype.kind in "biuf"
+    if not numeric:
+        raise TypeError(f"sample_weight must be numbers, got {sample_weight!r:.60}.")
+    weights = _check_sample_weight(sample_weight, X)
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not np.isfinite(total):
+        raise ValueError(f"sample_weight must have a finite sum, got {total}. Divide it by its maximum.")
+    return weights
 
 
 def columns(network: Network, X: Any) -> Array:
@@ -70,19 +106,32 @@ class Examples:
         else:
             self.rows = pack_examples(network, *data)
 
-    def indices(self, order: Host) -> Any:
-        """Indices of examples, on the device where `load` needs them."""
-        return order if self.rows is None else self.network.backend.asarray(order, "int64")
+    def chunks(self, order: Host, m: int) -> Iterator[Chunk]:
+        """The examples of `order`, m at a time, but for batches without weight."""
+        net, weights = self.network, None
+        if self.weights is not None:
+            batches = order.reshape(-1, m)
+            batches = batches[self.weights[batches].sum(axis=1) != 0]
+            weights = self.weights[batches]
+            weights = weights / weights.mean(axis=1, keepdims=True)
+            order = batches.ravel()
+        indices: Any = order if self.rows is None else net.backend.asarray(order, "int64")
+        steps = steps_per_readback(net, m)
+        for start in range(0, len(order) // m, steps):
+            stop = min(start + steps, len(order) // m)
+            some = indices[start * m : stop * m]
+            parts = [some[i : i + m] for i in range(0, (stop - start) * m, m)]
+            shares = None if weights is None else net.backend.asarray(weights[start:stop], net.dtype)
+            outcomes = partial(self._outcomes, some, m, shares)
+            yield Chunk(m, weights is not None, parts, self._load, outcomes, self.rows)
 
-    def load(self, indices: Any, rows: Array) -> None:
-        """Copy examples into the rows of a workspace."""
+    def _load(self, indices: Any, rows: Array) -> None:
         if self.rows is None:
             pack_examples(self.network, *self._data.take(indices), out=rows)
         else:
             self.network.backend.take(self.rows, indices, rows)
 
-    def targets(self, indices: Any, m: int) -> Array:
-        """Targets in batches of m: shape (batches, n_L, m)."""
+    def _outcomes(self, indices: Any, m: int, shares: Array | None) -> tuple[Array, Array | None]:
         net = self.network
         xp, n = net.backend.xp, net.sizes[-1]
         if self.rows is None:
@@ -90,4 +139,4 @@ class Examples:
         else:
             end = self.rows.shape[1] - (self.weights is not None)
             Y = xp.take(self.rows[:, end - n : end], indices, axis=0)
-        return xp.reshape(Y, (-1, m, n)).mT
+        return xp.reshape(Y, (-1, m, n)).mT, shares

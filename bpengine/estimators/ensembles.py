@@ -10,13 +10,13 @@ import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin, _fit_context, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from bpengine.estimators import lbfgs, stochastic
 from bpengine.estimators.base import BaseMLP, Estimator
 from bpengine.estimators.callbacks import Task
 from bpengine.estimators.classifier import MLPClassifier
-from bpengine.estimators.data import Host
+from bpengine.estimators.data import Data, Host, check_weights
 from bpengine.estimators.regressor import MLPRegressor
 from bpengine.estimators.stacked import StackedFit, is_for_stacks, stacks, train
 from bpengine.model.costs import Cost
@@ -35,27 +35,33 @@ class BaseEnsemble(Estimator, ABC):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         X, y = self._checked_pair(X, y, numeric=self._single is MLPRegressor)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X)
+        sample_weight = check_weights(sample_weight, X)
         draws = check_random_state(self.random_state)
         self._seeds = draws.randint(SEEDS, size=(self.n_estimators, 2))
-        self._examples = len(y)
+        self._examples = X.shape[0]
         parameters = self.get_params(deep=False)
         for name in ("n_estimators", "bootstrap", "random_state"):
             del parameters[name]
+        if self.validation_data:  # by its column names, which the estimators don't have
+            parameters["validation_data"] = (
+                self._checked(self.validation_data[0]),
+                *self.validation_data[1:],
+            )
         self.estimators_, found = [], []
         for seed, numbers in zip(self._seeds[:, 0], self.estimators_samples_, strict=True):
             est = self._single(**parameters, random_state=int(seed))
             member = None
             if is_for_stacks(est, X):
-                data = est._prepare(X, y, sample_weight)
-                weights = None if data.weights is None else data.weights[numbers]
-                member = StackedFit(est, numbers, data.Y[numbers], weights)
+                data = _prepared(est, X, y, sample_weight, numbers)
+                member = StackedFit(est, numbers, data.Y[numbers], data.weights)
             if member is not None and member.steps_each_time:
                 found.append(member)
             else:
                 est = clone(est)
-                _train_alone(est, X, y, sample_weight, numbers)
+                data = _prepared(est, X, y, sample_weight, numbers)
+                data = Data(data.X[numbers], data.Y[numbers], data.weights)
+                task = Task(est, X, y, sample_weight, max_subtasks=est.max_iter)
+                (lbfgs.minimize if est.solver == "lbfgs" else stochastic.train)(est, data, task)
             self.estimators_.append(est)
         for group in stacks(found):
             train(group, X)
@@ -89,11 +95,11 @@ class BaseEnsemble(Estimator, ABC):
         return found.mean(axis=0), found.std(axis=0)
 
 
-def _train_alone(est: BaseMLP, X: Any, y: Any, sample_weight: Any, numbers: Host) -> None:
-    """Train an estimator that can't be part of a stack, on the examples of these indices."""
-    data = est._prepare(X, y, sample_weight).take(numbers)
-    task = Task(est, X, y, sample_weight, max_subtasks=est.max_iter)
-    (lbfgs.minimize if est.solver == "lbfgs" else stochastic.train)(est, data, task)
+def _prepared(est: BaseMLP, X: Any, y: Any, sample_weight: Any, numbers: Host) -> Data:
+    """All examples, for an initialized estimator, and the weights of those with these indices."""
+    data = est._prepare(X, y, sample_weight)
+    weights = None if sample_weight is None else sample_weight[numbers]
+    return data._replace(weights=est._weights(data.Y[numbers], weights))
 
 
 def _constraints(single: type[BaseMLP]) -> dict[str, Any]:
@@ -233,13 +239,9 @@ validation_data, max_norm
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
         """
         mean = self._mean_and_std(X)[0]
-        binarizer = self.estimators_[0]._label_binarizer
-        if binarizer.y_type_.startswith("multilabel"):
-            labels: Host = binarizer.inverse_transform(mean)
-            return labels
-        classes: Host = np.asarray(self.classes_)
-        chosen: Host = classes[mean.argmax(axis=1)]
-        return chosen
+        single = self.estimators_[0]
+        labels: Host = single._labels(mean[:, 1:] if single.n_outputs_ == 1 else mean)
+        return labels
 
     def predict_proba(self, X: Any, return_std: bool = False) -> Any:
         """Mean of the networks' probabilities, in the order of `classes_`.

@@ -47,10 +47,10 @@ def minimize(estimator: BaseMLP, data: Data, task: Task) -> None:
                 return
             task.begin()
             objective.set(θ)
-            est.n_iter_, est.loss_ = iterations, _loss(objective, est._loss)
+            est.n_iter_, est.loss_ = iterations, np.float64(_loss(objective, est._loss))
             if est.verbose:
                 print(f"Iteration {iterations}, loss = {est.loss_:.8f}")
-            stopped = runner.note(est.loss_, 1.0)
+            stopped = runner.note(float(est.loss_), 1.0)
             if task.end() or stopped:
                 raise _Stopped
 
@@ -72,7 +72,7 @@ def minimize(estimator: BaseMLP, data: Data, task: Task) -> None:
                 runner.interrupted()
         objective.set(at)
         with np.errstate(all="ignore"):
-            est.loss_ = _loss(objective, est._loss)
+            est.loss_ = np.float64(_loss(objective, est._loss))
 
 
 def _parts(network: Network, data: Data) -> list[Part]:

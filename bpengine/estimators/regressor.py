@@ -12,6 +12,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from bpengine.estimators.base import BaseMLP
+from bpengine.estimators.data import Host
 from bpengine.estimators.fit import fit
 from bpengine.model.costs import Cost
 
@@ -148,19 +149,19 @@ dropout, activations, validation_data, callbacks, max_norm
         outputs = self._outputs(self._checked(X))
         return outputs.ravel() if self.n_outputs_ == 1 else outputs
 
-    def _check_targets(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any, Any]:
+    def _check_targets(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
         X, y = self._checked_pair(X, y, numeric=True, reset=reset)
         if self.loss == "poisson" and self.cost is None and y.min() < 0:
             raise ValueError(f"loss='poisson' needs targets of 0 or more, got {y.min()}.")
-        return X, y, y
+        return X, y
 
     def _check_held_out(self, X: Any, y: Any) -> tuple[Any, Any]:
-        return self._check_targets(X, y, incremental=False, reset=False)[:2]
+        return self._check_targets(X, y, incremental=False, reset=False)
 
-    def _weights(self, y: Any, Y: Any, sample_weight: Any, incremental: bool) -> Any:
+    def _weights(self, Y: Host, sample_weight: Any, incremental: bool = False) -> Any:
         return sample_weight
 
-    def _output(self) -> tuple[str, str | Cost, str | None]:
+    def _output(self, hidden: int) -> tuple[str, str | Cost, str | None]:
         if self.cost is not None:
             return "identity", self.cost, None
         if self.loss == "poisson":

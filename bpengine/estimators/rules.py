@@ -14,7 +14,16 @@ from bpengine.estimators.steps import HatAdam
 from bpengine.optimizers.base import Optimizer
 from bpengine.optimizers.sgd import SGD
 
-__all__ = ["batch_size", "converged", "next_rate", "optimizer", "record_epoch", "shuffled", "split"]
+__all__ = [
+    "batch_size",
+    "converged",
+    "next_rate",
+    "optimizer",
+    "record_epoch",
+    "restore_best",
+    "shuffled",
+    "split",
+]
 
 LEAST_RATE = 1e-6  # below it, an adaptive learning rate ends training
 
@@ -38,12 +47,13 @@ def optimizer(est: BaseMLP) -> Optimizer:
 
 def split(est: BaseMLP, order: Host, Y: Host) -> tuple[Host, Host]:
     """Indices of training and validation examples."""
-    single = est.n_outputs_ == 1 and Y.dtype == bool
+    # a class with one example, as a bootstrap sample may have, can't be in both parts
+    stratified = est.n_outputs_ == 1 and Y.dtype == bool and Y.sum() != 1 and (~Y).sum() != 1
     train, chosen = train_test_split(
         order,
         random_state=est._random_state,
         test_size=est.validation_fraction,
-        stratify=Y if single else None,
+        stratify=Y if stratified else None,
     )
     if len(chosen) < 2:
         raise ValueError(
@@ -77,10 +87,10 @@ def shuffled(est: BaseMLP, order: Host) -> Host:
 
 def record_epoch(est: BaseMLP, loss: float, examples: int, held_out: Data | None) -> None:
     """Record an epoch, and count epochs without an improvement of the loss or validation score."""
-    est.loss_ = loss
+    est.loss_ = np.float64(loss)
     est.n_iter_ += 1
     est.t_ += examples
-    est.loss_curve_.append(loss)
+    est.loss_curve_.append(est.loss_)
     if est.verbose:
         print(f"Iteration {est.n_iter_}, loss = {loss:.8f}")
     if held_out is not None:
@@ -92,11 +102,19 @@ def record_epoch(est: BaseMLP, loss: float, examples: int, held_out: Data | None
         missed = score < est.best_validation_score_ + est.tol
     else:
         missed = loss > est.best_loss_ - est.tol
-        est.best_loss_ = min(est.best_loss_, loss)
+        est.best_loss_ = min(est.best_loss_, est.loss_)
     est._no_improvement_count = est._no_improvement_count + 1 if missed else 0
     if held_out is not None and score > est.best_validation_score_:
         est.best_validation_score_ = score
-        est._best = est.network_.backend.to_numpy(est.network_.vector).copy()
+        if est.early_stopping:
+            est._best = est.network_.backend.to_numpy(est.network_.vector).copy()
+
+
+def restore_best(est: BaseMLP) -> None:
+    """Set the best parameters of this `fit`, if `early_stopping` has found some."""
+    if est._best is not None:
+        est.network_.vector[...] = est.network_.backend.asarray(est._best, est.network_.dtype)
+        est._best = None
 
 
 def next_rate(est: BaseMLP, rate: float) -> float:

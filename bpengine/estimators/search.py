@@ -21,6 +21,7 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
 
 from bpengine.estimators.base import BaseMLP
+from bpengine.estimators.data import check_unmasked
 from bpengine.estimators.stacked import StackedFit, is_for_stacks, stacks, train
 
 __all__ = ["StackSearchCV"]
@@ -149,6 +150,7 @@ class StackSearchCV(GridSearchCV):  # type: ignore[misc]
                 "fits are then alone, or use sklearn.model_selection.GridSearchCV."
             )
         scorers, refit_metric = self._get_scorers()
+        check_unmasked(X=X, y=y, **params)
         X, y = indexable(X, y)
         params = _check_method_params(X, params=params)
         routed = self._get_routed_params_for_fit(params)

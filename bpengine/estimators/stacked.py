@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from bpengine.backends import Array, Batches, Entries
-from bpengine.backprop.plan import Plan
+from bpengine.backends import Array, Entries
+from bpengine.data.source import Chunk
 from bpengine.estimators import rules
 from bpengine.estimators.base import BaseMLP
 from bpengine.estimators.data import Data, Host, pack_examples
-from bpengine.model.model import take_networks
 from bpengine.network.network import Network
 from bpengine.network.stack import stack
-from bpengine.optimizers.update import OptimizerState
+from bpengine.training.steps import StepRunner
 
 __all__ = ["StackedFit", "is_for_stacks", "stacks", "train"]
 
@@ -65,7 +64,7 @@ class StackedFit:
         self.batch_size = rules.batch_size(est, len(self.order))
         self.steps = -(-len(self.order) // self.batch_size)
         self.rest = len(self.order) - (self.steps - 1) * self.batch_size  # examples of the last step
-        est.n_iter_ = 0
+        est.n_iter_, est._best = 0, None
 
     @property
     def steps_each_time(self) -> bool:
@@ -111,8 +110,7 @@ class StackedFit:
             block[...] = new
         net.rng, net.l2 = view.rng, float(est.alpha) / self.batch_size
         est.network_ = net
-        if est.early_stopping and est._best is not None:
-            net.vector[...] = net.backend.asarray(est._best, net.dtype)
+        rules.restore_best(est)
 
 
 def stacks(found: Sequence[StackedFit]) -> Iterator[list[StackedFit]]:
@@ -191,10 +189,9 @@ class StackSteps:
         )
         self._rates_differ = not constant or len({member.learning_rate for member in group}) > 1
         rates = self._rates(group)
-        self.optimizer = dataclasses.replace(group[0].optimizer, learning_rate=rates)
+        optimizer = dataclasses.replace(group[0].optimizer, learning_rate=rates)
         self._set_l2(np.full(len(group), group[0].batch_size))
-        self.state = OptimizerState(self.optimizer, self.network.parameters)
-        self._plans: dict[tuple[int, bool], tuple[Plan, Entries]] = {}
+        self.runner = StepRunner(self.network, optimizer)
 
     def _rates(self, group: Sequence[StackedFit]) -> Any:
         if not self._rates_differ:
@@ -214,22 +211,9 @@ class StackSteps:
 
     def narrow(self, left: Host) -> None:
         """Continue with some of the networks."""
-        network, before, old = self.network, self.network.parameters, self.state.arrays
-        self.network, self.alpha = network.take(left), self.alpha[left]
-        rates = self.optimizer.learning_rate
-        if isinstance(rates, tuple):
-            rates = tuple(rates[p] for p in left)
-            self.optimizer = dataclasses.replace(self.optimizer, learning_rate=rates)
-        self.state = OptimizerState(self.optimizer, self.network.parameters)
-        parameters = self.network.parameters
-        for name, array in self.state.arrays.items():
-            if old[name].shape == before.vector.shape:
-                blocks = zip(parameters.split(array), before.split(old[name]), strict=True)
-                for new, whole in blocks:
-                    new[...] = take_networks(network.backend, whole, left)
-            else:
-                array[...] = old[name]
-        self._plans.clear()
+        self.runner, self.alpha = self.runner.take(left), self.alpha[left]
+        assert isinstance(self.runner.model, Network)
+        self.network = self.runner.model
 
     def epoch(self, running: Sequence[StackedFit]) -> Host:
         """Steps on all examples of each network; return the average losses, (P,)."""
@@ -257,17 +241,6 @@ class StackSteps:
             total += self._run(rest, part, rests, rates, weighted or not even)
         return total / [len(member.order) for member in running]
 
-    def _plan(self, m: int, weighted: bool) -> tuple[Plan, Entries]:
-        """The plan for batches of m, and an output buffer with an entry per step."""
-        net = self.network
-        if (m, weighted) not in self._plans:
-            parts = ("inputs", "targets", *(["weights"] if weighted else []))
-            plan = Plan(net, m, self.optimizer, state=self.state, weighted=weighted, per_network=parts)
-            shape = *net.stack, net.sizes[-1], m
-            steps = min(READBACK_STEPS, max(1, READBACK_ELEMENTS // int(np.prod(shape))))
-            self._plans[m, weighted] = plan, Entries(net.backend.empty((steps, *shape), net.dtype))
-        return self._plans[m, weighted]
-
     def _run(self, m: int, part: tuple[Host, Host], counts: Host, rates: Any, weighted: bool) -> Host:
         """Steps of one batch size; return the sums of the losses of their examples, (P,).
 
@@ -278,19 +251,14 @@ class StackSteps:
         net, xp = self.network, self.network.backend.xp
         totals = weights.sum(axis=-1) if weighted else np.full(weights.shape[:2], float(m))
         self._set_l2(totals[0])
-        plan, slots = self._plan(m, weighted)
-        outputs, plan.learning_rate = slots.whole, rates
-        rows = plan.workspace.rows
         shares = weights * (m / totals[..., None]) if weighted else None
         indices: Any = net.backend.asarray(numbers.reshape(len(numbers), -1), "int64")
         penalties = np.zeros(totals.shape[1])
         penalized = bool(self.alpha.any())
 
         def load(step: int, rows: Array) -> None:
-            if shares is None:
-                net.backend.take(self.rows, indices[step, ...], rows)
-            else:
-                net.backend.take(self.rows, indices[step, ...], rows[:, : self.rows.shape[1]])
+            net.backend.take(self.rows, indices[step, ...], rows[:, : self.rows.shape[1]])
+            if shares is not None:
                 rows[:, -1] = net.backend.asarray(shares[step].ravel(), net.dtype)
                 self._set_l2(totals[step])
                 plan.learning_rate = rates
@@ -298,33 +266,39 @@ class StackSteps:
                 penalties[...] += net.l2 * _squares(net)
 
         plain = shares is None and not penalized
+        gather = partial(net.backend.take, self.rows)
+        per_network = "inputs", "targets", *(["weights"] if weighted else [])
         found = np.zeros(totals.shape[1])
-        for start in range(0, len(numbers), outputs.shape[0]):
-            steps = range(start, min(start + outputs.shape[0], len(numbers)))
-            if plain:
-                given = Batches(
-                    partial(net.backend.take, self.rows),
-                    [indices[i, ...] for i in steps],
-                    rows,
-                    plan.output,
-                    slots,
-                    self.rows,
-                )
-            else:
-                given = Batches(load, steps, rows, plan.output, slots)
-            plan.program.run_batches(given, [0])
-            some = indices[start : steps.stop, ...]
-            values = self.loss(outputs[: len(steps), ...], self._targets(some, m))
-            if shares is not None:
-                values = values * net.backend.asarray(shares[start : steps.stop], net.dtype)
+        elements = totals.shape[1] * net.sizes[-1] * m
+        count = min(READBACK_STEPS, max(1, READBACK_ELEMENTS // elements))
+        for start in range(0, len(numbers), count):
+            stop = min(start + count, len(numbers))
+            some = indices[start:stop, ...]
+            factors = None if shares is None else net.backend.asarray(shares[start:stop], net.dtype)
+            chunk = Chunk(
+                m,
+                weighted,
+                Entries(some) if plain else range(start, stop),
+                gather if plain else load,
+                partial(self._outcomes, some, m, factors),
+                self.rows if plain else None,
+                per_network=per_network,
+            )
+            if start == 0:
+                plan = self.runner.plan(chunk)[0]
+                plan.learning_rate = rates
+            x, y, factors = self.runner.outputs(chunk)
+            values = self.loss(x, y)
+            if factors is not None:
+                values = values * factors
             found += net.backend.to_float(xp.sum(values, axis=(0, -1), dtype=xp.float64))
         return counts / m * found + counts / 2 * penalties
 
-    def _targets(self, indices: Array, m: int) -> Array:
-        """Targets of batches, (steps, P, n_L, m)."""
+    def _outcomes(self, indices: Array, m: int, shares: Array | None) -> tuple[Array, Array | None]:
+        """Targets of batches, (steps, P, n_L, m), and their weights."""
         xp, n = self.network.backend.xp, self.network.sizes[-1]
         taken = xp.take(self.rows[:, self.rows.shape[1] - n :], xp.reshape(indices, (-1,)), axis=0)
-        return xp.reshape(taken, (indices.shape[0], -1, m, n)).mT
+        return xp.reshape(taken, (indices.shape[0], -1, m, n)).mT, shares
 
 
 def _in_steps(x: Host, m: int) -> Host:

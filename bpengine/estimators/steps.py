@@ -10,19 +10,19 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from array_api_compat import array_namespace
-
-from bpengine.backends import Array, Batches, Operation
+from bpengine.backends import Array, Backend, Operation
+from bpengine.backends.namespace import array_namespace
 from bpengine.backprop.plan import Plan
 from bpengine.backprop.reduction import Mean
 from bpengine.backprop.workspace import Workspace
+from bpengine.data.source import Chunk
 from bpengine.estimators.data import Examples, Host
 from bpengine.model.model import Model
 from bpengine.network.network import Network
 from bpengine.optimizers.adam import Adam
 from bpengine.optimizers.base import Optimizer, State, scalar
 from bpengine.optimizers.update import OptimizerState
-from bpengine.training.steps import PLANS, steps_per_readback
+from bpengine.training.steps import StepRunner
 
 __all__ = ["HatAdam", "Steps"]
 
@@ -69,7 +69,11 @@ class WeightedMean(Mean):
     squares : array of shape ()
         Σ w² before each step, summed over the steps in float64; with sample weights, times the batch
         size over their sum.
+    settings : tuple of float, or None
+        The learning rate and α that the scalars were last computed for.
     """
+
+    settings: tuple[float, float] | None = None
 
     def prepare(self, model: Model, workspace: Workspace) -> None:
         """As `Mean.prepare`."""
@@ -111,6 +115,12 @@ def _add_squares(total: Array, w: Array, share: Array) -> Array:
     return total + xp.astype(share * xp.sum(w * w), xp.float64)
 
 
+def weighted_plan(model: Model, chunk: Chunk, state: OptimizerState, executor: Backend) -> Plan:
+    """The plan of steps along the gradient of scikit-learn's loss."""
+    options: dict[str, Any] = {"state": state, "weighted": chunk.weighted, "replayer": executor}
+    return Plan(model, chunk.size, state.optimizer, gradient=WeightedMean(), **options)
+
+
 class Steps:
     """Training steps on one network, with the optimizer's state.
 
@@ -126,28 +136,24 @@ class Steps:
     ----------
     learning_rate : float
         η; may be set between epochs.
-    replayer : Backend
-        Runs the plans.
+    runner : StepRunner
     """
 
     def __init__(self, network: Network, optimizer: Optimizer, learning_rate: float, loss: Loss) -> None:
         self.network, self.optimizer, self.loss = network, optimizer, loss
         self.learning_rate = learning_rate
-        self.state = OptimizerState(optimizer, network.parameters)
-        self.replayer = network.backend
-        self._plans: dict[tuple[int, bool, bool], tuple[Plan, Array, list[Array]]] = {}
+        self.runner = StepRunner(network, optimizer, weighted_plan)
 
     def __getstate__(self) -> dict[str, Any]:
         to_numpy = self.network.backend.to_numpy
-        arrays = {name: to_numpy(array) for name, array in self.state.arrays.items()}
-        return {**vars(self), "_plans": {}, "state": arrays, "replayer": self.network.backend}
+        arrays = {name: to_numpy(array) for name, array in self.runner.state.arrays.items()}
+        return {**vars(self), "runner": None, "state": arrays}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        arrays = state.pop("state")
-        vars(self).update(state)
-        self.state = OptimizerState(self.optimizer, self.network.parameters)
-        for name, array in self.state.arrays.items():
-            array[...] = self.network.backend.asarray(arrays[name], self.network.dtype)
+        names = "network", "optimizer", "learning_rate", "loss"
+        Steps.__init__(self, *(state[name] for name in names))
+        for name, array in self.runner.state.arrays.items():
+            array[...] = self.network.backend.asarray(state["state"][name], self.network.dtype)
 
     def epoch(self, examples: Examples, order: Host, batch_size: int, alpha: float) -> float:
         """Steps on the examples of `order`, `batch_size` at a time; return the average loss.
@@ -160,6 +166,8 @@ class Steps:
         alpha : float
             Strength of the penalty, divided by the sum of a batch's weights.
         """
+        if bool(alpha) != bool(self.network.l2):
+            self.runner.clear()  # the plans are with a penalty, or without
         full = len(order) - len(order) % batch_size
         total = 0.0
         for part, m in ((order[:full], batch_size), (order[full:], len(order) - full)):
@@ -168,57 +176,21 @@ class Steps:
         self.network.l2 = alpha / batch_size
         return total / len(order)
 
-    def rest(self) -> None:
-        """Free the buffers; further steps create new plans."""
-        self._plans.clear()
-
-    def _plan(self, m: int, examples: Examples, alpha: float) -> tuple[Plan, Array, list[Array]]:
-        """The plan for batches of m, and an output buffer with a slot per step."""
-        net, weighted = self.network, examples.weights is not None
-        net.l2 = alpha / m
-        key = m, weighted, bool(alpha)
-        if key not in self._plans:
-            if len(self._plans) == PLANS:
-                del self._plans[next(iter(self._plans))]
-            options: dict[str, Any] = {"state": self.state, "weighted": weighted}
-            options |= {"gradient": WeightedMean(), "replayer": self.replayer}
-            plan = Plan(net, m, self.optimizer, **options)
-            steps = steps_per_readback(net, m)
-            outputs = net.backend.empty((steps, net.sizes[-1], m), net.dtype)
-            self._plans[key] = plan, outputs, [outputs[i, ...] for i in range(steps)]
-        plan = self._plans[key][0]
-        plan.learning_rate = self.learning_rate
-        return self._plans[key]
-
     def _run(self, m: int, examples: Examples, order: Host, alpha: float) -> float:
         """Steps of one batch size; return the sum of the losses of their examples."""
-        net = self.network
-        plan, outputs, slots = self._plan(m, examples, alpha)
-        rows, xp = plan.workspace.rows, net.backend.xp
-        weights = None
-        if examples.weights is not None:
-            order, weights = _with_weight(order, examples.weights, m)
-        indices = examples.indices(order)
-        assert isinstance(plan.reduction, WeightedMean)
-        squares = plan.reduction.squares
-        squares[...] = total = 0.0
-        for start in range(0, len(order), m * len(slots)):
-            stop = min(start + m * len(slots), len(order))
-            chosen = indices[start:stop]
-            batches = [indices[i : i + m] for i in range(start, stop, m)]
-            given = Batches(examples.load, batches, rows, plan.output, slots, examples.rows)
-            plan.program.run_batches(given, [0])
-            values = self.loss(outputs[: len(batches), ...], examples.targets(chosen, m))
+        net, plan, total = self.network, None, 0.0
+        net.l2 = alpha / m
+        for chunk in examples.chunks(order, m):
+            if plan is None:
+                plan = self.runner.plan(chunk)[0]
+                settings = self.learning_rate, alpha
+                if plan.reduction.settings != settings:
+                    plan.learning_rate = self.learning_rate
+                    plan.reduction.settings = settings
+                plan.reduction.squares[...] = 0.0
+            x, y, weights = self.runner.outputs(chunk)
+            values = self.loss(x, y)
             if weights is not None:
-                share = weights[start // m : stop // m]
-                values = values * net.backend.asarray(share, net.dtype)
-            total += float(xp.sum(values, dtype=xp.float64))
-        return total + alpha / 2 * float(squares)
-
-
-def _with_weight(order: Host, weights: Host, m: int) -> tuple[Host, Host]:
-    """The batches of `order` with a non-zero weight, and their weights relative to the batch mean."""
-    batches = order.reshape(-1, m)
-    batches = batches[weights[batches].sum(axis=1) != 0]
-    found = weights[batches]
-    return batches.ravel(), found / found.mean(axis=1, keepdims=True)
+                values = values * weights
+            total += float(net.backend.xp.sum(values, dtype=net.backend.xp.float64))
+        return total if plan is None else total + alpha / 2 * float(plan.reduction.squares)

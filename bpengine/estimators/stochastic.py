@@ -25,6 +25,11 @@ def train(estimator: BaseMLP, data: Data, task: Task | None) -> None:
         η = float(est.learning_rate_init)
         est._optimizer = Steps(est.network_, rules.optimizer(est), η, est._loss)
     steps: Steps = est._optimizer
+    if incremental and est.max_norm != steps.optimizer.max_norm:
+        raise ValueError(
+            f"max_norm={est.max_norm} is not that of the training so far, {steps.optimizer.max_norm}. "
+            "Set it back, or call fit."
+        )
     if est.early_stopping and incremental:
         raise ValueError("partial_fit does not support early_stopping=True")
     order = np.arange(len(data.Y))
@@ -41,13 +46,13 @@ def train(estimator: BaseMLP, data: Data, task: Task | None) -> None:
     examples = Examples(est.network_, data)
     count = -(-len(order) // batch_size)
     if est.backend is None and not incremental:
-        most, remembers = count * est.max_iter, bool(steps.state.arrays)
-        steps.replayer = for_training(est.network_, batch_size, most, remembers)
+        most, remembers = count * est.max_iter, bool(steps.runner.state.arrays)
+        steps.runner.executor = for_training(est.network_, batch_size, most, remembers)
     with CallbackRunner(
-        est, steps.optimizer, steps.state, count, held_out, silent=incremental
+        est, steps.optimizer, steps.runner, count, held_out, silent=incremental
     ) as runner:
         try:
-            est.n_iter_ = 0
+            est.n_iter_, est._best = 0, None
             for _ in range(1 if incremental else est.max_iter):
                 if task is not None:
                     task.begin()
@@ -71,6 +76,5 @@ def train(estimator: BaseMLP, data: Data, task: Task | None) -> None:
         except KeyboardInterrupt:
             runner.interrupted()
         if not incremental:
-            steps.rest()
-        if est.early_stopping and est._best is not None:
-            est.network_.vector[...] = est.network_.backend.asarray(est._best, est.network_.dtype)
+            steps.runner.clear()
+        rules.restore_best(est)

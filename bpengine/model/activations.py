@@ -12,9 +12,8 @@ from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import Any, Literal
 
-from array_api_compat import array_namespace
-
 from bpengine.backends import Array, Operation
+from bpengine.backends.namespace import array_namespace
 from bpengine.validation import check_function, check_instance, choose, interval
 
 __all__ = ["ACTIVATIONS", "Activation", "ActivationLike", "PerNeuron", "per_layer", "resolve"]
@@ -139,6 +138,12 @@ class PerNeuron(Activation):
     members: tuple[Activation, ...]
     runs: list[tuple[Activation, int]]
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PerNeuron) and self.members == other.members
+
+    def __hash__(self) -> int:
+        return hash(self.members)
+
     def _slices(self) -> Iterator[tuple[Activation, slice]]:
         start = 0
         for member, n in self.runs:
@@ -180,8 +185,16 @@ def _sigmoid(z: Array) -> Array:
     return xp.where(z >= 0, xp.ones_like(z), e) / (1 + e)
 
 
+def _product(a: Array) -> Array:
+    return a * (1 - a)
+
+
 def _tanh(z: Array) -> Array:
     return array_namespace(z).tanh(z)
+
+
+def _tanh_derivative(a: Array) -> Array:
+    return 1 - a * a
 
 
 def _relu(z: Array) -> Array:
@@ -201,6 +214,10 @@ def _leaky_relu_derivative(a: Array) -> Array:
     # sign(a) = sign(z); NaN propagates
     xp = array_namespace(a)
     return xp.maximum(xp.sign(a), 0.01 * xp.ones_like(a))
+
+
+def _same(z: Array) -> Array:
+    return z
 
 
 def _one(a: Array) -> Array:
@@ -259,14 +276,14 @@ def _swish_derivative(z: Array) -> Array:
 ACTIVATIONS: dict[str, Activation] = {
     σ.name: σ
     for σ in (
-        Activation("sigmoid", _sigmoid, lambda a: a * (1 - a), "a", (0, 1)),
-        Activation("tanh", _tanh, lambda a: 1 - a * a, "a", (-1, 1)),
+        Activation("sigmoid", _sigmoid, _product, "a", (0, 1)),
+        Activation("tanh", _tanh, _tanh_derivative, "a", (-1, 1)),
         Activation("relu", _relu, _relu_derivative, "a", (0, math.inf)),
         Activation("leaky_relu", _leaky_relu, _leaky_relu_derivative, "a"),
-        Activation("linear", lambda z: z, _one, "a"),
-        Softmax("softmax", _softmax, lambda a: a * (1 - a), "a", (0, 1)),
+        Activation("linear", _same, _one, "a"),
+        Softmax("softmax", _softmax, _product, "a", (0, 1)),
         Activation("softplus", _softplus, _softplus_derivative, "a", (0, math.inf)),
-        Activation("exponential", _exponential, lambda a: a, "a", (0, math.inf)),
+        Activation("exponential", _exponential, _same, "a", (0, math.inf)),
         Activation("gelu", _gelu, _gelu_derivative),
         Activation("swish", _swish, _swish_derivative),
     )
@@ -279,11 +296,12 @@ SYNONYMS = {"logistic": "sigmoid", "identity": "linear"}
 def resolve(activation: str | Activation | Sequence[str | Activation]) -> Activation:
     """The activation of a name; a list with one for each neuron gives a `PerNeuron`."""
     if isinstance(activation, Activation):
-        if ACTIVATIONS.get(activation.name, activation) is not activation:
+        found = ACTIVATIONS.get(activation.name, activation)
+        if found != activation:
             raise ValueError(
                 f"activation {activation.name!r} is built in; give a custom one another name."
             )
-        return activation
+        return found  # the built-in one also for a copy of it
     if isinstance(activation, (list, tuple)):
         return PerNeuron(activation)
     name = SYNONYMS.get(activation, activation) if isinstance(activation, str) else activation

@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
-from array_api_compat import array_namespace
-
 from bpengine.backends import Array, Operation
+from bpengine.backends.namespace import array_namespace
 from bpengine.model.activations import ACTIVATIONS, Activation
 from bpengine.validation import check_function, check_instance, choose, flag, interval
 
@@ -181,6 +180,10 @@ def _quadratic(a: Array, y: Array) -> Array:
     return 0.5 * array_namespace(a).sum((a - y) ** 2, axis=-2)
 
 
+def _quadratic_derivative(a: Array, y: Array) -> Array:
+    return a - y
+
+
 def _absolute_error(a: Array, y: Array) -> Array:
     xp = array_namespace(a)
     return xp.sum(xp.abs(a - y), axis=-2)
@@ -271,7 +274,7 @@ def _softmax_cross_entropy_derivative(a: Array, y: Array) -> Array:
 COSTS: dict[str, Cost] = {
     cost.name: cost
     for cost in (
-        Cost("quadratic", _quadratic, lambda a, y: a - y, canonical="linear"),
+        Cost("quadratic", _quadratic, _quadratic_derivative, canonical="linear"),
         Cost("absolute_error", _absolute_error, _absolute_error_derivative),
         Cost("huber", _huber, _huber_derivative),
         Cost(
@@ -307,7 +310,8 @@ COSTS: dict[str, Cost] = {
 def resolve(cost: str | Cost) -> Cost:
     """The cost of a name, or the object itself."""
     if isinstance(cost, Cost):
-        if COSTS.get(cost.name, cost) is not cost:
+        found = COSTS.get(cost.name, cost)
+        if found != cost:
             raise ValueError(f"cost {cost.name!r} is built in; give a custom one another name.")
-        return cost
+        return found  # the built-in one also for a copy of it
     return choose(cost, COSTS, "cost")

@@ -9,6 +9,7 @@ import numpy as np
 
 from bpengine.backends import Array, Backend
 from bpengine.backends.array_api import library_name
+from bpengine.backends.namespace import array_namespace
 from bpengine.model.labels import one_hot
 
 __all__ = ["examples", "sample_weights", "targets"]
@@ -76,7 +77,7 @@ def targets(
             targets(Y[p, ...], outputs, m, backend, dtype, labels=labels, names=(X_name, f"{name}[{p}]"))
             for p in range(stack[0])
         ]
-        return array_api_compat.array_namespace(*checked).stack(checked)
+        return array_namespace(*checked).stack(checked)
     if Y.ndim == 1:
         if Y.shape[0] != m:
             raise ValueError(f"{name} has {Y.shape[0]} labels and {X_name} has {m} examples.")
@@ -176,7 +177,7 @@ def _array(x: Array, backend: Backend, name: str) -> Array:
             )
         return x
     if array_api_compat.is_array_api_obj(x) and not array_api_compat.is_numpy_array(x):
-        library = library_name(array_api_compat.array_namespace(x))
+        library = library_name(array_namespace(x))
         raise TypeError(
             f"{name} is an array of {library}; this network's backend is {backend.name!r}. Convert "
             f"{name}, or make the network with that library's backend."
@@ -197,12 +198,12 @@ def _array(x: Array, backend: Backend, name: str) -> Array:
 
 
 def _is_integer(x: Array) -> bool:
-    return bool(array_api_compat.array_namespace(x).isdtype(x.dtype, ("bool", "integral")))
+    return bool(array_namespace(x).isdtype(x.dtype, ("bool", "integral")))
 
 
 def _floating(x: Array, name: str, dtype: str | None) -> Array:
     """`x` if it is floating point; integers and bools converted to `dtype`, if there is one."""
-    xp = array_api_compat.array_namespace(x)
+    xp = array_namespace(x)
     if xp.isdtype(x.dtype, "real floating"):
         return x
     if dtype is None or not _is_integer(x):
@@ -220,7 +221,7 @@ def _floating(x: Array, name: str, dtype: str | None) -> Array:
 
 
 def _finite(x: Array, name: str, dtype: str) -> None:
-    xp = array_api_compat.array_namespace(x)
+    xp = array_namespace(x)
     good = xp.isfinite(x)
     what = "NaN or infinite; all must be finite. Remove those examples or fill the values in"
     if bool(xp.all(good)) and dtype == "float32" and x.dtype == xp.float64:

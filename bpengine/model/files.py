@@ -2,45 +2,44 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import math
 import os
-import secrets
-import stat
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 
-from bpengine.model import safetensors
+from bpengine.model import npz, safetensors
 from bpengine.model.activations import Activation, PerNeuron
 from bpengine.model.model import Model
+from bpengine.model.npz import Arrays
+from bpengine.model.storage import check_regular, check_replaceable, replacing
 
 __all__ = [
+    "check_kind",
     "check_names",
     "check_shapes",
+    "check_writable",
     "describe",
     "fill",
-    "in_place_of",
     "in_short",
     "read",
-    "replacing",
+    "reading",
     "restore",
     "write",
 ]
 
 FORMAT = "bpengine network 2"
+# that a user may take for the format of saved networks
+OTHER_FORMATS = {".h5", ".hdf5", ".json", ".keras", ".npy", ".onnx", ".pickle", ".pkl", ".pt", ".pth"}
 FORMATS = ("bpengine network 1", FORMAT)
 OPTIONS = ("dropout", "l1", "l2", "label_smoothing")
 STATE = "state_"  # prefix of arrays of a training's state
-Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 def describe(network: Model) -> tuple[dict[str, Any], Arrays]:
@@ -76,13 +75,18 @@ def restore(network: Model, description: Mapping[str, Any], arrays: Mapping[str,
     ValueError
         If sizes, activations, cost or dtype differ, or arrays are missing; the network is unchanged.
     """
+    check_kind(network, description, arrays)
+    fill(network, arrays)
+
+
+def check_kind(network: Model, description: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+    """Raise ValueError if a file, or outlines of its arrays, are not of a network like this one."""
     expected, _ = describe(network)
     for key in ("sizes", "activations", "cost", "dtype", "stack"):
         found, ours = description.get(key), expected.get(key)
         if found != ours:
             raise ValueError(f"the file's network has {key} {found!r:.100}, this one {ours!r:.100}")
     check_shapes(arrays, network.sizes, network.dtype, network.stack)
-    fill(network, arrays)
 
 
 def fill(network: Model, arrays: Mapping[str, Any]) -> None:
@@ -112,11 +116,14 @@ def write(
 
     Raises
     ------
+    ValueError
+        If the path has the suffix of another format.
     OSError
         If the file can't be written.
     ImportError
         If the path ends in ``.safetensors`` and safetensors is not installed.
     """
+    _check_suffix(path)
     text = json.dumps({"format": FORMAT, **description}, default=_plain)
     with replacing(path) as file:
         if safetensors.is_safetensors(path):
@@ -125,41 +132,20 @@ def write(
             np.savez(file, description=np.array(text), **arrays)
 
 
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A temporary file to write, which replaces `path` atomically when complete.
-
-    Raises
-    ------
-    OSError
-        If the file can't be written, or `path` exists and is no regular file.
-    """
-    path = Path(os.path.realpath(path))  # write through a symbolic link
-    mode = path.stat().st_mode if path.exists() else None
-    if mode is not None and not stat.S_ISREG(mode):
-        kind = IsADirectoryError if stat.S_ISDIR(mode) else OSError
-        raise kind(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "no regular file", str(path))
-    if mode is not None and not os.access(path, os.W_OK):  # which os.replace does not check
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-    with in_place_of(path) as temporary, open(temporary, "xb") as file:
-        if mode is not None:
-            os.chmod(temporary, stat.S_IMODE(mode))
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    _flush_folder(path.parent)
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise the OSError or ImportError that `write` would, as far as it is known; nothing is changed."""
+    _check_suffix(path)
+    if safetensors.is_safetensors(path):
+        safetensors.package("safetensors.numpy")
+    check_replaceable(path)
 
 
-@contextmanager
-def in_place_of(path: Path) -> Iterator[Path]:
-    """The name of a temporary file beside `path`, which is renamed to `path` at the end."""
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _check_suffix(path: str | os.PathLike[str]) -> None:
+    if Path(path).suffix.lower() in OTHER_FORMATS:
+        raise ValueError(
+            f"{os.fspath(path)!r} is the name of another format's file; networks are saved as .npz or "
+            ".safetensors."
+        )
 
 
 def _plain(value: object) -> Any:
@@ -168,59 +154,89 @@ def _plain(value: object) -> Any:
     raise TypeError(f"a description holds what JSON can hold, not {type(value).__name__} {value!r}")
 
 
-def _flush_folder(folder: Path) -> None:
-    """Flush the folder's entry to disk, where the system can open folders."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass  # not supported by some file systems; the file itself is complete
-    finally:
-        os.close(descriptor)
+class Stored:
+    """A file that is open: what it says of its arrays is known before memory is taken for them.
+
+    Attributes
+    ----------
+    description : dict
+        For a safetensors file of another program, sizes and dtype only.
+    outlines : dict
+        Arrays of the shapes and dtypes of the file's, without memory for elements.
+    """
+
+    def __init__(self, path: Path, file: io.BufferedReader) -> None:
+        self._path, self._tensors = path, safetensors.is_safetensors(path)
+        with self._damage():
+            contents = safetensors.contents if self._tensors else npz.contents
+            text, self._found, self._read = contents(file)
+            self._foreign = text is None
+            if text is None:
+                self.description, outlines = safetensors.describe(self._found)
+                dtype = self.description["dtype"]
+                self.outlines = {n: npz.outline(dtype, a.shape) for n, a in outlines.items()}
+                return
+            self.description = safetensors.parse(text)
+            if self.description["format"] not in FORMATS:
+                raise ValueError(f"its format is {self.description['format']!r}, expected {FORMAT!r}")
+            _check(self.description)
+            self.outlines = self._arranged(self._found)
+
+    def arrays(self, state: bool = True) -> Arrays:
+        """The arrays, without or with those of a training's state."""
+        with self._damage():
+            names = [name for name in self._found if state or not name.startswith(STATE)]
+            arrays = self._arranged({name: self._read(name) for name in names})
+            if self._foreign:
+                return {n: a.astype(self.description["dtype"], copy=False) for n, a in arrays.items()}
+            return arrays
+
+    def _arranged(self, arrays: Arrays) -> Arrays:
+        """The arrays of the file by the names of `describe`."""
+        if not self._tensors:
+            return arrays
+        if self._foreign:
+            return safetensors.describe(arrays)[1]
+        state = {name: array for name, array in arrays.items() if name.startswith(STATE)}
+        layers = {name: array for name, array in arrays.items() if name not in state}
+        stack = (self.description["stack"],) if "stack" in self.description else ()
+        return state | safetensors.renamed(layers, stack)
+
+    @contextmanager
+    def _damage(self) -> Iterator[None]:
+        try:
+            yield
+        # damaged or hostile bytes make zipfile and json raise almost anything
+        except Exception as error:
+            raise ValueError(
+                f"{self._path} is no network that bpengine can read, or it is damaged: "
+                f"{in_short(error)}."
+            ) from None
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
-    """The description and the arrays of a file.
-
-    For a safetensors file of another program the description has sizes and dtype only.
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[Stored]:
+    """A file, open, of which the description has been read.
 
     Raises
     ------
     OSError
-        If the file can't be read.
-    ImportError
-        If it is a safetensors file and that package is not installed.
+        If the file can't be read, or is no regular file.
     ValueError
         If the file has another format. No code in it is run, and memory is bounded by its size.
     """
-    if Path(path).is_dir():
-        raise ValueError(f"{os.fspath(path)} is no network that bpengine can read, but a folder.")
-    content = Path(path).read_bytes()
-    tensors = safetensors.is_safetensors(path)
-    if tensors:
-        safetensors.package()
-    try:
-        text, arrays = safetensors.read(content) if tensors else _unzipped(content)
-        if text is None:
-            return safetensors.describe(arrays)
-        description = safetensors.parse(text)
-        if description["format"] not in FORMATS:
-            raise ValueError(f"its format is {description['format']!r}, expected {FORMAT!r}")
-        _check(description)
-        if tensors:
-            state = {name: array for name, array in arrays.items() if name.startswith(STATE)}
-            layers = {name: array for name, array in arrays.items() if name not in state}
-            stack = (description["stack"],) if "stack" in description else ()
-            arrays = state | safetensors.renamed(layers, stack)
-    except Exception as error:  # damaged or hostile bytes make zipfile and json raise almost anything
-        raise ValueError(
-            f"{os.fspath(path)} is no network that bpengine can read, or it is damaged: "
-            f"{in_short(error)}."
-        ) from None
-    return description, arrays
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is no network that bpengine can read, but a folder.")
+    check_regular(path)
+    with open(path, "rb") as file:
+        yield Stored(path, file)
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
+    """The description and all arrays of a file; raises as `reading`."""
+    with reading(path) as stored:
+        return stored.description, stored.arrays()
 
 
 def in_short(error: BaseException) -> str:
@@ -228,33 +244,6 @@ def in_short(error: BaseException) -> str:
     text = f"it has no {error}" if isinstance(error, KeyError) else str(error)
     text = " ".join(text.split()).removesuffix(".")
     return text if len(text) <= 400 else f"{text[:400]} …"
-
-
-def _unzipped(content: bytes) -> tuple[str, Arrays]:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        arrays: Arrays = {}
-        for entry in archive.infolist():
-            name = entry.filename.removesuffix(".npy")
-            if name in arrays:
-                raise ValueError(f"it holds {name} twice")
-            arrays[name] = _array(archive, entry)
-    return str(arrays.pop("description")), arrays
-
-
-def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray[Any, Any]:
-    """An array as `numpy.savez` stores it: uncompressed, so that its length can be checked."""
-    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-        raise ValueError(f"{entry.filename} is compressed, which bpengine's files are not")
-    file = io.BytesIO(archive.read(entry))
-    # version 3 differs from 2 only in structured dtypes
-    first = npy.read_magic(file) == (1, 0)
-    shape, fortran_order, dtype = (
-        npy.read_array_header_1_0(file) if first else npy.read_array_header_2_0(file)
-    )
-    data = file.read()
-    if dtype.kind not in "biufU" or len(data) != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{entry.filename} holds {len(data)} bytes for shape {shape} of {dtype}")
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
 
 
 def _check(description: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 from bpengine import validation
 from bpengine.backends import Array, Backend, get, infer
 from bpengine.model import costs
-from bpengine.model.activations import ActivationLike, per_layer
+from bpengine.model.activations import ActivationLike, per_layer, resolve
 from bpengine.model.costs import Cost
 from bpengine.model.examples import examples, targets
 from bpengine.model.initializers import INITIALIZERS, initialize
@@ -316,6 +316,9 @@ class Model:
         vector = state.pop("vector")
         self._reset()
         vars(self).update({OLD_NAMES.get(name, name): value for name, value in state.items()})
+        # not by identity in formats other than pickle
+        self.activations = tuple(map(resolve, self.activations))
+        self.cost = costs.resolve(self.cost)
         self.parameters = Parameters(self.sizes, self.backend, self.dtype, self.stack)
         self.vector[...] = self.backend.asarray(vector, self.dtype)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from array_api_compat import array_namespace
-
 from bpengine.backends import Array, Backend
+from bpengine.backends.namespace import array_namespace
 from bpengine.model.parameters import padded
 
 __all__ = ["PARTS", "TargetColumns", "in_stack", "pack_examples", "per_network_parts"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import math
 import os
@@ -10,13 +11,16 @@ import re
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-__all__ = ["describe", "is_safetensors", "package", "parse", "read", "renamed", "write"]
+from bpengine.model.npz import Arrays, Read, outline
+
+__all__ = ["contents", "describe", "is_safetensors", "package", "parse", "renamed", "write"]
 
 KEY = "bpengine"  # of the description in the file's metadata
+HEADER_BYTES = 100_000_000  # as in the package
 DTYPES = {
     "F64": "<f8",
     "F32": "<f4",
@@ -30,7 +34,6 @@ DTYPES = {
     "BOOL": "|b1",
 }
 PARAMETER = re.compile(r"(.*?)(?<![0-9])([0-9]{1,9})\.(weight|bias)", re.DOTALL)
-Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 def is_safetensors(path: str | os.PathLike[str]) -> bool:
@@ -64,11 +67,41 @@ def write(file: BinaryIO, text: str, arrays: Mapping[str, Any]) -> None:
     file.write(package("safetensors.numpy").save(tensors, metadata={KEY: text}))
 
 
-def read(content: bytes) -> tuple[str | None, Arrays]:
-    """The description (None in a file of another program) and the tensors by name."""
-    tensors = {name: _array(name, tensor) for name, tensor in package().deserialize(content)}
-    header = parse(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return (header.get("__metadata__") or {}).get(KEY), tensors
+def contents(file: io.BufferedReader) -> tuple[str | None, Arrays, Read]:
+    """The description, outlines of the tensors by name, and a function that reads one.
+
+    The description is None in a file of another program. Only the header is read, and lengths compared
+    with the file's.
+    """
+    size = os.fstat(file.fileno()).st_size
+    start = 8 + int.from_bytes(file.read(8), "little")
+    if start > min(size, HEADER_BYTES):
+        raise ValueError(f"it claims a header of {start - 8} bytes, and has {size}")
+    header = parse(file.read(start - 8))
+    metadata = header.pop("__metadata__", {})
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("its metadata are not all text")
+    places = {name: _place(name, **tensor) for name, tensor in header.items()}
+    stop = 0
+    for place in sorted(places.values(), key=lambda place: place.offsets):
+        if place.offsets[0] != stop:
+            raise ValueError("its tensors overlap or have gaps between them")
+        stop = place.offsets[1]
+    if start + stop != size:
+        raise ValueError(f"its header lists {stop} bytes of tensors, and it has {size - start}")
+
+    def read(name: str) -> np.ndarray[Any, Any]:
+        dtype, shape, (first, last) = places[name]
+        file.seek(start + first)
+        array = np.frombuffer(file.read(last - first), DTYPES[dtype]).reshape(shape)
+        # a bfloat16 is the upper half of a float32
+        return (array.astype("<u4") << 16).view("<f4") if dtype == "BF16" else array
+
+    outlines = {
+        name: outline("<f4" if place.dtype == "BF16" else DTYPES[place.dtype], place.shape)
+        for name, place in places.items()
+    }
+    return metadata.get(KEY), outlines, read
 
 
 def parse(text: str | bytes) -> Any:
@@ -83,13 +116,23 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _array(name: str, tensor: Mapping[str, Any]) -> np.ndarray[Any, Any]:
-    dtype = tensor["dtype"]
+class _Place(NamedTuple):
+    """Where a tensor is in the file, in bytes after the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offsets: tuple[int, int]
+
+
+def _place(name: str, dtype: str, shape: list[int], data_offsets: list[int]) -> _Place:
     if dtype not in DTYPES:
         raise ValueError(f"{name} is of {dtype}, expected F32, F64, F16 or BF16")
-    array = np.frombuffer(tensor["data"], DTYPES[dtype]).reshape(tensor["shape"])
-    # a bfloat16 is the upper half of a float32
-    return (array.astype("<u4") << 16).view("<f4") if dtype == "BF16" else array
+    first, last = data_offsets
+    if not all(type(n) is int and n >= 0 for n in (first, last, *shape)):
+        raise ValueError(f"{name} has shape {shape} at {data_offsets}")
+    if last - first != math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize:
+        raise ValueError(f"{name} has {last - first} bytes for shape {shape} of {dtype}")
+    return _Place(dtype, tuple(shape), (first, last))
 
 
 def renamed(tensors: Mapping[str, np.ndarray[Any, Any]], stack: tuple[int, ...] = ()) -> Arrays:
@@ -140,7 +183,8 @@ def renamed(tensors: Mapping[str, np.ndarray[Any, Any]], stack: tuple[int, ...] 
 def describe(tensors: Mapping[str, np.ndarray[Any, Any]]) -> tuple[dict[str, Any], Arrays]:
     """Sizes, dtype and arrays of a network from another program's tensors.
 
-    All become float64 where one is, else float32. A missing bias is 0.
+    The dtype is float64 where one tensor's is, else float32; the arrays are not converted. A missing
+    bias is 0.
 
     Raises
     ------
@@ -163,6 +207,6 @@ def describe(tensors: Mapping[str, np.ndarray[Any, Any]]) -> tuple[dict[str, Any
     double = any(array.dtype == "float64" for array in arrays.values())
     dtype = "float64" if double else "float32"
     for l, w in enumerate(weights):
-        arrays.setdefault(f"biases_{l}", np.zeros((w.shape[0], 1), dtype))
+        arrays.setdefault(f"biases_{l}", outline(dtype, (w.shape[0], 1)))  # zeros
     sizes = [weights[0].shape[1], *(w.shape[0] for w in weights)]
-    return {"sizes": sizes, "dtype": dtype}, {n: a.astype(dtype) for n, a in arrays.items()}
+    return {"sizes": sizes, "dtype": dtype}, arrays

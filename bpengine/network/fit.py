@@ -126,7 +126,10 @@ def _training(
         training = kind(network, optimizer, source, epochs, **options)
     if ranks is not None:
         start_together(training, ranks, resume)
-    elif resume is not None and resume.exists():
+        return training
+    for callback in training.callbacks:
+        callback.check(training)
+    if resume is not None and resume.exists():
         checkpoint.resume(training, resume)
     return training
 

@@ -42,8 +42,6 @@ def load(
     ------
     FileNotFoundError
         If there is no such file.
-    ImportError
-        If it is a safetensors file and that package is not installed.
     ValueError
         If the file is no such network, is damaged, or needs `activations` or `cost`.
 
@@ -59,25 +57,27 @@ def load(
     >>> bool((loaded.vector == net.vector).all())
     True
     """
-    description, arrays = files.read(validation.file_path(path, "path"))
-    try:
-        sizes, dtype = validation.layer_sizes(description["sizes"]), description["dtype"]
-        P = description.get("stack")
-        files.check_shapes(arrays, sizes, dtype, () if P is None else (P,))
-        for argument, value in (("activations", activations), ("cost", cost)):
-            if value is None and argument not in description:
-                raise ValueError(f"it names no {argument}: pass {argument}= to load")
-        if activations is None:
-            files.check_names(description["activations"], ACTIVATIONS, "activations")
-            activations = description["activations"]
-        if cost is None:
-            files.check_names([description["cost"]], COSTS, "cost")
-            cost = description["cost"]
-        options = {key: description[key] for key in files.OPTIONS if key in description}
-        net = Network(sizes, activations, cost, backend, dtype, stack=P, **options)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{os.fspath(path)} can't be made a network: {files.in_short(error)}."
-        ) from None
-    files.fill(net, arrays)
+    path = validation.file_path(path, "path")
+    with files.reading(path) as stored:
+        description = stored.description
+        try:
+            sizes, dtype = validation.layer_sizes(description["sizes"]), description["dtype"]
+            P = description.get("stack")
+            files.check_shapes(stored.outlines, sizes, dtype, () if P is None else (P,))
+            for argument, value in (("activations", activations), ("cost", cost)):
+                if value is None and argument not in description:
+                    raise ValueError(f"it names no {argument}: pass {argument}= to load")
+            if activations is None:
+                files.check_names(description["activations"], ACTIVATIONS, "activations")
+                activations = description["activations"]
+            if cost is None:
+                files.check_names([description["cost"]], COSTS, "cost")
+                cost = description["cost"]
+            options = {key: description[key] for key in files.OPTIONS if key in description}
+            net = Network(sizes, activations, cost, backend, dtype, stack=P, **options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{os.fspath(path)} can't be made a network: {files.in_short(error)}."
+            ) from None
+        files.fill(net, stored.arrays(state=False))
     return net

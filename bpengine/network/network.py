@@ -346,7 +346,7 @@ class Network(Model):
             A file of `Checkpoint` to continue from; if it does not exist, training starts with the first
             epoch.
         progress : bool, optional
-            Whether to show progress: a bar where tqdm is installed, else a line an epoch.
+            Whether to show progress: a bar where tqdm is installed, else ten lines or so.
         comm : mpi4py.MPI.Comm or bpengine.distributed.DataParallel, optional
             Ranks for distributed training. Each rank passes its part of the examples and validation
             data; `batch_size` is per rank. Initial parameters are those of rank 0, which alone shows
@@ -522,7 +522,7 @@ class Network(Model):
         ----------
         path : path
             Ends in ``.safetensors`` for that format, with the extra `safetensors`; else the file is an
-            ``.npz``.
+            ``.npz``. The suffix of another format, such as ``.h5``, is an error.
 
         Notes
         -----

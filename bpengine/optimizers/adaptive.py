@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from array_api_compat import array_namespace
-
 from bpengine.backends import Array, Operation
+from bpengine.backends.namespace import array_namespace
 from bpengine.model.other_libraries import known_keywords
 from bpengine.optimizers.base import Optimizer, Rate, State, scalar, suffix, zeros_like
 from bpengine.validation import convert_fields, fraction, positive_number

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, ClassVar
 
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from bpengine import schedules
 from bpengine.backends import Array, Operation
+from bpengine.backends.namespace import array_namespace
 from bpengine.optimizers.lbfgs import LBFGS
 from bpengine.schedules import Schedule
 from bpengine.validation import (

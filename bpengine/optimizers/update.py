@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from bpengine import schedules
 from bpengine.backends import Array, Operation
+from bpengine.backends.namespace import array_namespace
 from bpengine.model.parameters import Parameters, ParameterSlice
 from bpengine.optimizers.base import Optimizer, limits, scalar, zeros_like
 from bpengine.validation import check_count

@@ -11,9 +11,9 @@ import numpy as np
 
 from bpengine.backends import Array
 from bpengine.backprop.forward import forward_chunks
-from bpengine.model.files import in_place_of
 from bpengine.model.labels import true_classes
 from bpengine.model.model import check_single
+from bpengine.model.storage import in_place_of
 from bpengine.network.network import Network
 from bpengine.plots import style
 from bpengine.training.history import History

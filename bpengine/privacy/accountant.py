@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from bpengine.privacy.sampling import Poisson, Spent
 from bpengine.training.loop import Callback, Training
+from bpengine.training.state import count, numbers
 from bpengine.validation import fraction, non_negative_number, positive_number, shown, whole_number
 
 __all__ = ["Accountant", "privacy_spent"]
@@ -34,13 +36,16 @@ class Accountant(Callback):
     def _steps(self) -> int:
         return sum(steps for _, _, steps in self._batches.spent)
 
-    def start(self, training: Training) -> None:
+    def check(self, training: Training) -> None:
         """Check that dp-accounting is installed, and that a resumed training knows its steps."""
         _accountant()
         if training.epoch and not self._batches.spent:
             raise ValueError(
                 "the checkpoint does not say what privacy its training has spent: DPSGD(…, delta=None)."
             )
+
+    def start(self, training: Training) -> None:
+        """Count the steps that are recorded."""
         self._recorded = self._steps
 
     def epoch(self, training: Training) -> None:
@@ -59,8 +64,14 @@ class Accountant(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the steps taken."""
-        spent = state.get("spent", [])
-        self._batches.spent = [(float(q), float(σ), int(steps)) for q, σ, steps in spent]
+        self._batches.spent = [
+            (
+                numbers(q, "sampling rate", bounds=(0, 1)),
+                numbers(σ, "noise multiplier", bounds=(0, sys.float_info.max)),
+                count(steps, "steps"),
+            )
+            for q, σ, steps in state.get("spent", [])
+        ]
 
 
 def privacy_spent(spent: Sequence[Spent], delta: float) -> float:

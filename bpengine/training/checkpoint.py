@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from bpengine.model import files
+from bpengine.model import files, npz
 from bpengine.model.parameters import with_padding, without_padding
-from bpengine.training.history import History
+from bpengine.training.history import History, check_history
 from bpengine.training.loop import Training
+from bpengine.training.state import count, same_generator
 
 __all__ = ["resume", "save"]
 
@@ -80,53 +83,86 @@ def resume(training: Training, path: str | os.PathLike[str]) -> None:
     ValueError
         If the file is no checkpoint of such a training; the network is unchanged.
     """
-    description, arrays = files.read(path)
     network = training.network
-    try:
-        found = description["training"]
-        generator = type(network.rng.bit_generator)()
-        for what, expected, stored in (
-            ("optimizer", type(training.optimizer).__name__, found["optimizer"]),
-            ("random numbers from", type(generator).__name__, found["random"]["bit_generator"]),
-        ):
-            if stored != expected:
-                raise ValueError(f"it is of a training with {what} {stored}, not {expected}")
-        training.load_state_dict(found)
-        state = {
-            name: _fitting(name, array, arrays, training) for name, array in _arrays(training).items()
-        }
-        memories = _memories(found["callbacks"], arrays, training)
-        history = History.from_dict(found["history"])
-        epoch, steps, taken = (int(found[name]) for name in ("epoch", "steps", "taken"))
-        stopped = bool(found["stopped"])
-        generator.state = found["random"]
-        for callback, memory in zip(training.callbacks, memories, strict=True):
-            callback.load_state_dict(memory)
-        files.restore(network, description, arrays)
-    except Exception as error:  # arbitrary file content fails in many ways
-        raise ValueError(
-            f"{os.fspath(path)} is no checkpoint to resume from: {files.in_short(error)}."
-        ) from None
+    with files.reading(path) as stored:
+        with _refusing(path):
+            found = stored.description["training"]
+            if found["optimizer"] != type(training.optimizer).__name__:
+                raise ValueError(
+                    f"it is of a training with optimizer {found['optimizer']!s:.60}, not "
+                    f"{type(training.optimizer).__name__}"
+                )
+            generator = same_generator(network.rng, found["random"])
+            files.check_kind(network, stored.description, stored.outlines)
+            training.load_state_dict(found)  # a stack's arrays depend on which networks have stopped
+            for name, current in _arrays(training).items():
+                _check_fits(name, current, stored.outlines, training)
+            _load_progress(training, found)
+        arrays = stored.arrays()
+    with _refusing(path):
+        for name, array in arrays.items():
+            if not name.startswith(files.STATE) and not np.isfinite(array).all():
+                raise ValueError(f"its {name} are not all finite")
+        state = {name: _on_backend(name, arrays, training) for name in _arrays(training)}
+        _load_callbacks(training, _memories(found["callbacks"], arrays, training))
+    files.fill(network, arrays)
     network.rng.bit_generator.state = generator.state
     training.runner.raw_parameters = state.pop("stepping", None)
     for name, array in state.items():
         assert training.runner.state is not None
         training.runner.state.arrays[name][...] = array
     training.resume()
-    training.history, training.epoch, training.stopped = history, epoch, stopped
-    training.steps, training.steps_taken = steps, taken
 
 
-def _fitting(name: str, current: Any, arrays: dict[str, Any], training: Training) -> Any:
-    """The file's array `name` on the network's backend, if shape and dtype match."""
-    value, network = _with_padding(arrays[f"state_{name}"], training), training.network
-    shape = tuple(current.shape)
-    if value.shape != shape or str(value.dtype) != network.dtype:
+@contextmanager
+def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # arbitrary file content fails in many ways
+        raise ValueError(
+            f"{os.fspath(path)} is no checkpoint to resume from: {files.in_short(error)}."
+        ) from None
+
+
+def _load_callbacks(training: Training, memories: list[dict[str, Any]]) -> None:
+    """Restore the states of all callbacks, or of none."""
+    before = [dict(vars(callback)) for callback in training.callbacks]
+    try:
+        for callback, memory in zip(training.callbacks, memories, strict=True):
+            callback.load_state_dict(memory)
+            callback.check(training)
+    except BaseException:
+        for callback, attributes in zip(training.callbacks, before, strict=True):
+            vars(callback).clear()
+            vars(callback).update(attributes)
+        raise
+
+
+def _load_progress(training: Training, found: dict[str, Any]) -> None:
+    """Set a training's history and counts."""
+    network, history = training.network, History.from_dict(found["history"])
+    epoch = count(found["epoch"], "epoch")
+    check_history(history, epoch, len(network.sizes) - 1, network.stack)
+    if not isinstance(found["stopped"], bool):
+        raise ValueError(f"its stopped is {found['stopped']!r:.60}, expected true or false")
+    training.history, training.epoch, training.stopped = history, epoch, found["stopped"]
+    training.steps, training.steps_taken = count(found["steps"], "steps"), count(found["taken"], "taken")
+
+
+def _check_fits(name: str, current: Any, outlines: dict[str, Any], training: Training) -> None:
+    """Raise ValueError if the file's array `name` has another dtype, or shape without padding."""
+    value = outlines[f"state_{name}"]
+    shape = _without_padding(npz.outline(training.network.dtype, current.shape), training).shape
+    if value.shape != shape or str(value.dtype) != training.network.dtype:
         raise ValueError(
             f"state_{name} has shape {value.shape} and dtype {value.dtype}, expected {shape} and "
-            f"{network.dtype}"
+            f"{training.network.dtype}"
         )
-    return network.backend.asarray(np.array(value), network.dtype)
+
+
+def _on_backend(name: str, arrays: dict[str, Any], training: Training) -> Any:
+    value = _with_padding(arrays[f"state_{name}"], training)
+    return training.network.backend.asarray(value, training.network.dtype)
 
 
 def _memories(

@@ -45,15 +45,17 @@ def minimize(training: Training) -> None:
     objective = _TrainingObjective(training)
     start = time.perf_counter()
 
-    def epoch(intermediate_result: Any) -> None:
+    def epoch(θ: np.ndarray[Any, Any], cost: float) -> None:
         nonlocal start
-        objective.accept(intermediate_result.x)
-        penalty = network.penalty.value(network.parameters)
+        objective.accept(θ)
         seconds = time.perf_counter() - start
         for callback in training.callbacks:
             callback.steps(training, 1)
-        training.end_epoch(float(intermediate_result.fun) - penalty, seconds)
+        training.end_epoch(cost - network.penalty.value(network.parameters), seconds)
         start = time.perf_counter()
+
+    def after_iteration(intermediate_result: Any) -> None:
+        epoch(intermediate_result.x, float(intermediate_result.fun))
         if training.is_last:
             raise StopIteration
 
@@ -63,7 +65,7 @@ def minimize(training: Training) -> None:
             objective.last,
             jac=True,
             method="L-BFGS-B",
-            callback=epoch,
+            callback=after_iteration,
             options={
                 "maxiter": training.epochs - training.epoch,
                 "maxfun": optimizer.max_evaluations,
@@ -72,6 +74,8 @@ def minimize(training: Training) -> None:
                 "ftol": 64 * np.finfo(float).eps,
             },
         )
+        if not training.history.cost:  # a minimum from the start, or too few evaluations for a step
+            epoch(objective.last, objective(objective.last)[0])
     finally:
         objective.accept(objective.last)  # not a point of an unfinished line search
 

@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from bpengine.training.state import numbers, plain
 from bpengine.validation import choose
 
-__all__ = ["History", "Statistics"]
+__all__ = ["History", "Statistics", "check_history"]
+
+FIGURES = ("cost", "validation_cost", "validation_accuracy", "learning_rate", "seconds", "epsilon")
+LAYERS = ("gradient_norms", "weight_norms", "saturated", "mean_activations")
 
 
 @dataclass(frozen=True)
@@ -138,27 +142,33 @@ class History:
 
     def as_dict(self) -> dict[str, Any]:
         """Lists, dicts and numbers, for JSON."""
-        return dataclasses.asdict(self)
+        found: dict[str, Any] = plain(dataclasses.asdict(self))
+        return found
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> History:
-        """The inverse of `as_dict`."""
+        """The inverse of `as_dict`.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If an entry is missing, or is no figure.
+        """
         history = cls()
-        for name in ("cost", "validation_cost", "validation_accuracy", "learning_rate", "seconds"):
-            getattr(history, name).extend(map(_figure, values[name]))
-        history.epsilon.extend(float(x) for x in values.get("epsilon", ()))
+        for name in FIGURES:
+            entries = values.get(name, ()) if name == "epsilon" else values[name]
+            getattr(history, name).extend(numbers(x, name, None) for x in entries)
         for entry in values["monitored"]:
-            named: dict[str, Any] = {k: _entry(k, v) for k, v in dict(entry).items()}
+            named: dict[str, Any] = {
+                name: tuple(numbers(x, name, None) for x in value)
+                if name in LAYERS
+                else numbers(value, name, None, whole=name != "cost")
+                for name, value in dict(entry).items()
+            }
             history.monitored.append(Statistics(**named))
         if values["best_epoch"] is not None:
-            epoch = values["best_epoch"]
-            history.best_epoch = np.array(epoch, int) if isinstance(epoch, list) else int(epoch)
+            history.best_epoch = numbers(values["best_epoch"], "best_epoch", None, whole=True)
         return history
-
-
-def _figure(value: Any) -> Any:
-    """A number, or an array for a stack."""
-    return np.array(value, "float64") if isinstance(value, list) else float(value)
 
 
 def _short(value: Any) -> str:
@@ -167,8 +177,25 @@ def _short(value: Any) -> str:
     return f"{low:.4g}" if np.ndim(value) == 0 else f"{low:.4g} to {high:.4g}"
 
 
-def _entry(name: str, value: Any) -> Any:
-    """A field of `Statistics`."""
-    if not isinstance(value, (list, tuple)):
-        return value
-    return _figure(value) if name == "cost" else tuple(map(_figure, value))
+def check_history(history: History, epochs: int, layers: int, stack: tuple[int, ...]) -> None:
+    """Raise ValueError unless it is of so many epochs, layers after the input, and networks."""
+    networks = f"a stack of {stack[0]} networks" if stack else "one network"
+    for name in FIGURES:
+        entries = getattr(history, name)
+        # validation, rates and privacy may be missing in some epochs: one may resume with others
+        if len(entries) > epochs or (name in ("cost", "seconds") and len(entries) < epochs):
+            raise ValueError(f"its history has {len(entries)} entries of {name} in {epochs} epochs")
+        shapes = {() if name in ("seconds", "epsilon") else stack}
+        if name == "learning_rate":  # may be shared by the networks
+            shapes.add(())
+        if not {np.shape(x) for x in entries} <= shapes:
+            raise ValueError(f"its history has a {name} that is not of {networks}")
+    for found in history.monitored:
+        groups = [getattr(found, name) for name in LAYERS]
+        shapes = {np.shape(found.cost), *(np.shape(x) for group in groups for x in group)}
+        if {len(group) for group in groups} != {layers} or shapes != {stack}:
+            raise ValueError(f"its monitored figures are not of {layers} layers of {networks}")
+        if not (1 <= found.epoch <= epochs and found.step >= 1):
+            raise ValueError(f"it has monitored step {found.step} of epoch {found.epoch} of {epochs}")
+    if history.best_epoch is not None:
+        numbers(np.asarray(history.best_epoch), "best_epoch", stack, (0, epochs), whole=True)

@@ -17,6 +17,7 @@ from bpengine import schedules
 from bpengine.backends import Array
 from bpengine.backprop.forward import evaluate
 from bpengine.data.source import Chunk, Source
+from bpengine.model.labels import true_classes
 from bpengine.model.model import Model
 from bpengine.optimizers.base import Optimizer
 from bpengine.training.backend_choice import for_training
@@ -71,6 +72,8 @@ class Training:
         Runs the steps; in a stack, of the networks that have not stopped.
     rate : float or array
         The learning rate of the last step.
+    figures : tuple of str
+        Names of the costs and accuracies that the history will have.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Training:
     ) -> None:
         self.network, self.optimizer, self.source, self.epochs = network, optimizer, source, epochs
         self.validation, self.callbacks = validation, callbacks
+        self.figures = _figures(network, validation)
         self.history = History()
         self.epoch = self.steps = self.steps_taken = 0
         self.stopped = False
@@ -236,6 +240,14 @@ class Training:
         """Called after a checkpoint's parameters were restored."""
 
 
+def _figures(network: Model, validation: tuple[Array, ...] | None) -> tuple[str, ...]:
+    if validation is None:
+        return ("cost",)
+    backend, Y = network.backend, validation[1]
+    are_classes = true_classes(np, backend.to_numpy(Y) if backend.owns(Y) else np.asarray(Y)) is not None
+    return ("cost", "validation_cost", *(("validation_accuracy",) if are_classes else ()))
+
+
 class SingleProcess:
     """Training in a single process; `bpengine.distributed` has a strategy for several."""
 
@@ -312,7 +324,7 @@ class Callback:
         for name in vars(cls):
             if LIKE_A_HOOK.search(name) and not hasattr(Callback, name):
                 warnings.warn(
-                    f"{cls.__name__}.{name} is never called: the methods of a callback are start, "
+                    f"{cls.__name__}.{name} is never called: a callback has the methods check, start, "
                     "steps, epoch, end, state_dict and load_state_dict.",
                     stacklevel=2,
                 )
@@ -321,6 +333,13 @@ class Callback:
         options = {name: vars(self).get(name) for name in inspect.signature(type(self)).parameters}
         shown = ", ".join(f"{name}={value!r}" for name, value in options.items() if name in vars(self))
         return f"{type(self).__name__}({shown})"
+
+    def check(self, training: Training) -> None:
+        """Raise an error if it can't run in this training; change nothing.
+
+        Called before the network changes, and once more in a resumed training, with the state that
+        was restored.
+        """
 
     def start(self, training: Training) -> None:
         """Called before the first step; ``training.epoch`` is above 0 in a resumed run."""

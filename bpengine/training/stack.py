@@ -13,11 +13,11 @@ from bpengine import schedules
 from bpengine.backends import Array
 from bpengine.data.source import Chunk, Source
 from bpengine.model.model import take_networks
-from bpengine.optimizers.base import zeros_like
 from bpengine.training.history import Statistics
 from bpengine.training.loop import Training
+from bpengine.training.state import numbers, same_generator
 from bpengine.training.step_statistics import Monitor
-from bpengine.training.steps import NonFiniteCostError, Snapshot, StepRunner, first_non_finite_layer
+from bpengine.training.steps import NonFiniteCostError, Snapshot, first_non_finite_layer
 
 __all__ = ["StackTraining"]
 
@@ -67,14 +67,19 @@ class StackTraining(Training):
         found, P = state["networks"], len(self.network)
         if len(found["random"]) != P:
             raise ValueError(f"it is of a stack of {len(found['random'])} networks, not {P}")
-        numbers, running = np.array(found["active"], int), np.array(found["running"], bool)
-        generators = [type(rng.bit_generator)() for rng in self.network.rngs]
-        for generator, random in zip(generators, found["random"], strict=True):
-            generator.state = random
-        if running.shape != (P,) or not set(numbers.tolist()) <= set(range(P)):
+        generators = [
+            same_generator(rng, random)
+            for rng, random in zip(self.network.rngs, found["random"], strict=True)
+        ]
+        active, running = found["active"], np.array(found["running"])
+        if running.shape != (P,) or running.dtype != bool:
             raise ValueError(f"it says which of {running.size} networks have stopped, of a stack of {P}")
-        if len(numbers) < P:
-            self._select(numbers)
+        indices = numbers(active, "active networks", (len(active),), (0, P - 1), whole=True)
+        left = set(np.flatnonzero(running).tolist())
+        if sorted(set(active)) != active or not left <= set(active) or not (left or state["stopped"]):
+            raise ValueError(f"its active networks {active!r:.60} are not those that have not stopped")
+        if len(indices) < P:
+            self._select(indices)
         self.running, self._generators = running, generators
         self.runner.running = np.flatnonzero(running[self.numbers]).tolist()
 
@@ -126,29 +131,10 @@ class StackTraining(Training):
 
     def _select(self, positions: np.ndarray[Any, Any]) -> None:
         """Continue with some of the runner's networks, copied to a new stack."""
-        old = self.runner
-        backend, before, optimizer = old.model.backend, old.model.parameters, old.state.optimizer
-        options: Any = {
-            name: tuple(np.asarray(value)[positions].tolist())
-            for name in ("learning_rate", "weight_decay")
-            if isinstance(value := getattr(optimizer, name), tuple)
-        }
-        rule = dataclasses.replace(optimizer, **options)
-        new = StepRunner(old.model.take(positions), rule, old.make_plan, old.executor)
-        arrays, olds = {**new.state.arrays}, {**old.state.arrays}
-        if old.raw_parameters is not None:
-            olds["raw"] = old.raw_parameters
-            new.raw_parameters = arrays["raw"] = zeros_like(new.model.vector)
-        for name, x in olds.items():
-            if x.shape == before.vector.shape:
-                blocks = zip(new.model.parameters.split(arrays[name]), before.split(x), strict=True)
-                for block, whole in blocks:
-                    block[...] = take_networks(backend, whole, positions)
-            else:
-                arrays[name][...] = x
-        self.runner, self.numbers = new, self.numbers[positions]
-        new.running = np.flatnonzero(self.running[self.numbers]).tolist()
-        self.schedule = schedules.resolve(rule.learning_rate)
+        backend = self.runner.model.backend
+        self.runner, self.numbers = self.runner.take(positions), self.numbers[positions]
+        self.runner.running = np.flatnonzero(self.running[self.numbers]).tolist()
+        self.schedule = schedules.resolve(self.runner.state.optimizer.learning_rate)
         self.source = self.source.for_networks(positions)
         if self.validation is not None:
             X, Y, *weights = self.validation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -12,8 +13,8 @@ import numpy as np
 from bpengine.backends import Array, Backend, Batches, Entries
 from bpengine.backprop.plan import Plan
 from bpengine.data.source import Chunk
-from bpengine.model.model import Model
-from bpengine.optimizers.base import Optimizer
+from bpengine.model.model import Model, take_networks
+from bpengine.optimizers.base import Optimizer, zeros_like
 from bpengine.optimizers.update import OptimizerState
 
 __all__ = ["NonFiniteCostError", "PlanFactory", "StepRunner", "first_non_finite_layer", "plain_plan"]
@@ -114,6 +115,57 @@ class StepRunner:
             self._plans[key] = plan, Entries(outputs), outputs
         return self._plans[key]
 
+    def clear(self) -> None:
+        """Free the plans and their buffers; further steps create new ones."""
+        self._plans.clear()
+        self.last_plan = None
+
+    def outputs(
+        self, chunk: Chunk, rates: list[float] | None = None, completed: list[int] | None = None
+    ) -> tuple[Array, Array, Array | None]:
+        """Take a chunk's steps; returns outputs, targets and weights of all of its examples.
+
+        The number of complete steps is added to ``completed[0]``.
+        """
+        plan, slots, outputs = self.plan(chunk)
+        settings = None if rates is None else plan.settings(rates)
+        batches = Batches(
+            chunk.load,
+            chunk.batches,
+            plan.workspace.rows,
+            plan.output,
+            slots,
+            chunk.examples,
+            settings,
+        )
+        plan.program.run_batches(batches, [0] if completed is None else completed)
+        if rates is not None:
+            plan.learning_rate = rates[-1]
+        return outputs[: len(chunk.batches), ...], *chunk.outcomes()
+
+    def take(self, positions: np.ndarray[Any, Any]) -> StepRunner:
+        """A runner for some networks of the stack, with copies of their parameters and states."""
+        backend, before, optimizer = self.model.backend, self.model.parameters, self.state.optimizer
+        options: Any = {
+            name: tuple(np.asarray(value)[positions].tolist())
+            for name in ("learning_rate", "weight_decay")
+            if isinstance(value := getattr(optimizer, name), tuple)
+        }
+        rule = dataclasses.replace(optimizer, **options)
+        new = StepRunner(self.model.take(positions), rule, self.make_plan, self.executor)
+        arrays, olds = {**new.state.arrays}, {**self.state.arrays}
+        if self.raw_parameters is not None:
+            olds["raw"] = self.raw_parameters
+            new.raw_parameters = arrays["raw"] = zeros_like(new.model.vector)
+        for name, x in olds.items():
+            if x.shape == before.vector.shape:
+                blocks = zip(new.model.parameters.split(arrays[name]), before.split(x), strict=True)
+                for block, whole in blocks:
+                    block[...] = take_networks(backend, whole, positions)
+            else:
+                arrays[name][...] = x
+        return new
+
     def run(
         self,
         chunk: Chunk,
@@ -133,21 +185,12 @@ class StepRunner:
         start : Snapshot, optional
             The snapshot before the steps, if taken already.
         """
-        plan, slots, outputs = self.plan(chunk)
-        net, rows = self.model, plan.workspace.rows
+        plan, net = self.plan(chunk)[0], self.model
         xp, σ = net.backend.xp, net.activations[-1]
         start = start or self.snapshot()
         completed = [0]
         try:
-            settings = None if rates is None else plan.settings(rates)
-            batches = Batches(
-                chunk.load, chunk.batches, rows, plan.output, slots, chunk.examples, settings
-            )
-            plan.program.run_batches(batches, completed)
-            if rates is not None:
-                plan.learning_rate = rates[-1]
-            y, weights = chunk.outcomes()
-            x = outputs[: len(chunk.batches), ...]
+            x, y, weights = self.outputs(chunk, rates, completed)
             values = xp.astype(net.cost.per_example(σ, x, x, y), xp.float64)
             if weights is not None:
                 values = values * xp.astype(weights, xp.float64)

@@ -433,7 +433,9 @@ def test_an_entry_point_does_not_take_the_place_of_a_built_in_backend(tmp_path, 
 
 def test_a_missing_cupy_is_named_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(backends.BackendUnavailableError, match=r"CuPy.*not installed.*cupy-cuda1\dx"):
+    with pytest.raises(
+        backends.BackendUnavailableError, match=r"CuPy.*not installed.*bpengine\[cuda1\d\]"
+    ):
         bp.Network([2, 2], backend="cupy")
     assert issubclass(backends.BackendUnavailableError, ImportError)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib
 import logging
 import pickle
 import re
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +26,9 @@ import bpengine as bp
 from bpengine import backends
 from bpengine.backends import Operation
 from bpengine.backends.base import warn_once
+from bpengine.backends.cupy import backend as cupy_backend
 from bpengine.backends.cupy import cuda_source, elementwise, random
+from bpengine.backends.cupy.cublas import CublasError
 from bpengine.backends.cupy.device import OPTIONS, Device
 from bpengine.backends.cupy.elementwise import View
 from bpengine.backends.cupy.lowering import Lowering
@@ -100,7 +105,7 @@ def parameters(net):
 
 def plain(backend):
     """The same backend without graphs: every step call by call."""
-    backend.gpu.capture = lambda run: (_ for _ in ()).throw(RuntimeError("switched off"))
+    backend.gpu.capture = lambda *of: (_ for _ in ()).throw(RuntimeError("switched off"))
     return backend
 
 
@@ -442,16 +447,27 @@ def test_a_step_that_can_not_be_captured_is_replayed_by_calls_with_one_warning(g
     assert len(texts) == len(set(texts))
 
 
+def missing(cuda):
+    raise OSError("libcublas.so.13: cannot open shared object file")
+
+
+class WithoutContext(double.Cublas):
+    def create(self):
+        raise CublasError("cublasCreate_v2 gave cublasStatus_t 1.")
+
+
 @needs_compiler
+@pytest.mark.parametrize("cublas", [missing, WithoutContext])
 @pytest.mark.parametrize("optimizer", [bp.SGD(0.3), bp.Adam(0.01)], ids=str)
-def test_without_nvmath_steps_are_plain_calls_with_one_warning(caplog, optimizer):
+def test_without_cublas_steps_are_plain_calls_with_one_warning(caplog, optimizer, cublas):
     with caplog.at_level(logging.WARNING, "bpengine"):
-        backend = double.Double(nvmath=False)
+        backend = double.Double(cublas=cublas)
         nets = [trained(b, optimizer)[0] for b in ("numpy", backend)]
-        trained(double.Double(nvmath=False), optimizer)
+        trained(double.Double(cublas=cublas), optimizer)
     np.testing.assert_allclose(parameters(nets[1]), parameters(nets[0]), rtol=1e-10)
-    assert caplog.text.count("nvmath-python is missing") == 1
-    assert backend.cuda.graph_launches == 0
+    assert caplog.text.count("cuBLAS can't be used") == 1
+    assert "libcublas.so.13" in caplog.text or "cublasStatus_t 1" in caplog.text
+    assert backend.cuda.graph_launches == 0 and not backend.gpu.distrusted
 
 
 def test_noise_is_drawn_on_the_host(gpu, caplog):
@@ -478,10 +494,12 @@ def test_five_thousand_steps_leave_the_memory_as_it_was():
     plan.load(np.ones((784, 128)), np.zeros((10, 128)))
     plan.run(20)
     backend.synchronize()
+    gc.collect()
     used, total = pool.used_bytes(), pool.total_bytes()
     for _ in range(50):
         plan.run(100)
     backend.synchronize()
+    gc.collect()
     assert (pool.used_bytes(), pool.total_bytes()) == (used, total)
 
 
@@ -531,7 +549,28 @@ def test_a_prefetcher_has_two_buffers_on_host_and_device(stand_in):
         np.testing.assert_array_equal(stand_in.to_numpy(received)[:count], np.full((4, 3), value))
     received, _ = prefetcher.receive(prefetcher.send(rows(3.0)))
     np.testing.assert_array_equal(stand_in.to_numpy(received)[:4], 3.0)
-    prefetcher.close()
+    prefetcher.finish()
+
+
+def test_copies_end_before_their_buffers_go(stand_in, monkeypatch):
+    """Also where a training ends early: the generator of chunks is closed."""
+    monkeypatch.setattr(offload, "BUFFER_BYTES", 2000)
+    source = offload.offloaded(network(stand_in), *data(m=400), None, 4, True)
+    write, may_write, calls = source._write, threading.Event(), []
+
+    def slow(*of):
+        calls.append(of)
+        assert len(calls) < 3 or may_write.wait(10)
+        write(*of)
+
+    source._write = slow
+    parts = source.chunks(np.random.default_rng(0), lambda step, m: 100)
+    next(parts)
+    next(parts)
+    threading.Timer(0.01, may_write.set).start()
+    parts.close()
+    assert source._prefetcher._sent[-1].done()
+    assert not any(event.work for event in source._prefetcher._copied)
 
 
 def test_an_error_in_reading_is_raised_by_receive(stand_in):
@@ -669,8 +708,8 @@ class Fake(Device):
 
     answers: SimpleNamespace
 
-    def _modules(self):
-        return SimpleNamespace(cuda=SimpleNamespace(runtime=self.answers)), None
+    def _cupy(self):
+        return SimpleNamespace(cuda=SimpleNamespace(runtime=self.answers))
 
     def _namespace(self):
         return np
@@ -699,7 +738,7 @@ def answers(driver, count):
     [
         (0, "cudaErrorInsufficientDriver: …", "no CUDA driver, and so no CUDA device.*nvidia-smi"),
         ("cudaErrorUnknown", 0, "there is no CUDA driver"),
-        (12020, "cudaErrorInsufficientDriver: …", r"CUDA 13\.0, .*is for CUDA 12\.2.*cupy-cuda12x"),
+        (12020, "cudaErrorInsufficientDriver: …", r"CUDA 13\.0, .*for CUDA 12\.2.*bpengine\[cuda12\]"),
         (13000, "cudaErrorNoDevice: …", "driver are there, but it finds no CUDA device.*CUDA_VISIBLE"),
         (13000, 0, "the driver are there, but it finds no CUDA device"),
         (13000, "cudaErrorInitializationError: …", "gives no CUDA device: cudaErrorInit.*nvidia-smi"),
@@ -744,14 +783,94 @@ def test_out_of_memory_says_the_bytes_and_what_would_fit(stand_in):
 
 
 def test_several_threads_may_predict(gpu):
-    from concurrent.futures import ThreadPoolExecutor
-
     net, (X, _) = network(gpu), data()
     expected = gpu.to_numpy(net.feedforward(X))
-    with ThreadPoolExecutor(1) as pool:  # the stand-in's host code is not made for two at a time
-        for _ in range(4):
-            found = pool.submit(net.feedforward, X).result()
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(net.feedforward, [X] * 40):
             np.testing.assert_array_equal(gpu.to_numpy(found), expected)
+
+
+def test_several_threads_may_train(gpu):
+    """Their captures don't meet the calls that CUDA refuses meanwhile in the others."""
+    expected = parameters(trained(gpu)[0])
+    with ThreadPoolExecutor(4) as pool:
+        for found, _ in pool.map(lambda _: (trained(gpu), gpu.synchronize())[0], range(8)):
+            np.testing.assert_array_equal(parameters(found), expected)
+
+
+def test_others_wait_for_a_capture(stand_in):
+    """With what CUDA refuses meanwhile: synchronization, and handles of cuBLAS made and destroyed."""
+    gpu, done = stand_in.gpu, []
+
+    def synchronized():
+        gpu.enter_library()
+        stand_in.synchronize()
+        done.append(True)
+
+    unused = gpu.cublas.create()
+    gpu.library._unused.append(unused)
+    threads = [threading.Thread(target=synchronized) for _ in range(2)]
+
+    def run():
+        assert not gc.isenabled(), "it may free what a capture does not allow"
+        for thread in threads:
+            thread.start()
+            thread.join(0.01)
+        assert not done
+
+    gpu.capture(run)
+    for thread in threads:
+        thread.join()
+    assert len(done) == 2 and gc.isenabled() and unused not in gpu.library._unused
+
+
+def test_a_handle_is_not_destroyed_where_the_collector_finds_it(stand_in):
+    thread = threading.Thread(target=stand_in.gpu.enter_library)
+    thread.start()
+    thread.join()
+    gc.collect()
+    assert len(stand_in.gpu.library._unused) == 1
+    assert None not in stand_in.cublas.handles.values()
+
+
+def test_graphs_of_different_plans_have_different_workspaces(stand_in):
+    for _ in range(2):
+        plan = network(stand_in).plan(4, bp.SGD(0.1))
+        plan.load(*(x[:, :4] for x in data()))
+        plan.run(10)
+    captured = stand_in.cublas.workspaces
+    assert len(set(captured[: len(captured) // 2])) == 1 and len(set(captured)) == 2
+
+
+def test_the_memory_of_a_graph_is_freed_with_it(stand_in):
+    plan = network(stand_in).plan(4, bp.SGD(0.1))
+    plan.load(*(x[:, :4] for x in data()))
+    plan.run(10)
+    gc.collect()
+    before = double.Pool.freed
+    del plan
+    gc.collect()
+    assert double.Pool.freed == before + 2, "a graph of eight steps, and one of one step"
+
+
+def test_a_backend_is_made_once(stand_in, monkeypatch):
+    made = {}
+    monkeypatch.setattr(cupy_backend, "_made", made)
+    monkeypatch.setattr(cupy_backend, "CuPyBackend", lambda *of: made.setdefault(None, of) and stand_in)
+    assert backends.get("cupy") is stand_in
+    made.pop(None)
+    assert backends.get("cupy") is stand_in and list(made) == [(0, "full")]
+    assert backends.get("cupy", device="cuda:0", precision="full") is stand_in
+
+
+def test_sums_over_ranks_are_of_the_backends_device(stand_in, monkeypatch):
+    other, entered = stand_in.with_options(1), []
+    monkeypatch.setattr(other, "_nccl", lambda: "nccl")
+    current = other.cuda.runtime.getDevice
+    monkeypatch.setattr(cupy_backend, "NCCLSum", lambda *of: entered.append(current()))
+    other.cuda.runtime.setDevice(0)
+    other.all_reduce(None, None, [])
+    assert entered == [1]
 
 
 def test_a_case_of_every_activation_and_cost_in_float32(gpu):
@@ -843,3 +962,45 @@ def test_the_benchmarks_parts_run(benchmark_script, stand_in, monkeypatch):
     card.products_alone("tiny", 10)()
     assert before is None and card.rate() > 0
     assert len(card.launch_cost()) == 2
+
+
+def test_the_benchmark_leaves_a_page_after_every_rung(benchmark_script, monkeypatch, tmp_path):
+    """Its clock sums short times in float64, as CUDA gives long ones to 31 µs."""
+    event = SimpleNamespace(record=lambda: None, synchronize=lambda: None)
+    times = SimpleNamespace(Event=lambda: event, get_elapsed_time=lambda start, end: np.float32(0.25))
+    card = benchmark_script.Card.__new__(benchmark_script.Card)
+    card.cuda, card._last, card._seconds = times, event, 3600.0
+    assert np.diff([card.clock() for _ in range(5)]) == pytest.approx(0.00025, rel=1e-6)
+    monkeypatch.setattr(benchmark_script, "PEERS", dict.fromkeys(benchmark_script.PEERS, "no_such"))
+    run = lambda name, steps: lambda: name == "small" and 1 / 0  # noqa: E731
+    card.ours = card.products_alone = card.numpy = run
+    monkeypatch.setattr(benchmark_script, "Card", lambda precision: card)
+    card.backend = SimpleNamespace(gpu=SimpleNamespace(library=1))
+    card.rate, card.launch_cost, card.describe = lambda: 1e12, lambda: (1e-6, 1e-6), lambda: "a card"
+    monkeypatch.setattr(benchmark_script, "DOCS", tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        benchmark_script.main(["--rungs", "tiny", "nielsen", "small", "--pairs", "5"])
+    text = (tmp_path / "benchmarks-gpu.md").read_text("utf-8")
+    assert "tiny | nielsen |" in text and "small" not in text
+
+
+def test_a_run_on_a_gpu_leaves_what_was_printed_before_its_limit(benchmark_script, tmp_path, capsys):
+    gpu_run = importlib.import_module("gpu_run")
+    path = tmp_path / "tests.txt"
+    endless = "import time\nprint('begun', flush=True)\ntime.sleep(60)"
+    assert gpu_run.run([sys.executable, "-c", endless], 0.5, path) != 0
+    assert re.fullmatch(r"begun\n(.*\n)*exit code .*, ended after 0.5 s\n", path.read_text("utf-8"))
+    assert gpu_run.run([sys.executable, "-c", "print('done')"], 60, path) == 0
+    assert path.read_text("utf-8") == "done\nexit code 0\n"
+    assert "begun" in capsys.readouterr().out
+
+
+def test_the_parts_of_a_run_on_a_gpu(benchmark_script, tmp_path, monkeypatch):
+    gpu_run = importlib.import_module("gpu_run")
+    ran = []
+    monkeypatch.setattr(gpu_run, "run", lambda *of: ran.append(of) or len(ran) % 2)
+    assert gpu_run.main(["smoke", "tests", "--out", str(tmp_path), "--maxfail", "3"]) == 1
+    assert [path.name for *_, path in ran] == ["smoke.txt", "tests.txt"]
+    assert ran[1][0][-2:] == ["--maxfail", "3"] and ran[1][1] == gpu_run.LIMITS["tests"]
+    gpu_run.main(["--maxfail", "3", "--limit", "9", "--out", str(tmp_path)])
+    assert [limit for _, limit, _ in ran[2:]] == [9] * len(gpu_run.LIMITS)

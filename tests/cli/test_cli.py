@@ -17,6 +17,7 @@ import pytest
 import bpengine as bp
 from bpengine import datasets
 from bpengine.cli import main
+from bpengine.optimizers.names import BY_NAME
 from bpengine.reference.per_example import PerExampleNetwork
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "mnist-t10k"
@@ -215,17 +216,33 @@ def test_mnist_by_default(capsys):
     assert "8000 examples to learn from, 2000 to test on" in "\n".join(before)
 
 
+@pytest.mark.parametrize("name", list(BY_NAME))
+def test_every_optimizer_quietly_with_validation(capsys, name):
+    options = ["--optimizer", name, "--quiet", "--validation", "0.1"]
+    assert main.main(["train", "circles", "--epochs", "2", *options]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main.main(["--version"])
+    assert capsys.readouterr().out == f"bpengine {bp.__version__}\n"
+
+
 def test_progress_goes_to_stderr(capsys):
     assert main.main(["train", "circles", "--epochs", "2"]) == 0
     out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 8
+    assert len(out.splitlines()) == 9
     assert "epoch 2/2" in err
 
 
 ERRORS = {
     "one layer": (["digits", "--sizes", "64"], ["2 layers or more"]),
     "other inputs": (["digits", "--sizes", "10", "10"], ["(64, 1500)", "10 rows"]),
-    "too few outputs": (["digits", "--sizes", "64", "5"], ["0 to 4"]),
+    "too few outputs": (["digits", "--sizes", "64", "5"], ["--sizes ends in 5", "end it in 10"]),
+    "too many outputs": (["digits", "--sizes", "64", "100"], ["--sizes ends in 100", "10 classes"]),
+    "a rate of lbfgs": (["digits", "--optimizer", "lbfgs", "--learning-rate", "1"], ["not for lbfgs"]),
+    "a share": (["digits", "--validation", "1.5"], ["validation must be from 0 to below 1"]),
     "an empty layer": (["digits", "--sizes", "64", "0", "10"], ["1 or more", "[64, 0, 10]"]),
     "activation": (["digits", "--activations", "sigmod"], ["Did you mean 'sigmoid'?"]),
     "activations": (["digits", "--activations", *["tanh"] * 3], ["3 entries", "takes 2"]),
@@ -250,6 +267,7 @@ ERRORS = {
         ["absent-folder"],
     ),
     "a folder": (["digits", "--epochs", "1", "--save", "."], ["'.'"]),
+    "no name": (["digits", "--epochs", "1", "--save", ""], ["--save must name a file", "''"]),
 }
 
 

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import http.server
 import math
+import os
 import socket
 import struct
 import sys
@@ -169,6 +170,38 @@ def test_idx_hostile_header_allocates_nothing(scratch, zipped):
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes with a name")
+def test_idx_of_what_is_no_regular_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(OSError, match="no regular file"):
+            datasets.idx(path)
+    with pytest.raises(IsADirectoryError):
+        datasets.idx(tmp_path)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_mnist_looks_at_the_header_before_the_content(tmp_path, zipped):
+    """However much a file may hold: here values of which none are read."""
+    for shape in ((2**32 - 1, 28, 28), (2**26,), (2**20, 8, 8)):
+        content = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + bytes(2**24)
+        path = tmp_path / f"train-images-idx3-ubyte{'.gz' if zipped else ''}"
+        path.write_bytes(gzip.compress(content, 1) if zipped else content)
+        (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"")
+        tracemalloc.start()
+        try:
+            with pytest.raises(ValueError, match=r"expected uint8 images of shape \(m, 28, 28\)"):
+                datasets.mnist(tmp_path)
+            assert tracemalloc.get_traced_memory()[1] < 2**22
+        finally:
+            tracemalloc.stop()
+    if not zipped:
+        path.write_bytes(bytes([0, 0, 8, 1]) + struct.pack(">I", 2**20))
+        os.truncate(path, 2**37)
+        with pytest.raises(ValueError, match="got more"):
+            datasets.idx(path)
 
 
 def test_idx_missing_file(tmp_path):

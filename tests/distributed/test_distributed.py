@@ -498,6 +498,21 @@ def test_early_stopping_is_the_same_everywhere(lab):
     assert first == second and len(first["cost"]) < 99 and first["best_epoch"] is not None
 
 
+def test_validation_data_of_any_rank_is_monitored(lab):
+    """And without any, all ranks end before the first step."""
+    X, Y = data(8)
+
+    def rank(comm, given):
+        stop = bp.EarlyStopping(monitor="validation_cost")
+        pair = (lab.array(X), lab.array(Y)) if comm.rank in given else None
+        return fit(lab, network(lab), X, Y, comm, validation=pair, callbacks=[stop])
+
+    for result in ranks.results(2, lambda comm: rank(comm, [1])):
+        assert result is not None
+    for error in ranks.run(2, lambda comm: rank(comm, [])):
+        assert "nothing to monitor" in str(error)
+
+
 @pytest.mark.parametrize("optimizer", ["momentum", "averaging"])
 def test_a_checkpoint_goes_on_with_as_many_ranks_bit_for_bit_and_with_any_number(
     lab, optimizer, tmp_path
@@ -567,6 +582,36 @@ def test_a_rank_that_is_given_something_else_is_named(lab):
 
     for error in ranks.run(2, other_rates):
         assert "learning_rate is 1.1 on rank 1 and 0.1 on rank 0" in str(error)
+
+    for name, pair in {
+        "averaging": (bp.SGD(0.1), bp.SGD(0.1, averaging=0.9)),
+        "clip_norm": (bp.Adam(0.1, clip_norm=1.0), bp.Adam(0.1, clip_norm=2.0)),
+        "weight_decay": (bp.SGD(0.1), bp.SGD(0.1, weight_decay=0.1)),
+        "momentum": (bp.SGD(0.1), bp.SGD(0.1, momentum=0.5)),
+        "epochs": (
+            bp.SGD(bp.schedules.Cosine(0.1, epochs=3)),
+            bp.SGD(bp.schedules.Cosine(0.1, epochs=4)),
+        ),
+        "optimizer": (bp.SGD(0.1), bp.Adam(0.1)),
+        "learning_rate": (bp.SGD(lambda t: 1 / (1 + t)), bp.SGD(lambda t: 1 / (2 + t))),
+    }.items():
+        nets = {}
+
+        def other_optimizers(comm, pair=pair, nets=nets):
+            net = nets[comm.rank] = network(lab)
+            return fit(lab, net, X, Y, comm, optimizer=pair[comm.rank])
+
+        for rank, error in enumerate(ranks.run(2, other_optimizers)):
+            assert isinstance(error, ValueError if rank else RankError)
+            assert f"{name} is " in str(error) and "need the same" in str(error)
+            np.testing.assert_array_equal(lab.numpy(nets[rank].vector), lab.numpy(network(lab).vector))
+
+    def other_generators(comm):
+        bits = (np.random.PCG64, np.random.SFC64)[comm.rank](0)
+        return fit(lab, network(lab, np.random.Generator(bits)), X, Y, comm)
+
+    for error in ranks.run(2, other_generators):
+        assert "random numbers is ['SFC64'" in str(error)
 
     def other_parameters(comm):
         def change(training):

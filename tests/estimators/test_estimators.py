@@ -83,6 +83,17 @@ def assert_alike(theirs, ours, tolerance=1e-10):
             np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), tolerance)
 
 
+def small(name, **options):
+    """An estimator, an ensemble or a search that is fitted quickly."""
+    if name == "StackSearchCV":
+        return estimators.StackSearchCV(
+            small("MLPClassifier", **options), {"alpha": [0.1]}, cv=2, error_score="raise"
+        )
+    counts = {"n_estimators": 2} if "Ensemble" in name else {}
+    options = {"hidden_layer_sizes": (4,), "max_iter": 2} | options
+    return getattr(estimators, name)(**counts, **options)
+
+
 SETTINGS = [
     ("classes", {}),
     ("classes", {"batch_size": 32, "hidden_layer_sizes": (10, 6), "activation": "tanh"}),
@@ -212,7 +223,7 @@ def test_partial_fit_of_ever_new_sizes():
         for size in range(20, 60, 3):
             model.partial_fit(XR[:size], YR[:size, 0])
     assert_alike(*models)
-    assert len(models[1]._optimizer._plans) == 8
+    assert len(models[1]._optimizer.runner._plans) == 8
 
 
 def test_partial_fit_goes_on_from_fit():
@@ -231,10 +242,94 @@ def test_warm_start_equal_to_scikit_learn(options):
         assert_alike(*models)
 
 
-def test_warm_start_of_another_architecture_is_refused():
+def test_warm_start_restores_the_best_of_its_fit():
+    options = {"early_stopping": True, "learning_rate_init": 0.01, "warm_start": True}
+    models = pair("classes", max_iter=1, **options)
+    for i in range(24):
+        for model in models:
+            model.fit(X[i % 3 :], LABELS[i % 3 :]).set_params(max_iter=1 + i % 4)
+        assert_alike(*models)
+        assert models[1]._best is None  # as it would be pickled
+    model = models[1].set_params(validation_data=(X[:9], LABELS[:9]), max_iter=5)
+    before = model.coefs_[0].copy()
+    assert np.abs(model.fit(X, LABELS).coefs_[0] - before).max() > 0
+
+
+CHANGES = [
+    ("activation", "tanh"),
+    ("activations", ["gelu"]),
+    ("loss", "poisson"),
+    ("cost", "huber"),
+    ("dropout", 0.5),
+    ("dtype", "float32"),
+    ("backend", "array_api_strict"),
+    ("hidden_layer_sizes", (5,)),
+]
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize(("name", "value"), CHANGES, ids=[name for name, _ in CHANGES])
+def test_another_network_than_the_fitted_one_is_refused(name, value, method):
+    y = np.abs(YR)
+    model = MLPRegressor(hidden_layer_sizes=(4,), warm_start=True, max_iter=2).fit(XR, y)
+    before = model.network_.vector.copy()
+    with pytest.raises(ValueError, match=f"{name}=.*warm_start=False"):
+        getattr(model.set_params(**{name: value}), method)(XR, y)
+    np.testing.assert_array_equal(model.network_.vector, before)
+    model.set_params(warm_start=False).fit(XR, y)
+
+
+def test_equal_functions_are_the_same_network():
+    mixed = [["tanh", "tanh", "relu", "relu"]]
+    model = MLPRegressor(hidden_layer_sizes=(4,), activations=mixed, warm_start=True, max_iter=2)
+    model.fit(XR, YR).set_params(activations=[tuple(mixed[0])]).fit(XR, YR)
     model = MLPRegressor(hidden_layer_sizes=(4,), warm_start=True, max_iter=2).fit(XR, YR)
-    with pytest.raises(ValueError, match=r"sizes \[8, 5, 2\].*\[8, 4, 2\]"):
-        model.set_params(hidden_layer_sizes=(5,)).fit(XR, YR)
+    model.set_params(activations="relu", dropout=[0.0, 0.0], dtype=np.float64).fit(XR, YR)
+
+
+def test_max_norm_between_fits():
+    model = MLPRegressor(hidden_layer_sizes=(4,), warm_start=True, max_iter=2).fit(XR, YR)
+    with pytest.raises(ValueError, match=r"max_norm=0\.5.*or call fit"):
+        model.set_params(max_norm=0.5).partial_fit(XR, YR)
+    model.fit(XR, YR)
+    assert np.linalg.norm(model.coefs_[0], axis=0).max() < 0.5001
+
+
+def test_other_numbers_of_targets_are_refused():
+    model = MLPRegressor(hidden_layer_sizes=(4,), max_iter=2).fit(XR, YR)
+    with pytest.raises(ValueError, match="y makes 1 targets; the fitted network has 2 outputs"):
+        model.partial_fit(XR, YR[:, 0])
+    assert model.partial_fit(XR, YR).n_outputs_ == 2
+    with pytest.raises(ValueError, match=r"validation_data has 1 targets .* has 2"):
+        MLPRegressor(validation_data=(XR, YR[:, 0])).fit(XR, YR)
+    model = MLPClassifier(max_iter=1, warm_start=True, validation_data=(XM, YM[:, 0]))
+    with pytest.raises(ValueError, match="y of validation_data must be an indicator matrix"):
+        model.fit(XM, YM)
+    with pytest.raises(ValueError, match="mismatch with the labels"):
+        model.set_params(validation_data=(XM, YM[:, 1:])).fit(XM, YM)
+    with pytest.raises(ValueError, match="y must be an indicator matrix"):
+        model.set_params(validation_data=None).fit(XM, YM).partial_fit(XM, np.arange(120) % 5)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_from_lbfgs_to_adam(method):
+    model = MLPClassifier((4,), solver="lbfgs", warm_start=True, max_iter=2).fit(X, LABELS)
+    getattr(model.set_params(solver="adam"), method)(X, LABELS)
+    assert model.best_loss_ == min(model.loss_curve_)
+    assert len(model.loss_curve_) == model.n_iter_
+
+
+def test_a_score_of_outputs_that_are_not_finite_is_no_best():
+    model = MLPClassifier((4,), max_iter=1).fit(X, LABELS)
+    model.coefs_[0] = np.full((64, 4), np.nan)
+    with np.errstate(all="ignore"):
+        assert np.isnan(model._score(X, np.eye(10, dtype=bool)[LABELS], None))
+
+
+def test_losses_are_numbers_of_numpy():
+    for options in ({}, {"solver": "lbfgs"}):
+        model = MLPRegressor(hidden_layer_sizes=(4,), max_iter=2, **options).fit(XR, YR)
+        assert type(model.loss_) is np.float64
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])
@@ -539,6 +634,106 @@ def test_class_weight():
     np.testing.assert_allclose(model.set_params(class_weight=labels).fit(XM, YM).coefs_[0], expected)
 
 
+@pytest.mark.parametrize("keys", [(False, True), (0, 1), (0.0, 1.0), (np.int8(0), np.True_)])
+@pytest.mark.parametrize("dtype", [bool, int, float])
+def test_keys_of_class_weight(keys, dtype):
+    y = (LABELS > 6).astype(dtype)
+    model = MLPClassifier((4,), max_iter=2, random_state=0)
+    expected = clone(model).fit(X, y, np.where(LABELS > 6, 5.0, 1.0))
+    model.set_params(class_weight=dict(zip(keys, (1.0, 5.0), strict=True))).fit(X, y)
+    np.testing.assert_array_equal(model.coefs_[0], expected.coefs_[0])
+
+
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 3.0]), min_size=30, max_size=30).filter(any))
+def test_balanced_class_weight_with_sample_weight(weights):
+    weights, labels = np.array(weights), LABELS[:30] % 3
+    model = MLPClassifier((), class_weight="balanced")
+    model._prepare(X[:30], labels, None)
+    found = model._weights(np.eye(3, dtype=bool)[labels], weights)
+    totals = np.bincount(labels, found, minlength=3)
+    present = np.bincount(labels, weights, minlength=3) > 0
+    np.testing.assert_allclose(totals[present], weights.sum() / present.sum())
+    assert not totals[~present].any()
+
+
+WRONG_CLASS_WEIGHTS = [
+    (LABELS, [{0: 2.0}], "a list of dicts is for multilabel"),
+    (LABELS, {"0": 2.0}, r"has \['0'\], which are not in classes"),
+    (LABELS, {0: -1.0}, r"class_weight\[0\] must be 0 or more"),
+    (LABELS, {0: np.nan}, r"class_weight\[0\] must be 0 or more"),
+    (np.eye(10)[LABELS] + np.eye(10)[LABELS - 1], {0: 2.0}, "a list of 10 dicts"),
+    (np.eye(10)[LABELS] + np.eye(10)[LABELS - 1], [{0: 2.0}], "a list of 10 dicts"),
+]
+
+
+@pytest.mark.parametrize(("y", "given", "message"), WRONG_CLASS_WEIGHTS)
+def test_wrong_class_weights(y, given, message):
+    with pytest.raises(ValueError, match=message):
+        MLPClassifier((4,), max_iter=1, class_weight=given).fit(X, y)
+
+
+WRONG_WEIGHTS = [
+    (WEIGHTS.astype(str), "must be numbers"),
+    (WEIGHTS.astype(str).astype(object), "must be numbers"),
+    ((1e6 * WEIGHTS).astype("M8[s]"), "must be numbers"),
+    (WEIGHTS.astype([("weight", float)]), "must be numbers"),
+    (WEIGHTS + 0j, "must be numbers"),
+    (np.ma.array(WEIGHTS, mask=WEIGHTS > 0.9), r"sample_weight has \d+ masked values"),
+    (np.full(300, 1e308), "finite sum"),
+]
+
+
+@pytest.mark.parametrize(("weights", "message"), WRONG_WEIGHTS)
+@pytest.mark.parametrize("name", ["MLPClassifier", "MLPEnsembleClassifier", "StackSearchCV"])
+def test_sample_weights_are_finite_numbers(name, weights, message):
+    model = small(name)
+    with pytest.raises((TypeError, ValueError), match=message):
+        model.fit(X, LABELS, sample_weight=weights)
+    with pytest.raises((TypeError, ValueError), match=message):
+        MLPClassifier((4,), validation_data=(X, LABELS, weights)).fit(X, LABELS)
+
+
+@pytest.mark.parametrize("name", ["MLPClassifier", "MLPEnsembleRegressor", "StackSearchCV"])
+def test_masked_values_are_refused(name):
+    model, inputs, y = small(name), np.ma.array(X), np.ma.array(LABELS)
+    model.fit(inputs, y)
+    inputs[2, 3] = np.ma.masked
+    y[5] = np.ma.masked
+    with pytest.raises(ValueError, match="X has 1 masked values"):
+        model.predict(inputs)
+    for data, message in (((inputs, LABELS), "X has 1 masked"), ((X, y), "y has 1 masked")):
+        with pytest.raises(ValueError, match=message):
+            small(name).fit(*data)
+        with pytest.raises(ValueError, match=message):
+            small(name, validation_data=data).fit(X, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("MLPClassifier", {}),
+        ("MLPClassifier", {"early_stopping": True, "dropout": 0.1}),
+        ("MLPClassifier", {"solver": "lbfgs", "activations": [["tanh", "gelu", "relu", "relu"]]}),
+        ("MLPRegressor", {"loss": "poisson"}),
+        ("MLPRegressor", {"cost": "huber", "solver": "sgd"}),
+        ("MLPEnsembleClassifier", {"activation": "logistic"}),
+        ("MLPEnsembleRegressor", {}),
+        ("StackSearchCV", {"activations": "swish"}),
+    ],
+)
+def test_dumped_and_loaded_by_skops(name, options):
+    skops = pytest.importorskip("skops.io")
+    model = small(name, random_state=0, **options).fit(X, LABELS)
+    data = skops.dumps(model)
+    loaded = skops.loads(data, trusted=skops.get_untrusted_types(data=data))
+    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
+    for again in (loaded, model):
+        again.fit(X, LABELS)
+        if hasattr(again, "partial_fit") and not options.get("early_stopping"):
+            again.partial_fit(X, LABELS)
+    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
+
+
 def test_activations():
     model = MLPClassifier((6, 5), max_iter=2, activations=["gelu", "logistic"], random_state=0)
     model.fit(X, LABELS)
@@ -553,6 +748,15 @@ def test_activations():
     for wrong in (["tanh"], ["tanh"] * 4):
         with pytest.raises(ValueError, match=r"takes 2, one for each hidden layer, or 3"):
             model.set_params(activations=wrong).fit(X, LABELS)
+
+
+def test_converters_find_no_other_activations_than_the_parameter():
+    table = {"logistic": "Sigmoid", "softmax": "Softmax"}  # as converters to ONNX have
+    model = MLPClassifier((6, 5), max_iter=1, activations=["tanh", "relu"]).fit(X, LABELS)
+    with pytest.raises(TypeError, match=r"network_\.activations"):
+        table[model.out_activation_]
+    for options in ({"activations": ["relu", "relu"]}, {"activations": None}):
+        assert table[model.set_params(**options).fit(X, LABELS).out_activation_] == "Softmax"
 
 
 def test_activations_start_as_those_of_scikit_learn():

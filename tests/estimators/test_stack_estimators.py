@@ -240,6 +240,56 @@ def test_a_bootstrap_knows_the_classes_that_it_has_not_drawn():
     assert model.predict_proba(X).shape == (240, 3)
 
 
+def test_a_bootstrap_of_a_rare_class_stops_early():
+    y = (np.arange(60) < 3).astype(int)
+    for seed in range(8):
+        model = MLPEnsembleClassifier(2, (3,), bootstrap=True, early_stopping=True, max_iter=2)
+        model.set_params(random_state=seed).fit(X[:60], y)
+
+
+def test_balanced_weights_are_those_of_the_bootstrap_sample():
+    model = MLPEnsembleClassifier(3, (4,), bootstrap=True, class_weight="balanced", random_state=0)
+    model.set_params(max_iter=3).fit(X, LABELS, WEIGHTS)
+    for est, part in zip(model.estimators_, model.estimators_samples_, strict=True):
+        assert_alike(est, clone(est).fit(X[part], LABELS[part], WEIGHTS[part]))
+
+
+FRAME = pd.DataFrame(XM, columns=[f"feature {i}" for i in range(XM.shape[1])])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "y"),
+    [
+        (XM, np.full(len(XM), "only")),
+        (XM, scipy.sparse.csr_array(YM)),
+        (scipy.sparse.csc_array(XM), scipy.sparse.coo_matrix(YM)),
+        (FRAME, pd.Series(YM[:, 0]).map({0: "no", 1: "yes"}).astype("category")),
+    ],
+    ids=["one class", "sparse labels", "all sparse", "frames"],
+)
+def test_ensembles_and_searches_take_what_estimators_take(inputs, y):
+    single = MLPClassifier((4,), max_iter=2, validation_data=(inputs, y), class_weight="balanced")
+    options = {"validation_data": (inputs, y), "class_weight": "balanced", "bootstrap": True}
+    expected = single.fit(inputs, y).predict(inputs)
+    for model in (
+        MLPEnsembleClassifier(2, (4,), max_iter=2, **options),
+        StackSearchCV(single, {"alpha": [0.1]}, cv=2, error_score="raise"),
+    ):
+        found = model.fit(inputs, y).predict(inputs)
+        assert (type(found), found.shape, found.dtype) == (
+            type(expected),
+            expected.shape,
+            expected.dtype,
+        )
+
+
+def test_columns_of_validation_data_of_ensembles():
+    model = MLPEnsembleClassifier(2, (4,), max_iter=2)
+    model.set_params(validation_data=(FRAME[FRAME.columns[::-1]], YM))
+    with pytest.raises(ValueError, match="feature names"):
+        model.fit(FRAME, YM)
+
+
 @pytest.mark.parametrize("case", ["lbfgs", "sparse", "weights of 0"], ids=["lbfgs", "sparse", "weights"])
 def test_what_is_not_for_stacks_is_trained_alone(case):
     model = MLPEnsembleClassifier(3, (4,), bootstrap=True, max_iter=4, random_state=0)

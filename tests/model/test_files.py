@@ -310,8 +310,7 @@ def test_without_the_package_the_error_names_the_extra(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=r"pip install .bpengine\[safetensors\]"):
         net.save(tmp_path / "net.safetensors")
-    with pytest.raises(ImportError, match=r"pip install .bpengine\[safetensors\]"):
-        bp.load(tmp_path / "kept.safetensors")
+    assert_same(bp.load(tmp_path / "kept.safetensors"), net)  # reading needs no package
     assert os.listdir(tmp_path) == ["kept.safetensors"]
     net.save(tmp_path / "net.npz")
     assert_same(bp.load(tmp_path / "net.npz"), net)
@@ -445,7 +444,8 @@ def test_stacks_whose_biases_version_0_1_wrote_flat_are_read(tmp_path):
     nets = bp.Network([2, 4, 3], stack=2, rng=0)
     path = tmp_path / "nets.safetensors"
     nets.save(path)
-    text = safetensors.read(path.read_bytes())[0]
+    with open(path, "rb") as file:
+        text = safetensors.contents(file)[0]
     tensors = {name: x if x.ndim == 3 else x.ravel() for name, x in numpy.load_file(path).items()}
     numpy.save_file(tensors, path, metadata={"bpengine": text})
     np.testing.assert_array_equal(bp.load(path).vector, nets.vector)

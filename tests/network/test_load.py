@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import struct
 import tracemalloc
@@ -543,3 +544,63 @@ def test_any_shapes(foreign, kind, shapes):
     content = MAKERS[kind](**{name: np.ones(shape, "f4") for name, shape in shapes.items()})
     net = gives_a_network_or_a_value_error(foreign, content)
     assert net is None or is_the_good_one(net)
+
+
+SPARSE = 200 * 2**30  # bytes of a file that takes none on the disk
+
+
+@kinds
+def test_a_file_larger_than_memory_is_looked_at_first(tmp_path, kind):
+    path = tmp_path / f"sparse.{kind}"
+    refused(path, b"")
+    for content in (b"", MAKERS[kind](), framed({}, b"")):
+        path.write_bytes(content)
+        os.truncate(path, SPARSE)
+        with pytest.raises(ValueError, match="can read, or it is damaged"):
+            bp.load(path)
+
+
+def test_tensors_larger_than_memory_are_of_the_network_first(tmp_path):
+    path = tmp_path / "sparse.safetensors"
+    metadata = {"__metadata__": {"bpengine": json.dumps(DESCRIPTION)}}
+    shapes = {"2.weight": [2**20, 2**10], "state_x": [2**30], "running_mean": [2**30]}
+    for name, shape in shapes.items():
+        size = 4 * int(np.prod(shape))
+        header = {name: {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}
+        content = framed(metadata | header)
+        path.write_bytes(content)
+        os.truncate(path, len(content) + size)
+        with pytest.raises(ValueError, match=r"weight|no tensor"):
+            bp.load(path)
+
+
+@kinds
+def test_arrays_of_another_network_are_not_read(tmp_path, kind):
+    """Nor is the state of a training, by what reads the network alone."""
+    path = tmp_path / f"large.{kind}"
+    large = np.ones((2**11, 2**12), "f4")
+    for changes in ({"weights_0": large}, {"state_velocity": large}):
+        path.write_bytes(MAKERS[kind](**changes))
+        tracemalloc.start()
+        try:
+            if "weights_0" in changes:
+                with pytest.raises(ValueError, match="shape"):
+                    bp.load(path)
+            else:
+                assert bp.load(path).sizes == (2, 3, 1)
+            assert tracemalloc.get_traced_memory()[1] < large.nbytes / 4
+        finally:
+            tracemalloc.stop()
+
+
+@kinds
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes with a name")
+def test_what_is_no_regular_file_is_not_read(tmp_path, kind):
+    pipe, device = tmp_path / f"pipe.{kind}", tmp_path / f"zero.{kind}"
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    for path in (pipe, device):
+        with pytest.raises(OSError, match="no regular file"):
+            bp.load(path)
+        with pytest.raises(OSError, match="no regular file"):
+            bp.Network([2, 1]).fit(np.ones((2, 3)), np.ones((1, 3)), batch_size=1, resume=path)

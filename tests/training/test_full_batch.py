@@ -132,13 +132,17 @@ def test_training_ends_where_the_gradient_is_small_or_evaluations_are_spent(lab)
     assert 1 <= len(few.cost) <= 2
 
 
-def test_training_that_is_at_the_minimum_stays_there(lab):
-    net, X, Y, minimum = least_squares(lab)
+@pytest.mark.parametrize("epochs", [1, 9])
+def test_training_that_is_at_the_minimum_stays_there(lab, tmp_path, epochs):
+    net, X, Y, minimum = least_squares(lab, l2=0.1)
     net.weights[0], net.biases[0] = (lab.array(x) for x in np.split(minimum(), [3], axis=1))
-    before = arrays(lab, net)
-    history = fit(lab, net, X, Y, epochs=9, optimizer=bp.LBFGS())
-    assert history.cost == []
+    before, path = arrays(lab, net), tmp_path / "run.npz"
+    options = {"epochs": epochs, "optimizer": bp.LBFGS(), "callbacks": [bp.Checkpoint(path)]}
+    history = fit(lab, net, X, Y, **options)
+    assert history.cost == pytest.approx([net.evaluate(lab.array(X), lab.array(Y))["cost"]])
     assert_same(lab, net, before)
+    assert_same(lab, bp.load(path, backend=lab.backend), before)
+    assert fit(lab, net, X, Y, resume=path, **options).cost == history.cost
 
 
 def test_float32_comes_near(lab):

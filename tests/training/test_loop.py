@@ -244,6 +244,7 @@ def test_progress_in_lines_where_there_is_no_tqdm(lab, capsys, monkeypatch):
     assert re.fullmatch("".join(LINE.format(i) + r"\n" for i in (1, 2)), err)
 
 
+@pytest.mark.usefixtures("called_once")
 @pytest.mark.parametrize("tqdm", [True, False])
 def test_no_progress_where_none_is_asked_for(lab, capsys, monkeypatch, tqdm):
     if not tqdm:
@@ -275,6 +276,7 @@ def interrupt_at(lab, call):
     yield bp.Activation("interrupting", uncompiled(function), *TANH[1:])
 
 
+@pytest.mark.usefixtures("called_once")
 @looped("call", [1, 3, 4, 5, 10, 12])
 def test_ctrl_c_keeps_the_steps_taken_and_the_epochs_done(lab, call):
     X, Y = data(11)
@@ -294,6 +296,7 @@ def test_ctrl_c_keeps_the_steps_taken_and_the_epochs_done(lab, call):
     assert np.isfinite(again.cost).all()
 
 
+@pytest.mark.usefixtures("called_once")
 @pytest.mark.parametrize("tqdm", [True, False])
 def test_ctrl_c_is_acknowledged(lab, capsys, monkeypatch, tqdm):
     if not tqdm:
@@ -305,6 +308,7 @@ def test_ctrl_c_is_acknowledged(lab, capsys, monkeypatch, tqdm):
     assert err.count("interrupted: the network keeps what it has learned.\n") == 1
 
 
+@pytest.mark.usefixtures("called_once")
 def test_ctrl_c_in_the_validation(lab):
     X, Y = data(8)
     # 2 steps an epoch, then one forward pass for the validation data
@@ -411,6 +415,7 @@ def test_ctrl_c_at_every_line(lab, case):
     assert n > 100
 
 
+@pytest.mark.usefixtures("called_once")
 @looped("call", [1, 2, 4, 8, 9, 11])
 @looped("name", OPTIMIZERS)
 def test_ctrl_c_leaves_whole_steps_in_all_that_is_remembered(lab, name, call):
@@ -683,6 +688,7 @@ def test_read_only_views_are_enough(lab):
     np.testing.assert_array_equal(lab.numpy(given_labels), labels)
 
 
+@pytest.mark.usefixtures("called_once")
 def test_ctrl_c_in_the_middle_of_a_step_leaves_whole_steps(lab):
     """Layers are updated one after the other: an interrupt between two must not leave half a step."""
     presses = {"at": None, "seen": 0}
@@ -837,6 +843,7 @@ def test_between_passes_the_network_has_the_average(lab):
     lab.assert_close(net.vector, vector(lab, plain), 1e-13)
 
 
+@pytest.mark.usefixtures("called_once")
 @looped("call", [1, 3, 4])
 def test_ctrl_c_in_a_pass_is_raised_and_leaves_whole_steps(lab, call):
     X, Y = data(12)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
+import json
+import operator
 import pickle
 
 import array_api_strict
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 from strategies import ALONGSIDE, OPTIMIZERS, Case, cases, examples, looped, targets
 
 import bpengine as bp
+from bpengine.model import files
 from bpengine.model.packed_examples import PARTS
 
 TOLERANCE = {"float32": 2e-4, "float64": 1e-10}
@@ -424,6 +428,9 @@ def test_logs_and_statistics(lab, tmp_path):
         # weights before the first step do not depend on the order of the examples
         for layer, norms in enumerate(found.weight_norms):
             assert norms[i] == pytest.approx(one.monitored[0].weight_norms[layer])
+    values = json.loads(json.dumps(history.as_dict()))
+    assert values["cost"] == [cost.tolist() for cost in history.cost]
+    assert bp.History.from_dict(values).as_dict() == values
 
 
 def test_plans_and_partial_fit(lab):
@@ -676,8 +683,42 @@ def test_a_checkpoint_of_another_stack_is_refused(lab, tmp_path):
     X, labels = rings(lab)
     path = tmp_path / "run.npz"
     small(lab, 4).fit(X, labels, epochs=1, callbacks=[bp.Checkpoint(path)], progress=False)
-    with pytest.raises(ValueError, match="it is of a stack of 4 networks, not 3"):
+    with pytest.raises(ValueError, match="the file's network has stack 4, this one 3"):
         small(lab, 3).fit(X, labels, epochs=2, resume=path, progress=False)
+
+
+def test_no_value_of_a_stack_s_checkpoint_is_believed(lab, tmp_path):
+    X, labels = rings(lab)
+    path, stop = tmp_path / "run.npz", bp.EarlyStopping()
+    small(lab, 3).fit(
+        X, labels, epochs=2, callbacks=[bp.Checkpoint(path), stop], monitor="epoch", progress=False
+    )
+    before, content = copy.deepcopy(vars(stop)), path.read_bytes()
+    cases = {
+        ("callbacks", 0, 1, "best"): ([0.5, 0.5], 0.5, [[0.5] * 3], [0.5, 0.5, float("nan")]),
+        ("callbacks", 0, 1, "best_epoch"): ([1, 1], 1, [1, 1, 3], [1.0, 1.0, 1.5]),
+        ("callbacks", 0, 1, "waited"): ([0, 0, -1], 0),
+        ("history", "cost"): ([[0.5] * 3, [0.5] * 2], [0.5, 0.5], [[0.5] * 3, 0.5]),
+        ("history", "monitored", 0, "cost"): (0.5, [0.5] * 2),
+        ("history", "monitored", 0, "weight_norms"): ([], [[0.5] * 3], [0.5, 0.5]),
+        ("networks", "random"): ([], [None] * 3),
+        ("networks", "running"): ([True] * 2, [1, 1, 1], True, [False] * 3),
+        ("networks", "active"): ([0, 1], [0, 1, 3], [0, 1, 1], [2, 1, 0], [0, 1, 2.0], [], [-1, 0, 1]),
+    }
+    nets = small(lab, 3)
+    vector = lab.numpy(nets.vector).copy()
+    for (*keys, last), values in cases.items():
+        for value in values:
+            path.write_bytes(content)
+            description, held = files.read(path)
+            functools.reduce(operator.getitem, keys, description["training"])[last] = value
+            files.write(path, description, held)
+            with pytest.raises(ValueError, match="no checkpoint to resume from"):
+                nets.fit(X, labels, epochs=3, callbacks=[stop], resume=path, progress=False)
+                pytest.fail(f"{keys} {last}: {value}")
+    np.testing.assert_array_equal(lab.numpy(nets.vector), vector)
+    assert vars(stop).keys() == before.keys()
+    np.testing.assert_equal(stop._best.epoch, before["_best"].epoch)
 
 
 def test_clipping_of_single_examples_is_not_that_of_a_stack(lab):

@@ -218,6 +218,7 @@ def test_steps_are_equally_far_apart_when_epochs_differ_in_length(lab, lengths, 
     ]
 
 
+@pytest.mark.usefixtures("called_once")
 @given(
     every=st.none() | every,
     N=st.integers(1, 40),

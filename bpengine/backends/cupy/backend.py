@@ -18,7 +18,8 @@ from bpengine.backends.cupy.lowering import Item, Lowering, gather
 from bpengine.backends.cupy.matmul import Product
 from bpengine.backends.cupy.nccl import NCCLSum
 from bpengine.backends.cupy.prefetch import Prefetcher
-from bpengine.backends.cupy.program import CUDAProgram
+from bpengine.backends.cupy.program import REPORT, CUDAProgram
+from bpengine.backends.cupy.proof import trusted
 from bpengine.backends.operation import Array, Operation
 
 __all__ = ["CuPyBackend", "with_options"]
@@ -69,6 +70,7 @@ class CuPyBackend(ArrayAPIBackend):
         nccl = self._nccl()
         if nccl is None:
             return None
+        self.gpu.enter()
         return NCCLSum(group, vector, parts, nccl, self.gpu.cupy.cuda.get_current_stream())
 
     def _nccl(self) -> Any:
@@ -96,24 +98,31 @@ class CuPyBackend(ArrayAPIBackend):
 
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
         """`x` as a NumPy array on the host: waits for the work that computes it."""
-        self.gpu.enter()
-        return np.asarray(self.gpu.cupy.asnumpy(x))
+        return self.gpu.to_numpy(x)
 
     def synchronize(self) -> None:
         """Wait until all queued work of the device is done."""
-        self.gpu.enter()
-        self.gpu.cupy.cuda.runtime.deviceSynchronize()
+        self.gpu.synchronize()
 
     def take(self, rows: Array, indices: Array, out: Array) -> None:
         """Write ``rows[indices]`` to `out`, by one kernel, without a temporary array."""
         self.gpu.enter()
         source, numbers, target = map(self.gpu.view, (rows, indices, out))
         launch = gather(source, target, numbers, self.gpu.view(self._zeros))
-        if launch is None or numbers.dtype != "int64" or not numbers.contiguous:
+        key = "take", source[1:], target[1:]
+        possible = numbers.dtype == "int64" and numbers.contiguous
+        if launch is None or not possible or key in self.gpu.failures:
             out[...] = self.xp.take(rows, indices, axis=0)
             return
         kernel, operands = self.gpu.as_call(launch)
         kernel(*operands)
+        if key not in self.gpu.proven and not trusted():
+            expected = self.xp.take(rows, indices, axis=0)
+            self.gpu.proven.add(key)
+            if not np.array_equal(self.to_numpy(out), self.to_numpy(expected), equal_nan=True):
+                self.gpu.failures[key] = 1
+                out[...] = expected
+                self.gpu.distrust(f"a kernel gathered wrong rows, and CuPy does it instead. {REPORT}")
 
     def memory_left(self) -> int:
         """Bytes still available to arrays: free on the device, or unused in CuPy's pool."""
@@ -127,13 +136,32 @@ class CuPyBackend(ArrayAPIBackend):
         """Compile operations: to kernels and products, where these exist, else to expressions."""
         operations = list(operations)
         self.gpu.enter()
+        expressions = [fallback(op) for op in operations]
         lowering = Lowering(self.gpu)
+        try:
+            calls, step, capturable, custom = self._lowered(operations, lowering)
+        except MemoryError:
+            raise
+        except Exception as error:  # of NVIDIA's compiler, or of ours
+            self.gpu.distrust(
+                "the CUDA kernels of a step can't be compiled, and such steps are computed by CuPy's "
+                f"functions instead. {REPORT}: {type(error).__name__}: {error}"
+            )
+            calls, step, capturable, custom = expressions, [], False, False
+            lowering = Lowering(self.gpu)
+        return CUDAProgram(self.gpu, operations, calls, expressions, lowering, step, capturable, custom)
+
+    def _lowered(
+        self, operations: Sequence[Operation], lowering: Lowering
+    ) -> tuple[list[Call], list[Operation], bool, bool]:
+        """The calls of a step, the operations that they are of, and whether these may be captured."""
         folded = {} if self.gpu.library is None else fusion.fold(operations, _Layout(self.gpu))
         step = [op for i, whole in enumerate(operations) for op in folded.get(i, [whole])]
         items: list[Item | Call] = []
-        capturable = True
+        capturable, custom = True, False
         for op in step:
             made = lowering.lower(op)
+            custom |= made is None
             if made is None or (self.gpu.library is None and any(isinstance(x, Product) for x in made)):
                 capturable &= self._may_be_captured(op)
                 items.append(fallback(op))
@@ -141,9 +169,7 @@ class CuPyBackend(ArrayAPIBackend):
                 items += made
         if step:
             items += lowering.end_of_step(self.gpu.view(step[-1].output).dtype)
-        calls = [self.gpu.as_call(item) for item in fuse(items)]
-        flops = sum(op.flops for op in operations)
-        return CUDAProgram(self.gpu, calls, lowering, [step, operations], capturable, flops)
+        return [self.gpu.as_call(item) for item in fuse(items)], step, capturable, custom
 
     def _may_be_captured(self, op: Operation) -> bool:
         if op.name == "matmul" and self.gpu.library is not None:
@@ -165,6 +191,8 @@ _made: dict[tuple[int, str], CuPyBackend] = {}
 def with_options(device: Any = None, precision: str | None = None) -> CuPyBackend:
     """CuPy on a GPU: always the same object, so that all its networks share kernels and cuBLAS."""
     number, precision = None if device is None else device_number(device), check_precision(precision)
+    if number is None and _made:
+        number = next(iter(_made.values())).gpu.cupy.cuda.runtime.getDevice()
     if number is not None and (number, precision) in _made:
         return _made[number, precision]
     backend = CuPyBackend(number, precision)

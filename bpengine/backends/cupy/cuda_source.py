@@ -32,6 +32,7 @@ ELEMENTWISE: dict[str, tuple[str, tuple[int, ...]]] = {
     "add": ("$o = $0 + $1;", ()),
     "shrink": ("$o = $0 - $2 * $1;", ()),
     "multiply": ("$o = $0 * $1;", ()),
+    "hypot": ("$o = hypot($0, $1);", ()),
     "linear": ("$o = $0;", ()),
     "linear slope": ("$o = $0;", ()),
     "sigmoid": ("$o = sigmoid($0);", ()),
@@ -190,16 +191,6 @@ extern "C" __global__ void softmax_slope(long long n, long long m, long long cou
     }}
 }}
 """
-TOTAL_NORMS = f"""
-extern "C" __global__ void total_norms(long long n, long long count,
-    const T* x, long long xr, long long xc, T* out, long long oc) {{
-    {COLUMNS} {{
-        T norm = x[c * xc];
-        for (long long k = 1; k < n; k++) norm = hypot(norm, x[k * xr + c * xc]);
-        out[c * oc] = norm;
-    }}
-}}
-"""
 # the sum over a block's threads, in the same order each time; all threads get it
 BLOCK_SUM = """
 __device__ inline T block_sum(T* shared, T part) {
@@ -273,12 +264,11 @@ GATHER = """
 extern "C" __global__ void gather(long long m, long long width, const T* from, long long stride,
     T* rows, long long row, const long long* numbers, long long* at) {
     const long long first = at[0] * m;
-    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < m * width;
-         i += (long long)gridDim.x * blockDim.x) {
-        const long long r = i / width, c = i % width;
-        rows[r * row + c] = from[numbers[first + r] * stride + c];
-        if (i == 0) at[1] = at[0];
+    for (long long r = blockIdx.x; r < m; r += gridDim.x) {
+        const T* x = from + numbers[first + r] * stride;
+        for (long long c = threadIdx.x; c < width; c += blockDim.x) rows[r * row + c] = x[c];
     }
+    if (blockIdx.x == 0 && threadIdx.x == 0) at[1] = at[0];
 }
 """
 STORE = """
@@ -301,7 +291,6 @@ extern "C" __global__ void settings(
 SPECIAL = {
     "softmax": SOFTMAX,
     "softmax_slope": SOFTMAX_SLOPE,
-    "total_norms": TOTAL_NORMS,
     "square_sums": BLOCK_SUM + SQUARE_SUMS,
     "clip_factor": BLOCK_SUM + CLIP_FACTOR,
     "max_norm": BLOCK_SUM + MAX_NORM,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from bpengine.backends.array_api import Call
 from bpengine.backends.base import BackendUnavailableError, DeviceMemoryError, warn_once
+from bpengine.backends.cupy import cublas
 from bpengine.backends.cupy.elementwise import Launch, View
-from bpengine.backends.cupy.matmul import Library, Product
+from bpengine.backends.cupy.matmul import Library, Product, Workspace
 from bpengine.backends.operation import Array
 
 __all__ = ["Device", "check_precision", "device_number"]
@@ -40,7 +42,13 @@ class Device:
         CuPy's namespace, as array-api-compat gives it.
     handle : cupy.cuda.Device
     library : Library or None
-        cuBLAS; None where nvmath-python is missing.
+        cuBLAS; None where it can't be used.
+    lock : threading.RLock
+        The device's, held during what CUDA does not allow while a stream of the device is captured.
+    proven : set
+        The keys of `bpengine.backends.cupy.proof` that need no comparison any more.
+    failures : dict
+        How often others have failed.
 
     Raises
     ------
@@ -48,9 +56,11 @@ class Device:
         If CuPy, the driver or the device is missing: the message says which.
     """
 
+    _locks: ClassVar[dict[int, Any]] = {}
+
     def __init__(self, number: Any = None, precision: str | None = None) -> None:
         self.precision = check_precision(precision)
-        self.cupy, cublas = self._modules()
+        self.cupy = self._cupy()
         count = self._devices()
         self.xp: ModuleType = self._namespace()
         self.number = self.cupy.cuda.runtime.getDevice() if number is None else device_number(number)
@@ -62,36 +72,38 @@ class Device:
         self.enter()
         self.handle = self.cupy.cuda.Device(self.number)
         self._kernels: dict[str, Any] = {}
-        self._capturing, self._lock = self.cupy.cuda.Stream(non_blocking=True), threading.Lock()
-        self.library = None
-        if cublas is None:
+        self.lock = self._locks.setdefault(self.number, threading.RLock())
+        self.proven: set[Any] = set()
+        self.failures: dict[Any, int] = {}
+        self._capturing = self.cupy.cuda.Stream(non_blocking=True)
+        self.library: Library | None = None
+        try:
+            self.library = Library(self._cublas(), self._workspace, self.precision == "tf32", self.lock)
+            self.enter_library()
+        except Exception as error:  # a library that is missing, or of another CUDA
+            self.library = None
             warn_once(
-                "nvmath-python is missing: products go through CuPy, and steps are not captured as CUDA "
-                "graphs. Install it: pip install 'bpengine[cuda13]' (or [cuda12])"
+                "cuBLAS can't be used: products go through CuPy, and steps are not captured as CUDA "
+                "graphs. Install it: pip install 'bpengine[cuda13]' (or [cuda12]). "
+                f"{type(error).__name__}: {error}"
             )
-        else:
-            self.library = Library(cublas, self._workspace, self.precision == "tf32")
 
-    def _modules(self) -> tuple[Any, Any]:
-        """CuPy, and cuBLAS's bindings where there are any."""
+    def _cupy(self) -> Any:
         if importlib.util.find_spec("cupy") is None:
             raise BackendUnavailableError(
                 "backend 'cupy' needs CuPy, which is not installed: pip install 'bpengine[cuda13]' (or "
-                "[cuda12], to match your CUDA driver: cupy-cuda13x or cupy-cuda12x), or use "
-                "backend='numpy'."
+                "[cuda12], to match your CUDA driver), or use backend='numpy'."
             )
         try:
-            cupy = importlib.import_module("cupy")
+            return importlib.import_module("cupy")
         except ImportError as error:
             raise BackendUnavailableError(
                 f"backend 'cupy': CuPy is installed, but it can't be imported: {error}. Install the "
                 "CuPy that matches your CUDA version, or use backend='numpy'."
             ) from error
-        try:
-            cublas = importlib.import_module("nvmath.bindings.cublas")
-        except ImportError:
-            cublas = None
-        return cupy, cublas
+
+    def _cublas(self) -> Any:
+        return cublas.load()
 
     def _namespace(self) -> ModuleType:
         return importlib.import_module("array_api_compat.cupy")
@@ -120,7 +132,7 @@ class Device:
                 raise BackendUnavailableError(
                     f"backend 'cupy': this CuPy is for CUDA {needed}, and the driver is for CUDA "
                     f"{found}. Install a newer driver, or the CuPy for your driver: pip install "
-                    f"cupy-cuda{found.partition('.')[0]}x."
+                    f"'bpengine[cuda{found.partition('.')[0]}]'."
                 ) from None
             if "NoDevice" not in str(error):
                 raise BackendUnavailableError(
@@ -141,11 +153,17 @@ class Device:
         if runtime.getDevice() != self.number:
             runtime.setDevice(self.number)
 
-    def enter_library(self) -> object:
+    def synchronize(self) -> None:
+        """Wait until all queued work of the device is done."""
+        self.enter()
+        with self.lock:
+            self.cupy.cuda.runtime.deviceSynchronize()
+
+    def enter_library(self, workspace: Workspace | None = None) -> object:
         """Let products run on the current stream; returns what must stay alive as long."""
         if self.library is None:
             return None
-        return self.library.enter(self.cupy.cuda.get_current_stream().ptr)
+        return self.library.enter(self.cupy.cuda.get_current_stream().ptr, workspace)
 
     def _workspace(self, size: int) -> tuple[Array, int]:
         memory = self.empty((size // 4,), "float32")
@@ -154,22 +172,32 @@ class Device:
     def asarray(self, x: Array, dtype: str) -> Array:
         """Array of `dtype` on this device, from one of its arrays or a host array."""
         self.enter()
-        with self._memory_errors():
+        with self.memory_errors():
             return self.cupy.asarray(x, dtype)
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
         """New array, uninitialized."""
         self.enter()
-        with self._memory_errors():
+        with self.memory_errors():
             return self.cupy.empty(shape, dtype)
 
+    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+        """`x` on the host: waits for the work that computes it."""
+        self.enter()
+        return np.asarray(self.cupy.asnumpy(x))
+
+    def distrust(self, message: str) -> None:
+        """Log that something does not compute what it should, and is not used."""
+        warn_once(message)
+
     @contextmanager
-    def _memory_errors(self) -> Iterator[None]:
+    def memory_errors(self, where: str = "") -> Iterator[None]:
         """Raise CuPy's out-of-memory error as ours, which says how much memory there is."""
         try:
             yield
         except self.cupy.cuda.memory.OutOfMemoryError as error:
-            raise DeviceMemoryError(str(error).strip().rstrip("."), self.memory_left()) from None
+            message = str(error).strip().rstrip(".") + where
+            raise DeviceMemoryError(message, self.memory_left()) from None
 
     def memory_left(self) -> int:
         """Bytes still available to arrays: free on the device, or unused in CuPy's pool."""
@@ -195,29 +223,78 @@ class Device:
             self._kernels[item.source] = module.get_function(item.name)
         return self._kernels[item.source], ((item.grid,), (item.block,), item.arguments)
 
-    def capture(self, run: Callable[[], None]) -> tuple[Any, object]:
-        """A graph of what `run` launches, and what must stay alive as long as the graph."""
+    def capture(self, run: Callable[[], None], workspace: Workspace | None = None) -> Graph:
+        """A graph of what `run` launches.
+
+        Parameters
+        ----------
+        run : callable
+        workspace : Workspace, optional
+            For its products, which graphs that may be replayed at the same time must not share.
+        """
         cuda, stream = self.cupy.cuda, self._capturing
         # the memory that expressions allocate is not reused by others: a replay writes there again
         pool = cuda.MemoryPool()
-        with self._lock, stream, cuda.using_allocator(pool.malloc):
-            held = self.enter_library()
-            stream.begin_capture()
+        with self.lock, stream, cuda.using_allocator(pool.malloc), _without_collector():
+            held = self.enter_library(workspace)
             try:
+                stream.begin_capture()
                 run()
             except BaseException:
                 _abandon(stream)
                 raise
             graph = stream.end_capture()
         graph.upload()
-        return graph, (pool, held)
+        return Graph(graph, pool, held, self.lock)
+
+
+class Graph:
+    """A CUDA graph, and what it works on.
+
+    Parameters
+    ----------
+    graph : cupy.cuda.Graph
+    pool : cupy.cuda.MemoryPool
+        Of its temporary arrays.
+    held : object
+        What else it holds addresses of.
+    lock : threading.RLock
+        The device's.
+    """
+
+    def __init__(self, graph: Any, pool: Any, held: object, lock: Any) -> None:
+        self._graph, self._pool, self._held, self._lock = graph, pool, held, lock
+
+    def launch(self) -> None:
+        """Queue the work on the current stream."""
+        self._graph.launch()
+
+    def __del__(self) -> None:
+        self._graph = None
+        try:
+            with self._lock:
+                self._pool.free_all_blocks()  # a pool that is deleted does not free them
+        except Exception:  # at the interpreter's exit the driver may be unloaded already
+            return
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Python's garbage collector off: what it frees may call what a capture does not allow."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _abandon(stream: Any) -> None:
     """End a capture that has failed."""
     try:
         stream.end_capture()
-    except Exception:  # an invalid capture raises again where it ends
+    except Exception:  # an invalid capture raises again where it ends, and one that did not begin
         return
 
 

@@ -183,13 +183,10 @@ class Lowering:
         arguments = [δ.shape[-2], x.shape[-2], m, output.size, *left, *right, address, plane, column]
         return [special("product_norms", δ.dtype, output.size, arguments, COLUMNS)]
 
-    def _total_norms(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item] | None:
-        (layers,) = inputs
-        if len(layers.shape) != 2:
-            return None
-        (n, m), (row, column) = layers.shape, layers.strides
-        arguments = n, m, layers.address, row, column, output.address, output.strides[0]
-        return [special("total_norms", layers.dtype, -(-m // COLUMNS), arguments, COLUMNS)]
+    def _total_norms(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item]:
+        first, *rest = (inputs[0].at(0, l) for l in range(inputs[0].shape[0]))
+        sums = (ElementwiseOp("hypot", (output, x), output) for x in rest)
+        return [ElementwiseOp("linear", (first,), output), *sums]
 
     def _column_products(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item]:
         # δ (…, n, m) and x (…, K, m) as (…, m, n, 1) and (…, m, 1, K)
@@ -232,8 +229,7 @@ def gather(source: View, rows: View, numbers: View, at: View) -> Launch | None:
         return None
     m, width = rows.shape
     arguments = m, width, source.address, source.strides[0], rows.address, rows.strides[0]
-    grid = -(-m * width // THREADS)
-    return special("gather", rows.dtype, grid, (*arguments, numbers.address, at.address))
+    return special("gather", rows.dtype, m, (*arguments, numbers.address, at.address), COLUMNS)
 
 
 def _planes(x: View) -> list[int] | None:

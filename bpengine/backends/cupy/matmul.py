@@ -9,14 +9,14 @@ import math
 import threading
 from typing import Any, NamedTuple
 
+from bpengine.backends.cupy.cublas import COMPUTE_32F, COMPUTE_32F_FAST_TF32, COMPUTE_64F, GEMM_DEFAULT
 from bpengine.backends.cupy.elementwise import View
 
 __all__ = ["Library", "Product", "product"]
 
 WORKSPACE = 2**25  # bytes; what NVIDIA recommends for Hopper
 REALS = {"float32": 0, "float64": 1}  # cudaDataType_t: CUDA_R_32F, CUDA_R_64F
-DEVICE_POINTERS = 1  # cublasPointerMode_t: α and β are read on the device
-DEFAULT_ALGORITHM = -1
+LARGEST = 2**31 - 1  # of the sizes, as cuBLAS takes them
 
 
 class Matrix(NamedTuple):
@@ -53,15 +53,20 @@ def product(a: View, b: View, c: View, α: int, β: int) -> Product | None:
         # the right factor is shared: the left ones are one matrix with all their rows
         tall_a, tall_c = _tall(a), _tall(c)
         if tall_a is not None and tall_c is not None:
-            return product(tall_a, View(b.address, b.shape[-2:], b.strides[-2:], b.dtype), tall_c, α, β)
+            shared = View(b.address, b.shape[-2:], b.strides[-2:], b.dtype)
+            one = product(tall_a, shared, tall_c, α, β)
+            if one is not None:
+                return one
     in_a, in_b, in_c = (_matrix(x) for x in (a, b, c))
     if in_a is None or in_b is None or in_c is None:
         return None
     if in_c.transposed:
         return None
-    (m, k), n = a.shape[-2:], b.shape[-1]
+    (m, k), n, count = a.shape[-2:], b.shape[-1], math.prod(lead)
+    if max(m, k, n, count, *(x.leading for x in (in_a, in_b, in_c))) > LARGEST:
+        return None
     transposed = in_b.transposed, in_a.transposed
-    return Product(transposed, (n, m, k), α, in_b, in_a, β, in_c, math.prod(lead), c.dtype)
+    return Product(transposed, (n, m, k), α, in_b, in_a, β, in_c, count, c.dtype)
 
 
 def _tall(x: View) -> View | None:
@@ -90,42 +95,62 @@ def _layout(x: View) -> tuple[int, int] | None:
     return None
 
 
-class Library:
-    """cuBLAS through nvmath-python, with a handle and a workspace for each thread.
+class Workspace(NamedTuple):
+    """Memory for cuBLAS on the device."""
 
-    CuPy's local calls of cuBLAS refuse to be captured in a graph; these do not.
+    array: Any
+    address: int
+
+
+class Library:
+    """cuBLAS with a handle and a workspace for each thread.
 
     Parameters
     ----------
-    cublas : module
-        ``nvmath.bindings.cublas``.
+    cublas : Cublas
     workspace : callable
         Gives an array of so many bytes on the device, and its address.
     tf32 : bool
         Whether float32 products may round their factors to TF32.
+    lock : threading.RLock
+        Held while handles are created and destroyed, which synchronizes the device.
     """
 
-    def __init__(self, cublas: Any, workspace: Any, tf32: bool) -> None:
-        self._cublas, self._workspace = cublas, workspace
-        compute = cublas.ComputeType
-        single = compute.COMPUTE_32F_FAST_TF32 if tf32 else compute.COMPUTE_32F
-        self._compute = {"float32": int(single), "float64": int(compute.COMPUTE_64F)}
+    def __init__(self, cublas: Any, workspace: Any, tf32: bool, lock: Any) -> None:
+        self._cublas, self._workspace, self._lock = cublas, workspace, lock
+        single = COMPUTE_32F_FAST_TF32 if tf32 else COMPUTE_32F
+        self._compute = {"float32": single, "float64": COMPUTE_64F}
         self._local = threading.local()
+        self._unused: list[int] = []  # handles, to be destroyed
 
-    def enter(self, stream: int) -> object:
-        """Let this thread's products run on a stream; returns what must stay alive as long."""
+    def workspace(self) -> Workspace:
+        """A workspace, for the products of a thread or of a graph."""
+        return Workspace(*self._workspace(WORKSPACE))
+
+    def enter(self, stream: int, workspace: Workspace | None = None) -> object:
+        """Let this thread's products run on a stream; returns what must stay alive as long.
+
+        Parameters
+        ----------
+        stream : int
+        workspace : Workspace, optional
+            The thread's where not given.
+        """
         local = self._local
         if not hasattr(local, "handle"):
-            local.handle = _Handle(self._cublas, self._cublas.create())
-            local.memory, local.address = self._workspace(WORKSPACE)
-            self._cublas.set_pointer_mode(local.handle.value, DEVICE_POINTERS)
-            local.stream = None
-        if local.stream != stream:
+            memory = self.workspace()
+            with self._lock:
+                while self._unused:
+                    self._cublas.destroy(self._unused.pop())
+                local.handle = _Handle(self._cublas.create(), self._unused)
+            local.workspace, local.entered = memory, None
+        memory = workspace or local.workspace
+        if local.entered != (stream, memory.address):
             self._cublas.set_stream(local.handle.value, stream)
             # setting the stream resets a handle to the library's workspace
-            self._cublas.set_workspace(local.handle.value, local.address, WORKSPACE)
-            local.stream = stream
-        return local.handle, local.memory
+            self._cublas.set_workspace(local.handle.value, memory.address, WORKSPACE)
+            local.entered = stream, memory.address
+        return local.handle, memory
 
     def multiply(self, p: Product) -> None:
         """Compute a product on the stream that was entered last."""
@@ -133,23 +158,23 @@ class Library:
         a, b, c = p.a, p.b, p.c
         first = self._local.handle.value, *p.transposed, *p.sizes, p.α, a.address, real, a.leading
         second, out = (b.address, real, b.leading), (c.address, real, c.leading)
-        last = compute, DEFAULT_ALGORITHM
+        last = compute, GEMM_DEFAULT
         if p.matrices == 1:
-            self._cublas.gemm_ex(*first, *second, p.β, *out, *last)
+            self._cublas.gemm(*first, *second, p.β, *out, *last)
             return
-        self._cublas.gemm_strided_batched_ex(
+        self._cublas.gemm_strided_batched(
             *first, a.step, *second, b.step, p.β, *out, c.step, p.matrices, *last
         )
 
 
 class _Handle:
-    """A handle that is destroyed with the thread, or with the last program that uses it."""
+    """A handle that goes with the thread, or with the last program that uses it.
 
-    def __init__(self, cublas: Any, value: int) -> None:
-        self._cublas, self.value = cublas, value
+    It is not destroyed at once: the garbage collector may find it while a graph is captured.
+    """
+
+    def __init__(self, value: int, unused: list[int]) -> None:
+        self.value, self._unused = value, unused
 
     def __del__(self) -> None:
-        try:
-            self._cublas.destroy(self.value)
-        except Exception:  # at the interpreter's exit the driver may be unloaded already
-            return
+        self._unused.append(self.value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class Prefetcher:
         self._read = [cuda.Event(disable_timing=True) for _ in range(2)]
         self._worker = ThreadPoolExecutor(1, "bpengine-prefetch")
         self._next = 0
+        self._sent: list[Future[tuple[int, int]]] = []
 
     def send(self, fill: Fill) -> Future[tuple[int, int]]:
         """Let `fill` write rows to a buffer, and copy as many to the device, in another thread.
@@ -46,7 +47,9 @@ class Prefetcher:
         which, self._next = self._next, 1 - self._next
         # the device has read it once all work that is queued now is done
         self._read[which].record()
-        return self._worker.submit(self._send, which, fill)
+        sent = self._worker.submit(self._send, which, fill)
+        self._sent = [*self._sent[-1:], sent]
+        return sent
 
     def _send(self, which: int, fill: Fill) -> tuple[int, int]:
         self._device.enter()
@@ -67,9 +70,11 @@ class Prefetcher:
         self._device.cupy.cuda.get_current_stream().wait_event(self._copied[which])
         return self._device_buffers[which], count
 
-    def close(self) -> None:
-        """Stop the thread."""
-        self._worker.shutdown()
+    def finish(self) -> None:
+        """Wait for all that is under way, as the buffers must not be freed before."""
+        wait(self._sent)
+        for copied in self._copied:
+            copied.synchronize()
 
 
 def _pinned(cuda: Any, shape: tuple[int, int], dtype: str) -> np.ndarray[Any, Any]:

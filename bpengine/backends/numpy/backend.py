@@ -6,9 +6,9 @@ import contextvars
 from collections.abc import Iterable
 from typing import Any
 
-import array_api_compat.numpy
 import numpy as np
 
+from bpengine.backends import namespace
 from bpengine.backends.array_api import ArrayAPIBackend, Call, Replay
 from bpengine.backends.base import Backend
 from bpengine.backends.fusion import fold
@@ -25,7 +25,7 @@ class NumPyBackend(ArrayAPIBackend):
     """NumPy arrays on the host."""
 
     def __init__(self) -> None:
-        super().__init__(array_api_compat.numpy, name="numpy")
+        super().__init__(namespace.NUMPY, name="numpy")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return NumPyBackend, ()
