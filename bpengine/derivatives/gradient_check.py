@@ -128,6 +128,10 @@ def numerical_gradient(
                 below, down = perturbed.costs(l, entries, -epsilon)
             else:
                 below, down = block.flat[entries], perturbed.unperturbed
+            if (above == below).any():
+                raise ValueError(
+                    f"epsilon={epsilon} is too small: a parameter plus epsilon rounds to the parameter."
+                )
             # differences per example lose fewer digits than differences of averages
             derivative[entries] = ((up - down) * relative).mean(axis=-1) / (above - below)
         gradient, w = derivative.reshape(block.shape), block[:, :-1]
