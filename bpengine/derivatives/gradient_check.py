@@ -133,7 +133,8 @@ def numerical_gradient(
                     f"epsilon={epsilon} is too small: a parameter plus epsilon rounds to the parameter."
                 )
             # differences per example lose fewer digits than differences of averages
-            derivative[entries] = ((up - down) * relative).mean(axis=-1) / (above - below)
+            with np.errstate(over="ignore", invalid="ignore"):
+                derivative[entries] = ((up - down) * relative).mean(axis=-1) / (above - below)
         gradient, w = derivative.reshape(block.shape), block[:, :-1]
         result.cost += float(_penalty(network, w).sum())
         gradient[:, :-1] += _penalty_derivative(network, w, epsilon, two_sided)
