@@ -49,7 +49,11 @@ class Examples(list[Any]):
             return
         for i, pair in enumerate(self):
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                length = f" of length {len(pair)}" if isinstance(pair, Sized) and _shape(pair) else ""
+                length = (
+                    f" of length {len(pair)}"
+                    if isinstance(pair, Sized) and getattr(pair, "shape", True)
+                    else ""
+                )
                 raise ValueError(
                     f"{name}[{i}] is of type {type(pair).__name__}{length}; expected a pair (x, y)."
                 )
