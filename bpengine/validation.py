@@ -107,7 +107,7 @@ def dtype_name(dtype: DTypeLike) -> str:
     """The name of a dtype, "float32" or "float64"."""
     try:
         name = str(dtype) if dtype is None else np.dtype(dtype).name
-    except TypeError:
+    except (TypeError, ValueError):
         name = str(dtype)
     return choose(name, {"float32": "float32", "float64": "float64"}, "dtype")
 

@@ -27,18 +27,8 @@ DTYPES = ["complex128", "bool", "int64", "M8[s]", "S3", "float16", "f2,i4"]
 WRONG: list[Any] = [
     *(None, "", "abc", b"x", "a\0b", "\ud800", True, -1, 0, 0.5, -0.5, 1j, 2**63, 10**400),
     *(NAN, float("inf"), -float("inf"), 1e308, 5e-324, Decimal("0.5"), Decimal("NaN"), Fraction(1, 3)),
-    *(
-        [],
-        {},
-        (),
-        set(),
-        [None],
-        ["a", "b"],
-        [[1.0], [1.0, 2.0]],
-        [10**400, 1],
-        [2**62, 2**62],
-        [NAN, 1],
-    ),
+    *([], {}, (), set(), [None], ["a", "b"], [[1.0], [1.0, 2.0]], [NAN, 1]),
+    *([10**400, 1], [2**62, 2**62]),
     *({0: None}, {"a": 1}, {None: 5}, range(3), object(), len, bp.SGD, Path("/proc/nothing/here")),
     *(np.float32(NAN), np.uint8(200), np.datetime64("2020-01-01"), np.str_("a"), bytearray(b"12")),
     *map(np.array, ("text", 0.5, None, [None, None], ["a"], 2**63, [1 + 2j, 0], [NAN, 1])),
@@ -51,7 +41,8 @@ WRONG: list[Any] = [
 # arguments that are not replaced by a number
 SIZES = {"epochs", "max_iter", "examples", "n_estimators", "sizes", "hidden_layer_sizes", "resolution"}
 PATHS = {"path", "filename", "folder", "resume"}
-ALSO = {"model": "network", "activations": "activation"}  # its name in messages
+# their names in messages
+ALSO = {"model": "network", "activations": "activation", "name": "entry", "hidden_layer_sizes": "sizes"}
 
 
 def calls(folder: Path) -> tuple[list[bp.Network], list[partial[Any]]]:
@@ -189,9 +180,12 @@ def one(rng: np.random.Generator) -> None:
         call = table[rng.integers(len(table))]
         argument = sorted(call.keywords)[rng.integers(len(call.keywords))]
         wrong = WRONG[rng.integers(len(WRONG))]
+        if argument == "metric" and callable(wrong):  # whose errors are its own
+            wrong = "abc"
         if argument in SIZES and not isinstance(wrong, (str, bytes, list)):
             wrong = "abc"
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DeprecationWarning)  # of names of types
         before, complaint = _state(networks), ""
         try:
             result = call(**{argument: wrong})

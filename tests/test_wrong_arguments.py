@@ -78,6 +78,7 @@ def test_one_network_is_asked_for(call):
         ("callbacks", lambda value: FIT(callbacks=value), [5, "abc", np.array(0.0), NET, [bp.SGD]]),
         ("weighted", lambda value: NET.plan(4, weighted=value), [1e308, None, {}]),
         ("per_network", lambda value: NETS.plan(4, per_network=value), [5, ["nothing"]]),
+        ("epsilon", lambda value: bp.check_gradient(NET, X, Y, epsilon=value), [5e-324, 0, None]),
         ("sizes", bp.Network, [[2**62, 2**62], [2**64, 1], 5]),
         ("batch_size", NET.plan, [2**63, 0.5]),
         ("precision", lambda value: NET.to(precision=value), [np.zeros(2), "half"]),

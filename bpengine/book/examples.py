@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
@@ -48,7 +49,11 @@ class Examples(list[Any]):
             return
         for i, pair in enumerate(self):
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                length = f" of length {len(pair)}" if isinstance(pair, Sized) else ""
+                length = (
+                    f" of length {len(pair)}"
+                    if isinstance(pair, Sized) and getattr(pair, "shape", True)
+                    else ""
+                )
                 raise ValueError(
                     f"{name}[{i}] is of type {type(pair).__name__}{length}; expected a pair (x, y)."
                 )
@@ -135,7 +140,7 @@ def column(a: Any, n: int, name: str) -> Array:
 
 def _no_column(a: Any, n: int, name: str, hint: str = "") -> ValueError:
     shape = _shape(a)
-    if np.size(a) == n:
+    if math.prod(shape) == n:
         hint = f"Did you mean its column, .reshape({n}, 1)?"
     elif hint:
         hint = f"{hint}."

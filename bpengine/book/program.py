@@ -79,7 +79,7 @@ class Program(ABC):
         ValueError
             If it has another shape.
         """
-        a = np.asarray(a)
+        a = validation.host_numbers(a, "a")
         if a.ndim != 2 or a.shape[0] != self.sizes[0]:
             column(a, self.sizes[0], "a")
         for w, b in zip(self.weights, self.biases, strict=True):

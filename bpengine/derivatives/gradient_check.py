@@ -128,8 +128,13 @@ def numerical_gradient(
                 below, down = perturbed.costs(l, entries, -epsilon)
             else:
                 below, down = block.flat[entries], perturbed.unperturbed
+            if (above == below).any():
+                raise ValueError(
+                    f"epsilon={epsilon} is too small: a parameter plus epsilon rounds to the parameter."
+                )
             # differences per example lose fewer digits than differences of averages
-            derivative[entries] = ((up - down) * relative).mean(axis=-1) / (above - below)
+            with np.errstate(over="ignore", invalid="ignore"):
+                derivative[entries] = ((up - down) * relative).mean(axis=-1) / (above - below)
         gradient, w = derivative.reshape(block.shape), block[:, :-1]
         result.cost += float(_penalty(network, w).sum())
         gradient[:, :-1] += _penalty_derivative(network, w, epsilon, two_sided)

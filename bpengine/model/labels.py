@@ -45,10 +45,12 @@ def one_hot(labels: ArrayLike, classes: int, dtype: DTypeLike = "float32") -> ND
     classes = positive_integer(classes, "classes")
     allowed = f"integers from 0 to {classes - 1}"
     try:
-        found, kind = np.asarray(labels), np.dtype(dtype)
-    except ValueError:
+        found = np.asarray(labels)
+    except (TypeError, ValueError):
         raise ValueError(f"labels must have one axis, (m,), of {allowed}.") from None
-    except TypeError:
+    try:
+        kind = np.dtype(dtype)
+    except (TypeError, ValueError):
         raise TypeError(
             f"dtype must be a type of numbers, such as 'float32', got {shown(dtype)}."
         ) from None

@@ -57,7 +57,8 @@ def load(
     >>> bool((loaded.vector == net.vector).all())
     True
     """
-    with files.reading(validation.file_path(path, "path")) as stored:
+    path = validation.file_path(path, "path")
+    with files.reading(path) as stored:
         description = stored.description
         try:
             sizes, dtype = validation.layer_sizes(description["sizes"]), description["dtype"]

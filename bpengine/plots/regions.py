@@ -128,7 +128,10 @@ def _classes(outputs: Array) -> np.ndarray[Any, Any]:
 
 
 def _labels(labels: Array, outputs: int, m: int) -> np.ndarray[Any, Any]:
-    found = style.host(labels)
+    try:
+        found = style.host(labels)
+    except ValueError:
+        raise ValueError(f"labels must be {m} whole numbers, one for each column of X.") from None
     if found.ndim == 2 and found.shape == (outputs, m):
         return _classes(found)
     if found.shape != (m,) or found.dtype.kind not in "iub":
