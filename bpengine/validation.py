@@ -29,6 +29,7 @@ __all__ = [
     "fraction",
     "generator",
     "host_numbers",
+    "indices",
     "interval",
     "layer_sizes",
     "non_negative_number",
@@ -106,7 +107,8 @@ def did_you_mean(name: str, names: Collection[str], elsewhere: Mapping[str, str]
 def dtype_name(dtype: DTypeLike) -> str:
     """The name of a dtype, "float32" or "float64"."""
     try:
-        name = str(dtype) if dtype is None else np.dtype(dtype).name
+        # NumPy would take None and arrays
+        name = np.dtype(dtype).name if isinstance(dtype, (str, type, np.dtype)) else str(dtype)
     except (TypeError, ValueError):
         name = str(dtype)
     return choose(name, {"float32": "float32", "float64": "float64"}, "dtype")
@@ -195,6 +197,21 @@ def interval(value: Any, name: str) -> tuple[float, float]:
     if ends.shape != (2,) or not ends[0] <= ends[1]:
         raise ValueError(f"{name} must be two numbers, the lower first, got {shown(value)}.")
     return float(ends[0]), float(ends[1])
+
+
+def indices(values: Any, count: int, name: str) -> np.ndarray[Any, Any]:
+    """`values` as an array of whole numbers from 0 to below `count`."""
+    try:
+        checked = np.asarray(values)
+    except ValueError:
+        raise TypeError(f"{name} must be whole numbers on one axis, got nested lists.") from None
+    if checked.ndim != 1 or checked.dtype.kind not in "iu":
+        came = f"shape {checked.shape} of {checked.dtype}"
+        raise TypeError(f"{name} must be whole numbers on one axis, got {came}.")
+    wrong = checked[(checked < 0) | (checked >= count)]
+    if wrong.size:
+        raise ValueError(f"{name} must be from 0 to {count - 1}, got {wrong[0]}.")
+    return checked
 
 
 def flag(value: object, name: str) -> bool:

@@ -53,6 +53,11 @@ class Replay:
             slot[...] = output
 
 
+def library_name(xp: ModuleType) -> str:
+    """The name of a namespace's library, such as "jax" of ``jax.numpy``."""
+    return xp.__name__.removeprefix("array_api_compat.").partition(".")[0]
+
+
 class ArrayAPIBackend(Backend):
     """Evaluates the operations' expressions and writes the results to their outputs.
 

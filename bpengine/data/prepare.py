@@ -169,9 +169,10 @@ def checked_validation(network: Model, validation: Any) -> Pair | None:
         X, Y, ("validation X", "validation Y"), read=not MemoryMapped.is_needed(X)
     )
     m, backend, stack = int(X.shape[-1]), network.backend, network.stack
+    name = "validation sample_weight"
     for w in weights:
-        sample_weights(w, m, backend, stack=stack)  # not all 0
-    return X, Y, *(sample_weights(w, m, backend, relative=False, stack=stack) for w in weights)
+        sample_weights(w, m, backend, name, stack=stack)  # not all 0
+    return X, Y, *(sample_weights(w, m, backend, name, relative=False, stack=stack) for w in weights)
 
 
 def _short(value: object) -> str:

@@ -136,7 +136,15 @@ class Model:
         All methods work but a plan with an optimizer, which needs contiguous parameters; `fit` trains a
         copy and writes it back.
         """
-        p = range(len(self))[operator.index(i)]
+        count = len(self)
+        try:
+            p = range(count)[operator.index(i)]
+        except TypeError:
+            raise TypeError(f"index i of nets[i] must be a whole number, got {i!r:.60}.") from None
+        except IndexError:
+            raise IndexError(
+                f"index i of nets[i] must be from {-count} to {count - 1}, got {i!r:.60}."
+            ) from None
         one = self._like(p)
         one.stack, one.parameters, one.rng = (), ParameterSlice(self.parameters, p), self.rngs[p]
         one._bound = True  # a conversion would no longer share memory
@@ -146,7 +154,19 @@ class Model:
         return (self[i] for i in range(len(self)))
 
     def take(self, numbers: np.ndarray[Any, Any]) -> Self:
-        """A new stack with copies of some of the networks."""
+        """A new stack with copies of some of the networks.
+
+        Parameters
+        ----------
+        numbers : array of int, of shape (k,)
+            Counted from 0.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If they are no such numbers.
+        """
+        numbers = validation.indices(numbers, len(self), "numbers")
         some = self._like(numbers)
         some.stack = (len(numbers),)
         some.network_rngs = [self.rngs[i] for i in numbers]

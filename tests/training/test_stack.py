@@ -533,7 +533,7 @@ def refusals(lab):
             lambda: nets.fit(X, lab.array(np.ones((4, 8)))),
             r"Per-network targets have shape \(3, 2, 8\), labels \(3, 8\)",
         ),
-        (lambda: nets[0:2], "cannot be interpreted as an integer"),
+        (lambda: nets[0:2], "index i .* must be a whole number"),
         (lambda: nets[0].ensemble(X), "ensemble is for a stack of networks"),
         (lambda: nets[0].best(lambda net: 1.0), "best is for a stack of networks"),
         (lambda: single(lab, 0).fit(X, labels, batch_size=4, shuffle="each"), "is for a stack"),
