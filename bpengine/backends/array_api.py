@@ -163,8 +163,3 @@ def _assign_all(
 ) -> None:
     for result, output in zip(expression(*inputs), outputs, strict=True):
         output[...] = result
-
-
-def library_name(xp: ModuleType) -> str:
-    """The library of an array namespace: "jax" of ``jax.numpy``."""
-    return xp.__name__.removeprefix("array_api_compat.").partition(".")[0]
