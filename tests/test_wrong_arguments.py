@@ -51,6 +51,7 @@ def test_one_network_is_asked_for(call):
         ("curves", plots.throughput, [5, {"a": 5}, {"a": ([1, 2], ["x", "y"])}, {"a": ([1], [1, 2])}]),
         ("title", lambda value: plots.throughput({"a": ([1], [1.0])}, title=value), [None]),
         ("ratios", plots.ratios, [None, {"a": 5}, {"a": {"b": 5}}]),
+        ("shape", partial(plots.first_layer, NET), [5, (-1, -3), "ab"]),
         ("entry", partial(plots.nudges, NET, X[:, :1], Y[:, :1], 0), ["ab", 5, (0.5, 0)]),
         ("function", lambda value: bp.Activation("a", value, np.cos), [5, None, "sin"]),
         ("derivative", lambda value: bp.Activation("a", np.sin, value), [5, None]),

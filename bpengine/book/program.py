@@ -122,10 +122,10 @@ class Program(ABC):
         module = getattr(getattr(self, name), "__module__", None)
         return not str(module).startswith(__package__)
 
-    def _take_step(self, mini_batch: Iterable[Any], eta: float, lmbda: float, n: int) -> None:
+    def _take_step(self, mini_batch: Iterable[Any], eta: float, lmbda: float, n: float) -> None:
         """One step of gradient descent; see `update_mini_batch`."""
         eta, lmbda = validation.finite_number(eta, "eta"), validation.finite_number(lmbda, "lmbda")
-        batch, n = Examples(mini_batch, "mini_batch"), validation.positive_integer(n, "n")
+        batch, n = Examples(mini_batch, "mini_batch"), validation.positive_number(n, "n")
         batch.check_not_empty()
         if self._redefined("backprop"):
             self._take_step_by_examples(batch, eta, lmbda / n)

@@ -60,7 +60,7 @@ def one_hot(labels: ArrayLike, classes: int, dtype: DTypeLike = "float32") -> ND
         raise ValueError(f"labels has shape {found.shape}; expected one axis, (m,), of {allowed}")
     if found.size and found.dtype.kind not in "iu":
         raise ValueError(
-            f"labels[0] is {found[0]}, of dtype {found.dtype}; expected {allowed}. "
+            f"labels[0] is {found[0]!s:.60}, of dtype {found.dtype}; expected {allowed}. "
             "Convert with labels.astype(int) if they are whole numbers"
         )
     bad = np.flatnonzero((found < 0) | (found >= classes))

@@ -60,7 +60,9 @@ def first_layer(
             f"network has {inputs} inputs, which make no square image; give its rows and columns, "
             "shape=(rows, columns)."
         )
-    height, width = (side, side) if shape is None else pair(shape, "shape")
+    height, width = (
+        (side, side) if shape is None else (positive_integer(n, "shape") for n in pair(shape, "shape"))
+    )
     if height * width != inputs:
         raise ValueError(
             f"shape=({height}, {width}) is {height * width} pixels; this network has {inputs} inputs."
