@@ -22,6 +22,7 @@ from bpengine.backprop.reduction import Mean
 from bpengine.backprop.workspace import Workspace
 from bpengine.model.model import Model, check_single
 from bpengine.model.parameters import Gradient
+from bpengine.optimizers.base import limits
 from bpengine.validation import choose, positive_number
 
 __all__ = ["KINDS", "AllGradients", "Clipped", "ExampleNorms", "Norms", "reduction"]
@@ -119,7 +120,7 @@ class Clipped(Norms):
         self.gradient = self.average
         self._factors = model.backend.empty((workspace.batch_size,), model.dtype)
         self._bound = model.backend.empty((), model.dtype)
-        self._bound[...] = self.max_norm
+        self._bound[...] = min(self.max_norm, limits(self._bound)[1])
 
     def operations(self, backprop: Iterable[Operation]) -> Iterator[Operation]:
         """The clipped average, plus the penalty, which is not clipped."""

@@ -26,7 +26,7 @@ from bpengine.model.costs import Cost
 from bpengine.model.regularization import probabilities
 from bpengine.network.network import Network
 from bpengine.training.loop import Callback
-from bpengine.validation import dtype_name
+from bpengine.validation import check_entries, dtype_name, fraction, non_negative_number
 
 __all__ = ["BaseMLP", "Estimator"]
 
@@ -206,6 +206,7 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
             self.validation_scores_ = [] if scored else None
             self.best_validation_score_ = -np.inf if scored else None
             self.best_loss_ = None if self.early_stopping else np.inf
+        non_negative_number(self.alpha, "alpha")  # float64 holds it
         return Data(X, Y, weights)
 
     def _check_unchanged(self, sizes: tuple[int, ...]) -> None:
@@ -259,8 +260,8 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
     def _hidden(self) -> list[int]:
         sizes = self.hidden_layer_sizes
         sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
-        if np.any(np.array(sizes) <= 0):
-            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+        if not all(isinstance(size, Real) and size > 0 for size in sizes):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes!r:.100}.")
         return sizes
 
     def _initialize(self, sizes: tuple[int, ...], dtype: Any) -> None:
@@ -299,9 +300,8 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
     def _backend(self) -> Backend:
         return backends.get("numpy" if self.backend is None else self.backend, self.device)
 
-    def _dropout(self) -> float | list[float]:
-        many = hasattr(self.dropout, "__iter__")
-        return [float(p) for p in self.dropout] if many else float(self.dropout)
+    def _dropout(self) -> float | tuple[float, ...]:
+        return check_entries(self.dropout, fraction, "dropout")
 
     def _functions(self, hidden: int) -> tuple[list[Any], str | Cost, str | None]:
         """Activations of the layers, the cost, and the loss to report."""

@@ -98,6 +98,11 @@ def class_weights(
             counts = count(counts)
         table = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
     else:
+        if not isinstance(class_weight, Mapping):
+            raise TypeError(
+                "class_weight must be a dict of labels and weights, or 'balanced'; got "
+                f"{shown(class_weight)}."
+            )
         table = np.ones(classes)
         for label, weight in class_weight.items():
             if label not in range(classes):

@@ -201,7 +201,7 @@ def _checked_callbacks(callbacks: Any, progress: bool) -> list[Callback]:
     for callback in given:
         if isinstance(callback, Callback):
             found.append(callback)
-        elif callable(callback) and not isinstance(callback, type):
+        elif callable(callback) and not isinstance(callback, (type, Model)):
             found.append(Function(callback))
         else:
             raise TypeError(

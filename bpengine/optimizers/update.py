@@ -1,8 +1,8 @@
-"""The update of a step: an optimizer's state, clipping, decay, max-norm and averaging."""
+"""The update of a step: an optimizer's state, its operations, decay, limits of norms, averaging."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,9 @@ import numpy as np
 from bpengine import schedules
 from bpengine.backends import Array, Operation
 from bpengine.backends.namespace import array_namespace
-from bpengine.backends.norms import norms
 from bpengine.model.parameters import Parameters, ParameterSlice
 from bpengine.optimizers.base import Optimizer, limits, scalar, zeros_like
+from bpengine.optimizers.norm_limits import clip, limit_weights
 from bpengine.validation import check_count
 
 __all__ = ["OptimizerState", "scalar_writes"]
@@ -92,32 +92,17 @@ class OptimizerState:
         """Operations of an update, after those that write the gradient."""
         optimizer, θ, g = self.optimizer, self.parameters.vector, gradient.vector
         if optimizer.clip_norm is not None:
-            yield from self._clip(gradient)
+            yield from clip(gradient, self._bound)
         if np.any(optimizer.weight_decay):
             for w in self.parameters.weights:
                 yield Operation("decay", "update", _multiply, (w, self._shrink), w)
         yield from optimizer.update(θ, g, self.arrays, self.rate)
         if optimizer.max_norm is not None:
-            bound = scalar(optimizer.max_norm, θ)
-            for w in self.parameters.weights:
-                yield Operation("max norm", "update", _max_norm, (w, bound), w)
+            yield from limit_weights(self.parameters.weights, optimizer.max_norm)
         if optimizer.averaging is not None:
             average, count = self.arrays["average"], self.arrays["averaged"]
             inputs = average, θ, count, scalar(1 - optimizer.averaging, θ)
             yield Operation("average", "update", _average, inputs, average, (count,))
-
-    def _clip(self, gradient: Parameters) -> Iterator[Operation]:
-        g, stack = gradient.vector, gradient.stack
-        if not stack:
-            factor = scalar(1.0, g)
-            yield Operation("clip factor", "update", _clip_factor, (g, self._bound), factor)
-            yield Operation("clip", "update", _multiply, (g, factor), g)
-            return
-        factor = gradient.backend.empty((*stack, 1, 1), gradient.dtype)
-        inputs = *gradient.blocks, self._bound
-        yield Operation("clip factor per network", "update", _clip_factors, inputs, factor)
-        for block in gradient.blocks:
-            yield Operation("clip", "update", _multiply, (block, factor), block)
 
 
 def scalar_writes(array: Array, values: Any) -> Iterator[tuple[Array, float]]:
@@ -131,29 +116,8 @@ def scalar_writes(array: Array, values: Any) -> Iterator[tuple[Array, float]]:
         yield array[(p, 0, 0, ...) if is_scalar else (p, ...)], value
 
 
-def _clip_factor(*operands: Array) -> Array:
-    *vectors, bound = operands
-    return _bounded(vectors, bound, None)
-
-
-def _clip_factors(*operands: Array) -> Array:
-    *blocks, bound = operands
-    return _bounded(blocks, bound, (-2, -1))
-
-
-def _bounded(vectors: Sequence[Array], bound: Array, axis: int | tuple[int, ...] | None) -> Array:
-    # the factors that take norms to at most `bound`
-    found, units = norms(*vectors, axis=axis)
-    bound = bound * units
-    return bound / array_namespace(bound).maximum(found, bound)
-
-
 def _multiply(x: Array, factor: Array) -> Array:
     return x * factor
-
-
-def _max_norm(w: Array, bound: Array) -> Array:
-    return w * _bounded([w], bound, -1)
 
 
 def _average(average: Array, θ: Array, count: Array, least: Array) -> tuple[Array, ...]:

@@ -21,7 +21,7 @@ import bpengine as bp
 from bpengine import backends
 from bpengine.backends.operation import Operation
 from bpengine.backends.program import Batches
-from bpengine.optimizers.update import _clip_factors
+from bpengine.optimizers.norm_limits import _clip_factors
 
 numba = pytest.importorskip("numba", reason="Numba is not installed")
 

@@ -8,7 +8,7 @@ import pytest
 import bpengine as bp
 from bpengine.backends import Operation
 from bpengine.backprop.per_example import _product_norms
-from bpengine.optimizers.update import _clip_factor, _clip_factors, _max_norm
+from bpengine.optimizers.norm_limits import _clip_factor, _clip_factors, _max_norm
 
 # the greatest powers of ten, less some for sums and products of a few numbers
 GREATEST = {"float32": 36, "float64": 300}

@@ -1,0 +1,59 @@
+"""Limits of norms: `clip_norm` of the gradient, `max_norm` of the weights into a neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from bpengine.backends import Array, Operation
+from bpengine.backends.namespace import array_namespace
+from bpengine.backends.norms import norms
+from bpengine.model.parameters import Parameters
+from bpengine.optimizers.base import scalar
+
+__all__ = ["clip", "limit_weights"]
+
+
+def clip(gradient: Parameters, bound: Array) -> Iterator[Operation]:
+    """Operations that scale a gradient down to the norm `bound`; in a stack, of each network."""
+    g, stack = gradient.vector, gradient.stack
+    if not stack:
+        factor = scalar(1.0, g)
+        yield Operation("clip factor", "update", _clip_factor, (g, bound), factor)
+        yield Operation("clip", "update", _multiply, (g, factor), g)
+        return
+    factor = gradient.backend.empty((*stack, 1, 1), gradient.dtype)
+    inputs = *gradient.blocks, bound
+    yield Operation("clip factor per network", "update", _clip_factors, inputs, factor)
+    for block in gradient.blocks:
+        yield Operation("clip", "update", _multiply, (block, factor), block)
+
+
+def limit_weights(weights: Sequence[Array], max_norm: float) -> Iterator[Operation]:
+    """Operations that scale the weights into each neuron down to the norm `max_norm`."""
+    for w in weights:
+        yield Operation("max norm", "update", _max_norm, (w, scalar(max_norm, w)), w)
+
+
+def _clip_factor(*operands: Array) -> Array:
+    *vectors, bound = operands
+    return _factors(vectors, bound, None)
+
+
+def _clip_factors(*operands: Array) -> Array:
+    *blocks, bound = operands
+    return _factors(blocks, bound, (-2, -1))
+
+
+def _max_norm(w: Array, bound: Array) -> Array:
+    return w * _factors([w], bound, -1)
+
+
+def _factors(vectors: Sequence[Array], bound: Array, axis: int | tuple[int, ...] | None) -> Array:
+    # bound / max(‖x‖, bound)
+    found, units = norms(*vectors, axis=axis)
+    bound = bound * units
+    return bound / array_namespace(bound).maximum(found, bound)
+
+
+def _multiply(x: Array, factor: Array) -> Array:
+    return x * factor
