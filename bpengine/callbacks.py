@@ -17,11 +17,11 @@ import numpy as np
 from bpengine.backends import Array
 from bpengine.model import files
 from bpengine.model.model import Model
-from bpengine.model.other_libraries import known_keywords
 from bpengine.model.storage import check_regular, remove_leftovers
+from bpengine.model.suggestions import known_keywords
 from bpengine.training import checkpoint
+from bpengine.training.checkpoint_checks import numbers
 from bpengine.training.loop import Callback, Training
-from bpengine.training.state import numbers
 from bpengine.validation import (
     check_function,
     choose,

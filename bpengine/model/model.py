@@ -20,9 +20,9 @@ from bpengine.model.activations import ActivationLike, per_layer, resolve
 from bpengine.model.costs import Cost
 from bpengine.model.examples import examples, targets
 from bpengine.model.initializers import INITIALIZERS, initialize
-from bpengine.model.other_libraries import ATTRIBUTES, known_keywords
 from bpengine.model.parameters import Parameters, ParameterSlice, Views
 from bpengine.model.regularization import Penalty, probabilities, smoothed
+from bpengine.model.suggestions import ATTRIBUTES, known_keywords
 from bpengine.model.tables import as_html, as_text
 
 __all__ = ["Model", "check_single", "contiguous", "take_networks"]

@@ -15,8 +15,8 @@ from bpengine.backprop.reduction import Mean
 from bpengine.derivatives import per_example as of_examples
 from bpengine.model import files
 from bpengine.model.model import Model, contiguous
-from bpengine.model.other_libraries import known_keywords
 from bpengine.model.parameters import Gradient
+from bpengine.model.suggestions import known_keywords
 from bpengine.network import ensemble, fit
 from bpengine.network.ensemble import Ensemble
 from bpengine.optimizers import names

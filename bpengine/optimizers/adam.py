@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 
 from bpengine.backends import Array, Operation
 from bpengine.backends.namespace import array_namespace
-from bpengine.model.other_libraries import known_keywords
+from bpengine.model.suggestions import known_keywords
 from bpengine.optimizers.base import Optimizer, Rate, State, array_of, scalar, suffix, zeros_like
 from bpengine.validation import convert_fields, fraction, positive_number
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bpengine.model.other_libraries import known_keywords
+from bpengine.model.suggestions import known_keywords
 from bpengine.validation import convert_fields, non_negative_number, positive_integer
 
 __all__ = ["LBFGS"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bpengine.backends import Array, Operation
-from bpengine.model.other_libraries import known_keywords
+from bpengine.model.suggestions import known_keywords
 from bpengine.optimizers.base import Optimizer, State, scalar, zeros_like
 from bpengine.validation import convert_fields, flag, fraction
 

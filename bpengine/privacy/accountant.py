@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bpengine.privacy.sampling import Poisson, Spent
+from bpengine.training.checkpoint_checks import count, numbers
 from bpengine.training.loop import Callback, Training
-from bpengine.training.state import count, numbers
 from bpengine.validation import fraction, non_negative_number, positive_number, shown, whole_number
 
 __all__ = ["Accountant", "privacy_spent"]

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass, fields
 
 import numpy as np
 
-from bpengine.model.other_libraries import known_keywords
+from bpengine.model.suggestions import known_keywords
 from bpengine.optimizers.base import Rate
 from bpengine.optimizers.sgd import SGD
 from bpengine.validation import convert_fields, flag, non_negative_number, optional, positive_number

@@ -12,9 +12,9 @@ import numpy as np
 
 from bpengine.model import files, npz
 from bpengine.model.parameters import with_padding, without_padding
+from bpengine.training.checkpoint_checks import count, same_generator
 from bpengine.training.history import History, check_history
 from bpengine.training.loop import Training
-from bpengine.training.state import count, same_generator
 
 __all__ = ["resume", "save"]
 

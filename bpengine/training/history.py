@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bpengine.training.state import numbers, plain
+from bpengine.training.checkpoint_checks import numbers, plain
 from bpengine.validation import choose
 
 __all__ = ["History", "Statistics", "check_history"]

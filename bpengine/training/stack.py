@@ -13,9 +13,9 @@ from bpengine import schedules
 from bpengine.backends import Array
 from bpengine.data.source import Chunk, Source
 from bpengine.model.model import take_networks
+from bpengine.training.checkpoint_checks import numbers, same_generator
 from bpengine.training.history import Statistics
 from bpengine.training.loop import Training
-from bpengine.training.state import numbers, same_generator
 from bpengine.training.step_statistics import Monitor
 from bpengine.training.steps import NonFiniteCostError, Snapshot, first_non_finite_layer
 

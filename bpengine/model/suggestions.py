@@ -1,4 +1,4 @@
-"""Arguments and methods of Keras, PyTorch and scikit-learn, and their names here: for error messages."""
+"""Suggestions for arguments and methods that other libraries name otherwise, in error messages."""
 
 from __future__ import annotations
 
