@@ -17,7 +17,7 @@ from ladder import LEARNING_RATE, RUNGS, examples, network
 
 import bpengine as bp
 from bpengine.backends import Backend, NumPyBackend, Operation
-from bpengine.backends.fusion import fold
+from bpengine.backends.folded_sgd import fold
 from bpengine.backends.numpy import blas
 from bpengine.backends.numpy.kernels import calls as calls_of
 from bpengine.backends.numpy.scratch import Scratch

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bpengine.backends import fusion
+from bpengine.backends import folded_sgd
 from bpengine.backends.array_api import ArrayAPIBackend, Call, fallback
 from bpengine.backends.base import Backend, warn_once
 from bpengine.backends.cupy.device import Device, check_precision, device_number
@@ -155,7 +155,7 @@ class CuPyBackend(ArrayAPIBackend):
         self, operations: Sequence[Operation], lowering: Lowering
     ) -> tuple[list[Call], list[Operation], bool, bool]:
         """The calls of a step, the operations that they are of, and whether these may be captured."""
-        folded = {} if self.gpu.library is None else fusion.fold(operations, _Layout(self.gpu))
+        folded = {} if self.gpu.library is None else folded_sgd.fold(operations, _Layout(self.gpu))
         step = [op for i, whole in enumerate(operations) for op in folded.get(i, [whole])]
         items: list[Item | Call] = []
         capturable, custom = True, False
@@ -199,7 +199,7 @@ def with_options(device: Any = None, precision: str | None = None) -> CuPyBacken
     return _made.setdefault((backend.gpu.number, precision), backend)
 
 
-class _Layout(fusion.Layout):
+class _Layout(folded_sgd.Layout):
     """The memory layout of CuPy's arrays, for `fold`."""
 
     def __init__(self, device: Device) -> None:

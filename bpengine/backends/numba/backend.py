@@ -16,7 +16,7 @@ import numpy as np
 
 from bpengine.backends.array_api import Call, Replay
 from bpengine.backends.base import warn_once
-from bpengine.backends.fusion import fold
+from bpengine.backends.folded_sgd import fold
 from bpengine.backends.numba.instruction import Instruction
 from bpengine.backends.numba.lowering import Lowering, log_compilation
 from bpengine.backends.numba.threads import ThreadPool, distribute, replay

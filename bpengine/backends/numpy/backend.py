@@ -11,7 +11,7 @@ import numpy as np
 from bpengine.backends import namespace
 from bpengine.backends.array_api import ArrayAPIBackend, Call, Replay
 from bpengine.backends.base import Backend
-from bpengine.backends.fusion import fold
+from bpengine.backends.folded_sgd import fold
 from bpengine.backends.numpy.blas import NUMPY, library
 from bpengine.backends.numpy.kernels import calls as calls_of
 from bpengine.backends.numpy.scratch import Scratch

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends.array_api import Call
-from bpengine.backends.fusion import Layout
+from bpengine.backends.folded_sgd import Layout
 from bpengine.backends.numpy.elementwise import by_ufunc
 from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backends.numpy.strided import Kernel

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from strategies import cases, examples
 
 import bpengine as bp
-from bpengine.backends.fusion import fold
+from bpengine.backends.folded_sgd import fold
 from bpengine.backends.numpy.blas import NUMPY
 
 RULES = [
