@@ -154,7 +154,7 @@ def whole_number(value: SupportsIndex, name: str) -> int:
 
 def _number(value: Any, name: str) -> float:
     if isinstance(value, (np.ndarray, np.generic)):
-        real = value.dtype.kind in "biuf" and value is not np.ma.masked
+        real = value.dtype.kind in "biuf" and not np.ma.is_masked(value)
     else:
         real = isinstance(value, numbers.Real) or not isinstance(value, (numbers.Number, str, bytes))
     shape: tuple[int, ...] = getattr(value, "shape", ())
@@ -239,7 +239,8 @@ def check_entries(
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return tuple(check(entry, f"{name}[{i}]") for i, entry in enumerate(value))
     if len(getattr(value, "shape", ())) == 1:
-        return check_entries(np.asarray(value).tolist(), check, name)
+        listed = value if hasattr(value, "tolist") else np.asarray(value)  # masked numbers are None
+        return check_entries(listed.tolist(), check, name)
     return check(value, name)
 
 

@@ -170,11 +170,17 @@ def test_an_error_says_what_to_type(statement, answer):
     assert len(str(caught.value)) <= 500
 
 
+def test_an_error_within_a_property_is_shown():
+    of_user = type("OfUser", (bp.Network,), {"doubled": property(lambda self: self.missing * 2)})
+    with pytest.raises(AttributeError, match="no attribute 'missing'"):
+        _ = of_user([2, 1]).doubled
+
+
 @looped("name", ["on_epoch_end", "on_train_begin", "epoch_end", "on_batch_end"])
 def test_a_method_that_is_never_called_is_named(name):
     with pytest.warns(UserWarning, match=rf"Wrong\.{name} is never called: .* start, steps, epoch, end"):
         type("Wrong", (bp.Callback,), {name: lambda self, training: None})
-    type("Right", (bp.Callback,), {"epoch": lambda self, training: None, "helper": None})
+    type("Right", (bp.Callback,), {"epoch": lambda self, training: None, "_find_end": print})
 
 
 def test_a_history_shows_its_last_figures_and_is_a_table():

@@ -9,8 +9,8 @@ import numpy as np
 
 __all__ = ["NUMPY", "array_namespace"]
 
-# NumPy follows the standard from 2.1 on; the wrapper of earlier versions takes long to import
-NUMPY: Any = np if hasattr(np, "astype") else array_api_compat.array_namespace(np.zeros(1))
+# NumPy follows the standard from 2.1 on, which has `unstack`; the wrapper takes long to import
+NUMPY: Any = np if hasattr(np, "unstack") else array_api_compat.array_namespace(np.zeros(1))
 
 
 def array_namespace(*arrays: Any) -> Any:

@@ -71,7 +71,14 @@ def targets(
     """
     X_name, name = names
     Y = _array(Y, backend, name)
-    per_network_labels = stack and Y.ndim == 2 and tuple(Y.shape) == (*stack, m) and _is_integer(Y)
+    per_network_labels = (
+        stack and labels and tuple(Y.shape) == (*stack, m) and _is_integer(Y) and not _is_bool(Y)
+    )
+    if per_network_labels and tuple(Y.shape) == (outputs, m):
+        raise ValueError(
+            f"{name} has shape {tuple(Y.shape)} and dtype {Y.dtype}: per-network labels or targets of "
+            f"all networks. Give targets as floating point: {name}.astype('float32')."
+        )
     if per_network_labels or (stack and Y.ndim == 3 and tuple(Y.shape) == (*stack, outputs, m)):
         checked = [
             targets(Y[p, ...], outputs, m, backend, dtype, labels=labels, names=(X_name, f"{name}[{p}]"))
@@ -215,6 +222,10 @@ def _no_mask(x: object, name: str) -> None:
         )
 
 
+def _is_bool(x: Array) -> bool:
+    return bool(array_namespace(x).isdtype(x.dtype, "bool"))
+
+
 def _is_integer(x: Array) -> bool:
     return bool(array_namespace(x).isdtype(x.dtype, ("bool", "integral")))
 
@@ -229,13 +240,21 @@ def _floating(x: Array, name: str, dtype: str | None) -> Array:
             f"{name} has dtype {x.dtype}; expected floating point (float32 or float64). "
             f"Convert it: {name}.astype('float32')."
         )
-    converted = xp.astype(x, getattr(xp, dtype))
-    if not bool(xp.all(xp.astype(converted, x.dtype) == x)):
+    digits = 24 if dtype == "float32" else 53
+    if not _is_bool(x) and _exceeds(x, 2**digits):
+        advice = ", or make the network with dtype='float64'" if dtype == "float32" else ""
         raise ValueError(
-            f"{name} holds integers that {dtype} can't represent exactly; scale them, or make the "
-            "network with dtype='float64'."
+            f"{name} holds integers beyond 2^{digits}, which {dtype} can't represent exactly; "
+            f"scale them{advice}."
         )
-    return converted
+    return xp.astype(x, getattr(xp, dtype))
+
+
+def _exceeds(x: Array, most: int) -> bool:
+    """Whether integers are beyond ±most."""
+    xp = array_namespace(x)
+    info = xp.iinfo(x.dtype)
+    return info.max > most and bool(xp.any(x > most) or (info.min < 0 and xp.any(x < -most)))
 
 
 def _finite(x: Array, name: str, dtype: str) -> None:

@@ -44,6 +44,8 @@ def one_hot(labels: ArrayLike, classes: int, dtype: DTypeLike = "float32") -> ND
     """
     classes = positive_integer(classes, "classes")
     allowed = f"integers from 0 to {classes - 1}"
+    if np.ma.is_masked(labels):
+        raise ValueError("labels has masked entries; leave those examples out.")
     try:
         found = np.asarray(labels)
     except (TypeError, ValueError):
@@ -107,7 +109,7 @@ def class_weights(
         for label, weight in class_weight.items():
             if label not in range(classes):
                 raise ValueError(f"class_weight has label {label!r}; labels are 0 to {classes - 1}.")
-            table[label] = non_negative_number(weight, f"class_weight[{label}]")
+            table[int(label)] = non_negative_number(weight, f"class_weight[{label}]")
     return np.asarray(table[labels])
 
 

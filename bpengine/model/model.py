@@ -117,6 +117,8 @@ class Model:
         return np.array(checked) if isinstance(checked, tuple) else checked
 
     def __getattr__(self, name: str) -> Any:
+        if hasattr(type(self), name):  # a property that raised an AttributeError
+            return object.__getattribute__(self, name)
         here = f" Here it is {ATTRIBUTES[name]}." if name in ATTRIBUTES else ""
         message = f"{type(self).__name__} has no attribute {name!r}.{here}"
         raise AttributeError(message, name=name, obj=self)

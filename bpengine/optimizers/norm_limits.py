@@ -10,7 +10,7 @@ from bpengine.backends.norms import norms
 from bpengine.model.parameters import Parameters
 from bpengine.optimizers.base import scalar
 
-__all__ = ["clip", "limit_weights"]
+__all__ = ["clip", "limit_weights", "multiply"]
 
 
 def clip(gradient: Parameters, bound: Array) -> Iterator[Operation]:
@@ -19,13 +19,13 @@ def clip(gradient: Parameters, bound: Array) -> Iterator[Operation]:
     if not stack:
         factor = scalar(1.0, g)
         yield Operation("clip factor", "update", _clip_factor, (g, bound), factor)
-        yield Operation("clip", "update", _multiply, (g, factor), g)
+        yield Operation("clip", "update", multiply, (g, factor), g)
         return
     factor = gradient.backend.empty((*stack, 1, 1), gradient.dtype)
     inputs = *gradient.blocks, bound
     yield Operation("clip factor per network", "update", _clip_factors, inputs, factor)
     for block in gradient.blocks:
-        yield Operation("clip", "update", _multiply, (block, factor), block)
+        yield Operation("clip", "update", multiply, (block, factor), block)
 
 
 def limit_weights(weights: Sequence[Array], max_norm: float) -> Iterator[Operation]:
@@ -55,5 +55,6 @@ def _factors(vectors: Sequence[Array], bound: Array, axis: int | tuple[int, ...]
     return bound / array_namespace(bound).maximum(found, bound)
 
 
-def _multiply(x: Array, factor: Array) -> Array:
+def multiply(x: Array, factor: Array) -> Array:
+    """The expression of a scaling."""
     return x * factor

@@ -12,7 +12,7 @@ from bpengine.backends import Array, Operation
 from bpengine.backends.namespace import array_namespace
 from bpengine.model.parameters import Parameters, ParameterSlice
 from bpengine.optimizers.base import Optimizer, limits, scalar, zeros_like
-from bpengine.optimizers.norm_limits import clip, limit_weights
+from bpengine.optimizers.norm_limits import clip, limit_weights, multiply
 from bpengine.validation import check_count
 
 __all__ = ["OptimizerState", "scalar_writes"]
@@ -95,7 +95,7 @@ class OptimizerState:
             yield from clip(gradient, self._bound)
         if np.any(optimizer.weight_decay):
             for w in self.parameters.weights:
-                yield Operation("decay", "update", _multiply, (w, self._shrink), w)
+                yield Operation("decay", "update", multiply, (w, self._shrink), w)
         yield from optimizer.update(θ, g, self.arrays, self.rate)
         if optimizer.max_norm is not None:
             yield from limit_weights(self.parameters.weights, optimizer.max_norm)
@@ -114,10 +114,6 @@ def scalar_writes(array: Array, values: Any) -> Iterator[tuple[Array, float]]:
     for p, value in enumerate(np.broadcast_to(values, (P,)).tolist()):
         is_scalar = tuple(array.shape[1:]) == (1, 1)
         yield array[(p, 0, 0, ...) if is_scalar else (p, ...)], value
-
-
-def _multiply(x: Array, factor: Array) -> Array:
-    return x * factor
 
 
 def _average(average: Array, θ: Array, count: Array, least: Array) -> tuple[Array, ...]:

@@ -103,6 +103,9 @@ def resume(training: Training, path: str | os.PathLike[str]) -> None:
         for name, array in arrays.items():
             if not name.startswith(files.STATE) and not np.isfinite(array).all():
                 raise ValueError(f"its {name} are not all finite")
+        for name in _arrays(training) if not network.stack else ():  # stopped networks may have any
+            if np.isnan(arrays[f"state_{name}"]).any():
+                raise ValueError(f"its state_{name} has NaN")
         state = {name: _on_backend(name, arrays, training) for name in _arrays(training)}
         _load_callbacks(training, _memories(found["callbacks"], arrays, training))
     files.fill(network, arrays)

@@ -35,7 +35,8 @@ from bpengine.training.steps import (
 
 __all__ = ["Callback", "SingleProcess", "Training"]
 
-LIKE_A_HOOK = re.compile(r"^on_|_(begin|start|end)$")  # as the callbacks of other libraries are named
+# as the callbacks of other libraries are named
+LIKE_A_HOOK = re.compile(r"on_\w+|(epoch|batch|step|train|training)_(begin|start|end)")
 
 
 class Training:
@@ -321,8 +322,8 @@ class Callback:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        for name in vars(cls):
-            if LIKE_A_HOOK.search(name) and not hasattr(Callback, name):
+        for name, value in vars(cls).items():
+            if LIKE_A_HOOK.fullmatch(name) and callable(value):
                 warnings.warn(
                     f"{cls.__name__}.{name} is never called: a callback has the methods check, start, "
                     "steps, epoch, end, state_dict and load_state_dict.",

@@ -118,7 +118,6 @@ class StepRunner:
     def clear(self) -> None:
         """Free the plans and their buffers; further steps create new ones."""
         self._plans.clear()
-        self.last_plan = None
 
     def outputs(
         self, chunk: Chunk, rates: list[float] | None = None, completed: list[int] | None = None

@@ -20,7 +20,7 @@ import pytest
 from array_api_compat import array_namespace
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import ALONGSIDE, OPTIMIZERS, REGULARIZED, Case, examples
+from strategies import ALONGSIDE, OPTIMIZERS, REGULARIZED, Case, examples, looped
 
 import bpengine as bp
 from bpengine import backends
@@ -127,7 +127,7 @@ def lone_kernel(name, dtype):
 @needs_nvrtc
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", [*NAMES, *cuda_source.SPECIAL])
+@looped("name", [*NAMES, *cuda_source.SPECIAL])
 def test_every_kernel_compiles_for_a_gpu(name, dtype, architecture):
     source = lone_kernel(name, dtype).source
     ptx = nvrtc.compiled(source, architecture, NVRTC_OPTIONS)

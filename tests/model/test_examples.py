@@ -130,7 +130,7 @@ X_CASES = {
     "integers beyond float32": (
         lambda lab: lab.array(np.full((ROWS, M), 2**24 + 1), "int64"),
         ValueError,
-        ["{X} holds integers that float32 can't represent", "dtype='float64'"],
+        ["{X} holds integers beyond 2^24", "float32 can't represent", "dtype='float64'"],
     ),
     "complex": (
         lambda lab: lab.array(inputs(), "complex128"),
@@ -304,6 +304,30 @@ def test_targets_that_do_not_fit(lab, door, case):
     X, Y = lab.array(inputs()), make(lab)
     with refused(kind, *(part.format(Y=name) for part in parts), net=net):
         call(lab, net, X, Y)
+
+
+def test_targets_of_a_stack_are_not_taken_for_labels(lab):
+    nets = bp.Network([3, M], backend=lab.backend, stack=M, rng=0)
+    X, eye = lab.array(np.ones((3, M))), np.eye(M)
+    with pytest.raises(ValueError, match=r"per-network labels or targets of all networks\..*astype"):
+        nets.evaluate(X, lab.array(eye, "int64"))
+    with pytest.raises(TypeError, match="targets are floating point"):
+        nets.evaluate(X, lab.array(eye, "bool"))
+    regression = bp.Network([3, 2], "linear", backend=lab.backend, stack=2, rng=0)
+    found = regression.evaluate(X, lab.array(np.ones((2, M)), "int64"))["cost"]
+    np.testing.assert_array_equal(found, regression.evaluate(X, lab.array(np.ones((2, M))))["cost"])
+
+
+def test_class_weights_may_have_labels_of_any_type_that_equals_them(lab):
+    X, labels = lab.array(inputs()), lab.array([0, 1, 1, 0, 1])
+    costs = []
+    for weights in ({0: 1.0, 1: 5.0}, {0.0: 1.0, 1.0: 5.0}, {False: 1.0, True: 5.0}):
+        net = detector(lab)
+        fit(lab, net, X, labels, class_weight=weights, epochs=2)
+        costs.append(net.history.cost)
+    assert costs[0] == costs[1] == costs[2]
+    with pytest.raises(TypeError, match="class_weight must be a dict"):
+        fit(lab, detector(lab), X, labels, class_weight=[1.0, 5.0])
 
 
 def test_integers_and_bools_are_the_numbers_that_they_stand_for(lab):
