@@ -50,6 +50,8 @@ ALSO = {
     "name": "entry",
     "hidden_layer_sizes": "sizes",
     "classes": "labels",
+    "training_data": "one network",
+    "learning_rate_init": "non-finite parameter weights",  # as scikit-learn says
 }
 
 

@@ -260,7 +260,7 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
     def _hidden(self) -> list[int]:
         sizes = self.hidden_layer_sizes
         sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
-        if not all(isinstance(size, Real) and float(size) > 0 for size in sizes):
+        if not all(isinstance(size, (int, float, np.number)) and 0 < size < 2**63 for size in sizes):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes!r:.100}.")
         return sizes
 
