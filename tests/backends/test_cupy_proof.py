@@ -324,15 +324,15 @@ def test_custom_functions_are_compared_in_every_plan(backend, caplog):
 def test_what_is_compared(backend):
     plan = network(backend, dropout=0.25).plan(4, bp.Adam())
     ws, net = plan.workspace, plan.network
-    watched = {id(x.array) for x in proof.watched(backend.gpu, plan.operations)}
+    compared = {id(x.array) for x in proof.compared(backend.gpu, plan.operations)}
     for array in (net.vector, *plan.state.arrays.values(), ws.a[-1]):
-        assert id(array) in watched
-    assert not {id(x) for x in (plan.reduction.average.vector, *ws.z, *ws.delta)} & watched
+        assert id(array) in compared
+    assert not {id(x) for x in (plan.reduction.average.vector, *ws.z, *ws.delta)} & compared
     gradient = network(backend).plan(4)
-    watched = proof.watched(backend.gpu, gradient.operations)
+    compared = proof.compared(backend.gpu, gradient.operations)
     blocks = {backend.gpu.view(x) for x in gradient.reduction.average.blocks}
-    assert blocks <= {backend.gpu.view(x.array) for x in watched}
-    constant = [x.array.shape for x in watched if not x.written and x.array.shape[1:] == (4,)]
+    assert blocks <= {backend.gpu.view(x.array) for x in compared}
+    constant = [x.array.shape for x in compared if not x.written and x.array.shape[1:] == (4,)]
     assert {(1, 4), (2, 4)} < set(constant), "1 and 0 beside both hidden layers"
 
 

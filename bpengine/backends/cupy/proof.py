@@ -47,7 +47,7 @@ def structure(device: Device, operations: Sequence[Operation]) -> tuple[Any, ...
     return tuple((op.name, *map(described, (*op.inputs, op.output, *op.state))) for op in operations)
 
 
-class Watched(NamedTuple):
+class Compared(NamedTuple):
     """An array that is compared."""
 
     array: Array
@@ -71,7 +71,7 @@ class Proof:
     """
 
     def __init__(self, device: Device, operations: Sequence[Operation]) -> None:
-        self._device, self.watched = device, watched(device, operations)
+        self._device, self.compared = device, compared(device, operations)
         rngs = (rng for op in operations for rng in generators(op))
         self._rngs = list({id(rng): rng for rng in rngs}.values())
 
@@ -110,8 +110,11 @@ class Proof:
             What `prepare` returned, and what is wrong with it: empty if nothing is, None if the results
             are not finite and don't show it.
         """
-        watched = [*self.watched, *(Watched(x, "the stored output", False, False, ()) for x in outputs)]
-        given = [x for x in watched if x.given]
+        compared = [
+            *self.compared,
+            *(Compared(x, "the stored output", False, False, ()) for x in outputs),
+        ]
+        given = [x for x in compared if x.given]
         # a step that writes nothing that it reads is a prediction: what it reads may be the parameters
         # of a training in another thread, and is neither compared nor restored
         training = alter or any(x.written for x in given)
@@ -120,7 +123,7 @@ class Proof:
         try:
             with self._device.memory_errors(UNNECESSARY):
                 expressions()
-            expected, after = self._copies(watched), self._random()
+            expected, after = self._copies(compared), self._random()
             counters = ends()
             alter = alter and any(x.written for x in given)
             if alter:
@@ -129,20 +132,20 @@ class Proof:
             try:
                 self._write(given, before, drawn, all_of_them=alter)
                 take(run)
-                found = self._copies(watched)
+                found = self._copies(compared)
             except Exception as error:
                 wrong = error
             else:
                 starts = iter(before)
-                start = [next(starts) if x.given else None for x in watched]
-                wrong = next(self._differences(watched, found, expected, start, training), "")
+                start = [next(starts) if x.given else None for x in compared]
+                wrong = next(self._differences(compared, found, expected, start, training), "")
                 if not all(np.array_equal(self._device.to_numpy(x), end) for x, end in counters):
                     wrong = wrong or "the next step is not that which follows"
-            changes = (y for x, y in zip(watched, expected, strict=True) if x.written)
+            changes = (y for x, y in zip(compared, expected, strict=True) if x.written)
             if not all(np.isfinite(y).all() for y in changes):
                 wrong = None  # where numbers overflow depends on their order
             if wrong != "":
-                self._write(watched, expected, after, all_of_them=training)
+                self._write(compared, expected, after, all_of_them=training)
         except BaseException:
             self._write(given, before, drawn, all_of_them=training)
             raise
@@ -150,14 +153,14 @@ class Proof:
 
     def _differences(
         self,
-        watched: Sequence[Watched],
+        compared: Sequence[Compared],
         found: Snapshot,
         expected: Snapshot,
         start: Sequence[Any],
         all_of_them: bool,
     ) -> Iterator[str]:
         tf32 = self._device.precision == "tf32"
-        for x, one, other, first in zip(watched, found, expected, start, strict=True):
+        for x, one, other, first in zip(compared, found, expected, start, strict=True):
             if not (all_of_them or x.written):
                 continue
             for part in x.parts or (slice(None),):
@@ -167,20 +170,20 @@ class Proof:
                         off = np.abs(a - b).max()
                     yield f"{x.what} of shape {other.shape} differs by up to {off:.3g}"
 
-    def _copies(self, watched: Sequence[Watched]) -> Snapshot:
-        return [np.array(self._device.to_numpy(x.array)) for x in watched]
+    def _copies(self, compared: Sequence[Compared]) -> Snapshot:
+        return [np.array(self._device.to_numpy(x.array)) for x in compared]
 
     def _random(self) -> list[Any]:
         return [rng.bit_generator.state for rng in self._rngs]
 
     def _write(
         self,
-        watched: Sequence[Watched],
+        compared: Sequence[Compared],
         values: Snapshot,
         states: Sequence[Any],
         all_of_them: bool = True,
     ) -> None:
-        for x, value in zip(watched, values, strict=True):
+        for x, value in zip(compared, values, strict=True):
             if not (all_of_them or x.written):
                 continue
             if self._device.to_numpy(x.array).tobytes() != value.tobytes():
@@ -261,7 +264,7 @@ class _Accesses:
         return (self._low < high) & (low < self._high)
 
 
-def watched(device: Device, operations: Sequence[Operation]) -> list[Watched]:
+def compared(device: Device, operations: Sequence[Operation]) -> list[Compared]:
     """The arrays by which a step of these operations is judged."""
 
     def accesses(of: Callable[[Operation], Sequence[Array]]) -> _Accesses:
@@ -270,11 +273,11 @@ def watched(device: Device, operations: Sequence[Operation]) -> list[Watched]:
 
     reads, writes = accesses(lambda op: op.inputs), accesses(lambda op: (op.output, *op.state))
     forward = [op.output for op in operations if op.equation == "feedforward"]
-    found: dict[View, Watched] = {}
+    found: dict[View, Compared] = {}
 
     def add(x: Array, what: str, given: bool, written: bool) -> None:
         view = device.view(x)
-        found.setdefault(view, Watched(x, what, given, written, _parts(view, reads.overlapping(view))))
+        found.setdefault(view, Compared(x, what, given, written, _parts(view, reads.overlapping(view))))
 
     for _, view, array, op in reversed(writes.all):
         read, written = reads.of(view), writes.of(view)
@@ -286,7 +289,7 @@ def watched(device: Device, operations: Sequence[Operation]) -> list[Watched]:
     for _, view, array, op in reads.all:
         for x in _unwritten(array, view, writes.overlapping(view)):
             add(x, f"what {op.name!r} only reads", True, False)
-    chosen: list[Watched] = []
+    chosen: list[Compared] = []
     whole: list[View] = []
     for view in sorted(found, key=lambda view: (-view.size, not view.contiguous)):
         if any(_within(view, other) for other in whole):
