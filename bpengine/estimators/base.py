@@ -108,7 +108,7 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
         "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
         "activations": [str, Activation, list, tuple, None],
         "cost": [str, Cost, None],
-        "validation_data": [list, tuple, None],
+        "validation": [list, tuple, None],
         "callbacks": [list, tuple, callable, Callback, None],
         "max_norm": [Interval(Real, 0, None, closed="neither"), None],
     }
@@ -161,7 +161,7 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def _check_held_out(self, X: Any, y: Any) -> tuple[Any, Any]:
-        """Validated X and the network's targets of `validation_data`."""
+        """Validated X and the network's targets of `validation`."""
 
     @abstractmethod
     def _weights(self, Y: Host, sample_weight: Any, incremental: bool = False) -> Any:
@@ -202,7 +202,7 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
         if self.solver != "lbfgs" and not hasattr(self, "loss_curve_"):
             self.loss_curve_: list[float] = []
             self._no_improvement_count = 0
-            scored = self.early_stopping or self.validation_data is not None
+            scored = self.early_stopping or self.validation is not None
             self.validation_scores_ = [] if scored else None
             self.best_validation_score_ = -np.inf if scored else None
             self.best_loss_ = None if self.early_stopping else np.inf
@@ -330,19 +330,19 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
         return "float32" if dtype == np.float32 and self.solver != "lbfgs" else "float64"
 
     def _held_out(self) -> Data | None:
-        """Validated `validation_data`."""
-        given = self.validation_data
+        """Validated `validation`."""
+        given = self.validation
         if given is None:
             return None
         if len(given) not in (2, 3):
             raise ValueError(
-                f"validation_data must be (X, y) or (X, y, sample_weight), got {len(given)} of them."
+                f"validation must be (X, y) or (X, y, sample_weight), got {len(given)} of them."
             )
         X, Y = self._check_held_out(*given[:2])
         Y = Y.reshape(len(Y), -1)
         if Y.shape[1] != self.n_outputs_:
             raise ValueError(
-                f"y of validation_data has {Y.shape[1]} targets for each example; that of the training "
+                f"y of validation has {Y.shape[1]} targets for each example; that of the training "
                 f"data has {self.n_outputs_}."
             )
         return Data(X, Y, check_weights(given[2] if len(given) == 3 else None, X))

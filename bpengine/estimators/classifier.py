@@ -84,7 +84,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     class_weight : dict, list of dict or 'balanced', default=None
         Factors of the example weights by class, 1 for others; for multilabel y a list with a dict for
         each label. 'balanced' gives all classes the same total weight, including `sample_weight`.
-    validation_data : tuple, default=None
+    validation : tuple, default=None
         (X, y) or (X, y, sample_weight) to score after each epoch; with `early_stopping`, it replaces
         the split of the training data.
     callbacks : list, default=None
@@ -165,7 +165,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         activations: Any = None,
         cost: str | Cost | None = None,
         class_weight: Any = None,
-        validation_data: Any = None,
+        validation: Any = None,
         callbacks: Any = None,
         max_norm: float | None = None,
     ) -> None:
@@ -313,8 +313,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         X, y = validate_data(self, X, y, accept_sparse=SPARSE, multi_output=True, reset=False)
         unseen = np.setdiff1d(unique_labels(y), self.classes_)
         if len(unseen):
-            raise ValueError(f"validation_data has classes {unseen} that y has not.")
-        return X, self._targets(y, "y of validation_data")
+            raise ValueError(f"validation has classes {unseen} that y has not.")
+        return X, self._targets(y, "y of validation")
 
     def _weights(self, Y: Host, sample_weight: Any, incremental: bool = False) -> Any:
         if self.class_weight is None:

@@ -42,10 +42,10 @@ class BaseEnsemble(Estimator, ABC):
         parameters = self.get_params(deep=False)
         for name in ("n_estimators", "bootstrap", "random_state"):
             del parameters[name]
-        if self.validation_data:  # by its column names, which the estimators don't have
-            parameters["validation_data"] = (
-                self._checked(self.validation_data[0]),
-                *self.validation_data[1:],
+        if self.validation:  # by its column names, which the estimators don't have
+            parameters["validation"] = (
+                self._checked(self.validation[0]),
+                *self.validation[1:],
             )
         self.estimators_, found = [], []
         for seed, numbers in zip(self._seeds[:, 0], self.estimators_samples_, strict=True):
@@ -129,7 +129,7 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseEnsemble):  # type: ignore[misc
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, tol, \
 momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, \
 n_iter_no_change, max_fun, backend, device, dtype, dropout, activations, cost, class_weight, \
-validation_data, max_norm
+validation, max_norm
         As for `MLPClassifier`.
 
     Attributes
@@ -203,7 +203,7 @@ validation_data, max_norm
         activations: Any = None,
         cost: str | Cost | None = None,
         class_weight: Any = None,
-        validation_data: Any = None,
+        validation: Any = None,
         max_norm: float | None = None,
     ) -> None:
         self._set_parameters(locals())
@@ -298,7 +298,7 @@ class MLPEnsembleRegressor(RegressorMixin, BaseEnsemble):  # type: ignore[misc]
         As for `MLPRegressor`.
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, tol, \
 momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, \
-n_iter_no_change, max_fun, backend, device, dtype, dropout, activations, cost, validation_data, \
+n_iter_no_change, max_fun, backend, device, dtype, dropout, activations, cost, validation, \
 max_norm
         As for `MLPRegressor`.
 
@@ -356,7 +356,7 @@ max_norm
         dropout: Any = 0.0,
         activations: Any = None,
         cost: str | Cost | None = None,
-        validation_data: Any = None,
+        validation: Any = None,
         max_norm: float | None = None,
     ) -> None:
         self._set_parameters(locals())

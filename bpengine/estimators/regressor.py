@@ -31,7 +31,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, \
 shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
 validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun, backend, device, dtype, \
-dropout, activations, validation_data, callbacks, max_norm
+dropout, activations, validation, callbacks, max_norm
         As for `MLPClassifier`; the score is R².
     cost : str or Cost, default=None
         Replaces `loss`, for example 'huber'; see `bpengine.Network`.
@@ -93,7 +93,7 @@ dropout, activations, validation_data, callbacks, max_norm
         dropout: Any = 0.0,
         activations: Any = None,
         cost: str | Cost | None = None,
-        validation_data: Any = None,
+        validation: Any = None,
         callbacks: Any = None,
         max_norm: float | None = None,
     ) -> None:

@@ -250,7 +250,7 @@ def test_warm_start_restores_the_best_of_its_fit():
             model.fit(X[i % 3 :], LABELS[i % 3 :]).set_params(max_iter=1 + i % 4)
         assert_alike(*models)
         assert models[1]._best is None  # as it would be pickled
-    model = models[1].set_params(validation_data=(X[:9], LABELS[:9]), max_iter=5)
+    model = models[1].set_params(validation=(X[:9], LABELS[:9]), max_iter=5)
     before = model.coefs_[0].copy()
     assert np.abs(model.fit(X, LABELS).coefs_[0] - before).max() > 0
 
@@ -300,15 +300,15 @@ def test_other_numbers_of_targets_are_refused():
     with pytest.raises(ValueError, match="y makes 1 targets; the fitted network has 2 outputs"):
         model.partial_fit(XR, YR[:, 0])
     assert model.partial_fit(XR, YR).n_outputs_ == 2
-    with pytest.raises(ValueError, match=r"validation_data has 1 targets .* has 2"):
-        MLPRegressor(validation_data=(XR, YR[:, 0])).fit(XR, YR)
-    model = MLPClassifier(max_iter=1, warm_start=True, validation_data=(XM, YM[:, 0]))
-    with pytest.raises(ValueError, match="y of validation_data must be an indicator matrix"):
+    with pytest.raises(ValueError, match=r"validation has 1 targets .* has 2"):
+        MLPRegressor(validation=(XR, YR[:, 0])).fit(XR, YR)
+    model = MLPClassifier(max_iter=1, warm_start=True, validation=(XM, YM[:, 0]))
+    with pytest.raises(ValueError, match="y of validation must be an indicator matrix"):
         model.fit(XM, YM)
     with pytest.raises(ValueError, match="mismatch with the labels"):
-        model.set_params(validation_data=(XM, YM[:, 1:])).fit(XM, YM)
+        model.set_params(validation=(XM, YM[:, 1:])).fit(XM, YM)
     with pytest.raises(ValueError, match="y must be an indicator matrix"):
-        model.set_params(validation_data=None).fit(XM, YM).partial_fit(XM, np.arange(120) % 5)
+        model.set_params(validation=None).fit(XM, YM).partial_fit(XM, np.arange(120) % 5)
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
@@ -396,7 +396,7 @@ def test_parameters_are_those_of_scikit_learn_and_some_more(Estimator):
         "dropout",
         "activations",
         "cost",
-        "validation_data",
+        "validation",
         "callbacks",
         "max_norm",
     }
@@ -500,7 +500,7 @@ def test_callbacks_of_bpengine(tmp_path, solver):
     record, path = Recorder(), tmp_path / "net.npz"
     log, saved = bp.JSONLinesLog(tmp_path / "log"), bp.Checkpoint(path)
     model = MLPClassifier((8,), solver=solver, callbacks=[record, log, saved], max_iter=9)
-    model.set_params(validation_data=(X, LABELS), random_state=0).fit(X, LABELS)
+    model.set_params(validation=(X, LABELS), random_state=0).fit(X, LABELS)
     assert model.n_iter_ == 4
     steps = 1 if solver == "lbfgs" else 2
     start, *epochs, (_, history) = record.said
@@ -588,26 +588,24 @@ def test_scikit_learn_monitors_the_score():
 def test_validation_data():
     train, held = slice(0, 200), slice(200, 300)
     data = X[held], LABELS[held]
-    model = MLPClassifier((16,), max_iter=40, random_state=0, validation_data=data)
+    model = MLPClassifier((16,), max_iter=40, random_state=0, validation=data)
     model.fit(X[train], LABELS[train])
     assert model.n_iter_ == len(model.validation_scores_) == 40
     assert model.validation_scores_[-1] == model.score(*data)
-    plain = clone(model).set_params(validation_data=None).fit(X[train], LABELS[train])
+    plain = clone(model).set_params(validation=None).fit(X[train], LABELS[train])
     np.testing.assert_array_equal(plain.coefs_[0], model.coefs_[0])
 
     model.set_params(early_stopping=True, tol=0.02, n_iter_no_change=2).fit(X[train], LABELS[train])
     assert model.n_iter_ < 40
     assert model.score(*data) == model.best_validation_score_ == max(model.validation_scores_)
 
-    weighted = (
-        clone(model).set_params(validation_data=(*data, WEIGHTS[held])).fit(X[train], LABELS[train])
-    )
+    weighted = clone(model).set_params(validation=(*data, WEIGHTS[held])).fit(X[train], LABELS[train])
     assert weighted.score(*data, WEIGHTS[held]) == weighted.best_validation_score_
     with pytest.raises(ValueError, match=r"must be \(X, y\) or \(X, y, sample_weight\), got 1"):
-        clone(model).set_params(validation_data=(X,)).fit(X, LABELS)
+        clone(model).set_params(validation=(X,)).fit(X, LABELS)
     with pytest.raises(ValueError, match=r"classes \[11\] that y has not"):
-        model.set_params(validation_data=(X[:1], [11])).fit(X, LABELS)
-    regressor = MLPRegressor(hidden_layer_sizes=(4,), max_iter=3, validation_data=(XR, YR)).fit(XR, YR)
+        model.set_params(validation=(X[:1], [11])).fit(X, LABELS)
+    regressor = MLPRegressor(hidden_layer_sizes=(4,), max_iter=3, validation=(XR, YR)).fit(XR, YR)
     assert regressor.validation_scores_[-1] == regressor.score(XR, YR)
 
 
@@ -690,7 +688,7 @@ def test_sample_weights_are_finite_numbers(name, weights, message):
     with pytest.raises((TypeError, ValueError), match=message):
         model.fit(X, LABELS, sample_weight=weights)
     with pytest.raises((TypeError, ValueError), match=message):
-        MLPClassifier((4,), validation_data=(X, LABELS, weights)).fit(X, LABELS)
+        MLPClassifier((4,), validation=(X, LABELS, weights)).fit(X, LABELS)
 
 
 @pytest.mark.parametrize("name", ["MLPClassifier", "MLPEnsembleRegressor", "StackSearchCV"])
@@ -705,7 +703,7 @@ def test_masked_values_are_refused(name):
         with pytest.raises(ValueError, match=message):
             small(name).fit(*data)
         with pytest.raises(ValueError, match=message):
-            small(name, validation_data=data).fit(X, LABELS)
+            small(name, validation=data).fit(X, LABELS)
 
 
 @pytest.mark.parametrize(

@@ -268,8 +268,8 @@ FRAME = pd.DataFrame(XM, columns=[f"feature {i}" for i in range(XM.shape[1])])
     ids=["one class", "sparse labels", "all sparse", "frames"],
 )
 def test_ensembles_and_searches_take_what_estimators_take(inputs, y):
-    single = MLPClassifier((4,), max_iter=2, validation_data=(inputs, y), class_weight="balanced")
-    options = {"validation_data": (inputs, y), "class_weight": "balanced", "bootstrap": True}
+    single = MLPClassifier((4,), max_iter=2, validation=(inputs, y), class_weight="balanced")
+    options = {"validation": (inputs, y), "class_weight": "balanced", "bootstrap": True}
     expected = single.fit(inputs, y).predict(inputs)
     for model in (
         MLPEnsembleClassifier(2, (4,), max_iter=2, **options),
@@ -285,7 +285,7 @@ def test_ensembles_and_searches_take_what_estimators_take(inputs, y):
 
 def test_columns_of_validation_data_of_ensembles():
     model = MLPEnsembleClassifier(2, (4,), max_iter=2)
-    model.set_params(validation_data=(FRAME[FRAME.columns[::-1]], YM))
+    model.set_params(validation=(FRAME[FRAME.columns[::-1]], YM))
     with pytest.raises(ValueError, match="feature names"):
         model.fit(FRAME, YM)
 
