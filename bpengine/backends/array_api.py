@@ -144,15 +144,16 @@ def fallback(op: Operation) -> Call:
     """The call that evaluates an operation's expression and writes the result to its output."""
     if op.state:
         return _assign_all, (op.expression, op.inputs, (op.output, *op.state))
-    return _assign, (op.expression, op.inputs, op.output)
+    return _assign, (op, op.expression, op.inputs, op.output)
 
 
-def _assign(expression: Callable[..., Array], inputs: tuple[Array, ...], output: Array) -> None:
+def _assign(
+    op: Operation, expression: Callable[..., Array], inputs: tuple[Array, ...], output: Array
+) -> None:
     result = expression(*inputs)
     if result.shape != output.shape:
-        name = getattr(expression, "__qualname__", expression)
         raise ValueError(
-            f"{name} gave an array of shape {tuple(result.shape)} for inputs of shapes "
+            f"{op.name} gave an array of shape {tuple(result.shape)} for inputs of shapes "
             f"{[tuple(x.shape) for x in inputs]}; expected {tuple(output.shape)}."
         )
     output[...] = result

@@ -32,7 +32,7 @@ def _cupy(device: Any = None, precision: str | None = None) -> Backend:
 def _numba() -> Backend:
     if importlib.util.find_spec("numba") is None:
         raise BackendUnavailableError(
-            "backend 'numba' needs Numba, which is not installed: pip install bpengine[numba], or use "
+            "backend 'numba' needs Numba, which is not installed: pip install 'bpengine[numba]', or use "
             "backend='numpy'."
         )
     try:
@@ -40,7 +40,7 @@ def _numba() -> Backend:
     except ImportError as error:
         raise BackendUnavailableError(
             f"backend 'numba': Numba is installed, but it can't be imported: {error}. Install the Numba "
-            "that goes with your Python and NumPy: pip install bpengine[numba]."
+            "that goes with your Python and NumPy: pip install 'bpengine[numba]'."
         ) from error
     made: Backend = module.NumbaBackend()
     return made

@@ -112,8 +112,9 @@ class Cost:
         expected = (*a.shape[:-2], a.shape[-1])
         if tuple(getattr(values, "shape", ())) != expected:
             raise ValueError(
-                f"cost {self.name!r} gave shape {tuple(getattr(values, 'shape', ()))}, expected "
-                f"{expected}: one cost for each example. Sum over axis -2, the outputs."
+                f"cost {self.name!r} gave shape {tuple(getattr(values, 'shape', ()))} for outputs of "
+                f"shape {tuple(a.shape)}, expected {expected}: one cost for each example, of every "
+                "batch where there are several. Sum over axis -2, the outputs."
             )
         return values
 

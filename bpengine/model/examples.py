@@ -260,17 +260,16 @@ def _exceeds(x: Array, most: int) -> bool:
 def _finite(x: Array, name: str, dtype: str) -> None:
     xp = array_namespace(x)
     good = xp.isfinite(x)
-    what = "NaN or infinite; all must be finite. Remove those examples or fill the values in"
+    what = "NaN or infinite value{s}"
+    advice = "all must be finite. Remove those examples or fill the values in"
     most = float(np.finfo(dtype).max)
     if bool(xp.all(good)) and float(xp.finfo(x.dtype).max) > most:
         good = xp.abs(x) <= most
-        what = f"beyond what {dtype} holds; scale them"
-        what += ", or make the network with dtype='float64'" if dtype == "float32" else ""
+        what, advice = f"value{{s}} beyond what {dtype} holds", "scale them"
+        advice += ", or make the network with dtype='float64'" if dtype == "float32" else ""
     if not bool(xp.all(good)):
         bad = xp.any(~good, axis=tuple(range(x.ndim - 1)))
         column = int(xp.argmax(xp.astype(bad, xp.int32)))
         count = int(xp.sum(xp.astype(~good, xp.int64)))
-        raise ValueError(
-            f"{name} holds {count} value{'s' * (count > 1)} that {'are' if count > 1 else 'is'}, "
-            f"the first in column {column}, {what}."
-        )
+        what = what.format(s="s" if count > 1 else "")
+        raise ValueError(f"{name} holds {count} {what}, the first in column {column}; {advice}.")

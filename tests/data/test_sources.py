@@ -415,7 +415,7 @@ BAD = {
     "NaN": (
         (X * np.nan, Y),
         ValueError,
-        "batch 2: X holds 12 values that are, the first in column 0, NaN",
+        "batch 2: X holds 12 NaN or infinite values, the first in column 0",
     ),
     "complex": ((X.astype(complex), Y), TypeError, r"batch 2: X has dtype .*complex128"),
     "labels": ((X, np.full(4, 7)), ValueError, r"batch 2: Y\[0\] is 7"),

@@ -153,9 +153,13 @@ X_CASES = {
         (TypeError, ValueError),
         ["{X}", "every row of the same length"],
     ),
-    "NaN": (put(np.nan), ValueError, ["{X} holds 1 value", "NaN", "column 3", "must be finite"]),
-    "infinity": (put(np.inf), ValueError, ["{X} holds 1 value", "infinite", "column 3"]),
-    "minus infinity": (put(-np.inf), ValueError, ["{X} holds 1 value", "infinite", "column 3"]),
+    "NaN": (
+        put(np.nan),
+        ValueError,
+        ["{X} holds 1 NaN or infinite value", "column 3", "must be finite"],
+    ),
+    "infinity": (put(np.inf), ValueError, ["{X} holds 1 NaN or infinite value", "column 3"]),
+    "minus infinity": (put(-np.inf), ValueError, ["{X} holds 1 NaN or infinite value", "column 3"]),
 }
 
 
@@ -217,13 +221,13 @@ Y_CASES = {
         regressor,
         put(np.nan, 0, 4, outputs),
         ValueError,
-        ["{Y} holds 1 value", "NaN", "column 4"],
+        ["{Y} holds 1 NaN or infinite value", "column 4"],
     ),
     "infinity": (
         regressor,
         put(np.inf, 0, 2, outputs),
         ValueError,
-        ["{Y} holds 1 value", "infinite", "column 2"],
+        ["{Y} holds 1 NaN or infinite value", "column 2"],
     ),
     "labels for a regression": (
         lambda lab: bp.Network([ROWS, 4, OUTPUTS], "tanh", backend=lab.backend, rng=0),

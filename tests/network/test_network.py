@@ -511,7 +511,7 @@ def test_an_activation_of_another_shape_is_named(lab):
         return z[:1, :]
 
     net = network(lab, activations=[bp.Activation("odd", first_row, first_row), "linear"])
-    with pytest.raises(ValueError, match=r"first_row gave an array of shape \(1, 11\).*\(4, 11\)"):
+    with pytest.raises(ValueError, match=r"custom odd gave an array of shape \(1, 11\).*\(4, 11\)"):
         net.feedforward(lab.array(data()[0]))
 
 

@@ -120,7 +120,7 @@ def _compiled(form: Callable[..., Any], source: _Source, dtype: np.dtype[Any]) -
         return None
     seconds = time.perf_counter() - start
     if seconds > 1:
-        logging.getLogger("bpengine").warning(
+        logging.getLogger("bpengine").info(
             "bpengine compiled %r in %.1f s, as it does once in each process", source.name, seconds
         )
     return kernel

@@ -323,7 +323,7 @@ def address(name: str, dtype: np.dtype[Any]) -> int:
 def log_compilation() -> None:
     """Log that compilation took long, if it did since the last call."""
     if _Compiling.seconds > 1:
-        logging.getLogger("bpengine").warning(
+        logging.getLogger("bpengine").info(
             "bpengine compiled %d kernels in %.1f s; from now on they are read from disk",
             _Compiling.kernels,
             _Compiling.seconds,
