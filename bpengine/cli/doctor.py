@@ -23,7 +23,17 @@ import numpy as np
 from bpengine import backends, openblas
 from bpengine.training import backend_choice
 
-__all__ = ["Measurement", "Setting", "advise", "main", "measure", "rates", "report", "settings"]
+__all__ = [
+    "Measurement",
+    "Setting",
+    "advise",
+    "main",
+    "measure",
+    "other_load",
+    "rates",
+    "report",
+    "settings",
+]
 
 SQUARE = (768, 768, 768)
 NARROW = (100, 785, 128)  # a layer of 100 neurons on 784 pixels and the bias, 128 examples
@@ -78,7 +88,7 @@ def report() -> Iterator[str]:
     """The lines of the report; the last is the advice. This takes some seconds."""
     yield from _machine()
     yield ""
-    busy = _busy()
+    busy = other_load()
     tried = settings(openblas.processor())
     found = measure(tried)
     yield from _table(tried, found)
@@ -255,7 +265,7 @@ def _variable(name: str) -> str:
     return os.environ[name] + by if name in os.environ else "unset"
 
 
-def _busy() -> str:
+def other_load() -> str:
     """Other load of the processor, or empty; call before measuring."""
     try:
         load = os.getloadavg()[0]

@@ -15,6 +15,7 @@ import numpy as np
 
 from bpengine import datasets
 from bpengine.cli import doctor
+from bpengine.cli.predict import predict
 from bpengine.distributed import scaling
 from bpengine.network.network import Network
 from bpengine.optimizers.lbfgs import LBFGS
@@ -57,9 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        if options.command == "scale":
-            return scale(options)
-        return doctor.main() if options.command == "doctor" else train(options)
+        commands = {
+            "doctor": lambda _: doctor.main(),
+            "predict": predict,
+            "scale": scale,
+            "train": train,
+        }
+        return commands[options.command](options)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -123,6 +128,9 @@ def _parser() -> argparse.ArgumentParser:
         add("--validation", type=float, metavar="SHARE", help=validation)
         add("--quiet", action="store_true", help="show no progress")
         add("--holdout", type=int, default=task.holdout, metavar="N", help=holdout)
+    add = _command(commands, "predict", "print what a saved network says of examples").add_argument
+    add("network", metavar="NETWORK", help="file of the network, as `train --save` writes it")
+    add("examples", metavar="EXAMPLES", help=".npy with examples as columns, or CSV with one a line")
     _add_scale(commands)
     return parser
 
@@ -159,6 +167,8 @@ def scale(options: argparse.Namespace) -> int:
     if options.gflops is not None:
         rate = positive_number(options.gflops, "--gflops")
     else:
+        if busy := doctor.other_load():
+            raise ValueError(f"the speed can't be measured now: {busy}. Wait, or pass --gflops RATE.")
         rate, how = scaling.measured_rate(sizes, batch_size, options.dtype) / 1e9, "measured here"
     itemsize = np.dtype(options.dtype).itemsize
     step = scaling.Step(sizes, rate * 1e9, link, itemsize, overlap=not options.no_overlap)

@@ -385,3 +385,34 @@ def test_as_a_module():
 def test_the_command_is_main():
     points = entry_points(group="console_scripts", name="bpengine")
     assert {point.load() for point in points} == {main.main}
+
+
+@pytest.mark.parametrize("layers", [[4, 3], [4, 1]])
+@pytest.mark.parametrize("suffix", [".npy", ".csv"])
+def test_predict_prints_a_line_for_each_example(tmp_path, capsys, layers, suffix):
+    net = bp.Network(layers, activations="linear" if layers[-1] == 1 else "softmax", rng=0)
+    X = np.random.default_rng(1).normal(size=(4, 5))
+    net.save(tmp_path / "net.npz")
+    path = str(tmp_path / f"X{suffix}")
+    np.save(path, X) if suffix == ".npy" else np.savetxt(path, X.T, delimiter=",")
+    assert main.main(["predict", str(tmp_path / "net.npz"), path]) == 0
+    printed = np.loadtxt(capsys.readouterr().out.splitlines())
+    np.testing.assert_allclose(printed, net.predict(X).ravel(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("X.csv", "a,b\n1,2\n", "X.csv holds no examples that can be read"),
+        ("X.csv", "", "X.csv holds no examples that can be read"),
+        ("X.npy", "no array", "X.npy holds no examples that can be read"),
+        ("X.csv", "1,2,3\n", "X has shape (3, 1)"),
+        ("Y.csv", None, "Y.csv"),
+    ],
+)
+def test_predict_names_what_it_cannot_read(tmp_path, capsys, name, content, said):
+    bp.Network([4, 3], rng=0).save(tmp_path / "net.npz")
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    assert main.main(["predict", str(tmp_path / "net.npz"), str(tmp_path / name)]) == 1
+    assert said in capsys.readouterr().err

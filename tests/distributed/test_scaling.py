@@ -112,9 +112,16 @@ def test_the_command(capsys):
 
 def test_the_command_measures_the_rate(capsys, monkeypatch):
     monkeypatch.setattr(scaling, "MEASURE_SECONDS", 0.01)
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0), raising=False)
     assert main.main(["scale", "8", "9", "2", "--ranks", "1", "2", "--dtype", "float64"]) == 0
     assert "GFLOP/s (measured here)" in capsys.readouterr().out
     assert np.isfinite(scaling.measured_rate([8, 9, 2], 4))
+
+
+def test_the_command_does_not_measure_beside_other_work(capsys, monkeypatch):
+    monkeypatch.setattr("os.getloadavg", lambda: (1e3, 0.0, 0.0), raising=False)
+    assert main.main(["scale", "8", "9", "2"]) == 1
+    assert "the load average was 1000.0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
