@@ -25,9 +25,9 @@ def _examples(path: str) -> np.ndarray[Any, Any]:
     """X of shape (n_1, m): an .npy file as it is, or the lines of a CSV file as columns."""
     try:
         if path.endswith(".npy"):
-            return np.load(path, allow_pickle=False)
+            return np.asarray(np.load(path, allow_pickle=False))
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # an empty file
-            return np.loadtxt(path, delimiter=",", ndmin=2).T
+            return np.asarray(np.loadtxt(path, delimiter=",", ndmin=2).T)
     except (ValueError, EOFError, UserWarning) as error:
         raise ValueError(f"{path} holds no examples that can be read: {error}") from None
