@@ -44,12 +44,28 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def lowest(session: nox.Session) -> None:
-    """A part of the tests on NumPy and array-api-compat in their lowest supported versions."""
-    lowest = [requirement.replace(">=", "==") for requirement in PROJECT["project"]["dependencies"]]
+    """A part of the tests on NumPy, array-api-compat, Numba and scikit-learn in their lowest versions."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    required = [*PROJECT["project"]["dependencies"], *extras["numba"], *extras["estimators"]]
+    lowest = [requirement.replace(">=", "==") for requirement in required]
     session.install("-e", ".", *group("test"), *lowest)
     parts = ["backends", "backprop", "data", "model", "network", "optimizers", "training"]
     folders = [f"tests/{part}" for part in parts]
     session.run("pytest", *folders, "-n", "auto", "-k", "numpy", *session.posargs)
+    session.run(
+        "pytest", "tests/backends/test_numba_random.py", "tests/backprop/test_plan.py", "-k", "numba"
+    )
+    # networks of scikit-learn 1.6 have no sample_weight and no loss to compare with
+    session.run(
+        "pytest",
+        "tests/estimators",
+        "-n",
+        "auto",
+        "-k",
+        "not equal_to and not those_of and not counts",
+        "-W",
+        "ignore::pytest.PytestRemovedIn10Warning",
+    )
 
 
 @nox.session

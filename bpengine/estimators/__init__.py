@@ -2,16 +2,16 @@
 
 Parameters, fitted attributes and behaviour equal the classes of the same names in
 `sklearn.neural_network`: changing the import is enough. `MLPEnsembleClassifier`, `MLPEnsembleRegressor`
-and `StackSearchCV` train many of them as one stack. They need scikit-learn 1.9 or later.
+and `StackSearchCV` train many of them as one stack. They need scikit-learn 1.6 or later.
 """
 
 from __future__ import annotations
 
 try:
-    import sklearn.callback  # noqa: F401
+    from sklearn.utils.validation import validate_data  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        "bpengine.estimators needs scikit-learn 1.9 or later: pip install 'bpengine[estimators]'"
+        "bpengine.estimators needs scikit-learn 1.6 or later: pip install 'bpengine[estimators]'"
     ) from error
 
 from bpengine.estimators.classifier import MLPClassifier

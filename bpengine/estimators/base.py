@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import validate_data
@@ -27,6 +26,14 @@ from bpengine.model.regularization import probabilities
 from bpengine.network.network import Network
 from bpengine.training.loop import Callback
 from bpengine.validation import check_entries, dtype_name, fraction, non_negative_number
+
+try:
+    from sklearn.callback import CallbackSupportMixin
+except ImportError:
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Nothing: scikit-learn has callbacks from version 1.9 on."""
+
 
 __all__ = ["BaseMLP", "Estimator"]
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("sklearn.callback", reason="needs scikit-learn 1.9 or later")
+pytest.importorskip("sklearn", reason="needs scikit-learn")
 
 import joblib
 import pandas as pd
@@ -21,7 +21,6 @@ import sklearn
 import sklearn.neural_network as reference
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.callback import ScoringMonitor
 from sklearn.datasets import load_digits, make_multilabel_classification, make_regression
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
@@ -555,6 +554,7 @@ class Steps:
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 def test_callbacks_of_scikit_learn(solver):
+    pytest.importorskip("sklearn.callback", reason="needs scikit-learn 1.9 or later")
     frame = pd.DataFrame(X, columns=[f"pixel {i}" for i in range(X.shape[1])])
     callback = Steps(last=1)
     model = MLPClassifier((8,), solver=solver, max_iter=9, random_state=0).set_callbacks(callback)
@@ -576,7 +576,8 @@ def test_callbacks_of_scikit_learn(solver):
 
 
 def test_scikit_learn_monitors_the_score():
-    monitor = ScoringMonitor(scoring="accuracy")
+    callback = pytest.importorskip("sklearn.callback", reason="needs scikit-learn 1.9 or later")
+    monitor = callback.ScoringMonitor(scoring="accuracy")
     model = MLPClassifier((8,), max_iter=5, random_state=0).set_callbacks(monitor).fit(X, LABELS)
     scores = [
         entry["accuracy"] for entry in monitor.get_logs().data if entry["task_name"] == "iteration"
