@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from bpengine.estimators.base import ENGINE_NAMES, SPARSE, BaseMLP
+from bpengine.estimators.base import ENGINE_NAMES
 from bpengine.estimators.data import Host, check_unmasked
-from bpengine.estimators.fit import fit
-from bpengine.model.costs import COSTS, Cost
+from bpengine.estimators.fit import MLP, stochastic_only
+from bpengine.estimators.parameters import SPARSE
+from bpengine.model.costs import Cost, resolve
 from bpengine.validation import non_negative_number
 
-__all__ = ["MLPClassifier"]
+__all__ = ["CLASS_WEIGHT", "MLPClassifier"]
+
+CLASS_WEIGHT = {"class_weight": [dict, list, StrOptions({"balanced"}), None]}
 
 
-class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
+@dataclass(eq=False, repr=False, kw_only=True)
+class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]
     """Multilayer perceptron classifier, with the interface of scikit-learn's.
 
     Parameters
@@ -127,73 +131,16 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     True
     """
 
-    _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
-        **BaseMLP._parameter_constraints,
-        "class_weight": [dict, list, StrOptions({"balanced"}), None],
+    class_weight: Any = None
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **MLP._parameter_constraints,
+        **CLASS_WEIGHT,
     }
 
-    def __init__(
-        self,
-        hidden_layer_sizes: Any = (100,),
-        activation: str = "relu",
-        *,
-        solver: str = "adam",
-        alpha: float = 0.0001,
-        batch_size: int | Literal["auto"] = "auto",
-        learning_rate: str = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        verbose: bool | int = False,
-        warm_start: bool = False,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: float = 10,
-        max_fun: int = 15000,
-        backend: Any = None,
-        device: Any = None,
-        dtype: Any = None,
-        dropout: Any = 0.0,
-        activations: Any = None,
-        cost: str | Cost | None = None,
-        class_weight: Any = None,
-        validation: Any = None,
-        callbacks: Any = None,
-        max_norm: float | None = None,
-    ) -> None:
-        self._set_parameters(locals())
-
+    @stochastic_only  # type: ignore[untyped-decorator]
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPClassifier:
-        """Train the network.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Class labels; for multilabel classification an indicator matrix.
-        sample_weight : array-like of shape (n_samples,), default=None
-
-        Returns
-        -------
-        self : MLPClassifier
-        """
-        fit(self, X, y, sample_weight, incremental=False)
-        return self
-
-    @available_if(lambda self: self._check_solver())  # type: ignore[untyped-decorator]
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def partial_fit(
-        self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None
-    ) -> MLPClassifier:
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
         """Train for one more epoch.
 
         Parameters
@@ -212,7 +159,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             self._label_binarizer = LabelBinarizer()
             multilabel = type_of_target(y).startswith("multilabel")
             self._label_binarizer.fit(y if multilabel else classes)
-        fit(self, X, y, sample_weight, incremental=True)
+        self._train(X, y, sample_weight, incremental=True)
         return self
 
     def predict(self, X: Any) -> np.ndarray[Any, Any]:
@@ -350,8 +297,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         multiclass = self._label_binarizer.y_type_ == "multiclass"
         out = "softmax" if multiclass else "logistic"
         if self.cost is not None:
-            cost = COSTS.get(self.cost, self.cost)
-            canonical = getattr(cost, "canonical", None)
+            canonical = resolve(self.cost).canonical
             return canonical if canonical in ("softmax", "sigmoid") else out, self.cost, None
         chosen = self._layer_activations(hidden, out)[1]
         if chosen != ENGINE_NAMES.get(out, out):

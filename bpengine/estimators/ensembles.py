@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin, _fit_context, clone
@@ -13,25 +14,56 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from bpengine.estimators import lbfgs, stochastic
-from bpengine.estimators.base import BaseMLP, Estimator
+from bpengine.estimators.base import BaseMLP
 from bpengine.estimators.callbacks import Task
-from bpengine.estimators.classifier import MLPClassifier
+from bpengine.estimators.classifier import CLASS_WEIGHT, MLPClassifier
 from bpengine.estimators.data import Data, Host, check_weights
-from bpengine.estimators.regressor import MLPRegressor
+from bpengine.estimators.parameters import Estimator
+from bpengine.estimators.regressor import LOSS, MLPRegressor
 from bpengine.estimators.stacked import StackedFit, is_for_stacks, stacks, train
-from bpengine.model.costs import Cost
 
 __all__ = ["MLPEnsembleClassifier", "MLPEnsembleRegressor"]
 
 SEEDS = np.iinfo(np.int32).max
-EXCLUDED = "warm_start", "verbose", "callbacks"  # parameters that an ensemble has not
 
 
-class BaseEnsemble(Estimator, ABC):
+@dataclass(eq=False, repr=False)
+class FirstParameter:
+    """Last base of `BaseEnsemble`: dataclasses take the fields of their last base first."""
+
+    n_estimators: int = 10
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class BaseEnsemble(Estimator, FirstParameter, ABC):
     """Base class of `MLPEnsembleClassifier` and `MLPEnsembleRegressor`."""
 
-    _single: type[BaseMLP]
-    estimators_: list[Any]
+    bootstrap: bool = False
+
+    _single: ClassVar[type[BaseMLP]]
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **Estimator._parameter_constraints,
+        "n_estimators": [Interval(Integral, 1, None, closed="left")],
+        "bootstrap": ["boolean"],
+    }
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train the networks.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Of a classifier the class labels; for multilabel classification an indicator matrix.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        self : estimator
+        """
+        self._fit(X, y, sample_weight)
+        return self
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         X, y = self._checked_pair(X, y, numeric=self._single is MLPRegressor)
@@ -47,7 +79,8 @@ class BaseEnsemble(Estimator, ABC):
                 self._checked(self.validation[0]),
                 *self.validation[1:],
             )
-        self.estimators_, found = [], []
+        self.estimators_: list[Any] = []
+        found = []
         for seed, numbers in zip(self._seeds[:, 0], self.estimators_samples_, strict=True):
             est = self._single(**parameters, random_state=int(seed))
             member = None
@@ -102,12 +135,7 @@ def _prepared(est: BaseMLP, X: Any, y: Any, sample_weight: Any, numbers: Host) -
     return data._replace(weights=est._weights(data.Y[numbers], weights))
 
 
-def _constraints(single: type[BaseMLP]) -> dict[str, Any]:
-    shared = {k: v for k, v in single._parameter_constraints.items() if k not in EXCLUDED}
-    count = [Interval(Integral, 1, None, closed="left")]
-    return {"n_estimators": count, "bootstrap": ["boolean"], **shared}
-
-
+@dataclass(eq=False, repr=False, kw_only=True)
 class MLPEnsembleClassifier(ClassifierMixin, BaseEnsemble):  # type: ignore[misc]
     """Ensemble of multilayer perceptron classifiers.
 
@@ -167,65 +195,18 @@ validation, max_norm
     True
     """
 
+    class_weight: Any = None
+
     _single = MLPClassifier
-    _parameter_constraints = _constraints(MLPClassifier)
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **BaseEnsemble._parameter_constraints,
+        **CLASS_WEIGHT,
+    }
 
-    def __init__(
-        self,
-        n_estimators: int = 10,
-        hidden_layer_sizes: Any = (100,),
-        activation: str = "relu",
-        *,
-        bootstrap: bool = False,
-        solver: str = "adam",
-        alpha: float = 0.0001,
-        batch_size: int | Literal["auto"] = "auto",
-        learning_rate: str = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: float = 10,
-        max_fun: int = 15000,
-        backend: Any = None,
-        device: Any = None,
-        dtype: Any = None,
-        dropout: Any = 0.0,
-        activations: Any = None,
-        cost: str | Cost | None = None,
-        class_weight: Any = None,
-        validation: Any = None,
-        max_norm: float | None = None,
-    ) -> None:
-        self._set_parameters(locals())
-
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPEnsembleClassifier:
-        """Train the networks.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Class labels; for multilabel classification an indicator matrix.
-        sample_weight : array-like of shape (n_samples,), default=None
-
-        Returns
-        -------
-        self : MLPEnsembleClassifier
-        """
-        self._fit(X, y, sample_weight)
-        self.classes_ = self.estimators_[0].classes_
-        return self
+    @property
+    def classes_(self) -> Any:
+        """The classes, as of the networks."""
+        return self.estimators_[0].classes_
 
     def predict(self, X: Any) -> Host:
         """The most probable class of each example, by the mean of the networks.
@@ -281,6 +262,7 @@ validation, max_norm
         return tags
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class MLPEnsembleRegressor(RegressorMixin, BaseEnsemble):  # type: ignore[misc]
     """Ensemble of multilayer perceptron regressors.
 
@@ -320,63 +302,10 @@ max_norm
     (True, True)
     """
 
+    loss: str = "squared_error"
+
     _single = MLPRegressor
-    _parameter_constraints = _constraints(MLPRegressor)
-
-    def __init__(
-        self,
-        n_estimators: int = 10,
-        hidden_layer_sizes: Any = (100,),
-        activation: str = "relu",
-        *,
-        bootstrap: bool = False,
-        loss: str = "squared_error",
-        solver: str = "adam",
-        alpha: float = 0.0001,
-        batch_size: int | Literal["auto"] = "auto",
-        learning_rate: str = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: float = 10,
-        max_fun: int = 15000,
-        backend: Any = None,
-        device: Any = None,
-        dtype: Any = None,
-        dropout: Any = 0.0,
-        activations: Any = None,
-        cost: str | Cost | None = None,
-        validation: Any = None,
-        max_norm: float | None = None,
-    ) -> None:
-        self._set_parameters(locals())
-
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPEnsembleRegressor:
-        """Train the networks.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        sample_weight : array-like of shape (n_samples,), default=None
-
-        Returns
-        -------
-        self : MLPEnsembleRegressor
-        """
-        self._fit(X, y, sample_weight)
-        return self
+    _parameter_constraints: ClassVar[dict[str, Any]] = {**BaseEnsemble._parameter_constraints, **LOSS}
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Mean of the networks' predictions.
