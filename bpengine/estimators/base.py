@@ -1,4 +1,4 @@
-"""Base classes of the estimators: parameters, the network, fitted attributes."""
+"""Base class of the estimators of a single network: the network, and fitted attributes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
 
 from bpengine import backends
 from bpengine.backends import Backend
@@ -52,8 +53,8 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
     @property
     def coefs_(self) -> list[np.ndarray[Any, Any]]:
         """Weights per layer, each of shape (n_in, n_out)."""
-        net = self._fitted_network("coefs_")
-        return Layers(net, [w.mT for w in net.weights])
+        check_is_fitted(self)
+        return Layers(self.network_, [w.mT for w in self.network_.weights])
 
     @coefs_.setter
     def coefs_(self, arrays: Sequence[Any]) -> None:
@@ -62,8 +63,8 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
     @property
     def intercepts_(self) -> list[np.ndarray[Any, Any]]:
         """Biases per layer, each of shape (n_out,)."""
-        net = self._fitted_network("intercepts_")
-        return Layers(net, [b[:, 0] for b in net.biases])
+        check_is_fitted(self)
+        return Layers(self.network_, [b[:, 0] for b in self.network_.biases])
 
     @intercepts_.setter
     def intercepts_(self, arrays: Sequence[Any]) -> None:
@@ -72,19 +73,9 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
     @property
     def out_activation_(self) -> str:
         """Name of the output activation."""
-        *hidden, out = (
-            SCIKIT_NAMES.get(σ.name, σ.name) for σ in self._fitted_network("out_activation_").activations
-        )
+        check_is_fitted(self)
+        *hidden, out = (SCIKIT_NAMES.get(σ.name, σ.name) for σ in self.network_.activations)
         return out if {*hidden} <= {self.activation} else OutputName(out)
-
-    def _fitted_network(self, name: str) -> Network:
-        try:
-            found: Network = vars(self)["network_"]
-        except KeyError:
-            raise AttributeError(
-                f"this {type(self).__name__} is not fitted yet, and has no {name}: call fit first."
-            ) from None
-        return found
 
     @abstractmethod
     def _check_targets(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:

@@ -287,11 +287,8 @@ class StackSteps:
             if start == 0:
                 plan = self.runner.plan(chunk)[0]
                 plan.learning_rate = rates
-            x, y, factors = self.runner.outputs(chunk)
-            values = self.loss(x, y)
-            if factors is not None:
-                values = values * factors
-            found += net.backend.to_float(xp.sum(values, axis=(0, -1), dtype=xp.float64))
+            losses = self.loss(*self.runner.outputs(chunk))
+            found += net.backend.to_float(xp.sum(losses, axis=(0, -1), dtype=xp.float64))
         return counts / m * found + counts / 2 * penalties
 
     def _outcomes(self, indices: Array, m: int, shares: Array | None) -> tuple[Array, Array | None]:

@@ -6,7 +6,7 @@ and the caller gives the order of the examples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from bpengine.backprop.reduction import Mean
 from bpengine.backprop.workspace import Workspace
 from bpengine.data.source import Chunk
 from bpengine.estimators.data import Examples, Host
+from bpengine.estimators.losses import Loss
 from bpengine.model.model import Model
 from bpengine.network.network import Network
 from bpengine.optimizers.adam import Adam
@@ -25,8 +26,6 @@ from bpengine.optimizers.update import OptimizerState
 from bpengine.training.steps import StepRunner
 
 __all__ = ["HatAdam", "Steps"]
-
-Loss = Callable[[Array, Array], Array]
 
 
 @dataclass(frozen=True, repr=False)
@@ -129,8 +128,7 @@ class Steps:
     network : Network
     optimizer : Optimizer
     learning_rate : float
-    loss : callable
-        The loss of every example, of shape (…, m), from outputs and targets of shape (…, n_L, m).
+    loss : Loss
 
     Attributes
     ----------
@@ -188,9 +186,6 @@ class Steps:
                     plan.learning_rate = self.learning_rate
                     plan.reduction.settings = settings
                 plan.reduction.squares[...] = 0.0
-            x, y, weights = self.runner.outputs(chunk)
-            values = self.loss(x, y)
-            if weights is not None:
-                values = values * weights
-            total += float(net.backend.xp.sum(values, dtype=net.backend.xp.float64))
+            losses = self.loss(*self.runner.outputs(chunk))
+            total += float(net.backend.xp.sum(losses, dtype=net.backend.xp.float64))
         return total if plan is None else total + alpha / 2 * float(plan.reduction.squares)
