@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -27,6 +28,7 @@ SPINS = 100  # polls before a waiting rank yields its core
 FLUSH_SECONDS = 0.3  # for the launcher to print a message before Abort
 WIDTH = 8  # values of a rank at a control point
 FAILED, INTERRUPTED = -1.0, -2.0  # control points of errors
+_yield: Callable[[], None] = getattr(os, "sched_yield", partial(time.sleep, 0))  # not on Windows
 
 
 class RankError(RuntimeError):
@@ -258,7 +260,7 @@ class HostSum:
         self._request = self.group.start_sum(self._waiting.pop(0)) if self._waiting else None
 
 
-class StagedSum:
+class StagedSum(HostSum):
     """The sum over the ranks of a vector on a device, through a copy in host memory.
 
     Parameters
@@ -275,17 +277,17 @@ class StagedSum:
     ) -> None:
         self.vector, self.backend, self.dtype, self.parts = vector, backend, dtype, parts
         self.host = np.empty(vector.shape, dtype)
-        self._sum = HostSum(group, self.host, parts)
+        super().__init__(group, self.host, parts)
 
     def begin(self, part: int) -> None:
-        """As `HostSum.begin`."""
+        """Begin the sum of a part that this rank has written."""
         start, stop = self.parts[part]
         self.host[start:stop] = self.backend.to_numpy(self.vector[start:stop])
-        self._sum.begin(part)
+        super().begin(part)
 
     def end(self) -> None:
-        """As `HostSum.end`."""
-        self._sum.end()
+        """Wait until all parts that have begun are summed."""
+        super().end()
         self.vector[...] = self.backend.asarray(self.host, self.dtype)
 
 
@@ -309,25 +311,14 @@ def _module(comm: Any) -> Any:
     )
 
 
-def _listen(interrupt: Callable[[], None]) -> Callable[[], None]:
+def _listen(interrupt: Callable[[], None]) -> Callable[[], object]:
     """Let Ctrl-C call `interrupt`, in the main thread; return a function that undoes this."""
-    handler = signal.getsignal(signal.SIGINT)
+    default = signal.default_int_handler
     is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or handler is not signal.default_int_handler:
+    if not is_main or signal.getsignal(signal.SIGINT) is not default:
         return _nothing
     signal.signal(signal.SIGINT, lambda *_: interrupt())
-
-    def restore() -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    return restore
-
-
-def _yield() -> None:
-    if hasattr(os, "sched_yield"):
-        os.sched_yield()
-    else:
-        time.sleep(0)
+    return partial(signal.signal, signal.SIGINT, default)
 
 
 def _nothing() -> None:
