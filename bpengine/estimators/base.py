@@ -53,8 +53,8 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
     @property
     def coefs_(self) -> list[np.ndarray[Any, Any]]:
         """Weights per layer, each of shape (n_in, n_out)."""
-        check_is_fitted(self)
-        return Layers(self.network_, [w.mT for w in self.network_.weights])
+        net = self._fitted_network("coefs_")
+        return Layers(net, [w.mT for w in net.weights])
 
     @coefs_.setter
     def coefs_(self, arrays: Sequence[Any]) -> None:
@@ -63,8 +63,8 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
     @property
     def intercepts_(self) -> list[np.ndarray[Any, Any]]:
         """Biases per layer, each of shape (n_out,)."""
-        check_is_fitted(self)
-        return Layers(self.network_, [b[:, 0] for b in self.network_.biases])
+        net = self._fitted_network("intercepts_")
+        return Layers(net, [b[:, 0] for b in net.biases])
 
     @intercepts_.setter
     def intercepts_(self, arrays: Sequence[Any]) -> None:
@@ -73,17 +73,22 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
     @property
     def out_activation_(self) -> str:
         """Name of the output activation."""
-        check_is_fitted(self)
-        *hidden, out = (SCIKIT_NAMES.get(σ.name, σ.name) for σ in self.network_.activations)
+        activations = self._fitted_network("out_activation_").activations
+        *hidden, out = (SCIKIT_NAMES.get(σ.name, σ.name) for σ in activations)
         return out if {*hidden} <= {self.activation} else OutputName(out)
+
+    def _fitted_network(self, name: str) -> Network:
+        message = f"this %(name)s is not fitted yet, and has no {name}: call fit first."
+        check_is_fitted(self, msg=message)
+        return self.network_
 
     @abstractmethod
     def _check_targets(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
         """Validated X, and the targets of the network."""
 
-    @abstractmethod
     def _check_held_out(self, X: Any, y: Any) -> tuple[Any, Any]:
         """Validated X and the network's targets of `validation`."""
+        return self._check_targets(X, y, incremental=False, reset=False)
 
     def _weights(self, Y: Host, sample_weight: Any, incremental: bool = False) -> Any:
         """The weight of each example, or None, from targets Y (n, n_L) and checked weights."""

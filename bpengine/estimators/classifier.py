@@ -19,13 +19,36 @@ from bpengine.estimators.parameters import SPARSE
 from bpengine.model.costs import Cost, resolve
 from bpengine.validation import non_negative_number
 
-__all__ = ["CLASS_WEIGHT", "MLPClassifier"]
+__all__ = ["CLASS_WEIGHT", "MLPClassifier", "MultilabelMixin"]
 
 CLASS_WEIGHT = {"class_weight": [dict, list, StrOptions({"balanced"}), None]}
 
 
+class MultilabelMixin(ClassifierMixin):  # type: ignore[misc]
+    """What classifiers and ensembles of them share."""
+
+    def predict_log_proba(self, X: Any) -> Host:
+        """Logarithms of `predict_proba`.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        logarithms: Host = np.log(self.predict_proba(X))
+        return logarithms
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
 @dataclass(eq=False, repr=False, kw_only=True)
-class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]
+class MLPClassifier(MultilabelMixin, MLP):
     """Multilayer perceptron classifier, with the interface of scikit-learn's.
 
     Parameters
@@ -205,21 +228,6 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]
             outputs = outputs / outputs.sum(axis=1, keepdims=True)
         return outputs
 
-    def predict_log_proba(self, X: Any) -> np.ndarray[Any, Any]:
-        """Logarithms of `predict_proba`.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-        """
-        probabilities = self.predict_proba(X)
-        np.log(probabilities, out=probabilities)
-        return probabilities
-
     def _check_targets(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
         X, y = self._checked_pair(X, y, reset=reset)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
@@ -313,11 +321,6 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]
         else:
             hits = ((outputs > 0.5) == Y).all(axis=1)
         return float(np.average(hits, weights=sample_weight))
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_label = True
-        return tags
 
 
 def _class_factors(given: Any, classes: list[Any], y: Host, sample_weight: Any) -> Host:

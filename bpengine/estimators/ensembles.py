@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.base import ClassifierMixin, RegressorMixin, _fit_context, clone
+from sklearn.base import MultiOutputMixin, RegressorMixin, _fit_context, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
@@ -16,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from bpengine.estimators import lbfgs, stochastic
 from bpengine.estimators.base import BaseMLP
 from bpengine.estimators.callbacks import Task
-from bpengine.estimators.classifier import CLASS_WEIGHT, MLPClassifier
+from bpengine.estimators.classifier import CLASS_WEIGHT, MLPClassifier, MultilabelMixin
 from bpengine.estimators.data import Data, Host, check_weights
 from bpengine.estimators.parameters import Estimator
 from bpengine.estimators.regressor import LOSS, MLPRegressor
@@ -35,12 +34,13 @@ class FirstParameter:
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class BaseEnsemble(Estimator, FirstParameter, ABC):
+class BaseEnsemble(Estimator, FirstParameter):
     """Base class of `MLPEnsembleClassifier` and `MLPEnsembleRegressor`."""
 
     bootstrap: bool = False
 
     _single: ClassVar[type[BaseMLP]]
+    _averaged: ClassVar[str]  # method
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Estimator._parameter_constraints,
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
@@ -118,13 +118,10 @@ class BaseEnsemble(Estimator, FirstParameter, ABC):
         check_is_fitted(self)
         return [est.loss_curve_ for est in self.estimators_]
 
-    @abstractmethod
-    def _predictions(self, X: Any) -> list[Host]:
-        """Predictions of each network for validated X."""
-
     def _mean_and_std(self, X: Any) -> tuple[Host, Host]:
         check_is_fitted(self)
-        found = np.stack(self._predictions(self._checked(X)))
+        X = self._checked(X)
+        found = np.stack([getattr(est, self._averaged)(X) for est in self.estimators_])
         return found.mean(axis=0), found.std(axis=0)
 
 
@@ -136,7 +133,7 @@ def _prepared(est: BaseMLP, X: Any, y: Any, sample_weight: Any, numbers: Host) -
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class MLPEnsembleClassifier(ClassifierMixin, BaseEnsemble):  # type: ignore[misc]
+class MLPEnsembleClassifier(MultilabelMixin, BaseEnsemble):
     """Ensemble of multilayer perceptron classifiers.
 
     The networks are trained as one stack. Each equals, to rounding, an `MLPClassifier` with its
@@ -197,7 +194,7 @@ validation, max_norm
 
     class_weight: Any = None
 
-    _single = MLPClassifier
+    _single, _averaged = MLPClassifier, "predict_proba"
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseEnsemble._parameter_constraints,
         **CLASS_WEIGHT,
@@ -240,30 +237,9 @@ validation, max_norm
         mean, std = self._mean_and_std(X)
         return (mean, std) if return_std else mean
 
-    def predict_log_proba(self, X: Any) -> Host:
-        """Logarithms of `predict_proba`.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-        """
-        return np.log(self._mean_and_std(X)[0])
-
-    def _predictions(self, X: Any) -> list[Host]:
-        return [est.predict_proba(X) for est in self.estimators_]
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_label = True
-        return tags
-
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class MLPEnsembleRegressor(RegressorMixin, BaseEnsemble):  # type: ignore[misc]
+class MLPEnsembleRegressor(MultiOutputMixin, RegressorMixin, BaseEnsemble):  # type: ignore[misc]
     """Ensemble of multilayer perceptron regressors.
 
     The networks are trained as one stack; see `MLPEnsembleClassifier`.
@@ -304,7 +280,7 @@ max_norm
 
     loss: str = "squared_error"
 
-    _single = MLPRegressor
+    _single, _averaged = MLPRegressor, "predict"
     _parameter_constraints: ClassVar[dict[str, Any]] = {**BaseEnsemble._parameter_constraints, **LOSS}
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
@@ -322,11 +298,3 @@ max_norm
         """
         mean, std = self._mean_and_std(X)
         return (mean, std) if return_std else mean
-
-    def _predictions(self, X: Any) -> list[Host]:
-        return [est.predict(X) for est in self.estimators_]
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        return tags

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.base import RegressorMixin, _fit_context
+from sklearn.base import MultiOutputMixin, RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -27,7 +27,7 @@ class FirstParameter:
 
 
 @dataclass(eq=False, repr=False)
-class MLPRegressor(RegressorMixin, MLP, FirstParameter):  # type: ignore[misc]
+class MLPRegressor(MultiOutputMixin, RegressorMixin, MLP, FirstParameter):  # type: ignore[misc]
     """Multilayer perceptron regressor, with the interface of scikit-learn's.
 
     Parameters
@@ -104,9 +104,6 @@ dropout, activations, validation, callbacks, max_norm
             raise ValueError(f"loss='poisson' needs targets of 0 or more, got {y.min()}.")
         return X, y
 
-    def _check_held_out(self, X: Any, y: Any) -> tuple[Any, Any]:
-        return self._check_targets(X, y, incremental=False, reset=False)
-
     def _output(self, hidden: int) -> tuple[str, str | Cost, str | None]:
         if self.cost is not None:
             return "identity", self.cost, None
@@ -119,8 +116,3 @@ dropout, activations, validation, callbacks, max_norm
         if not np.isfinite(outputs).all():
             return float("nan")
         return float(r2_score(Y, outputs, sample_weight=sample_weight))
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        return tags
