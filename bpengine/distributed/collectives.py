@@ -261,16 +261,7 @@ class HostSum:
 
 
 class StagedSum(HostSum):
-    """The sum over the ranks of a vector on a device, through a copy in host memory.
-
-    Parameters
-    ----------
-    group, vector, parts
-        As for `HostSum`.
-    backend : Backend
-        The vector's.
-    dtype : str
-    """
+    """The sum over the ranks of a vector on a device, through a copy in host memory."""
 
     def __init__(
         self, group: Group, vector: Array, parts: Sequence[tuple[int, int]], backend: Backend, dtype: str

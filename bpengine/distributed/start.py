@@ -29,13 +29,7 @@ __all__ = ["Ranks", "start_together"]
 
 @dataclass(frozen=True)
 class Ranks(Totals):
-    """Totals over the ranks, and checks, before training begins.
-
-    Parameters
-    ----------
-    group : Group
-    options : DataParallel
-    """
+    """Totals over the ranks, and checks, before training begins."""
 
     group: Group
     options: DataParallel

@@ -28,14 +28,7 @@ BUCKET_BYTES = 2**20  # consecutive layers share an all-reduce up to this size
 
 
 class Summed(Mean):
-    """The mean over the examples of all ranks; the penalty is added after the sum over the ranks.
-
-    Parameters
-    ----------
-    group : Group
-    overlap : bool
-        As for `DataParallel`.
-    """
+    """The mean over the examples of all ranks; the penalty is added after the sum over the ranks."""
 
     def __init__(self, group: Group, overlap: bool) -> None:
         self.group, self.overlap = group, overlap

@@ -46,22 +46,8 @@ class EstimatorTraining(Training):
 class CallbackRunner:
     """Calls an estimator's `bpengine.Callback` objects during its training, if there are any.
 
-    Parameters
-    ----------
-    estimator : BaseMLP
-    optimizer : Optimizer or LBFGS
-    runner : StepRunner or None
-    steps : int
-        Steps per epoch.
-    held_out : Data, optional
-        Evaluated after each epoch.
-    silent : bool, optional
-        Whether to call no callbacks.
-
-    Attributes
-    ----------
-    training : EstimatorTraining or None
-        None without callbacks.
+    An epoch has `steps` steps; after each, the data `held_out` are evaluated. Without callbacks, or if
+    `silent`, the attribute `training` is None.
     """
 
     def __init__(
@@ -137,16 +123,7 @@ def _callbacks(given: Any) -> list[Callback]:
 
 
 class Task:
-    """Calls scikit-learn's callbacks during `fit`, if there are any.
-
-    Parameters
-    ----------
-    estimator : estimator
-    X, y, sample_weight : object
-        The arguments of `fit`.
-    max_subtasks : int
-        Maximum number of iterations.
-    """
+    """Calls scikit-learn's callbacks during `fit`, with its arguments, if there are any."""
 
     def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any, max_subtasks: int) -> None:
         self.estimator = estimator

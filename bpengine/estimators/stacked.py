@@ -41,14 +41,7 @@ def is_for_stacks(estimator: BaseMLP, X: Any) -> bool:
 class StackedFit:
     """An estimator with an initialized network, and its training examples.
 
-    Parameters
-    ----------
-    estimator : BaseMLP
-    numbers : array of int, shape (n,)
-        Indices of its examples among all.
-    Y : array of shape (n, n_L)
-        Their targets.
-    weights : array of shape (n,) or None
+    `numbers` (n,) are the indices of its examples among all; Y (n, n_L) and `weights` (n,) are theirs.
     """
 
     def __init__(self, estimator: BaseMLP, numbers: Host, Y: Host, weights: Host | None) -> None:
@@ -173,11 +166,7 @@ def train(group: Sequence[StackedFit], X: Host) -> None:
 class StackSteps:
     """Epochs of a stack whose networks differ in their examples and their order.
 
-    Parameters
-    ----------
-    group : sequence of StackedFit
-    rows : array of shape (N, K_1 + n_L)
-        All examples in the row layout of a workspace without weights.
+    `rows`, (N, K_1 + n_L), are all examples in the row layout of a workspace without weights.
     """
 
     def __init__(self, group: Sequence[StackedFit], rows: Array) -> None:

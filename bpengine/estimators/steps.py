@@ -123,18 +123,7 @@ def weighted_plan(model: Model, chunk: Chunk, state: OptimizerState, executor: B
 class Steps:
     """Training steps on one network, with the optimizer's state.
 
-    Parameters
-    ----------
-    network : Network
-    optimizer : Optimizer
-    learning_rate : float
-    loss : Loss
-
-    Attributes
-    ----------
-    learning_rate : float
-        η; may be set between epochs.
-    runner : StepRunner
+    `learning_rate` may be set between epochs.
     """
 
     def __init__(self, network: Network, optimizer: Optimizer, learning_rate: float, loss: Loss) -> None:
@@ -156,13 +145,7 @@ class Steps:
     def epoch(self, examples: Examples, order: Host, batch_size: int, alpha: float) -> float:
         """Steps on the examples of `order`, `batch_size` at a time; return the average loss.
 
-        Parameters
-        ----------
-        examples : Examples
-        order : array of int
-        batch_size : int
-        alpha : float
-            Strength of the penalty, divided by the sum of a batch's weights.
+        The penalty's strength is `alpha` divided by the sum of a batch's weights.
         """
         if bool(alpha) != bool(self.network.l2):
             self.runner.clear()  # the plans are with a penalty, or without
