@@ -24,17 +24,7 @@ SHAPE = operator.attrgetter("shape")
 class Examples(list[Any]):
     """Pairs (x, y), and cached matrices of all x and all y.
 
-    Parameters
-    ----------
-    data : iterable of pairs
-        x is a column of shape (n, 1); y is a column or a label.
-    name : str
-        Of the data, for error messages.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an item is not a pair.
+    x is a column of shape (n, 1); y is a column or a label. Error messages have the `name` of the data.
     """
 
     def __init__(self, data: Iterable[Any], name: str) -> None:

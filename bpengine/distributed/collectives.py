@@ -48,29 +48,16 @@ class RankError(RuntimeError):
 class Group:
     """The ranks that train together, with a duplicate of the communicator; a context manager.
 
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Comm
-        It is duplicated, which separates the messages from the user's.
-    timeout : float
-        Seconds that a rank waits for the others before it aborts the program.
-
-    Attributes
-    ----------
-    rank, size : int
-    interrupts : int
-        How often Ctrl-C was pressed on this rank.
-    finish : callable
-        Takes part in the other ranks' sums before their next control point.
-    where : str
-        The position in training, for messages.
+    The duplicate separates the messages from the user's. A rank waits `timeout` seconds for the others
+    before it aborts the program.
     """
 
     def __init__(self, comm: Any, timeout: float) -> None:
         self._mpi = _module(comm)
         self.rank, self.size, self.timeout = int(comm.Get_rank()), int(comm.Get_size()), timeout
-        self.interrupts = 0
-        self.where = "the start"
+        self.interrupts = 0  # how often Ctrl-C was pressed on this rank
+        self.where = "the start"  # the position in training, for messages
+        # takes part in the other ranks' sums before their next control point
         self.finish: Callable[[], None] = _nothing
         self._given = comm
         self._agreed: BaseException | None = None
@@ -226,13 +213,7 @@ class Group:
 class HostSum:
     """The sum over the ranks of a vector in host memory, part by part.
 
-    Parameters
-    ----------
-    group : Group
-    vector : array of shape (size,)
-        This rank's, overwritten with the sum.
-    parts : sequence of (int, int)
-        Start and stop of each part.
+    It overwrites this rank's `vector`; `parts` are the start and stop of each part.
     """
 
     def __init__(

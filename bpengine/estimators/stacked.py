@@ -78,21 +78,13 @@ class StackedFit:
             len(self.order) if np.any(net.dropout) else None,
         )
 
-    def next_order(self) -> Host:
-        """The order of an epoch's examples, as indices into `numbers`."""
-        self.order = rules.shuffled(self.estimator, self.order)
-        return self.order
-
-    def held_out(self, X: Host) -> Data | None:
-        """The validation data; X are the inputs of all examples."""
-        if self._chosen is None:
-            return self._given
-        weights = None if self.weights is None else self.weights[self._chosen]
-        return Data(X[self.numbers[self._chosen]], self.Y[self._chosen], weights)
-
     def record(self, loss: float, X: Host) -> bool:
-        """Record an epoch; return whether training has converged."""
-        rules.record_epoch(self.estimator, loss, len(self.order), self.held_out(X))
+        """Record an epoch; return whether training has converged. X are the inputs of all examples."""
+        held_out = self._given
+        if self._chosen is not None:
+            weights = None if self.weights is None else self.weights[self._chosen]
+            held_out = Data(X[self.numbers[self._chosen]], self.Y[self._chosen], weights)
+        rules.record_epoch(self.estimator, loss, len(self.order), held_out)
         self.learning_rate = rules.next_rate(self.estimator, self.learning_rate)
         return rules.converged(self.estimator, self)
 
@@ -213,7 +205,7 @@ class StackSteps:
         # a shorter last batch is padded with examples of weight 0
         numbers, weights = np.empty(shape, np.int64), np.zeros(shape)
         for p, member in enumerate(running):
-            order = member.next_order()
+            order = member.order = rules.shuffled(member.estimator, member.order)
             n = len(order)
             numbers[p, :n], numbers[p, n:] = member.numbers[order], member.numbers[0]
             weights[p, :n] = 1.0 if member.weights is None else member.weights[order]
