@@ -268,7 +268,7 @@ def test_each_module_says_what_it_is_in_its_first_line(module):
 def test_importing_loads_nothing_optional():
     optional = [
         "tqdm",
-        "platformdirs",
+        "pooch",
         "hypothesis",
         "scipy",
         "safetensors",

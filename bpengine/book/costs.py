@@ -84,13 +84,7 @@ class CrossEntropyCost:
 
 
 class CustomCost(Cost):
-    """The engine's cost of a custom cost in the book's form, called one column at a time.
-
-    Parameters
-    ----------
-    cost : object
-        With ``fn(a, y)``, the cost of a column, and ``delta(z, a, y)``, its output error.
-    """
+    """The engine's cost of a custom cost in the book's form, called one column at a time."""
 
     cost: Any
 

@@ -24,17 +24,7 @@ SHAPE = operator.attrgetter("shape")
 class Examples(list[Any]):
     """Pairs (x, y), and cached matrices of all x and all y.
 
-    Parameters
-    ----------
-    data : iterable of pairs
-        x is a column of shape (n, 1); y is a column or a label.
-    name : str
-        Of the data, for error messages.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an item is not a pair.
+    x is a column of shape (n, 1); y is a column or a label. Error messages have the `name` of the data.
     """
 
     def __init__(self, data: Iterable[Any], name: str) -> None:
@@ -74,7 +64,6 @@ class Examples(list[Any]):
     def inputs(self, n: int) -> Array:
         """All x as rows: float64 (m, n)."""
         if self._inputs is None:
-            self.check_not_empty()
             columns = self._columns(0, n)
             self._inputs = np.concatenate([_rows(columns[chunk]) for chunk in _chunks(len(self))])
         return self._inputs
@@ -82,12 +71,12 @@ class Examples(list[Any]):
     def targets(self, n: int, hint: str) -> Array:
         """All y, given as columns, as rows: float64 (m, n)."""
         if self._targets is None:
-            self.check_not_empty()
             self._targets = _rows(self._columns(1, n, hint))
         return self._targets
 
     def labels(self, hint: str) -> Array:
         """All y, given as labels: (m,)."""
+        self.check_not_empty()
         for i, (_, y) in enumerate(self):
             if not isinstance(y, int) and np.size(y) != 1:
                 raise ValueError(
@@ -109,7 +98,6 @@ class Examples(list[Any]):
 
     def rows(self, network: Model) -> Array:
         """The examples in the row layout of a workspace, ``[x | 1 | 0 | y]``."""
-        self.check_not_empty()
         n, outputs, backend, dtype = network.sizes[0], network.sizes[-1], network.backend, network.dtype
         xs, ys = self._columns(0, n), self._columns(1, outputs, "vectorized_result makes one of a label")
         rows = backend.empty((len(self), padded(n + 1, backend, dtype) + outputs), dtype)
@@ -121,6 +109,7 @@ class Examples(list[Any]):
 
     def _columns(self, which: int, n: int, hint: str = "") -> list[Any]:
         """All x or all y as columns of n numbers; with n = 1, y may be a number."""
+        self.check_not_empty()
         columns = [pair[which] for pair in self]
         if which and n == 1:
             columns = [np.reshape(y, (1, 1)) if np.ndim(y) == 0 else y for y in columns]

@@ -79,7 +79,11 @@ class Network(Program):
         """
         data = Examples(training_data, "training_data")
         test = None if test_data is None else Examples(test_data, "test_data")
-        for j in self._epochs(training_data, data, epochs, mini_batch_size, eta):
+
+        def update(mini_batch: list[Any]) -> None:
+            self.update_mini_batch(mini_batch, eta)
+
+        for j in self._epochs(training_data, data, epochs, mini_batch_size, eta, 0.0, update):
             if test:
                 print(f"Epoch {j}: {self.evaluate(test)} / {len(test)}")
             else:
@@ -109,9 +113,6 @@ class Network(Program):
     def cost_derivative(self, output_activations: Array, y: Array) -> Any:
         """∂C_x/∂a, for outputs and targets that are columns."""
         return output_activations - y
-
-    def _update(self, mini_batch: Sequence[Any], eta: float, lmbda: float, n: int) -> None:
-        self.update_mini_batch(mini_batch, eta)
 
     def _cost(self) -> Any:
         if self._redefined("cost_derivative"):

@@ -142,7 +142,11 @@ class Network(Program):
         training_cost: list[float] = []
         training_accuracy: list[int] = []
         accuracies = evaluation_accuracy if monitor_evaluation_accuracy else training_accuracy
-        for j in self._epochs(training_data, data, epochs, mini_batch_size, eta, lmbda):
+
+        def update(mini_batch: list[Any]) -> None:
+            self.update_mini_batch(mini_batch, eta, lmbda, len(data))
+
+        for j in self._epochs(training_data, data, epochs, mini_batch_size, eta, lmbda, update):
             print(f"Epoch {j} training complete")
             if monitor_training_cost:
                 training_cost.append(self.total_cost(data, lmbda))
@@ -204,7 +208,6 @@ class Network(Program):
             Whether y is a label, as in the evaluation data, not a column.
         """
         examples, outputs = Examples.of(data, "data"), self.sizes[-1]
-        examples.check_not_empty()
         if convert:
             targets = examples.targets_of_labels(outputs, "With columns, pass convert=False")
         else:
@@ -224,9 +227,6 @@ class Network(Program):
         )
         with storage.replacing(validation.file_path(filename, "filename")) as file:
             file.write(text.encode())
-
-    def _update(self, mini_batch: Sequence[Any], eta: float, lmbda: float, n: int) -> None:
-        self.update_mini_batch(mini_batch, eta, lmbda, n)
 
     def _cost(self) -> Any:
         return self.cost

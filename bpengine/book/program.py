@@ -29,20 +29,6 @@ class Program(ABC):
 
     `weights` and `biases` are lists of arrays, which may be changed or replaced at any time. They are
     copied to the engine; training sets new arrays, and does not change existing ones.
-
-    Parameters
-    ----------
-    sizes : sequence of int
-        Neurons per layer, input first.
-
-    Attributes
-    ----------
-    num_layers : int
-    sizes : sequence of int
-        As given.
-    biases : list of arrays of shape (n, 1)
-        Float64, one for each layer after the input.
-    weights : list of arrays of shape (n, n_prev)
     """
 
     biases: list[Any]
@@ -113,10 +99,6 @@ class Program(ABC):
     def _cost(self) -> Any:
         """The cost, in the book's form."""
 
-    @abstractmethod
-    def _update(self, mini_batch: Sequence[Any], eta: float, lmbda: float, n: int) -> None:
-        """Call `update_mini_batch`, which a subclass may redefine."""
-
     def _redefined(self, name: str) -> bool:
         """Whether a method is redefined outside this package."""
         module = getattr(getattr(self, name), "__module__", None)
@@ -153,36 +135,32 @@ class Program(ABC):
         epochs: int,
         mini_batch_size: int,
         eta: float,
-        lmbda: float = 0.0,
+        lmbda: float,
+        update: Callable[[list[Any]], None],
     ) -> Iterator[int]:
         """Train for an epoch per item of this iterator; `data` are the examples of `training_data`.
 
         A list is shuffled in place, by `random.shuffle`, which for a list of as many numbers does the
-        same exchanges.
+        same exchanges. `update` calls `update_mini_batch`, which a subclass may redefine.
         """
         m, n = validation.positive_integer(mini_batch_size, "mini_batch_size"), len(data)
         epochs, eta = validation.whole_number(epochs, "epochs"), validation.finite_number(eta, "eta")
         lmbda = validation.finite_number(lmbda, "lmbda")
         data.check_not_empty()
-        run = self._epoch_by_batches(data, m, eta, lmbda)
+        order = list(range(n))
+        run = None
         if not any(map(self._redefined, ("update_mini_batch", "backprop"))):
             run = self._epoch_on_engine(data, min(m, n), eta, lmbda / n)
-        order = list(range(n))
         for j in range(epochs):
             random.shuffle(order)
             if isinstance(training_data, list):
                 training_data[:] = [data[i] for i in order]
-            run(order)
+            if run is not None:
+                run(order)
+            else:
+                for k in range(0, n, m):
+                    update([data[i] for i in order[k : k + m]])
             yield j
-
-    def _epoch_by_batches(
-        self, data: Examples, m: int, eta: float, lmbda: float
-    ) -> Callable[[list[int]], None]:
-        def run(order: list[int]) -> None:
-            for k in range(0, len(order), m):
-                self._update([data[i] for i in order[k : k + m]], eta, lmbda, len(data))
-
-        return run
 
     def _epoch_on_engine(
         self, data: Examples, m: int, eta: float, l2: float
@@ -210,7 +188,6 @@ class Program(ABC):
 
     def _hits(self, data: Examples, labels: Array) -> int:
         """The number of examples whose greatest output is that of their label."""
-        data.check_not_empty()
         if self._redefined("feedforward"):
             guesses = np.array([np.argmax(self.feedforward(x)) for x, _ in data])
         else:

@@ -146,10 +146,8 @@ def measure(tried: Sequence[Setting]) -> list[Measurement]:
 def _try(setting: Setting, measurement: Measurement) -> None:
     # OPT_OUT: the child's `import bpengine` must not choose another core
     changes = {**setting.variables, openblas.OPT_OUT: "0"}
-    environment = {**os.environ, **{name: value for name, value in changes.items() if value is not None}}
-    for name, value in changes.items():
-        if value is None:
-            environment.pop(name, None)
+    merged = {**os.environ, **changes}
+    environment = {name: value for name, value in merged.items() if value is not None}
     code = f"from bpengine.cli import doctor; print(doctor.rates({SECONDS}))"
     try:
         child = subprocess.run(
@@ -246,9 +244,8 @@ def _machine() -> Iterator[str]:
     chosen = {"set": "set by bpengine", "given": f"{openblas.CORETYPE} is set"}.get(
         openblas.decision, "OpenBLAS's own choice"
     )
-    yield from _aligned(
-        "processor", [(name, f"{os.cpu_count()} cores, {_usable_cores()} for this process")]
-    )
+    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    yield from _aligned("processor", [(name, f"{os.cpu_count()} cores, {usable} for this process")])
     yield from _aligned(
         "SIMD", [("processor", levels), ("NumPy", " ".join(simd.get("found", [])) or "unknown")]
     )
@@ -257,12 +254,10 @@ def _machine() -> Iterator[str]:
     of_core = f"core {core} ({chosen})" if core else "core unknown"
     blas = f"{library.get('name', 'unknown')} {library.get('version', '')}".strip()
     yield from _aligned("BLAS", [(blas, f"{of_core}, {_threads(threads)}")])
-    yield from _aligned("environment", [(name, _variable(name)) for name in VARIABLES])
-
-
-def _variable(name: str) -> str:
-    by = " (by bpengine)" if name == openblas.CORETYPE and openblas.decision == "set" else ""
-    return os.environ[name] + by if name in os.environ else "unset"
+    values = {name: os.environ.get(name, "unset") for name in VARIABLES}
+    if openblas.decision == "set":
+        values[openblas.CORETYPE] += " (by bpengine)"
+    yield from _aligned("environment", list(values.items()))
 
 
 def other_load() -> str:
@@ -273,12 +268,6 @@ def other_load() -> str:
         return ""
     cores = os.cpu_count() or 1
     return f"the load average was {load:.1f} on {cores} cores" if load > cores / 4 else ""
-
-
-def _usable_cores() -> int:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _threads(n: int | None) -> str:
@@ -310,12 +299,8 @@ def _table(tried: Sequence[Setting], found: Sequence[Measurement]) -> Iterator[s
             )
     rounds = max(len(measurement.rounds) for measurement in found)
     of = "1 round" if rounds == 1 else f"medians of {rounds} rounds"
-    yield f"({_times(SQUARE)} and {_times(NARROW)}; {of} of child processes, taken in turn)"
-
-
-def _times(shape: tuple[int, int, int]) -> str:
-    m, k, n = shape
-    return f"{m}×{k} · {k}×{n}"
+    square, narrow = (f"{m}×{k} · {k}×{n}" for m, k, n in (SQUARE, NARROW))
+    yield f"({square} and {narrow}; {of} of child processes, taken in turn)"
 
 
 def _label(setting: Setting, measurement: Measurement) -> str:

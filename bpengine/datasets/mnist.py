@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import hashlib
-import http.client
-import importlib
+import importlib.util
 import io
 import math
 import os
-import shutil
 import struct
-import sys
-import tempfile
-import urllib.request
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -37,11 +30,11 @@ _MIRRORS = [
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
 ]
 _PARTS = {"train": "train-", "test": "t10k-"}
-_SHA256 = {  # of the decompressed content
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+_SHA256 = {  # of the compressed files
+    "train-images-idx3-ubyte": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "t10k-images-idx3-ubyte": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, ValueError)
 
@@ -72,7 +65,7 @@ def mnist(folder: str | os.PathLike[str] | None = None, part: str = "train") -> 
     ConnectionError
         No mirror delivered a file with the right digest.
     ImportError
-        A download without platformdirs.
+        A download without pooch.
 
     References
     ----------
@@ -80,10 +73,12 @@ def mnist(folder: str | os.PathLike[str] | None = None, part: str = "train") -> 
 
     Examples
     --------
+    >>> import pathlib, struct, tempfile
     >>> header = struct.pack(">4i", 0x803, 2, 28, 28), struct.pack(">2i", 0x801, 2)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = Path(folder, "t10k-images-idx3-ubyte").write_bytes(header[0] + bytes(2 * 784))
-    ...     _ = Path(folder, "t10k-labels-idx1-ubyte").write_bytes(header[1] + bytes([7, 2]))
+    ...     path = pathlib.Path(folder)
+    ...     _ = (path / "t10k-images-idx3-ubyte").write_bytes(header[0] + bytes(2 * 784))
+    ...     _ = (path / "t10k-labels-idx1-ubyte").write_bytes(header[1] + bytes([7, 2]))
     ...     X, labels = mnist(folder, part="test")
     >>> X.shape, labels.tolist()
     ((784, 2), [7, 2])
@@ -137,8 +132,9 @@ def idx(path: str | os.PathLike[str]) -> NDArray[Any]:
 
     Examples
     --------
+    >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder, "three")
+    ...     path = pathlib.Path(folder, "three")
     ...     _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 8, 9]))
     ...     idx(path)
     array([7, 8, 9], dtype=uint8)
@@ -219,54 +215,22 @@ def _find(folder: Path, stem: str) -> Path:
 
 
 def _cached(stem: str) -> Path:
+    """A file in the user's cache, downloaded if it is not there."""
     try:
-        from platformdirs import user_cache_path
+        import pooch
     except ImportError:
         raise ImportError(
-            'downloading MNIST needs platformdirs: pip install "bpengine[data]", or pass the '
-            "folder that holds its files (on the command line --data DIR)"
+            'downloading MNIST needs pooch: pip install "bpengine[data]", or pass the folder that holds '
+            "its files (on the command line --data DIR)"
         ) from None
-    target = user_cache_path("bpengine", appauthor=False) / "mnist" / f"{stem}.gz"
-    failures = []
-    for url in () if target.is_file() else [mirror + target.name for mirror in _MIRRORS]:
+    name, folder, failures = f"{stem}.gz", pooch.os_cache("bpengine") / "mnist", []
+    has_bar = importlib.util.find_spec("tqdm") is not None
+    for url in (mirror + name for mirror in _MIRRORS):
         try:
-            return _download(url, target, _SHA256[stem])
-        except (OSError, http.client.HTTPException, *_DAMAGE) as error:
+            return Path(pooch.retrieve(url, _SHA256[stem], name, folder, progressbar=has_bar))
+        except (OSError, ValueError) as error:  # those of requests are OSErrors
             failures.append(f"{url}: {error}")
-    if failures:
-        raise ConnectionError(
-            f"cannot download {target.name} to {target.parent} ({'; '.join(failures)}). Download "
-            "MNIST's files by hand into a folder and pass it (on the command line --data DIR)"
-        )
-    return target
-
-
-def _download(url: str, target: Path, sha256: str) -> Path:
-    """Download to a temporary file, check its digest and rename it to `target`."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="download-", dir=target.parent) as folder:
-        unchecked = Path(folder, target.name)
-        with (
-            urllib.request.urlopen(url, timeout=30) as answer,
-            _progress(answer, url) as shown,
-            unchecked.open("wb") as out,
-        ):
-            shutil.copyfileobj(shown, out)
-        with gzip.open(unchecked) as content:
-            came = hashlib.sha256(content.read(1 << 26)).hexdigest()
-        if came != sha256:
-            raise ValueError(f"damaged: expected content of sha256 {sha256}, got {came}")
-        return unchecked.replace(target)
-
-
-def _progress(answer: Any, url: str) -> contextlib.AbstractContextManager[Any]:
-    """The response as a context with a progress bar, or a message without tqdm."""
-    total = int(answer.headers.get("Content-Length", 0)) or None
-    try:
-        tqdm: Any = importlib.import_module("tqdm").tqdm
-    except ImportError:
-        print(f"downloading {url} ({total or 'unknown'} bytes)", file=sys.stderr)
-        return contextlib.nullcontext(answer)
-    shown: contextlib.AbstractContextManager[Any]
-    shown = tqdm.wrapattr(answer, "read", total, desc=url.rpartition("/")[2])
-    return shown
+    raise ConnectionError(
+        f"cannot download {name} to {folder} ({'; '.join(failures)}). Download MNIST's files by hand "
+        "into a folder and pass it (on the command line --data DIR)"
+    )

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -27,6 +28,7 @@ SPINS = 100  # polls before a waiting rank yields its core
 FLUSH_SECONDS = 0.3  # for the launcher to print a message before Abort
 WIDTH = 8  # values of a rank at a control point
 FAILED, INTERRUPTED = -1.0, -2.0  # control points of errors
+_yield: Callable[[], None] = getattr(os, "sched_yield", partial(time.sleep, 0))  # not on Windows
 
 
 class RankError(RuntimeError):
@@ -46,29 +48,16 @@ class RankError(RuntimeError):
 class Group:
     """The ranks that train together, with a duplicate of the communicator; a context manager.
 
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Comm
-        It is duplicated, which separates the messages from the user's.
-    timeout : float
-        Seconds that a rank waits for the others before it aborts the program.
-
-    Attributes
-    ----------
-    rank, size : int
-    interrupts : int
-        How often Ctrl-C was pressed on this rank.
-    finish : callable
-        Takes part in the other ranks' sums before their next control point.
-    where : str
-        The position in training, for messages.
+    The duplicate separates the messages from the user's. A rank waits `timeout` seconds for the others
+    before it aborts the program.
     """
 
     def __init__(self, comm: Any, timeout: float) -> None:
         self._mpi = _module(comm)
         self.rank, self.size, self.timeout = int(comm.Get_rank()), int(comm.Get_size()), timeout
-        self.interrupts = 0
-        self.where = "the start"
+        self.interrupts = 0  # how often Ctrl-C was pressed on this rank
+        self.where = "the start"  # the position in training, for messages
+        # takes part in the other ranks' sums before their next control point
         self.finish: Callable[[], None] = _nothing
         self._given = comm
         self._agreed: BaseException | None = None
@@ -224,13 +213,7 @@ class Group:
 class HostSum:
     """The sum over the ranks of a vector in host memory, part by part.
 
-    Parameters
-    ----------
-    group : Group
-    vector : array of shape (size,)
-        This rank's, overwritten with the sum.
-    parts : sequence of (int, int)
-        Start and stop of each part.
+    It overwrites this rank's `vector`; `parts` are the start and stop of each part.
     """
 
     def __init__(
@@ -258,34 +241,25 @@ class HostSum:
         self._request = self.group.start_sum(self._waiting.pop(0)) if self._waiting else None
 
 
-class StagedSum:
-    """The sum over the ranks of a vector on a device, through a copy in host memory.
-
-    Parameters
-    ----------
-    group, vector, parts
-        As for `HostSum`.
-    backend : Backend
-        The vector's.
-    dtype : str
-    """
+class StagedSum(HostSum):
+    """The sum over the ranks of a vector on a device, through a copy in host memory."""
 
     def __init__(
         self, group: Group, vector: Array, parts: Sequence[tuple[int, int]], backend: Backend, dtype: str
     ) -> None:
         self.vector, self.backend, self.dtype, self.parts = vector, backend, dtype, parts
         self.host = np.empty(vector.shape, dtype)
-        self._sum = HostSum(group, self.host, parts)
+        super().__init__(group, self.host, parts)
 
     def begin(self, part: int) -> None:
-        """As `HostSum.begin`."""
+        """Begin the sum of a part that this rank has written."""
         start, stop = self.parts[part]
         self.host[start:stop] = self.backend.to_numpy(self.vector[start:stop])
-        self._sum.begin(part)
+        super().begin(part)
 
     def end(self) -> None:
-        """As `HostSum.end`."""
-        self._sum.end()
+        """Wait until all parts that have begun are summed."""
+        super().end()
         self.vector[...] = self.backend.asarray(self.host, self.dtype)
 
 
@@ -309,25 +283,14 @@ def _module(comm: Any) -> Any:
     )
 
 
-def _listen(interrupt: Callable[[], None]) -> Callable[[], None]:
+def _listen(interrupt: Callable[[], None]) -> Callable[[], object]:
     """Let Ctrl-C call `interrupt`, in the main thread; return a function that undoes this."""
-    handler = signal.getsignal(signal.SIGINT)
+    default = signal.default_int_handler
     is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or handler is not signal.default_int_handler:
+    if not is_main or signal.getsignal(signal.SIGINT) is not default:
         return _nothing
     signal.signal(signal.SIGINT, lambda *_: interrupt())
-
-    def restore() -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    return restore
-
-
-def _yield() -> None:
-    if hasattr(os, "sched_yield"):
-        os.sched_yield()
-    else:
-        time.sleep(0)
+    return partial(signal.signal, signal.SIGINT, default)
 
 
 def _nothing() -> None:

@@ -60,8 +60,3 @@ class DataParallel:
                 f"sync_every={self.sync_every} and accumulate={self.accumulate} don't go together: one "
                 "has fewer sums of gradients, the other none. Leave one of them out."
             )
-
-    @classmethod
-    def of(cls, comm: Any) -> DataParallel:
-        """`comm` itself, or default options of a communicator."""
-        return comm if isinstance(comm, cls) else cls(comm)

@@ -162,12 +162,6 @@ class Step:
         return found
 
 
-def efficiency(one: Price, many: Price) -> float:
-    """Weak-scaling efficiency: examples per second and rank, relative to one rank."""
-    speed = many.ranks * many.examples / many.step
-    return speed / (many.ranks * one.examples / one.step)
-
-
 def useful_ranks(step: Step, batch_size: int) -> int:
     """The largest number of ranks, up to 1,024, with an efficiency of ½ or more."""
     return max(
@@ -201,7 +195,7 @@ def table(step: Step, batch_size: int, ranks: Iterable[int]) -> str:
             )
         else:
             figures = ("–",) * 7
-        weak = efficiency(step.price(batch_size, 1), step.price(batch_size, R))
+        weak = step.price(batch_size, 1).step / step.price(batch_size, R).step
         lines.append((str(R), *figures, f"{weak:.0%}"))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

@@ -29,13 +29,7 @@ __all__ = ["Ranks", "start_together"]
 
 @dataclass(frozen=True)
 class Ranks(Totals):
-    """Totals over the ranks, and checks, before training begins.
-
-    Parameters
-    ----------
-    group : Group
-    options : DataParallel
-    """
+    """Totals over the ranks, and checks, before training begins."""
 
     group: Group
     options: DataParallel
@@ -174,7 +168,9 @@ def _broadcast_state(training: Training, group: Group, shared: Sequence[Callback
     if group.rank:
         training.history = History.from_dict(history)
         for callback, state in zip(shared, states or (), strict=bool(states)):
-            arrays_here = _converted(state, _is_array, lambda x: backend.asarray(x, str(x.dtype)))
+            arrays_here = _converted(
+                state, lambda x: isinstance(x, np.ndarray), lambda x: backend.asarray(x, str(x.dtype))
+            )
             callback.load_state_dict(arrays_here)
 
 
@@ -182,7 +178,3 @@ def _converted(
     state: dict[str, Any], is_meant: Callable[[Any], bool], convert: Callable[[Any], Any]
 ) -> dict[str, Any]:
     return {name: convert(x) if is_meant(x) else x for name, x in state.items()}
-
-
-def _is_array(x: Any) -> bool:
-    return isinstance(x, np.ndarray)

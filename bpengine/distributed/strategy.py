@@ -27,13 +27,7 @@ __all__ = ["DataParallelStrategy", "on_host", "to_host"]
 
 
 class DataParallelStrategy(SingleProcess):
-    """Steps of all ranks of a group, with summed gradients or averaged parameters.
-
-    Parameters
-    ----------
-    group : Group
-    options : DataParallel
-    """
+    """Steps of all ranks of a group, with summed gradients or averaged parameters."""
 
     def __init__(self, group: Group, options: DataParallel) -> None:
         self.group, self.options = group, options

@@ -28,14 +28,7 @@ BUCKET_BYTES = 2**20  # consecutive layers share an all-reduce up to this size
 
 
 class Summed(Mean):
-    """The mean over the examples of all ranks; the penalty is added after the sum over the ranks.
-
-    Parameters
-    ----------
-    group : Group
-    overlap : bool
-        As for `DataParallel`.
-    """
+    """The mean over the examples of all ranks; the penalty is added after the sum over the ranks."""
 
     def __init__(self, group: Group, overlap: bool) -> None:
         self.group, self.overlap = group, overlap
@@ -62,16 +55,8 @@ class Summed(Mean):
 class SummedProgram:
     """A gradient, its sum over the ranks, and the update.
 
-    Parameters
-    ----------
-    gradient : callable
-        Computes this rank's gradient; calls its argument with the index of each part when written.
-    sums : HostSum, or an object with the same methods
-    parts : sequence of (int, int)
-        Start and stop of each part of the vector.
-    vector : array of shape (size,)
-        The gradient.
-    update : Program
+    `gradient` computes this rank's gradient, `vector`, and calls its argument with the index of each
+    part when written; `sums` is a `HostSum`, or an object with the same methods, of these `parts`.
     """
 
     def __init__(
@@ -140,15 +125,9 @@ class SummedProgram:
 class AccumulatedPlan:
     """A plan that processes the examples of a batch in parts.
 
-    `workspace` holds rows, targets and output of the whole batch, and hidden layers of the last part.
-
-    Parameters
-    ----------
-    make : callable
-        Makes a plan, with a gradient of `Summed`, for a number of examples.
-    batch_size : int
-    parts : int
-        Maximum number of parts.
+    `make` makes a plan, with a gradient of `Summed`, for a number of examples. There are at most `parts`
+    parts. `workspace` holds rows, targets and output of the whole batch, and hidden layers of the last
+    part.
     """
 
     def __init__(self, make: Callable[[int], Plan], batch_size: int, parts: int) -> None:

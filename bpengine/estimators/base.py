@@ -1,24 +1,23 @@
-"""Base classes of the estimators: parameters, the network, fitted attributes."""
+"""Base class of the estimators of a single network: the network, and fitted attributes."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state, column_or_1d
-from sklearn.utils._param_validation import Interval, Options, StrOptions
-from sklearn.utils.validation import validate_data
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
 
 from bpengine import backends
 from bpengine.backends import Backend
 from bpengine.estimators.attributes import Layers, OutputName
-from bpengine.estimators.data import Data, Host, check_unmasked, check_weights, columns
+from bpengine.estimators.data import Data, Host, check_weights, columns
 from bpengine.estimators.losses import Loss
+from bpengine.estimators.parameters import Estimator
 from bpengine.model import costs
 from bpengine.model.activations import Activation, per_layer
 from bpengine.model.costs import Cost
@@ -35,95 +34,28 @@ except ImportError:
         """Nothing: scikit-learn has callbacks from version 1.9 on."""
 
 
-__all__ = ["BaseMLP", "Estimator"]
+__all__ = ["BaseMLP"]
 
 ENGINE_NAMES = {"identity": "linear", "logistic": "sigmoid"}
 SCIKIT_NAMES = {"linear": "identity", "sigmoid": "logistic", "exponential": "exp"}
-SPARSE = ["csr", "csc"]
 SCORES = "validation_scores_", "best_validation_score_", "best_loss_"
 PREDICTED_ELEMENTS = 2**22  # of sparse X converted to dense at a time in prediction
 
 
-class Estimator(BaseEstimator):  # type: ignore[misc]
-    """Validation of parameters and data, for single networks and ensembles."""
-
-    def _set_parameters(self, arguments: dict[str, Any]) -> None:
-        """Set the arguments of a constructor as attributes."""
-        for name, value in arguments.items():
-            if name not in ("self", "__class__"):
-                setattr(self, name, value)
-
-    def _checked(self, X: Any) -> Any:
-        check_unmasked(X=X)
-        return validate_data(self, X, accept_sparse=SPARSE, reset=False)
-
-    def _checked_pair(
-        self, X: Any, y: Any, *, numeric: bool = False, reset: bool = True
-    ) -> tuple[Any, Any]:
-        """Validated X and y of `fit`; y of shape (n, 1) becomes (n,)."""
-        check_unmasked(X=X, y=y)
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse=SPARSE,
-            multi_output=True,
-            y_numeric=numeric,
-            dtype=(np.float64, np.float32),
-            reset=reset,
-        )
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
-        return X, y
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags
-
-
+@dataclass(eq=False, repr=False, kw_only=True)
 class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
     """A multilayer perceptron as a scikit-learn estimator; use `MLPClassifier` or `MLPRegressor`."""
 
-    _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions({"identity", "logistic", "tanh", "relu"})],
-        "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
-        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-        "power_t": [Interval(Real, 0, None, closed="left")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "shuffle": ["boolean"],
-        "random_state": ["random_state"],
-        "tol": [Interval(Real, 0, None, closed="left")],
+    verbose: bool | int = False
+    warm_start: bool = False
+    callbacks: Any = None
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **Estimator._parameter_constraints,
         "verbose": ["verbose"],
         "warm_start": ["boolean"],
-        "momentum": [Interval(Real, 0, 1, closed="both")],
-        "nesterovs_momentum": ["boolean"],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
-        "beta_1": [Interval(Real, 0, 1, closed="left")],
-        "beta_2": [Interval(Real, 0, 1, closed="left")],
-        "epsilon": [Interval(Real, 0, None, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
-        "max_fun": [Interval(Integral, 1, None, closed="left")],
-        "backend": [str, Backend, None],
-        "device": "no_validation",
-        "dtype": "no_validation",
-        "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
-        "activations": [str, Activation, list, tuple, None],
-        "cost": [str, Cost, None],
-        "validation": [list, tuple, None],
         "callbacks": [list, tuple, callable, Callback, None],
-        "max_norm": [Interval(Real, 0, None, closed="neither"), None],
     }
-
-    network_: Network
-    validation_scores_: Any
-    best_validation_score_: Any
-    best_loss_: Any
 
     @property
     def coefs_(self) -> list[np.ndarray[Any, Any]]:
@@ -148,31 +80,26 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
     @property
     def out_activation_(self) -> str:
         """Name of the output activation."""
-        *hidden, out = (
-            SCIKIT_NAMES.get(σ.name, σ.name) for σ in self._fitted_network("out_activation_").activations
-        )
+        activations = self._fitted_network("out_activation_").activations
+        *hidden, out = (SCIKIT_NAMES.get(σ.name, σ.name) for σ in activations)
         return out if {*hidden} <= {self.activation} else OutputName(out)
 
     def _fitted_network(self, name: str) -> Network:
-        try:
-            found: Network = vars(self)["network_"]
-        except KeyError:
-            raise AttributeError(
-                f"this {type(self).__name__} is not fitted yet, and has no {name}: call fit first."
-            ) from None
-        return found
+        message = f"this %(name)s is not fitted yet, and has no {name}: call fit first."
+        check_is_fitted(self, msg=message)
+        return self.network_
 
     @abstractmethod
     def _check_targets(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
         """Validated X, and the targets of the network."""
 
-    @abstractmethod
     def _check_held_out(self, X: Any, y: Any) -> tuple[Any, Any]:
         """Validated X and the network's targets of `validation`."""
+        return self._check_targets(X, y, incremental=False, reset=False)
 
-    @abstractmethod
     def _weights(self, Y: Host, sample_weight: Any, incremental: bool = False) -> Any:
         """The weight of each example, or None, from targets Y (n, n_L) and checked weights."""
+        return sample_weight
 
     @abstractmethod
     def _output(self, hidden: int) -> tuple[str, str | Cost, str | None]:
@@ -181,14 +108,6 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
     @abstractmethod
     def _score(self, X: Any, Y: Any, sample_weight: Any) -> float:
         """The score on validated data."""
-
-    def _check_solver(self) -> bool:
-        if self.solver == "lbfgs":
-            raise AttributeError(
-                "partial_fit is only available for stochastic optimizers. "
-                f"{self.solver} is not stochastic."
-            )
-        return True
 
     def _prepare(self, X: Any, y: Any, sample_weight: Any, incremental: bool = False) -> Data:
         """Validate the data, and create the network unless training continues."""
@@ -210,9 +129,9 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
             self.loss_curve_: list[float] = []
             self._no_improvement_count = 0
             scored = self.early_stopping or self.validation is not None
-            self.validation_scores_ = [] if scored else None
-            self.best_validation_score_ = -np.inf if scored else None
-            self.best_loss_ = None if self.early_stopping else np.inf
+            self.validation_scores_: Any = [] if scored else None
+            self.best_validation_score_: Any = -np.inf if scored else None
+            self.best_loss_: Any = None if self.early_stopping else np.inf
         non_negative_number(self.alpha, "alpha")  # float64 holds it
         return Data(X, Y, weights)
 
@@ -276,12 +195,16 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
         self.n_iter_ = self.t_ = 0
         self.n_layers_ = len(sizes)
         activations, cost, loss = self._functions(len(sizes) - 2)
+        if self.dtype is not None:
+            dtype = dtype_name(self.dtype)
+        else:  # SciPy's L-BFGS works in float64
+            dtype = "float32" if dtype == np.float32 and self.solver != "lbfgs" else "float64"
         net = Network(
             sizes,
             activations,
             cost,
             self._backend(),
-            self._dtype(dtype),
+            dtype,
             "glorot_uniform",  # the fastest to draw; replaced below
             rng=0,
             dropout=self._dropout(),
@@ -329,12 +252,6 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
             )
         names = [ENGINE_NAMES.get(σ, σ) if isinstance(σ, str) else σ for σ in (*chosen, out)]
         return names[:hidden], names[hidden]
-
-    def _dtype(self, dtype: Any) -> str:
-        if self.dtype is not None:
-            return dtype_name(self.dtype)
-        # SciPy's L-BFGS works in float64
-        return "float32" if dtype == np.float32 and self.solver != "lbfgs" else "float64"
 
     def _held_out(self) -> Data | None:
         """Validated `validation`."""

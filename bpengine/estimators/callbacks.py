@@ -6,6 +6,7 @@ import copy
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any, Self
 
 import numpy as np
@@ -45,22 +46,8 @@ class EstimatorTraining(Training):
 class CallbackRunner:
     """Calls an estimator's `bpengine.Callback` objects during its training, if there are any.
 
-    Parameters
-    ----------
-    estimator : BaseMLP
-    optimizer : Optimizer or LBFGS
-    runner : StepRunner or None
-    steps : int
-        Steps per epoch.
-    held_out : Data, optional
-        Evaluated after each epoch.
-    silent : bool, optional
-        Whether to call no callbacks.
-
-    Attributes
-    ----------
-    training : EstimatorTraining or None
-        None without callbacks.
+    An epoch has `steps` steps; after each, the data `held_out` are evaluated. Without callbacks, or if
+    `silent`, the attribute `training` is None.
     """
 
     def __init__(
@@ -91,22 +78,18 @@ class CallbackRunner:
         self._clock = time.perf_counter()
 
     def __enter__(self) -> Self:
-        self._started: list[Callback] = []
-        callbacks = self.training.callbacks if self.training else ()
-        for callback in callbacks:
-            callback.check(self.training)  # type: ignore[arg-type]
-        try:
-            for callback in callbacks:
-                self._started.append(callback)
-                callback.start(self.training)  # type: ignore[arg-type]
-        except BaseException:
-            self.__exit__()
-            raise
+        with ExitStack() as ends:
+            if self.training is not None:
+                for callback in self.training.callbacks:
+                    callback.check(self.training)
+                for callback in self.training.callbacks:
+                    ends.callback(callback.end, self.training)
+                    callback.start(self.training)
+            self._ends = ends.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        for callback in self._started:
-            callback.end(self.training)  # type: ignore[arg-type]
+        self._ends.close()
 
     def note(self, loss: float, rate: float) -> bool:
         """Call the callbacks after an epoch; return whether one of them stops training."""
@@ -140,16 +123,7 @@ def _callbacks(given: Any) -> list[Callback]:
 
 
 class Task:
-    """Calls scikit-learn's callbacks during `fit`, if there are any.
-
-    Parameters
-    ----------
-    estimator : estimator
-    X, y, sample_weight : object
-        The arguments of `fit`.
-    max_subtasks : int
-        Maximum number of iterations.
-    """
+    """Calls scikit-learn's callbacks during `fit`, with its arguments, if there are any."""
 
     def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any, max_subtasks: int) -> None:
         self.estimator = estimator
@@ -173,13 +147,10 @@ class Task:
         if self._iteration is None:
             return False
         iteration, self._iteration = self._iteration, None
-        return bool(iteration.call_on_fit_task_end(**self.data, reconstruction_attributes=self._fitted))
+        attributes = lambda: {"network_": copy.deepcopy(self.estimator.network_)}  # noqa: E731
+        return bool(iteration.call_on_fit_task_end(**self.data, reconstruction_attributes=attributes))
 
     def close(self) -> None:
         """End `fit`."""
         if self.context is not None:
             self.context.call_on_fit_task_end(**self.data, reconstruction_attributes={})
-
-    def _fitted(self) -> dict[str, Any]:
-        """The attributes that a copy of the estimator needs to be fitted."""
-        return {"network_": copy.deepcopy(self.estimator.network_)}

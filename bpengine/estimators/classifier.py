@@ -2,26 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from bpengine.estimators.base import ENGINE_NAMES, SPARSE, BaseMLP
+from bpengine.estimators.base import ENGINE_NAMES
 from bpengine.estimators.data import Host, check_unmasked
-from bpengine.estimators.fit import fit
-from bpengine.model.costs import COSTS, Cost
+from bpengine.estimators.fit import MLP, stochastic_only
+from bpengine.estimators.parameters import SPARSE
+from bpengine.model.costs import Cost, resolve
 from bpengine.validation import non_negative_number
 
-__all__ = ["MLPClassifier"]
+__all__ = ["CLASS_WEIGHT", "MLPClassifier", "MultilabelMixin"]
+
+CLASS_WEIGHT = {"class_weight": [dict, list, StrOptions({"balanced"}), None]}
 
 
-class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
+class MultilabelMixin(ClassifierMixin):  # type: ignore[misc]
+    """What classifiers and ensembles of them share."""
+
+    def predict_log_proba(self, X: Any) -> Host:
+        """Logarithms of `predict_proba`.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        logarithms: Host = np.log(self.predict_proba(X))
+        return logarithms
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class MLPClassifier(MultilabelMixin, MLP):
     """Multilayer perceptron classifier, with the interface of scikit-learn's.
 
     Parameters
@@ -127,73 +154,16 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     True
     """
 
-    _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
-        **BaseMLP._parameter_constraints,
-        "class_weight": [dict, list, StrOptions({"balanced"}), None],
+    class_weight: Any = None
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **MLP._parameter_constraints,
+        **CLASS_WEIGHT,
     }
 
-    def __init__(
-        self,
-        hidden_layer_sizes: Any = (100,),
-        activation: str = "relu",
-        *,
-        solver: str = "adam",
-        alpha: float = 0.0001,
-        batch_size: int | Literal["auto"] = "auto",
-        learning_rate: str = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        verbose: bool | int = False,
-        warm_start: bool = False,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: float = 10,
-        max_fun: int = 15000,
-        backend: Any = None,
-        device: Any = None,
-        dtype: Any = None,
-        dropout: Any = 0.0,
-        activations: Any = None,
-        cost: str | Cost | None = None,
-        class_weight: Any = None,
-        validation: Any = None,
-        callbacks: Any = None,
-        max_norm: float | None = None,
-    ) -> None:
-        self._set_parameters(locals())
-
+    @stochastic_only  # type: ignore[untyped-decorator]
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPClassifier:
-        """Train the network.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Class labels; for multilabel classification an indicator matrix.
-        sample_weight : array-like of shape (n_samples,), default=None
-
-        Returns
-        -------
-        self : MLPClassifier
-        """
-        fit(self, X, y, sample_weight, incremental=False)
-        return self
-
-    @available_if(lambda self: self._check_solver())  # type: ignore[untyped-decorator]
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def partial_fit(
-        self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None
-    ) -> MLPClassifier:
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
         """Train for one more epoch.
 
         Parameters
@@ -212,7 +182,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             self._label_binarizer = LabelBinarizer()
             multilabel = type_of_target(y).startswith("multilabel")
             self._label_binarizer.fit(y if multilabel else classes)
-        fit(self, X, y, sample_weight, incremental=True)
+        self._train(X, y, sample_weight, incremental=True)
         return self
 
     def predict(self, X: Any) -> np.ndarray[Any, Any]:
@@ -257,21 +227,6 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             # independent outputs, one class against the rest
             outputs = outputs / outputs.sum(axis=1, keepdims=True)
         return outputs
-
-    def predict_log_proba(self, X: Any) -> np.ndarray[Any, Any]:
-        """Logarithms of `predict_proba`.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-        """
-        probabilities = self.predict_proba(X)
-        np.log(probabilities, out=probabilities)
-        return probabilities
 
     def _check_targets(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
         X, y = self._checked_pair(X, y, reset=reset)
@@ -350,8 +305,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         multiclass = self._label_binarizer.y_type_ == "multiclass"
         out = "softmax" if multiclass else "logistic"
         if self.cost is not None:
-            cost = COSTS.get(self.cost, self.cost)
-            canonical = getattr(cost, "canonical", None)
+            canonical = resolve(self.cost).canonical
             return canonical if canonical in ("softmax", "sigmoid") else out, self.cost, None
         chosen = self._layer_activations(hidden, out)[1]
         if chosen != ENGINE_NAMES.get(out, out):
@@ -367,11 +321,6 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         else:
             hits = ((outputs > 0.5) == Y).all(axis=1)
         return float(np.average(hits, weights=sample_weight))
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_label = True
-        return tags
 
 
 def _class_factors(given: Any, classes: list[Any], y: Host, sample_weight: Any) -> Host:

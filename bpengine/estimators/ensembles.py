@@ -2,36 +2,68 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.base import ClassifierMixin, RegressorMixin, _fit_context, clone
+from sklearn.base import MultiOutputMixin, RegressorMixin, _fit_context, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from bpengine.estimators import lbfgs, stochastic
-from bpengine.estimators.base import BaseMLP, Estimator
+from bpengine.estimators.base import BaseMLP
 from bpengine.estimators.callbacks import Task
-from bpengine.estimators.classifier import MLPClassifier
+from bpengine.estimators.classifier import CLASS_WEIGHT, MLPClassifier, MultilabelMixin
 from bpengine.estimators.data import Data, Host, check_weights
-from bpengine.estimators.regressor import MLPRegressor
+from bpengine.estimators.parameters import Estimator
+from bpengine.estimators.regressor import LOSS, MLPRegressor
 from bpengine.estimators.stacked import StackedFit, is_for_stacks, stacks, train
-from bpengine.model.costs import Cost
 
 __all__ = ["MLPEnsembleClassifier", "MLPEnsembleRegressor"]
 
 SEEDS = np.iinfo(np.int32).max
-EXCLUDED = "warm_start", "verbose", "callbacks"  # parameters that an ensemble has not
 
 
-class BaseEnsemble(Estimator, ABC):
+@dataclass(eq=False, repr=False)
+class FirstParameter:
+    """Last base of `BaseEnsemble`: dataclasses take the fields of their last base first."""
+
+    n_estimators: int = 10
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class BaseEnsemble(Estimator, FirstParameter):
     """Base class of `MLPEnsembleClassifier` and `MLPEnsembleRegressor`."""
 
-    _single: type[BaseMLP]
-    estimators_: list[Any]
+    bootstrap: bool = False
+
+    _single: ClassVar[type[BaseMLP]]
+    _averaged: ClassVar[str]  # method
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **Estimator._parameter_constraints,
+        "n_estimators": [Interval(Integral, 1, None, closed="left")],
+        "bootstrap": ["boolean"],
+    }
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train the networks.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Of a classifier the class labels; for multilabel classification an indicator matrix.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        self : estimator
+        """
+        self._fit(X, y, sample_weight)
+        return self
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         X, y = self._checked_pair(X, y, numeric=self._single is MLPRegressor)
@@ -47,7 +79,8 @@ class BaseEnsemble(Estimator, ABC):
                 self._checked(self.validation[0]),
                 *self.validation[1:],
             )
-        self.estimators_, found = [], []
+        self.estimators_: list[Any] = []
+        found = []
         for seed, numbers in zip(self._seeds[:, 0], self.estimators_samples_, strict=True):
             est = self._single(**parameters, random_state=int(seed))
             member = None
@@ -85,13 +118,10 @@ class BaseEnsemble(Estimator, ABC):
         check_is_fitted(self)
         return [est.loss_curve_ for est in self.estimators_]
 
-    @abstractmethod
-    def _predictions(self, X: Any) -> list[Host]:
-        """Predictions of each network for validated X."""
-
     def _mean_and_std(self, X: Any) -> tuple[Host, Host]:
         check_is_fitted(self)
-        found = np.stack(self._predictions(self._checked(X)))
+        X = self._checked(X)
+        found = np.stack([getattr(est, self._averaged)(X) for est in self.estimators_])
         return found.mean(axis=0), found.std(axis=0)
 
 
@@ -102,13 +132,8 @@ def _prepared(est: BaseMLP, X: Any, y: Any, sample_weight: Any, numbers: Host) -
     return data._replace(weights=est._weights(data.Y[numbers], weights))
 
 
-def _constraints(single: type[BaseMLP]) -> dict[str, Any]:
-    shared = {k: v for k, v in single._parameter_constraints.items() if k not in EXCLUDED}
-    count = [Interval(Integral, 1, None, closed="left")]
-    return {"n_estimators": count, "bootstrap": ["boolean"], **shared}
-
-
-class MLPEnsembleClassifier(ClassifierMixin, BaseEnsemble):  # type: ignore[misc]
+@dataclass(eq=False, repr=False, kw_only=True)
+class MLPEnsembleClassifier(MultilabelMixin, BaseEnsemble):
     """Ensemble of multilayer perceptron classifiers.
 
     The networks are trained as one stack. Each equals, to rounding, an `MLPClassifier` with its
@@ -167,65 +192,18 @@ validation, max_norm
     True
     """
 
-    _single = MLPClassifier
-    _parameter_constraints = _constraints(MLPClassifier)
+    class_weight: Any = None
 
-    def __init__(
-        self,
-        n_estimators: int = 10,
-        hidden_layer_sizes: Any = (100,),
-        activation: str = "relu",
-        *,
-        bootstrap: bool = False,
-        solver: str = "adam",
-        alpha: float = 0.0001,
-        batch_size: int | Literal["auto"] = "auto",
-        learning_rate: str = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: float = 10,
-        max_fun: int = 15000,
-        backend: Any = None,
-        device: Any = None,
-        dtype: Any = None,
-        dropout: Any = 0.0,
-        activations: Any = None,
-        cost: str | Cost | None = None,
-        class_weight: Any = None,
-        validation: Any = None,
-        max_norm: float | None = None,
-    ) -> None:
-        self._set_parameters(locals())
+    _single, _averaged = MLPClassifier, "predict_proba"
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **BaseEnsemble._parameter_constraints,
+        **CLASS_WEIGHT,
+    }
 
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPEnsembleClassifier:
-        """Train the networks.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Class labels; for multilabel classification an indicator matrix.
-        sample_weight : array-like of shape (n_samples,), default=None
-
-        Returns
-        -------
-        self : MLPEnsembleClassifier
-        """
-        self._fit(X, y, sample_weight)
-        self.classes_ = self.estimators_[0].classes_
-        return self
+    @property
+    def classes_(self) -> Any:
+        """The classes, as of the networks."""
+        return self.estimators_[0].classes_
 
     def predict(self, X: Any) -> Host:
         """The most probable class of each example, by the mean of the networks.
@@ -259,29 +237,9 @@ validation, max_norm
         mean, std = self._mean_and_std(X)
         return (mean, std) if return_std else mean
 
-    def predict_log_proba(self, X: Any) -> Host:
-        """Logarithms of `predict_proba`.
 
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-        """
-        return np.log(self._mean_and_std(X)[0])
-
-    def _predictions(self, X: Any) -> list[Host]:
-        return [est.predict_proba(X) for est in self.estimators_]
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_label = True
-        return tags
-
-
-class MLPEnsembleRegressor(RegressorMixin, BaseEnsemble):  # type: ignore[misc]
+@dataclass(eq=False, repr=False, kw_only=True)
+class MLPEnsembleRegressor(MultiOutputMixin, RegressorMixin, BaseEnsemble):  # type: ignore[misc]
     """Ensemble of multilayer perceptron regressors.
 
     The networks are trained as one stack; see `MLPEnsembleClassifier`.
@@ -320,63 +278,10 @@ max_norm
     (True, True)
     """
 
-    _single = MLPRegressor
-    _parameter_constraints = _constraints(MLPRegressor)
+    loss: str = "squared_error"
 
-    def __init__(
-        self,
-        n_estimators: int = 10,
-        hidden_layer_sizes: Any = (100,),
-        activation: str = "relu",
-        *,
-        bootstrap: bool = False,
-        loss: str = "squared_error",
-        solver: str = "adam",
-        alpha: float = 0.0001,
-        batch_size: int | Literal["auto"] = "auto",
-        learning_rate: str = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: float = 10,
-        max_fun: int = 15000,
-        backend: Any = None,
-        device: Any = None,
-        dtype: Any = None,
-        dropout: Any = 0.0,
-        activations: Any = None,
-        cost: str | Cost | None = None,
-        validation: Any = None,
-        max_norm: float | None = None,
-    ) -> None:
-        self._set_parameters(locals())
-
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPEnsembleRegressor:
-        """Train the networks.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        sample_weight : array-like of shape (n_samples,), default=None
-
-        Returns
-        -------
-        self : MLPEnsembleRegressor
-        """
-        self._fit(X, y, sample_weight)
-        return self
+    _single, _averaged = MLPRegressor, "predict"
+    _parameter_constraints: ClassVar[dict[str, Any]] = {**BaseEnsemble._parameter_constraints, **LOSS}
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Mean of the networks' predictions.
@@ -393,11 +298,3 @@ max_norm
         """
         mean, std = self._mean_and_std(X)
         return (mean, std) if return_std else mean
-
-    def _predictions(self, X: Any) -> list[Host]:
-        return [est.predict(X) for est in self.estimators_]
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        return tags

@@ -1,27 +1,60 @@
-"""Fitting an estimator: validation, then a solver."""
+"""Fitting a single network: validation, then a solver."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
+
+from sklearn.base import _fit_context
+from sklearn.utils.metaestimators import available_if
 
 from bpengine.estimators.base import BaseMLP
 from bpengine.estimators.callbacks import Task
 from bpengine.estimators.lbfgs import minimize
 from bpengine.estimators.stochastic import train
 
-__all__ = ["fit"]
+__all__ = ["MLP", "stochastic_only"]
 
 
-def fit(estimator: BaseMLP, X: Any, y: Any, sample_weight: Any, incremental: bool) -> None:
-    """Train `estimator`; with `incremental` for one more epoch."""
-    data = estimator._prepare(X, y, sample_weight, incremental)
-    task = None
-    if not incremental:
-        task = Task(estimator, X, y, sample_weight, max_subtasks=estimator.max_iter)
-    if task is not None and estimator.solver == "lbfgs":
-        minimize(estimator, data, task)
-    else:
-        train(estimator, data, task)
-    estimator._check_trained()
-    if task is not None:
+class MLP(BaseMLP):
+    """An estimator with `fit`."""
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Of a classifier the class labels; for multilabel classification an indicator matrix.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        self : estimator
+        """
+        self._train(X, y, sample_weight)
+        return self
+
+    def _train(self, X: Any, y: Any, sample_weight: Any, incremental: bool = False) -> None:
+        """Train; with `incremental` for one more epoch."""
+        data = self._prepare(X, y, sample_weight, incremental)
+        if incremental:
+            train(self, data, None)
+            self._check_trained()
+            return
+        task = Task(self, X, y, sample_weight, max_subtasks=self.max_iter)
+        (minimize if self.solver == "lbfgs" else train)(self, data, task)
+        self._check_trained()
         task.close()
+
+
+def _is_stochastic(est: BaseMLP) -> bool:
+    if est.solver == "lbfgs":
+        raise AttributeError(
+            "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic."
+        )
+    return True
+
+
+stochastic_only = available_if(_is_stochastic)

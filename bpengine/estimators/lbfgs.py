@@ -97,8 +97,6 @@ def _loss(objective: Objective, loss: Loss) -> float:
     total: float = model.penalty.value(model.parameters)
     for share, plan in objective.run():
         ws = plan.workspace
-        values = loss(plan.output, ws.targets)
-        if ws.weights is not None:
-            values = values * ws.weights[0, :]
-        total += share * float(xp.mean(values))
+        weights = None if ws.weights is None else ws.weights[0, :]
+        total += share * float(xp.mean(loss(plan.output, ws.targets, weights)))
     return total

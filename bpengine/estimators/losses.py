@@ -29,14 +29,20 @@ class Loss:
         ε = float(np.finfo(network.dtype).eps)
         self._bounds = -math.log1p(-ε), -math.log(ε)
 
-    def __call__(self, x: Array, y: Array) -> Array:
+    def __call__(self, x: Array, y: Array, weights: Array | None = None) -> Array:
         """Losses of shape (…, m).
 
         Parameters
         ----------
         x, y : arrays of shape (…, n_L, m)
             Weighted inputs or activations, as `Plan.output`; and targets.
+        weights : array of shape (…, m), optional
+            Factors of the losses.
         """
+        losses = self._of(x, y)
+        return losses if weights is None else losses * weights
+
+    def _of(self, x: Array, y: Array) -> Array:
         xp = self.network.backend.xp
         if self.name == "log_loss":
             if self.network.activations[-1] is ACTIVATIONS["softmax"]:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.base import RegressorMixin, _fit_context
+from sklearn.base import MultiOutputMixin, RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from bpengine.estimators.base import BaseMLP
-from bpengine.estimators.data import Host
-from bpengine.estimators.fit import fit
+from bpengine.estimators.fit import MLP, stochastic_only
 from bpengine.model.costs import Cost
 
-__all__ = ["MLPRegressor"]
+__all__ = ["LOSS", "MLPRegressor"]
+
+LOSS = {"loss": [StrOptions({"squared_error", "poisson"})]}
 
 
-class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
+@dataclass(eq=False, repr=False)
+class FirstParameter:
+    """Last base of `MLPRegressor`: dataclasses take the fields of their last base first."""
+
+    loss: str = "squared_error"
+
+
+@dataclass(eq=False, repr=False)
+class MLPRegressor(MultiOutputMixin, RegressorMixin, MLP, FirstParameter):  # type: ignore[misc]
     """Multilayer perceptron regressor, with the interface of scikit-learn's.
 
     Parameters
@@ -55,70 +63,11 @@ dropout, activations, validation, callbacks, max_norm
     True
     """
 
-    _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
-        **BaseMLP._parameter_constraints,
-        "loss": [StrOptions({"squared_error", "poisson"})],
-    }
+    _parameter_constraints: ClassVar[dict[str, Any]] = {**MLP._parameter_constraints, **LOSS}
 
-    def __init__(
-        self,
-        loss: str = "squared_error",
-        hidden_layer_sizes: Any = (100,),
-        activation: str = "relu",
-        *,
-        solver: str = "adam",
-        alpha: float = 0.0001,
-        batch_size: int | Literal["auto"] = "auto",
-        learning_rate: str = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        verbose: bool | int = False,
-        warm_start: bool = False,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: float = 10,
-        max_fun: int = 15000,
-        backend: Any = None,
-        device: Any = None,
-        dtype: Any = None,
-        dropout: Any = 0.0,
-        activations: Any = None,
-        cost: str | Cost | None = None,
-        validation: Any = None,
-        callbacks: Any = None,
-        max_norm: float | None = None,
-    ) -> None:
-        self._set_parameters(locals())
-
+    @stochastic_only  # type: ignore[untyped-decorator]
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPRegressor:
-        """Train the network.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        sample_weight : array-like of shape (n_samples,), default=None
-
-        Returns
-        -------
-        self : MLPRegressor
-        """
-        fit(self, X, y, sample_weight, incremental=False)
-        return self
-
-    @available_if(lambda self: self._check_solver())  # type: ignore[untyped-decorator]
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPRegressor:
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train for one more epoch.
 
         Parameters
@@ -131,7 +80,7 @@ dropout, activations, validation, callbacks, max_norm
         -------
         self : MLPRegressor
         """
-        fit(self, X, y, sample_weight, incremental=True)
+        self._train(X, y, sample_weight, incremental=True)
         return self
 
     def predict(self, X: Any) -> np.ndarray[Any, Any]:
@@ -155,12 +104,6 @@ dropout, activations, validation, callbacks, max_norm
             raise ValueError(f"loss='poisson' needs targets of 0 or more, got {y.min()}.")
         return X, y
 
-    def _check_held_out(self, X: Any, y: Any) -> tuple[Any, Any]:
-        return self._check_targets(X, y, incremental=False, reset=False)
-
-    def _weights(self, Y: Host, sample_weight: Any, incremental: bool = False) -> Any:
-        return sample_weight
-
     def _output(self, hidden: int) -> tuple[str, str | Cost, str | None]:
         if self.cost is not None:
             return "identity", self.cost, None
@@ -173,8 +116,3 @@ dropout, activations, validation, callbacks, max_norm
         if not np.isfinite(outputs).all():
             return float("nan")
         return float(r2_score(Y, outputs, sample_weight=sample_weight))
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        return tags

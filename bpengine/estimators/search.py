@@ -221,17 +221,7 @@ def _numbered(*parts: Any) -> tuple[Any, ...]:
 
 
 class Fit:
-    """A candidate on a fold.
-
-    Parameters
-    ----------
-    estimator : BaseMLP
-        To be cloned.
-    candidate : dict
-        Parameters to set.
-    split : tuple of arrays of int
-        Indices of the training and test examples.
-    """
+    """A candidate, the parameters to set, on a fold: indices of the training and test examples."""
 
     def __init__(self, estimator: BaseMLP, candidate: dict[str, Any], split: tuple[Any, Any]) -> None:
         self.estimator, self.candidate, (self.train, self.test) = clone(estimator), candidate, split

@@ -41,14 +41,7 @@ def is_for_stacks(estimator: BaseMLP, X: Any) -> bool:
 class StackedFit:
     """An estimator with an initialized network, and its training examples.
 
-    Parameters
-    ----------
-    estimator : BaseMLP
-    numbers : array of int, shape (n,)
-        Indices of its examples among all.
-    Y : array of shape (n, n_L)
-        Their targets.
-    weights : array of shape (n,) or None
+    `numbers` (n,) are the indices of its examples among all; Y (n, n_L) and `weights` (n,) are theirs.
     """
 
     def __init__(self, estimator: BaseMLP, numbers: Host, Y: Host, weights: Host | None) -> None:
@@ -85,21 +78,13 @@ class StackedFit:
             len(self.order) if np.any(net.dropout) else None,
         )
 
-    def next_order(self) -> Host:
-        """The order of an epoch's examples, as indices into `numbers`."""
-        self.order = rules.shuffled(self.estimator, self.order)
-        return self.order
-
-    def held_out(self, X: Host) -> Data | None:
-        """The validation data; X are the inputs of all examples."""
-        if self._chosen is None:
-            return self._given
-        weights = None if self.weights is None else self.weights[self._chosen]
-        return Data(X[self.numbers[self._chosen]], self.Y[self._chosen], weights)
-
     def record(self, loss: float, X: Host) -> bool:
-        """Record an epoch; return whether training has converged."""
-        rules.record_epoch(self.estimator, loss, len(self.order), self.held_out(X))
+        """Record an epoch; return whether training has converged. X are the inputs of all examples."""
+        held_out = self._given
+        if self._chosen is not None:
+            weights = None if self.weights is None else self.weights[self._chosen]
+            held_out = Data(X[self.numbers[self._chosen]], self.Y[self._chosen], weights)
+        rules.record_epoch(self.estimator, loss, len(self.order), held_out)
         self.learning_rate = rules.next_rate(self.estimator, self.learning_rate)
         return rules.converged(self.estimator, self)
 
@@ -173,11 +158,7 @@ def train(group: Sequence[StackedFit], X: Host) -> None:
 class StackSteps:
     """Epochs of a stack whose networks differ in their examples and their order.
 
-    Parameters
-    ----------
-    group : sequence of StackedFit
-    rows : array of shape (N, K_1 + n_L)
-        All examples in the row layout of a workspace without weights.
+    `rows`, (N, K_1 + n_L), are all examples in the row layout of a workspace without weights.
     """
 
     def __init__(self, group: Sequence[StackedFit], rows: Array) -> None:
@@ -224,7 +205,7 @@ class StackSteps:
         # a shorter last batch is padded with examples of weight 0
         numbers, weights = np.empty(shape, np.int64), np.zeros(shape)
         for p, member in enumerate(running):
-            order = member.next_order()
+            order = member.order = rules.shuffled(member.estimator, member.order)
             n = len(order)
             numbers[p, :n], numbers[p, n:] = member.numbers[order], member.numbers[0]
             weights[p, :n] = 1.0 if member.weights is None else member.weights[order]
@@ -287,11 +268,8 @@ class StackSteps:
             if start == 0:
                 plan = self.runner.plan(chunk)[0]
                 plan.learning_rate = rates
-            x, y, factors = self.runner.outputs(chunk)
-            values = self.loss(x, y)
-            if factors is not None:
-                values = values * factors
-            found += net.backend.to_float(xp.sum(values, axis=(0, -1), dtype=xp.float64))
+            losses = self.loss(*self.runner.outputs(chunk))
+            found += net.backend.to_float(xp.sum(losses, axis=(0, -1), dtype=xp.float64))
         return counts / m * found + counts / 2 * penalties
 
     def _outcomes(self, indices: Array, m: int, shares: Array | None) -> tuple[Array, Array | None]:

@@ -6,7 +6,7 @@ and the caller gives the order of the examples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from bpengine.backprop.reduction import Mean
 from bpengine.backprop.workspace import Workspace
 from bpengine.data.source import Chunk
 from bpengine.estimators.data import Examples, Host
+from bpengine.estimators.losses import Loss
 from bpengine.model.model import Model
 from bpengine.network.network import Network
 from bpengine.optimizers.adam import Adam
@@ -25,8 +26,6 @@ from bpengine.optimizers.update import OptimizerState
 from bpengine.training.steps import StepRunner
 
 __all__ = ["HatAdam", "Steps"]
-
-Loss = Callable[[Array, Array], Array]
 
 
 @dataclass(frozen=True, repr=False)
@@ -124,19 +123,7 @@ def weighted_plan(model: Model, chunk: Chunk, state: OptimizerState, executor: B
 class Steps:
     """Training steps on one network, with the optimizer's state.
 
-    Parameters
-    ----------
-    network : Network
-    optimizer : Optimizer
-    learning_rate : float
-    loss : callable
-        The loss of every example, of shape (…, m), from outputs and targets of shape (…, n_L, m).
-
-    Attributes
-    ----------
-    learning_rate : float
-        η; may be set between epochs.
-    runner : StepRunner
+    `learning_rate` may be set between epochs.
     """
 
     def __init__(self, network: Network, optimizer: Optimizer, learning_rate: float, loss: Loss) -> None:
@@ -158,13 +145,7 @@ class Steps:
     def epoch(self, examples: Examples, order: Host, batch_size: int, alpha: float) -> float:
         """Steps on the examples of `order`, `batch_size` at a time; return the average loss.
 
-        Parameters
-        ----------
-        examples : Examples
-        order : array of int
-        batch_size : int
-        alpha : float
-            Strength of the penalty, divided by the sum of a batch's weights.
+        The penalty's strength is `alpha` divided by the sum of a batch's weights.
         """
         if bool(alpha) != bool(self.network.l2):
             self.runner.clear()  # the plans are with a penalty, or without
@@ -188,9 +169,6 @@ class Steps:
                     plan.learning_rate = self.learning_rate
                     plan.reduction.settings = settings
                 plan.reduction.squares[...] = 0.0
-            x, y, weights = self.runner.outputs(chunk)
-            values = self.loss(x, y)
-            if weights is not None:
-                values = values * weights
-            total += float(net.backend.xp.sum(values, dtype=net.backend.xp.float64))
+            losses = self.loss(*self.runner.outputs(chunk))
+            total += float(net.backend.xp.sum(losses, dtype=net.backend.xp.float64))
         return total if plan is None else total + alpha / 2 * float(plan.reduction.squares)

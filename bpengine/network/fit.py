@@ -51,7 +51,7 @@ def prepared(model: Model, X: Any, Y: Any, *, comm: Any, **options: Any) -> Iter
     if comm is None:
         yield _training(model, X, Y, **options)
         return
-    data_parallel = DataParallel.of(comm)
+    data_parallel = comm if isinstance(comm, DataParallel) else DataParallel(comm)
     with Group(data_parallel.comm, data_parallel.timeout) as group:
         yield _training(model, X, Y, ranks=Ranks(group, data_parallel), **options)
 

@@ -1,0 +1,118 @@
+"""What all estimators share: parameters, and the validation of data."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import column_or_1d
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.validation import validate_data
+
+from bpengine.backends import Backend
+from bpengine.estimators.data import check_unmasked
+from bpengine.model.activations import Activation
+from bpengine.model.costs import Cost
+
+__all__ = ["SPARSE", "Estimator"]
+
+SPARSE = ["csr", "csc"]
+
+
+@dataclass(eq=False, repr=False)
+class Estimator(BaseEstimator):  # type: ignore[misc]
+    """The parameters of all estimators, and validation, for single networks and ensembles."""
+
+    hidden_layer_sizes: Any = (100,)
+    activation: str = "relu"
+    _: KW_ONLY
+    solver: str = "adam"
+    alpha: float = 0.0001
+    batch_size: int | Literal["auto"] = "auto"
+    learning_rate: str = "constant"
+    learning_rate_init: float = 0.001
+    power_t: float = 0.5
+    max_iter: int = 200
+    shuffle: bool = True
+    random_state: Any = None
+    tol: float = 1e-4
+    momentum: float = 0.9
+    nesterovs_momentum: bool = True
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    n_iter_no_change: float = 10
+    max_fun: int = 15000
+    backend: Any = None
+    device: Any = None
+    dtype: Any = None
+    dropout: Any = 0.0
+    activations: Any = None
+    cost: str | Cost | None = None
+    validation: Any = None
+    max_norm: float | None = None
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions({"identity", "logistic", "tanh", "relu"})],
+        "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+        "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "backend": [str, Backend, None],
+        "device": "no_validation",
+        "dtype": "no_validation",
+        "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
+        "activations": [str, Activation, list, tuple, None],
+        "cost": [str, Cost, None],
+        "validation": [list, tuple, None],
+        "max_norm": [Interval(Real, 0, None, closed="neither"), None],
+    }
+
+    def _checked(self, X: Any) -> Any:
+        check_unmasked(X=X)
+        return validate_data(self, X, accept_sparse=SPARSE, reset=False)
+
+    def _checked_pair(
+        self, X: Any, y: Any, *, numeric: bool = False, reset: bool = True
+    ) -> tuple[Any, Any]:
+        """Validated X and y of `fit`; y of shape (n, 1) becomes (n,)."""
+        check_unmasked(X=X, y=y)
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse=SPARSE,
+            multi_output=True,
+            y_numeric=numeric,
+            dtype=(np.float64, np.float32),
+            reset=reset,
+        )
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        return X, y
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
