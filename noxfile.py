@@ -44,7 +44,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def lowest(session: nox.Session) -> None:
-    """A part of the tests on NumPy, array-api-compat, Numba and scikit-learn in their lowest versions."""
+    """A part of the tests on the lowest versions of NumPy, array-api-compat, Numba and scikit-learn."""
     extras = PROJECT["project"]["optional-dependencies"]
     required = [*PROJECT["project"]["dependencies"], *extras["numba"], *extras["estimators"]]
     lowest = [requirement.replace(">=", "==") for requirement in required]
