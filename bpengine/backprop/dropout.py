@@ -16,13 +16,7 @@ __all__ = ["Dropout", "Uniform", "in_blocks"]
 class Uniform:
     """Draws uniform random numbers on the host, the same on every backend.
 
-    Parameters
-    ----------
-    rngs : sequence of numpy.random.Generator or None
-        One for each network; None, for a network without dropout, gives zeros.
-    shape : tuple of int
-    backend : Backend
-    dtype : str
+    There is a generator for each network; None, for a network without dropout, gives zeros.
     """
 
     def __init__(
@@ -55,17 +49,7 @@ class Dropout:
     """Random masks of activations.
 
     Remaining activations are divided by their probability, which preserves the expected value.
-
-    Parameters
-    ----------
-    probabilities : sequence of float or of P floats
-        Dropout rates of the layers before the output, input first, of all networks or per network.
-    shapes : sequence of tuple
-        The shapes of those layers' activations.
-    rngs : sequence of numpy.random.Generator
-        One for each network.
-    backend : Backend
-    dtype : str
+    `probabilities` and `shapes` are those of the layers before the output, input first.
 
     References
     ----------

@@ -63,27 +63,15 @@ def forward_chunks(
 
 def _forward_program(network: Model, m: int, per_network: tuple[str, ...]) -> tuple[Workspace, Program]:
     """Feedforward for m examples; every thread caches its last program."""
-    cache = network.forward_programs
-    parameters, activations, *size = getattr(cache, "key", (None, None))
-    if (
-        parameters is not network.parameters
-        or activations is not network.activations
-        or size != [m, per_network]
-    ):
-        σ, backend = network.activations, network.backend
+    cache, σ = network.forward_programs, network.activations
+    key = network.parameters, σ, m, per_network
+    if getattr(cache, "key", None) != key:
+        sizes, backend, dtype, stack = network.sizes, network.backend, network.dtype, network.stack
         workspace = Workspace(
-            network.sizes,
-            σ,
-            m,
-            backend,
-            network.dtype,
-            errors=False,
-            stack=network.stack,
-            per_network=per_network,
+            sizes, σ, m, backend, dtype, errors=False, stack=stack, per_network=per_network
         )
         operations = equations.feedforward(network.parameters, σ, workspace)
-        cache.program = workspace, backend.compile(operations)
-        cache.key = network.parameters, σ, m, per_network
+        cache.program, cache.key = (workspace, backend.compile(operations)), key
     found: tuple[Workspace, Program] = cache.program
     return found
 

@@ -27,26 +27,14 @@ class Workspace:
 
     Parameters
     ----------
-    sizes : sequence of int
-        Neurons per layer, input first.
-    activations : sequence of Activation
-        One per layer after the input.
-    batch_size : int
-        m.
-    backend : Backend
-    dtype : str
+    sizes, activations, batch_size, backend, dtype, stack, dropout, rngs
+        As of `Model` and `Plan`.
     errors : bool, optional
         Whether to create the buffers of the backward pass.
-    stack : tuple of int, optional
-        (P,) for a stack of P networks.
     per_network : collection of {"inputs", "targets", "weights"}, optional
         The parts that differ between the networks of a stack.
     weighted : bool, optional
         Whether each example has a weight.
-    dropout : sequence of float or of P floats, optional
-        Dropout rates of the layers before the output.
-    rngs : sequence of numpy.random.Generator, optional
-        For dropout, one for each network.
     scales : bool, optional
         Whether `scale` differs between the networks of a stack.
 
@@ -89,13 +77,22 @@ class Workspace:
     ) -> None:
         m = self.batch_size = batch_size
         width = padded(sizes[0] + 1, backend, dtype)
-        x, y, weights = self._make_rows(
-            sizes[-1], m, width, backend, dtype, stack, per_network, weighted
-        )
+        if "inputs" in per_network:
+            end = width + sizes[-1]
+            rows = backend.empty((*stack, m, end + weighted), dtype)
+            self.rows = backend.xp.reshape(rows, (-1, end + weighted), copy=False)
+            x, y, weights = rows[..., :width], rows[..., width:end].mT, rows[..., end:].mT
+        else:
+            y_stack = stack if "targets" in per_network else ()
+            weights_stack = stack if "weights" in per_network else ()
+            end = width + sizes[-1] * math.prod(y_stack)
+            rows = backend.empty((m, end + weighted * math.prod(weights_stack)), dtype)
+            self.rows, x = rows, rows[:, :width]
+            y, weights = in_stack(rows[:, width:end], y_stack), in_stack(rows[:, end:], weights_stack)
         self.inputs: Array = x[..., : sizes[0]]
         self.extended: list[Array] = [x.mT]
         self.targets: Array = y
-        self.weights: Array | None = weights
+        self.weights: Array | None = weights if weighted else None
         shapes = [(*stack, m, sizes[0]), *((*stack, n, m) for n in sizes[1:-1])]
         self.dropout = Dropout(dropout, shapes, rngs, backend, dtype)
         if 0 in self.dropout:
@@ -126,34 +123,9 @@ class Workspace:
         self.scale = backend.empty((*stack, 1, 1) if scales else (), dtype)
         self.scale[...] = 1 / m
         self.example_scale = self.scale
-        if weights is not None:
-            per_network = self.scale.ndim or weights.ndim > 2
-            self.example_scale = backend.empty((*stack, 1, m) if per_network else (1, m), dtype)
-
-    def _make_rows(
-        self,
-        outputs: int,
-        m: int,
-        width: int,
-        backend: Backend,
-        dtype: str,
-        stack: tuple[int, ...],
-        per_network: Collection[str],
-        weighted: bool,
-    ) -> tuple[Array, Array, Array | None]:
-        """Create the rows; return ``[x | 1 | 0]``, and targets and weights as columns."""
-        if "inputs" in per_network:
-            end = width + outputs
-            self.rows = backend.empty((*stack, m, end + weighted), dtype)
-            x, y, weights = self.rows[..., :width], self.rows[..., width:end], self.rows[..., end:]
-            self.rows = backend.xp.reshape(self.rows, (-1, end + weighted), copy=False)
-            return x, y.mT, weights.mT if weighted else None
-        y_stack = stack if "targets" in per_network else ()
-        weights_stack = stack if "weights" in per_network else ()
-        end = width + outputs * math.prod(y_stack)
-        self.rows = backend.empty((m, end + weighted * math.prod(weights_stack)), dtype)
-        y = in_stack(self.rows[:, width:end], y_stack)
-        return self.rows[:, :width], y, in_stack(self.rows[:, end:], weights_stack) if weighted else None
+        if weighted:
+            scales = scales or weights.ndim > 2
+            self.example_scale = backend.empty((*stack, 1, m) if scales else (1, m), dtype)
 
     def weigh(self) -> Iterator[Operation]:
         """Multiply the scale by the examples' weights, if any."""
