@@ -18,18 +18,9 @@ MAPPED_BYTES = 2**28  # larger memory maps are not copied into memory
 
 
 class MemoryMapped(IndexedSource):
-    """Examples of a memory map, read from disk at each step.
+    """Examples of a memory map, or of some of its columns, read from disk at each step.
 
-    Parameters
-    ----------
-    network : Network
-    X : array of shape (n_1, …)
-        The map.
-    Y, weights : arrays of shape (n_L, N) and (N,)
-    batch_size, shuffle
-        As for `Network.fit`.
-    columns : array of shape (N,), optional
-        The map's columns to use; all by default.
+    `Y` and `weights` are those of the columns.
     """
 
     def __init__(

@@ -15,43 +15,48 @@ from bpengine.model.model import Model
 from bpengine.model.packed_examples import TargetColumns, pack_examples
 from bpengine.model.parameters import padded
 
-__all__ = ["Offloaded", "fits_on_device", "offloaded"]
+__all__ = ["Offloaded", "fits_on_device"]
 
 BUFFER_BYTES = 2**26  # of each transfer buffer
-Write = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], None]
+Write = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], Any]  # of examples into rows
 
 
 class Offloaded(IndexedSource):
-    """Examples in host memory, transferred while the device computes on the previous part.
+    """Examples in host memory, or in columns of a memory map.
 
-    Parameters
-    ----------
-    network : Network
-    write : callable
-        ``write(indices, rows)`` packs examples into host memory.
-    examples : int
-    weighted : bool
-    batch_size, shuffle
-        As for `Network.fit`.
+    They are transferred while the device computes on the previous part.
     """
 
     def __init__(
         self,
         network: Model,
-        write: Write,
-        examples: int,
-        weighted: bool,
+        X: Array,
+        Y: Array,
+        weights: Array | None,
         batch_size: int,
         shuffle: bool | int,
+        columns: np.ndarray[Any, Any] | None = None,
     ) -> None:
-        super().__init__(examples, batch_size, shuffle)
-        self.network, self.backend = network, network.backend
-        self.weighted, self._write = weighted, write
-        self._width, itemsize = _row(network, weighted)
+        super().__init__(int(Y.shape[1]), batch_size, shuffle)
+        backend, dtype = network.backend, network.dtype
+        self.network, self.backend, self.weighted = network, backend, weights is not None
+        self._width, itemsize = _row(network, self.weighted)
+        host = NumPyBackend()
+        host.alignment = backend.alignment
+        X, Y = (backend.to_numpy(x) if backend.owns(x) else x for x in (X, Y))
+        if MemoryMapped.is_needed(X):
+            mapped = MemoryMapped(network, X, Y, weights, batch_size, shuffle, columns)
+            self._write: Write = partial(mapped.write, host)
+        else:
+            if network.label_smoothing:
+                Y = backend.to_numpy(network.smoothed(Y))
+            packed = np.empty((self.examples, self._width), dtype)
+            pack_examples(X, Y, network.sizes[-1], host, dtype, out=packed, weights=weights)
+            self._write = lambda indices, rows: packed.take(indices, 0, rows, "clip")
         self._steps = max(1, BUFFER_BYTES // (self._width * itemsize * batch_size))
         shape = min(self._steps, self.steps) * batch_size, self._width
-        self._prefetcher = self.backend.prefetcher(shape, network.dtype)
-        self._numbers = self.backend.asarray(np.arange(shape[0]), "int64")
+        self._prefetcher = backend.prefetcher(shape, dtype)
+        self._numbers = backend.asarray(np.arange(shape[0]), "int64")
 
     def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
         """An epoch; a chunk has at most the steps that fit in a buffer."""
@@ -110,35 +115,6 @@ def fits_on_device(network: Model, examples: int, weighted: bool) -> bool:
     left = network.backend.memory_left()
     width, itemsize = _row(network, weighted)
     return left is None or 2 * examples * width * itemsize <= left
-
-
-def offloaded(
-    network: Model,
-    X: Array,
-    Y: Array,
-    weights: Array | None,
-    batch_size: int,
-    shuffle: bool | int,
-    columns: np.ndarray[Any, Any] | None = None,
-) -> Offloaded:
-    """`Offloaded` examples of arrays, or of columns of a memory map."""
-    host = NumPyBackend()
-    host.alignment = network.backend.alignment
-    X, Y = (network.backend.to_numpy(x) if network.backend.owns(x) else x for x in (X, Y))
-    weighted = weights is not None
-    if MemoryMapped.is_needed(X):
-        mapped = MemoryMapped(network, X, Y, weights, batch_size, shuffle, columns)
-        write: Write = partial(mapped.write, host)
-        return Offloaded(network, write, mapped.examples, weighted, batch_size, shuffle)
-    if network.label_smoothing:
-        Y = network.backend.to_numpy(network.smoothed(Y))
-    rows = np.empty((X.shape[1], _row(network, weighted)[0]), network.dtype)
-    pack_examples(X, Y, network.sizes[-1], host, network.dtype, out=rows, weights=weights)
-
-    def gather(numbers: np.ndarray[Any, Any], out: np.ndarray[Any, Any]) -> None:
-        rows.take(numbers, 0, out, "clip")
-
-    return Offloaded(network, gather, len(rows), weighted, batch_size, shuffle)
 
 
 def _row(network: Model, weighted: bool) -> tuple[int, int]:

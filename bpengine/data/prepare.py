@@ -9,7 +9,7 @@ import numpy as np
 
 from bpengine.backends import Array, Backend
 from bpengine.data.memmap import MemoryMapped
-from bpengine.data.offload import fits_on_device, offloaded
+from bpengine.data.offload import Offloaded, fits_on_device
 from bpengine.data.per_network import PerNetwork
 from bpengine.data.resident import InMemory
 from bpengine.data.source import Source
@@ -102,26 +102,22 @@ def make_source(
     per_network = per_network_parts(X, Y, weights)
     totals.check_per_network(PARTS if shuffle == "each" else per_network)
     weights = totals.relative(weights, N)
-    if per_network or isinstance(shuffle, str):
-        if MemoryMapped.is_needed(X):
-            raise ValueError(
-                "a memory map this large is read batch by batch and shared by the networks of a stack: "
-                "give X, Y and sample_weight without an axis for the networks, and no shuffle='each'."
-            )
-        X = X if columns is None else take_columns(network.backend, X, columns)
-        if isinstance(shuffle, str) or "inputs" in per_network:
-            return PerNetwork(network, X, Y, weights, m, shuffle)
-        return InMemory(network, X, Y, weights, m, shuffle)
-    on_host = network.backend.memory_left() is None
-    if MemoryMapped.is_needed(X):
-        if on_host:
-            return MemoryMapped(network, X, Y, weights, m, shuffle, columns)
-        return offloaded(network, X, Y, weights, m, shuffle, columns)
-    if columns is not None:
+    mapped = MemoryMapped.is_needed(X)
+    if mapped and (per_network or isinstance(shuffle, str)):
+        raise ValueError(
+            "a memory map this large is read batch by batch and shared by the networks of a stack: "
+            "give X, Y and sample_weight without an axis for the networks, and no shuffle='each'."
+        )
+    if columns is not None and not mapped:
         X = take_columns(network.backend, X, columns)
-    if not fits_on_device(network, N, weights is not None):
-        return offloaded(network, X, Y, weights, m, shuffle)
-    return InMemory(network, X, Y, weights, m, shuffle)
+    if isinstance(shuffle, str) or "inputs" in per_network:
+        return PerNetwork(network, X, Y, weights, m, shuffle)
+    if mapped:
+        kind = MemoryMapped if network.backend.memory_left() is None else Offloaded
+        return kind(network, X, Y, weights, m, shuffle, columns)
+    if per_network or fits_on_device(network, N, weights is not None):
+        return InMemory(network, X, Y, weights, m, shuffle)
+    return Offloaded(network, X, Y, weights, m, shuffle)
 
 
 def split(network: Model, N: int, share: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

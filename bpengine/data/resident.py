@@ -11,7 +11,7 @@ import numpy as np
 from bpengine.backends import Array, Slices
 from bpengine.data.source import Chunk, IndexedSource
 from bpengine.model.model import Model
-from bpengine.model.packed_examples import TargetColumns, pack_examples, per_network_parts
+from bpengine.model.packed_examples import PARTS, TargetColumns, pack_examples, per_network_parts
 
 __all__ = ["InMemory"]
 
@@ -42,19 +42,21 @@ class InMemory(IndexedSource):
             return self
         some = copy.copy(self)
         some.stack = (len(numbers),)
-        P, n = self.stack[0], self.outputs
-        weights = self.weighted * (P if "weights" in self.per_network else 1)
-        start = self.rows.shape[1] - weights - n * (P if "targets" in self.per_network else 1)
-        parts = [np.arange(start)]
-        targets = np.arange(start, self.rows.shape[1] - weights)
-        parts.append(
-            targets.reshape(-1, n)[numbers].ravel() if "targets" in self.per_network else targets
-        )
-        last = np.arange(self.rows.shape[1] - weights, self.rows.shape[1])
-        parts.append(last[numbers] if "weights" in self.per_network else last)
-        columns = self.backend.asarray(np.concatenate(parts), "int64")
-        some.rows = self.backend.xp.take(self.rows, columns, axis=1)
+        width = int(self.rows.shape[1])
+        tail = self._target_columns()
+        # the columns of targets and weights, by network
+        named = zip(PARTS[1:], tail.outcomes(np.arange(width)[None, None]), strict=True)
+        parts = [
+            (found[:, numbers] if part in self.per_network else found).ravel()
+            for part, found in named
+            if found is not None
+        ]
+        columns = np.concatenate([np.arange(width - tail.width), *parts])
+        some.rows = self.backend.xp.take(self.rows, self._placed(columns), axis=1)
         return some
+
+    def _target_columns(self) -> TargetColumns:
+        return TargetColumns(self.outputs, self.weighted, self.stack, self.per_network)
 
     def _placed(self, numbers: np.ndarray[Any, Any]) -> Array:
         return self.backend.asarray(numbers, "int64")
@@ -68,6 +70,6 @@ class InMemory(IndexedSource):
 
     def _outcomes(self, indices: Array, m: int) -> tuple[Array, Array | None]:
         xp = self.backend.xp
-        tail = TargetColumns(self.outputs, self.weighted, self.stack, self.per_network)
+        tail = self._target_columns()
         rows = xp.take(self.rows[:, self.rows.shape[1] - tail.width :], indices, axis=0)
         return tail.outcomes(xp.reshape(rows, (-1, m, rows.shape[1])))

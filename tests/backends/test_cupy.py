@@ -524,7 +524,7 @@ def test_streamed_is_resident(gpu, monkeypatch, weighted, smoothing):
 
 def test_data_too_large_for_the_device_is_streamed(stand_in, monkeypatch):
     sent = []
-    monkeypatch.setattr(prepare, "offloaded", lambda *of: sent.append(of) or offload.offloaded(*of))
+    monkeypatch.setattr(prepare, "Offloaded", lambda *of: sent.append(of) or offload.Offloaded(*of))
     trained(stand_in)
     assert not sent
     stand_in.cuda.free = 2**28 + 1000
@@ -555,7 +555,7 @@ def test_a_prefetcher_has_two_buffers_on_host_and_device(stand_in):
 def test_copies_end_before_their_buffers_go(stand_in, monkeypatch):
     """Also where a training ends early: the generator of chunks is closed."""
     monkeypatch.setattr(offload, "BUFFER_BYTES", 2000)
-    source = offload.offloaded(network(stand_in), *data(m=400), None, 4, True)
+    source = offload.Offloaded(network(stand_in), *data(m=400), None, 4, True)
     write, may_write, calls = source._write, threading.Event(), []
 
     def slow(*of):
