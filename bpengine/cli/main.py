@@ -18,8 +18,8 @@ from bpengine.cli import doctor
 from bpengine.cli.predict import predict
 from bpengine.distributed import scaling
 from bpengine.network.network import Network
+from bpengine.optimizers import BY_NAME
 from bpengine.optimizers.lbfgs import LBFGS
-from bpengine.optimizers.names import BY_NAME
 from bpengine.optimizers.sgd import SGD
 from bpengine.reference.per_example import PerExampleNetwork, parts_of
 from bpengine.validation import layer_sizes, non_negative_number, positive_integer, positive_number

@@ -30,7 +30,6 @@ __all__ = [
     "in_short",
     "read",
     "reading",
-    "restore",
     "write",
 ]
 
@@ -65,18 +64,6 @@ def describe(network: Model) -> tuple[dict[str, Any], Arrays]:
         for l, array in enumerate(views)
     }
     return description, arrays
-
-
-def restore(network: Model, description: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
-    """Write the parameters that `read` gave into a network of the same kind.
-
-    Raises
-    ------
-    ValueError
-        If sizes, activations, cost or dtype differ, or arrays are missing; the network is unchanged.
-    """
-    check_kind(network, description, arrays)
-    fill(network, arrays)
 
 
 def check_kind(network: Model, description: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:

@@ -51,12 +51,10 @@ def one_hot(labels: ArrayLike, classes: int, dtype: DTypeLike = "float32") -> ND
     except (TypeError, ValueError):
         raise ValueError(f"labels must have one axis, (m,), of {allowed}.") from None
     try:
-        kind = np.dtype(dtype)
+        kind = np.dtype(dtype).kind
     except (TypeError, ValueError):
-        raise TypeError(
-            f"dtype must be a type of numbers, such as 'float32', got {shown(dtype)}."
-        ) from None
-    if kind.kind not in "biufc":
+        kind = "O"
+    if kind not in "biufc":
         raise TypeError(f"dtype must be a type of numbers, such as 'float32', got {shown(dtype)}.")
     if found.ndim != 1:
         raise ValueError(f"labels has shape {found.shape}; expected one axis, (m,), of {allowed}")

@@ -8,6 +8,7 @@ import operator
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, Self, SupportsIndex, TypeVar
 
 import numpy as np
@@ -156,18 +157,7 @@ class Model:
         return (self[i] for i in range(len(self)))
 
     def take(self, numbers: np.ndarray[Any, Any]) -> Self:
-        """A new stack with copies of some of the networks.
-
-        Parameters
-        ----------
-        numbers : array of int, of shape (k,)
-            Counted from 0.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If they are no such numbers.
-        """
+        """A new stack with copies of the networks of some `numbers`, counted from 0."""
         numbers = validation.indices(numbers, len(self), "numbers")
         some = self._like(numbers)
         some.stack = (len(numbers),)
@@ -359,18 +349,13 @@ class Model:
             + "".join(f", {name} {_numbers(value)}" for name, value in settings.items() if np.any(value))
         )
         header = "layer", "neurons", "activation", "weights", "parameters", "dropout"
-        rows: list[tuple[str, ...]] = [header]
-        total = 0
-        for l, n in enumerate(self.sizes):
-            dropout = self.dropout[l] if l < len(self.dropout) else 0.0
-            shown = _numbers(dropout) if np.any(dropout) else ""
-            if l == 0:
-                rows.append(("input", f"{n:,}", "", "", "", shown))
-                continue
-            before, σ = self.sizes[l - 1], self.activations[l - 1].name
-            total += n * (before + 1)
-            rows.append((str(l), f"{n:,}", σ, f"{n} × {before}", f"{n * (before + 1):,}", shown))
-        rows.append(("total", "", "", "", f"{total:,}", ""))
+        shares = [_numbers(share) if np.any(share) else "" for share in (*self.dropout, 0.0)]
+        rows: list[tuple[str, ...]] = [header, ("input", f"{self.sizes[0]:,}", "", "", "", shares[0])]
+        counts = [n * (before + 1) for before, n in pairwise(self.sizes)]
+        for l, (before, n) in enumerate(pairwise(self.sizes)):
+            shape, σ, count = f"{n} × {before}", self.activations[l].name, f"{counts[l]:,}"
+            rows.append((str(l + 1), f"{n:,}", σ, shape, count, shares[l + 1]))
+        rows.append(("total", "", "", "", f"{sum(counts):,}", ""))
         if not any(row[-1] for row in rows[1:]):
             rows = [row[:-1] for row in rows]
         return title, rows

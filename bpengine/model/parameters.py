@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -17,9 +17,8 @@ __all__ = [
     "ParameterSlice",
     "Parameters",
     "Views",
+    "not_padding",
     "padded",
-    "with_padding",
-    "without_padding",
 ]
 
 
@@ -103,9 +102,9 @@ class Parameters:
 
     def split(self, vector: Array) -> list[Array]:
         """Views of the blocks of a vector with the layout of the parameters."""
-        ends = accumulate(map(math.prod, self._shapes), initial=0)
+        xp, ends = array_namespace(vector), accumulate(map(math.prod, self._shapes), initial=0)
         return [
-            self.backend.xp.reshape(vector[start:stop], shape, copy=False)
+            xp.reshape(vector[start:stop], shape, copy=False)
             for (start, stop), shape in zip(pairwise(ends), self._shapes, strict=True)
         ]
 
@@ -120,12 +119,6 @@ class ParameterSlice(Parameters):
     """The parameters of one network of a stack: views of the stack's.
 
     Its blocks are not contiguous: `vector` is a read-only copy.
-
-    Parameters
-    ----------
-    parameters : Parameters
-        Of the stack.
-    i : int
     """
 
     def __init__(self, parameters: Parameters, i: int) -> None:
@@ -166,29 +159,9 @@ def padded(width: int, backend: Backend, dtype: str) -> int:
     return -(-width // elements) * elements
 
 
-def without_padding(vector: np.ndarray[Any, Any], parameters: Parameters) -> np.ndarray[Any, Any]:
-    """A host vector with the layout of `parameters`, without padding: the same on every backend."""
-    parts = [
-        block[..., : n + 1].ravel()
-        for block, n in zip(_blocks(vector, parameters), parameters.sizes, strict=False)
-    ]
-    return np.concatenate(parts)
-
-
-def with_padding(vector: np.ndarray[Any, Any], parameters: Parameters) -> np.ndarray[Any, Any]:
-    """The inverse of `without_padding`."""
-    whole = np.zeros(math.prod(parameters.vector.shape), vector.dtype)
-    start = 0
-    for block, n in zip(_blocks(whole, parameters), parameters.sizes, strict=False):
-        part = block[..., : n + 1]
-        part[...] = vector[start : start + part.size].reshape(part.shape)
-        start += part.size
-    return whole
-
-
-def _blocks(vector: np.ndarray[Any, Any], parameters: Parameters) -> Iterator[np.ndarray[Any, Any]]:
-    start = 0
-    for block in parameters.blocks:
-        size = math.prod(block.shape)
-        yield vector[start : start + size].reshape(block.shape)
-        start += size
+def not_padding(parameters: Parameters) -> np.ndarray[Any, Any]:
+    """A mask of the entries of the vector that are no padding, on the host."""
+    mask = np.zeros(tuple(parameters.vector.shape), bool)
+    for block, n in zip(parameters.split(mask), parameters.sizes, strict=False):
+        block[..., : n + 1] = True
+    return mask

@@ -61,7 +61,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         if fcntl is None:  # Windows can't rename an open file
             file.close()
         os.replace(temporary, path)
-    _flush_folder(path.parent)
+    with contextlib.suppress(OSError):  # not every system or file system can flush a folder
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def check_replaceable(path: str | os.PathLike[str]) -> None:
@@ -136,17 +141,3 @@ def _mode_of_writable(path: Path) -> int | None:
     if mode is not None and not os.access(path, os.W_OK):  # which os.replace does not check
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     return mode
-
-
-def _flush_folder(folder: Path) -> None:
-    """Flush the folder's entry to disk, where the system can open folders."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass  # not supported by some file systems; the file itself is complete
-    finally:
-        os.close(descriptor)

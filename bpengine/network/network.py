@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, SupportsIndex, overload
 
+from bpengine import optimizers
 from bpengine.backends import Array
 from bpengine.backprop import forward
 from bpengine.backprop import plan as plans
@@ -19,7 +20,6 @@ from bpengine.model.parameters import Gradient
 from bpengine.model.suggestions import known_keywords
 from bpengine.network import ensemble, fit
 from bpengine.network.ensemble import Ensemble
-from bpengine.optimizers import names
 from bpengine.optimizers.base import Optimizer
 from bpengine.optimizers.lbfgs import LBFGS
 from bpengine.optimizers.sgd import SGD
@@ -273,7 +273,7 @@ class Network(Model):
         """
         self._bind_backend(self.backend)  # the plan has buffers on it
         gradient: Mean | None = None
-        rule: Any = names.resolve(optimizer)
+        rule: Any = optimizers.resolve(optimizer)
         if isinstance(rule, DPSGD):
             if per_example is not None or max_norm is not None:
                 raise ValueError("DPSGD sets max_norm: leave out per_example and max_norm.")
@@ -377,7 +377,7 @@ class Network(Model):
                 Y,
                 epochs=epochs,
                 batch_size=batch_size,
-                optimizer=SGD() if optimizer is None else names.resolve(optimizer),
+                optimizer=SGD() if optimizer is None else optimizers.resolve(optimizer),
                 validation=validation,
                 sample_weight=sample_weight,
                 class_weight=class_weight,
@@ -435,7 +435,7 @@ class Network(Model):
             X,
             Y,
             batch_size=batch_size,
-            optimizer=names.resolve(optimizer),
+            optimizer=optimizers.resolve(optimizer),
             sample_weight=sample_weight,
             class_weight=class_weight,
             shuffle=shuffle,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bpengine.model import files, npz
-from bpengine.model.parameters import with_padding, without_padding
+from bpengine.model.parameters import not_padding
 from bpengine.training.checkpoint_checks import count, same_generator
 from bpengine.training.history import History, check_history
 from bpengine.training.loop import Training
@@ -51,18 +50,19 @@ def _without_padding(array: np.ndarray[Any, Any], training: Training) -> np.ndar
     """An array without padding if it has the layout of the network's vector."""
     for network in (training.runner.model, training.network):
         if array.shape == tuple(network.vector.shape):
-            return without_padding(array, network.parameters)
+            return np.asarray(array[not_padding(network.parameters)])
     return array
 
 
 def _with_padding(array: Any, training: Training) -> Any:
     """The inverse of `_without_padding`."""
-    array = np.array(array)
     for network in (training.runner.model, training.network):
-        sizes = zip(network.parameters.blocks, network.sizes, strict=False)
-        if array.shape == (sum(math.prod(b.shape[:-1]) * (n + 1) for b, n in sizes),):
-            return with_padding(array, network.parameters)
-    return array
+        mask = not_padding(network.parameters)
+        if array.shape == (np.count_nonzero(mask),):
+            whole = np.zeros(mask.shape, array.dtype)
+            whole[mask] = array
+            return whole
+    return np.array(array)
 
 
 def _arrays(training: Training) -> dict[str, Any]:

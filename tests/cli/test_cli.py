@@ -17,7 +17,7 @@ import pytest
 import bpengine as bp
 from bpengine import datasets
 from bpengine.cli import main
-from bpengine.optimizers.names import BY_NAME
+from bpengine.optimizers import BY_NAME
 from bpengine.reference.per_example import PerExampleNetwork
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "mnist-t10k"
