@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -246,7 +245,39 @@ class Checkpoint(Callback):
             checkpoint.save(training, self.path)
 
 
-class CSVLog(Callback):
+class _Log(Callback):
+    """A line for each epoch, after `header` lines."""
+
+    main_rank_only = True
+    header = 0
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = file_path(path, "path")
+
+    def check(self, training: Training) -> None:
+        """Raise if the file can't be written, or continued."""
+        is_new = check_regular(self.path) is None
+        with open(self.path, "a+b") as file:
+            self._skip(file, training.epoch)
+        if is_new:
+            self.path.unlink()
+
+    def start(self, training: Training) -> None:
+        """Create the file; drop lines of epochs that a resumed training repeats."""
+        with open(self.path, "a+b") as file:
+            self._skip(file, training.epoch)
+            file.truncate(file.seek(0, os.SEEK_CUR))
+
+    def _skip(self, file: BinaryIO, epochs: int) -> None:
+        file.seek(0)
+        for _ in range(epochs and epochs + self.header):
+            if len(file.readline(LINE_BYTES)) == LINE_BYTES:
+                raise ValueError(
+                    f"{file.name} is no log of a training: it has a line of {LINE_BYTES} bytes."
+                )
+
+
+class CSVLog(_Log):
     """Write each epoch's figures as a line of a CSV file.
 
     Parameters
@@ -255,20 +286,17 @@ class CSVLog(Callback):
         Overwritten; a resumed training appends to it.
     """
 
-    main_rank_only = True
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = file_path(path, "path")
+    header = 1
 
     def check(self, training: Training) -> None:
         """Raise if the file can't be written, or continued."""
-        _check_log(self.path, training.epoch and training.epoch + 1)
+        super().check(training)
         if training.epoch:
             self._columns()
 
     def start(self, training: Training) -> None:
         """Create the file; drop lines of epochs that a resumed training repeats."""
-        _truncate(self.path, training.epoch and training.epoch + 1)
+        super().start(training)
         self._names = self._columns()
 
     def _columns(self) -> list[str]:
@@ -293,27 +321,14 @@ class CSVLog(Callback):
             writer.writerow([figures.get(name, "") for name in self._names])
 
 
-class JSONLinesLog(Callback):
+class JSONLinesLog(_Log):
     """Write each epoch's figures as a line of JSON.
 
     Parameters
     ----------
     path : path
-        Overwritten; a resumed training appends to it.
+        As for `CSVLog`.
     """
-
-    main_rank_only = True
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = file_path(path, "path")
-
-    def check(self, training: Training) -> None:
-        """Raise if the file can't be written, or continued."""
-        _check_log(self.path, training.epoch)
-
-    def start(self, training: Training) -> None:
-        """Create the file; drop lines of epochs that a resumed training repeats."""
-        _truncate(self.path, training.epoch)
 
     def epoch(self, training: Training) -> None:
         """Write a line, with null for numbers that are not finite."""
@@ -338,31 +353,6 @@ def _in_json(value: Any) -> Any:
     if np.ndim(value):
         return [_in_json(figure) for figure in value.tolist()]
     return value if math.isfinite(value) else None
-
-
-def _check_log(path: Path, count: int) -> None:
-    """Raise an error if a file can't be continued after `count` lines."""
-    is_new = check_regular(path) is None
-    with open(path, "a+b") as file:
-        _skip(file, count)
-    if is_new:
-        path.unlink()
-
-
-def _truncate(path: Path, count: int) -> None:
-    """Truncate a file after `count` lines."""
-    with open(path, "a+b") as file:
-        _skip(file, count)
-        file.truncate(file.seek(0, os.SEEK_CUR))
-
-
-def _skip(file: BinaryIO, count: int) -> None:
-    file.seek(0)
-    for _ in range(count):
-        if len(file.readline(LINE_BYTES)) == LINE_BYTES:
-            raise ValueError(
-                f"{file.name} is no log of a training: it has a line of {LINE_BYTES} bytes."
-            )
 
 
 def _shown(value: Any, digits: str) -> str:

@@ -14,7 +14,7 @@ from bpengine.backends import Array
 from bpengine.data.source import Chunk, Source
 from bpengine.model.model import take_networks
 from bpengine.training.checkpoint_checks import numbers, same_generator
-from bpengine.training.history import Statistics
+from bpengine.training.history import LAYERS, Statistics
 from bpengine.training.loop import Training
 from bpengine.training.step_statistics import Monitor
 from bpengine.training.steps import NonFiniteCostError, Snapshot, first_non_finite_layer
@@ -163,8 +163,7 @@ class StackTraining(Training):
     def _statistics(self, monitor: Monitor, chunk: Chunk, step: int) -> Statistics:
         """The statistics of a chunk's first step; NaN for networks that have stopped."""
         found = super()._statistics(monitor, chunk, step)
-        layers = ("gradient_norms", "weight_norms", "saturated", "mean_activations")
-        figures: Any = {name: tuple(map(self._spread, getattr(found, name))) for name in layers}
+        figures: Any = {name: tuple(map(self._spread, getattr(found, name))) for name in LAYERS}
         return dataclasses.replace(found, cost=self._spread(found.cost), **figures)
 
     def _spread(self, figure: Any, others: Any = np.nan) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import repeat
 from typing import Any
 
 from bpengine.backends import Array, Backend
@@ -12,7 +13,7 @@ from bpengine.model.activations import Activation, PerNeuron
 from bpengine.model.model import Model
 from bpengine.training.history import Statistics
 
-__all__ = ["Monitor", "statistics"]
+__all__ = ["Monitor"]
 
 MARGIN = 0.01  # of the range: an activation nearer than this to an end is saturated
 
@@ -31,15 +32,7 @@ class Monitor:
         self._key: tuple[Model, int, bool] | None = None
 
     def wait(self, taken: int, step: int) -> float:
-        """Number of steps before the next monitored step.
-
-        Parameters
-        ----------
-        taken : int
-            Steps of the epochs before.
-        step : int
-            Steps of this epoch.
-        """
+        """Number of steps before the next monitored step, after `taken` steps of the epochs before."""
         if isinstance(self.every, int):
             return -(taken + step) % self.every
         return math.inf if step else 0
@@ -52,28 +45,21 @@ class Monitor:
             self._key, self._plan = key, plan
         plan = self._plan
         chunk.load(chunk.batches[0], plan.workspace.rows)
-        return statistics(plan.run_loaded(), epoch, step)
-
-
-def statistics(plan: Plan, epoch: int, step: int) -> Statistics:
-    """Statistics of a gradient plan that has run."""
-    network, workspace = plan.network, plan.workspace
-    xp, gradient = network.backend.xp, plan.gradient
-    activations = [xp.astype(a, xp.float64) for a in workspace.a]
-    return Statistics(
-        epoch=epoch,
-        step=step,
-        cost=gradient.cost,
-        gradient_norms=tuple(_norm(network.backend, block) for block in gradient.blocks),
-        weight_norms=tuple(_norm(network.backend, w) for w in network.weights),
-        saturated=tuple(
-            _saturated(network.backend, σ, a)
-            for σ, a in zip(network.activations, activations, strict=True)
-        ),
-        mean_activations=tuple(
-            network.backend.to_float(xp.mean(xp.abs(a), axis=(-2, -1))) for a in activations
-        ),
-    )
+        plan.run_loaded()
+        workspace, gradient, backend = plan.workspace, plan.gradient, network.backend
+        xp, σ = backend.xp, network.activations
+        activations = [xp.astype(a, xp.float64) for a in workspace.a]
+        return Statistics(
+            epoch=epoch,
+            step=step,
+            cost=gradient.cost,
+            gradient_norms=tuple(_norm(backend, block) for block in gradient.blocks),
+            weight_norms=tuple(_norm(backend, w) for w in network.weights),
+            saturated=tuple(map(_saturated, repeat(backend), σ, activations)),
+            mean_activations=tuple(
+                backend.to_float(xp.mean(xp.abs(a), axis=(-2, -1))) for a in activations
+            ),
+        )
 
 
 def _norm(backend: Backend, x: Array) -> Any:
@@ -85,8 +71,7 @@ def _norm(backend: Backend, x: Array) -> Any:
 def _saturated(backend: Backend, σ: Activation, a: Array) -> Any:
     if isinstance(σ, PerNeuron):
         rows = (a[..., j : j + 1, :] for j in range(len(σ.members)))
-        shares = (_saturated(backend, member, row) for member, row in zip(σ.members, rows, strict=True))
-        return sum(shares) / len(σ.members)
+        return sum(map(_saturated, repeat(backend), σ.members, rows)) / len(σ.members)
     xp = backend.xp
     low, high = σ.range
     # relative to 1 for an unbounded range such as relu's
