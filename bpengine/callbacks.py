@@ -103,11 +103,9 @@ class EarlyStopping(Callback):
                 f"EarlyStopping(monitor={self.monitor!r}) has nothing to monitor: give fit(validation=…)"
                 + (" with classes as targets." if self.monitor == "validation_accuracy" else ".")
             )
-        if training.epoch and self._best.parameters is not None:
-            self._check_best(training, self._best.parameters)
-
-    def _check_best(self, training: Training, θ: Array) -> None:
-        network, xp = training.network, training.network.backend.xp
+        network, xp, θ = training.network, training.network.backend.xp, self._best.parameters
+        if not training.epoch or θ is None:
+            return
         if (
             tuple(θ.shape) != tuple(network.vector.shape)
             or θ.dtype != network.vector.dtype

@@ -103,13 +103,7 @@ class Norms(PerExample):
 
 
 class Clipped(Norms):
-    """Average of the gradients of ``C_x``, clipped to a maximum norm, and the norms.
-
-    Parameters
-    ----------
-    max_norm : float
-        The bound c.
-    """
+    """Average of the gradients of ``C_x``, clipped to the norm c = `max_norm`, and the norms."""
 
     def __init__(self, max_norm: float) -> None:
         self.max_norm = positive_number(max_norm, "max_norm")

@@ -89,17 +89,11 @@ def write(
     """Write a description and arrays to `path`, all or nothing.
 
     A temporary file beside `path` is renamed when complete. It has the permissions of the file that it
-    replaces; a read-only file is not replaced.
+    replaces; a read-only file is not replaced. A path that ends in ``.safetensors`` is of that format,
+    else the file is an ``.npz``.
 
-    Parameters
-    ----------
-    path : path
-        Ends in ``.safetensors`` for that format; else the file is an ``.npz``.
-    description : mapping
-        From strings to JSON values, or NumPy's numbers and arrays. A checkpoint has a dict under
-        "training".
-    arrays : mapping
-        Those of `describe`, and others whose names begin with "state_".
+    The description may have NumPy's numbers and arrays; a checkpoint has a dict under "training". Arrays
+    besides those of `describe` have names that begin with "state_".
 
     Raises
     ------

@@ -76,16 +76,7 @@ def _flattened(x: Array, m: int) -> Array:
 
 
 class TargetColumns:
-    """The columns of targets and weights at the end of packed rows.
-
-    Parameters
-    ----------
-    outputs : int
-    weighted : bool
-    stack : tuple of int
-    per_network : sequence of str
-        Those of "targets" and "weights" that are per-network.
-    """
+    """The columns of targets and weights, some of them `per_network`, at the end of packed rows."""
 
     def __init__(
         self, outputs: int, weighted: bool, stack: tuple[int, ...], per_network: Sequence[str] = ()

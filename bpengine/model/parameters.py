@@ -60,17 +60,6 @@ class Parameters:
     input that is always 1, and the zeros pad rows to the backend's alignment. Layers follow each
     other in the vector.
 
-    Parameters
-    ----------
-    sizes : sequence of int
-        Neurons per layer, input first.
-    backend : Backend
-        Owner of the vector.
-    dtype : str
-        ``"float32"`` or ``"float64"``.
-    stack : tuple of int, optional
-        Leading axes, (P,) for P networks.
-
     Attributes
     ----------
     backend : Backend

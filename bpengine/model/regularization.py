@@ -18,13 +18,7 @@ PerNetwork = float | np.ndarray[Any, Any]
 
 
 class Penalty:
-    """λ₂/2 Σ w² + λ₁ Σ |w|, over the weights and not the biases.
-
-    Parameters
-    ----------
-    l1, l2 : float, or arrays of shape (P,)
-        λ₁ and λ₂, shared or per-network.
-    """
+    """λ₂/2 Σ w² + λ₁ Σ |w| over the weights and not the biases, λ₁ and λ₂ shared or per-network."""
 
     def __init__(self, l1: PerNetwork, l2: PerNetwork) -> None:
         self.l1, self.l2 = l1, l2

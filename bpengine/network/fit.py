@@ -189,16 +189,12 @@ def partial_fit(
 
 
 def _checked_callbacks(callbacks: Any, progress: bool) -> list[Callback]:
-    try:
-        given = [] if isinstance(callbacks, str) else list(callbacks)
-    except TypeError:
-        given = None
-    if given is None or isinstance(callbacks, str):
+    if isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
         raise TypeError(
             f"callbacks must be a list, such as [bp.EarlyStopping()]; got {shown(callbacks)}."
         )
     found: list[Callback] = []
-    for callback in given:
+    for callback in callbacks:
         if isinstance(callback, Callback):
             found.append(callback)
         elif callable(callback) and not isinstance(callback, (type, Model)):

@@ -317,9 +317,8 @@ class Network(Model):
             memory map may be larger than memory. Or an iterable, once an epoch, of batches (X, Y) or
             (X, Y, sample_weight), whose weights are not relative to the batch's mean.
         Y : array of shape (n_L, N), or N integer labels
-            Targets; labels where outputs are from 0 to 1, as of "sigmoid" and "softmax", and the cost is
-            not "poisson". None with an iterable. In a stack of P networks X, Y and `sample_weight` may
-            have a leading axis of P.
+            As for `backprop`; None with an iterable. In a stack of P networks X, Y and `sample_weight`
+            may have a leading axis of P.
         epochs : int, optional
             Passes over all examples.
         batch_size : int, optional
@@ -369,26 +368,21 @@ class Network(Model):
         RankError
             If training failed on another rank.
         """
-        with (
-            contiguous(self) as network,
-            fit.prepared(
-                network,
-                X,
-                Y,
-                epochs=epochs,
-                batch_size=batch_size,
-                optimizer=SGD() if optimizer is None else optimizers.resolve(optimizer),
-                validation=validation,
-                sample_weight=sample_weight,
-                class_weight=class_weight,
-                shuffle=shuffle,
-                callbacks=callbacks,
-                monitor=monitor,
-                resume=resume,
-                progress=progress,
-                comm=comm,
-            ) as training,
-        ):
+        options = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "optimizer": SGD() if optimizer is None else optimizers.resolve(optimizer),
+            "validation": validation,
+            "sample_weight": sample_weight,
+            "class_weight": class_weight,
+            "shuffle": shuffle,
+            "callbacks": callbacks,
+            "monitor": monitor,
+            "resume": resume,
+            "progress": progress,
+            "comm": comm,
+        }
+        with contiguous(self) as network, fit.prepared(network, X, Y, **options) as training:
             self._training = None
             self.history = fit.run(training)
         return self.history
@@ -409,15 +403,13 @@ class Network(Model):
 
         Parameters
         ----------
-        X : array of shape (n_1, N)
-        Y : array of shape (n_L, N), or N integer labels
+        X, Y, sample_weight, class_weight, shuffle
+            As for `fit`.
         batch_size : int, optional
             Examples a step; with fewer examples than that, all of them.
         optimizer : Optimizer or str, optional
             By default that of the previous call, or SGD(). Another one, or a call of `fit`, resets the
             state.
-        sample_weight, class_weight, shuffle
-            As for `fit`.
 
         Returns
         -------
@@ -447,10 +439,8 @@ class Network(Model):
 
         Parameters
         ----------
-        X : array of shape (n_1, m)
-        Y : array of shape (n_L, m), or m integer labels
-        sample_weight : array of shape (m,), optional
-            How much each example counts, relative to the others.
+        X, Y, sample_weight
+            As for `backprop`.
 
         Returns
         -------

@@ -21,11 +21,6 @@ __all__ = ["OptimizerState", "scalar_writes"]
 class OptimizerState:
     """An optimizer's state for a network, and the scalars of its next step, as arrays.
 
-    Parameters
-    ----------
-    optimizer : Optimizer
-    parameters : Parameters
-
     Attributes
     ----------
     arrays : dict
@@ -71,12 +66,7 @@ class OptimizerState:
         return η if self.optimizer.takes_scaled_gradient else 1.0
 
     def settings(self, η: Any) -> Iterator[tuple[Array, float]]:
-        """The scalars of a step at the learning rate η, and the arrays that hold them.
-
-        Parameters
-        ----------
-        η : float, or array of shape (P,) where the optimizer has as many
-        """
+        """The scalars of a step at the learning rate η, or P of them, and the arrays that hold them."""
         optimizer, gradient_scale = self.optimizer, self.gradient_scale(η)
         least, most = self._limits
         rates = self.parameters.split(self.rate) if self.rate.ndim else [self.rate]

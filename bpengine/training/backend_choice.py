@@ -23,15 +23,8 @@ def for_training(network: Model, batch_size: int, steps: int, remembers: bool) -
     The choice depends only on the training and on installed packages, so that repeated and resumed
     trainings agree.
 
-    Parameters
-    ----------
-    network : Network
-        With a custom activation or cost the backend is not changed: compilation may take longer than
-        it saves.
-    batch_size, steps : int
-        Examples a step, and steps of the whole training.
-    remembers : bool
-        Whether the optimizer has a state.
+    With a custom activation or cost the backend is not changed: compilation may take longer than it
+    saves. `steps` are those of the whole training; `remembers` is whether the optimizer has a state.
     """
     backend, sizes = network.backend, network.sizes
     names = [*(σ.operation for σ in network.activations), network.cost.operation]

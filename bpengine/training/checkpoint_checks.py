@@ -23,17 +23,7 @@ def numbers(
 ) -> Any:
     """A number, or an array of float64 or int64 from nested lists of numbers.
 
-    Parameters
-    ----------
-    value : object
-    name : str
-        For the error.
-    shape : tuple of int, optional
-        The expected shape; any with None.
-    bounds : (float, float), optional
-        Least and greatest number; without bounds NaN is allowed too.
-    whole : bool, optional
-        Whether the numbers are whole.
+    With `shape` None any shape is allowed, without `bounds` any number and NaN.
 
     Raises
     ------

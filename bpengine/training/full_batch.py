@@ -83,14 +83,8 @@ def minimize(training: Training) -> None:
 class Objective:
     """The average cost over all examples and its gradient, for SciPy: functions of a float64 vector.
 
-    Parameters
-    ----------
-    model : Model
-        Its parameters become those of the last call.
-    parts : sequence of (int, callable)
-        Examples whose gradient is taken at a time: their number, and what writes them into the rows of
-        a workspace.
-    weighted : bool
+    The model's parameters become those of the last call. `parts` are the examples whose gradient is
+    taken at a time: their number, and what writes them into the rows of a workspace.
     """
 
     def __init__(self, model: Model, parts: Sequence[Part], weighted: bool) -> None:

@@ -44,26 +44,21 @@ class Training:
 
     Parameters
     ----------
-    network : Network
-    optimizer : Optimizer, LBFGS or DPSGD
-    source : Source
-    epochs : int, optional
-    validation : tuple of arrays, optional
-        X, Y and perhaps weights, checked.
-    callbacks : sequence of Callback, optional
-        Sorted, with those that `runs_last` at the end.
-    monitor : int or "epoch", optional
-        As for `Network.fit`.
     rule : Optimizer, optional
         The update rule, where `optimizer` is none.
     make_plan : callable, optional
         As for `StepRunner`.
-    strategy : SingleProcess, optional
-        A single process, or several.
 
     Attributes
     ----------
-    network, optimizer, source, epochs, validation, callbacks
+    network, optimizer, source, epochs
+        As for `Network.fit`, the examples as a source of batches.
+    validation : tuple of arrays, or None
+        X, Y and perhaps weights, checked.
+    callbacks : sequence of Callback
+        Sorted, with those that `runs_last` at the end.
+    strategy : SingleProcess
+        A single process, or several.
     history : History
     epoch : int
         Number of complete epochs.

@@ -19,13 +19,7 @@ MARGIN = 0.01  # of the range: an activation nearer than this to an end is satur
 
 
 class Monitor:
-    """Computes the statistics of selected steps of a training.
-
-    Parameters
-    ----------
-    every : int or "epoch"
-        Every so many steps, or the first step of each epoch.
-    """
+    """Computes the statistics of every so many steps, or with "epoch" of each epoch's first."""
 
     def __init__(self, every: int | str) -> None:
         self.every = every

@@ -69,15 +69,8 @@ class Snapshot(NamedTuple):
 class StepRunner:
     """Runs steps with an optimizer state and a plan for each batch size.
 
-    Parameters
-    ----------
-    model : Model
-    optimizer : Optimizer or None
-        None for LBFGS.
-    make_plan : callable
-        ``make_plan(model, chunk, state, executor)`` returns the plan for a chunk's batches.
-    executor : Backend
-        Replays the plans.
+    Plans are made by ``make_plan(model, chunk, state, executor)``, and run by `executor`, by default the
+    model's backend. With LBFGS there is no optimizer.
 
     Attributes
     ----------
@@ -174,15 +167,9 @@ class StepRunner:
     ) -> np.ndarray[Any, Any]:
         """Take a chunk's steps; returns the summed costs of each step, computed once at the end.
 
-        Parameters
-        ----------
-        chunk : Chunk
-        rates : list of float, or None
-            The learning rate of each step; None if constant.
-        find_non_finite : callable
-            Called with the plan and `start` if parameters or costs are not finite.
-        start : Snapshot, optional
-            The snapshot before the steps, if taken already.
+        `rates` are the learning rates of the steps, or None if constant. If parameters or costs are not
+        finite, `find_non_finite` is called with the plan and the snapshot before the steps: `start`, if
+        it was taken already.
         """
         plan, net = self.plan(chunk)[0], self.model
         xp, σ = net.backend.xp, net.activations[-1]
