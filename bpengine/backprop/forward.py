@@ -84,21 +84,21 @@ def evaluate(network: Model, X: Array, Y: Array, sample_weight: Array | None = N
     if sample_weight is not None:
         found = sample_weights(sample_weight, m, backend, stack=network.stack)
         weights = backend.asarray(found, "float64")
+
+    def total(values: Array, columns: slice) -> Any:
+        """The sum over the examples in some columns."""
+        values = xp.astype(values, xp.float64)
+        values = values if weights is None else values * weights[..., columns]
+        return backend.to_float(xp.sum(values, axis=-1))
+
     cost: Any = 0.0
     right: Any = 0.0
     for columns, ws in forward_chunks(network, X, Y):
-        σ = network.activations[-1]
         with np.errstate(all="ignore"):
-            values = network.cost.per_example(σ, ws.z[-1], ws.a[-1], ws.targets)
-        values = xp.astype(values, xp.float64)
-        some = None if weights is None else weights[..., columns]
-        cost = cost + backend.to_float(xp.sum(values if some is None else values * some, axis=-1))
+            values = network.cost.per_example(network.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
+        cost = cost + total(values, columns)
         wanted = None if right is None else true_classes(xp, ws.targets)
-        if right is None or wanted is None:
-            right = None
-            continue
-        hits = xp.astype(classes(xp, ws.a[-1]) == wanted, xp.float64)
-        right = right + backend.to_float(xp.sum(hits if some is None else hits * some, axis=-1))
+        right = None if wanted is None else right + total(classes(xp, ws.a[-1]) == wanted, columns)
     result = {"cost": cost / m + network.penalty.value(network.parameters)}
     if right is not None:
         result["accuracy"] = right / m

@@ -43,18 +43,12 @@ class Plan:
     Parameters
     ----------
     model : Network
-    batch_size : int
-        Number of examples in the batch, m.
-    optimizer : Optimizer, optional
-        The update; without one, a step computes the gradient, without dropout and label smoothing.
+    batch_size, optimizer, weighted, per_network
+        As for `Network.plan`.
     gradient : Mean, or a reduction derived from it, optional
         How the gradients of the examples are reduced; default: their mean.
     state : OptimizerState, optional
         A state to share with other plans.
-    weighted : bool, optional
-        Whether examples have weights.
-    per_network : collection of {"inputs", "targets", "weights"}, optional
-        The parts of a batch that differ between the networks of a stack.
     replayer : Backend, optional
         The backend that runs the step, on arrays of the network's backend, which is the default.
 
@@ -214,9 +208,8 @@ class Plan:
 
         Parameters
         ----------
-        X : array of shape (n_1, m)
-        Y : array of shape (n_L, m), or m integer labels
-            As for `Network.fit`.
+        X, Y
+            As for `Network.backprop`.
         sample_weight : array of shape (m,), optional
             For a `weighted` plan. Parts in `per_network` may have a leading axis of P.
 

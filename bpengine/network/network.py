@@ -261,15 +261,16 @@ class Network(Model):
         Parameters
         ----------
         batch_size : int
+            Number of examples in the batch, m.
         optimizer : Optimizer or str, optional
-            Without one, the plan is feedforward and gradient only.
+            The update; without one, a step computes the gradient, without dropout and label smoothing.
         weighted : bool, optional
             Whether examples have weights.
         per_example, max_norm : optional
             As for `backprop`: results are ``plan.norms`` and ``plan.gradient``. With "clip" an
             optimizer follows the average of clipped gradients.
         per_network : collection of {"inputs", "targets", "weights"}, optional
-            What is per-network in a stack.
+            The parts of a batch that differ between the networks of a stack.
         """
         self._bind_backend(self.backend)  # the plan has buffers on it
         gradient: Mean | None = None
