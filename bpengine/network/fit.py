@@ -189,12 +189,16 @@ def partial_fit(
 
 
 def _checked_callbacks(callbacks: Any, progress: bool) -> list[Callback]:
-    if isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
+    try:
+        given = None if isinstance(callbacks, str) else list(callbacks)
+    except TypeError:
+        given = None
+    if given is None:
         raise TypeError(
             f"callbacks must be a list, such as [bp.EarlyStopping()]; got {shown(callbacks)}."
         )
     found: list[Callback] = []
-    for callback in callbacks:
+    for callback in given:
         if isinstance(callback, Callback):
             found.append(callback)
         elif callable(callback) and not isinstance(callback, (type, Model)):
