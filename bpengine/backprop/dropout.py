@@ -77,11 +77,10 @@ class Dropout:
 
     def draw(self, l: int, a: Array, dropped: Array) -> Iterator[Operation]:
         """Draw the mask of layer l, and write a ⊙ mask into `dropped`."""
-        if l in self._masks:
-            mask, keep, draw = self._masks[l]
-            yield Operation("uniform", "dropout", draw, (), mask)
-            yield Operation("dropout mask", "dropout", _mask, (mask, keep), mask)
-            yield Operation("dropout", "dropout", _multiply, (a, mask), dropped)
+        mask, keep, draw = self._masks[l]
+        yield Operation("uniform", "dropout", draw, (), mask)
+        yield Operation("dropout mask", "dropout", _mask, (mask, keep), mask)
+        yield Operation("dropout", "dropout", _multiply, (a, mask), dropped)
 
     def backward(self, l: int, delta: Array) -> Iterator[Operation]:
         """δ ← δ ⊙ mask."""

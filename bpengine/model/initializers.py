@@ -45,20 +45,14 @@ def _gaussian(rng: np.random.Generator, n: int, fan_in: int) -> Any:
     return rng.standard_normal((n, fan_in)), rng.standard_normal((n, 1))
 
 
-def _normal(precision: Precision) -> Draw:
-    def draw(rng: np.random.Generator, n: int, fan_in: int) -> Any:
-        return rng.standard_normal((n, fan_in)) / math.sqrt(precision(n, fan_in)), np.zeros((n, 1))
-
-    return draw
+def _normal(precision: Precision, rng: np.random.Generator, n: int, fan_in: int) -> Any:
+    return rng.standard_normal((n, fan_in)) / math.sqrt(precision(n, fan_in)), np.zeros((n, 1))
 
 
-def _uniform(precision: Precision) -> Draw:
-    def draw(rng: np.random.Generator, n: int, fan_in: int) -> Any:
-        # uniform on [-r, r] has variance r²/3
-        r = math.sqrt(3 / precision(n, fan_in))
-        return rng.uniform(-r, r, (n, fan_in)), np.zeros((n, 1))
-
-    return draw
+def _uniform(precision: Precision, rng: np.random.Generator, n: int, fan_in: int) -> Any:
+    # uniform on [-r, r] has variance r²/3
+    r = math.sqrt(3 / precision(n, fan_in))
+    return rng.uniform(-r, r, (n, fan_in)), np.zeros((n, 1))
 
 
 # precisions, 1 / variance
@@ -84,16 +78,16 @@ def _orthogonal(rng: np.random.Generator, n: int, fan_in: int) -> Any:
     return q if n >= fan_in else q.T, np.zeros((n, 1))
 
 
-_scaled_gaussian = _normal(_lecun)
+_scaled_gaussian = partial(_normal, _lecun)
 INITIALIZERS: dict[str, Draw] = {
     "gaussian": _gaussian,
     "scaled_gaussian": _scaled_gaussian,
     "lecun_normal": _scaled_gaussian,
-    "lecun_uniform": _uniform(_lecun),
-    "glorot_normal": _normal(_glorot),
-    "glorot_uniform": _uniform(_glorot),
-    "he_normal": _normal(_he),
-    "he_uniform": _uniform(_he),
+    "lecun_uniform": partial(_uniform, _lecun),
+    "glorot_normal": partial(_normal, _glorot),
+    "glorot_uniform": partial(_uniform, _glorot),
+    "he_normal": partial(_normal, _he),
+    "he_uniform": partial(_uniform, _he),
     "orthogonal": _orthogonal,
 }
 
