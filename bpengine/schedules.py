@@ -247,10 +247,10 @@ class OnPlateau(Schedule):
         return rate
 
 
-def resolve(rate: object, name: str = "learning_rate") -> Schedule:
+def resolve(rate: object) -> Schedule:
     """The schedule of a number, a function or a schedule itself."""
     if isinstance(rate, Schedule):
         return rate
     if callable(rate):
         return Function(rate)
-    return Constant(check_entries(rate, positive_number, name))
+    return Constant(check_entries(rate, positive_number, "learning_rate"))

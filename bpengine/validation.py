@@ -319,12 +319,12 @@ def host_numbers(values: Any, name: str) -> np.ndarray[Any, Any]:
     return array.astype("float64")
 
 
-def generator(rng: Any, name: str = "rng") -> np.random.Generator:
+def generator(rng: Any) -> np.random.Generator:
     """The random generator of a seed, or the generator itself."""
     try:
         return np.random.default_rng(rng)
     except (TypeError, ValueError) as error:
         raise type(error)(
-            f"{name} must be None, a whole number of 0 or more, or a numpy.random.Generator, got "
+            "rng must be None, a whole number of 0 or more, or a numpy.random.Generator, got "
             f"{shown(rng)}."
         ) from None

@@ -45,9 +45,9 @@ def numbers(
     return found if found.ndim else found.item()
 
 
-def count(value: Any, name: str, most: int = 2**53) -> int:
-    """A whole number from 0, by default to those that are exact in float64."""
-    found: int = numbers(value, name, bounds=(0, most), whole=True)
+def count(value: Any, name: str) -> int:
+    """A whole number from 0 to those that are exact in float64."""
+    found: int = numbers(value, name, bounds=(0, 2**53), whole=True)
     return found
 
 
