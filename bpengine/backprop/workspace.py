@@ -28,7 +28,7 @@ class Workspace:
     Parameters
     ----------
     sizes, activations, batch_size, backend, dtype, stack, dropout, rngs
-        As of `Model` and `Plan`.
+        As for `Model` and `Network.plan`.
     errors : bool, optional
         Whether to create the buffers of the backward pass.
     per_network : collection of {"inputs", "targets", "weights"}, optional

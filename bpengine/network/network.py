@@ -211,8 +211,7 @@ class Network(Model):
         X : array of shape (n_1, m)
             Examples as columns.
         Y : array of shape (n_L, m), or m integer labels
-            Targets; labels where outputs are from 0 to 1, as of "sigmoid" and "softmax", and the cost is
-            not "poisson".
+            As for `fit`.
         sample_weight : array of shape (m,), optional
             How much each example counts in the average, relative to the others.
         per_example : {"norms", "gradients", "clip"}, optional
@@ -318,8 +317,9 @@ class Network(Model):
             memory map may be larger than memory. Or an iterable, once an epoch, of batches (X, Y) or
             (X, Y, sample_weight), whose weights are not relative to the batch's mean.
         Y : array of shape (n_L, N), or N integer labels
-            As for `backprop`; None with an iterable. In a stack of P networks X, Y and `sample_weight`
-            may have a leading axis of P.
+            Targets; labels where outputs are from 0 to 1, as of "sigmoid" and "softmax", and the cost is
+            not "poisson". None with an iterable. In a stack of P networks X, Y and `sample_weight` may
+            have a leading axis of P.
         epochs : int, optional
             Passes over all examples.
         batch_size : int, optional
