@@ -189,9 +189,21 @@ def _product(a: Array) -> Array:
     return a * (1 - a)
 
 
+def _tanh(z: Array) -> Array:
+    return array_namespace(z).tanh(z)
+
+
+def _tanh_derivative(a: Array) -> Array:
+    return 1 - a * a
+
+
 def _relu(z: Array) -> Array:
     xp = array_namespace(z)
     return xp.maximum(z, xp.zeros_like(z))
+
+
+def _relu_derivative(a: Array) -> Array:
+    return array_namespace(a).sign(a)
 
 
 def _leaky_relu(z: Array) -> Array:
@@ -202,6 +214,14 @@ def _leaky_relu_derivative(a: Array) -> Array:
     # sign(a) = sign(z); NaN propagates
     xp = array_namespace(a)
     return xp.maximum(xp.sign(a), 0.01 * xp.ones_like(a))
+
+
+def _same(z: Array) -> Array:
+    return z
+
+
+def _one(a: Array) -> Array:
+    return array_namespace(a).ones_like(a)
 
 
 def _softmax(z: Array) -> Array:
@@ -215,6 +235,16 @@ def _softplus(z: Array) -> Array:
     # log(1 + eᶻ) = max(z, 0) + log(1 + e^{-|z|})
     xp = array_namespace(z)
     return xp.maximum(z, xp.zeros_like(z)) + xp.log1p(xp.exp(-xp.abs(z)))
+
+
+def _softplus_derivative(a: Array) -> Array:
+    # σ(z) = 1 - e⁻ᵃ
+    return -array_namespace(a).expm1(-a)
+
+
+def _exponential(z: Array) -> Array:
+    # overflow gives inf: clipping would hide divergence
+    return array_namespace(z).exp(z)
 
 
 def _gelu_tanh(z: Array) -> Array:
@@ -247,15 +277,13 @@ ACTIVATIONS: dict[str, Activation] = {
     σ.name: σ
     for σ in (
         Activation("sigmoid", _sigmoid, _product, "a", (0, 1)),
-        Activation("tanh", lambda z: array_namespace(z).tanh(z), lambda a: 1 - a * a, "a", (-1, 1)),
-        Activation("relu", _relu, lambda a: array_namespace(a).sign(a), "a", (0, math.inf)),
+        Activation("tanh", _tanh, _tanh_derivative, "a", (-1, 1)),
+        Activation("relu", _relu, _relu_derivative, "a", (0, math.inf)),
         Activation("leaky_relu", _leaky_relu, _leaky_relu_derivative, "a"),
-        Activation("linear", lambda z: z, lambda a: array_namespace(a).ones_like(a), "a"),
+        Activation("linear", _same, _one, "a"),
         Softmax("softmax", _softmax, _product, "a", (0, 1)),
-        # σ(z) = 1 - e⁻ᵃ
-        Activation("softplus", _softplus, lambda a: -array_namespace(a).expm1(-a), "a", (0, math.inf)),
-        # overflow gives inf: clipping would hide divergence
-        Activation("exponential", lambda z: array_namespace(z).exp(z), lambda a: a, "a", (0, math.inf)),
+        Activation("softplus", _softplus, _softplus_derivative, "a", (0, math.inf)),
+        Activation("exponential", _exponential, _same, "a", (0, math.inf)),
         Activation("gelu", _gelu, _gelu_derivative),
         Activation("swish", _swish, _swish_derivative),
     )

@@ -181,9 +181,18 @@ def _quadratic(a: Array, y: Array) -> Array:
     return 0.5 * array_namespace(a).sum((a - y) ** 2, axis=-2)
 
 
+def _quadratic_derivative(a: Array, y: Array) -> Array:
+    return a - y
+
+
 def _absolute_error(a: Array, y: Array) -> Array:
     xp = array_namespace(a)
     return xp.sum(xp.abs(a - y), axis=-2)
+
+
+def _absolute_error_derivative(a: Array, y: Array) -> Array:
+    # 0 at the kink
+    return array_namespace(a).sign(a - y)
 
 
 def _huber(a: Array, y: Array) -> Array:
@@ -194,6 +203,10 @@ def _huber(a: Array, y: Array) -> Array:
     r = xp.abs(a - y)
     c = xp.minimum(r, xp.ones_like(r))
     return xp.sum(c * (r - 0.5 * c), axis=-2)
+
+
+def _huber_derivative(a: Array, y: Array) -> Array:
+    return array_namespace(a).clip(a - y, -1.0, 1.0)
 
 
 def _tiny(a: Array) -> float:
@@ -224,6 +237,11 @@ def _poisson_of_z(z: Array, y: Array) -> Array:
     return xp.sum(xp.exp(z) - y * z, axis=-2)
 
 
+def _poisson_derivative(a: Array, y: Array) -> Array:
+    # 1 - y / a
+    return _quotient(a - y, a)
+
+
 def _binary_cross_entropy(a: Array, y: Array) -> Array:
     return -array_namespace(a).sum(y * _log(a) + (1 - y) * _log(1 - a), axis=-2)
 
@@ -234,6 +252,10 @@ def _binary_cross_entropy_of_z(z: Array, y: Array) -> Array:
     xp = array_namespace(z)
     linear = xp.maximum(z, xp.zeros_like(z)) - y * z
     return xp.sum(linear + xp.log1p(xp.exp(-xp.abs(z))), axis=-2)
+
+
+def _binary_cross_entropy_derivative(a: Array, y: Array) -> Array:
+    return _quotient(a - y, a * (1 - a))
 
 
 def _softmax_cross_entropy(a: Array, y: Array) -> Array:
@@ -257,14 +279,13 @@ def _softmax_cross_entropy_derivative(a: Array, y: Array) -> Array:
 COSTS: dict[str, Cost] = {
     cost.name: cost
     for cost in (
-        Cost("quadratic", _quadratic, lambda a, y: a - y, canonical="linear"),
-        # the slope is 0 at the kink
-        Cost("absolute_error", _absolute_error, lambda a, y: array_namespace(a).sign(a - y)),
-        Cost("huber", _huber, lambda a, y: array_namespace(a).clip(a - y, -1.0, 1.0)),
+        Cost("quadratic", _quadratic, _quadratic_derivative, canonical="linear"),
+        Cost("absolute_error", _absolute_error, _absolute_error_derivative),
+        Cost("huber", _huber, _huber_derivative),
         Cost(
             "poisson",
             _poisson,
-            lambda a, y: _quotient(a - y, a),
+            _poisson_derivative,
             canonical="exponential",
             function_of_z=_poisson_of_z,
             within=(0, math.inf),
@@ -272,7 +293,7 @@ COSTS: dict[str, Cost] = {
         Cost(
             "binary_cross_entropy",
             _binary_cross_entropy,
-            lambda a, y: _quotient(a - y, a * (1 - a)),
+            _binary_cross_entropy_derivative,
             canonical="sigmoid",
             function_of_z=_binary_cross_entropy_of_z,
             classification=True,
