@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -43,7 +43,7 @@ PREDICTED_ELEMENTS = 2**22  # of sparse X converted to dense at a time in predic
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
+class BaseMLP(CallbackSupportMixin, Estimator):  # type: ignore[misc]
     """A multilayer perceptron as a scikit-learn estimator; use `MLPClassifier` or `MLPRegressor`."""
 
     verbose: bool | int = False
