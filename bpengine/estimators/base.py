@@ -224,8 +224,7 @@ class BaseMLP(CallbackSupportMixin, Estimator):  # type: ignore[misc]
         self.coefs_, self.intercepts_ = coefs, intercepts
         self._loss = Loss(net, loss)
         for name in ("_optimizer", "loss_curve_", *SCORES):
-            if hasattr(self, name):
-                delattr(self, name)
+            self.__dict__.pop(name, None)
 
     def _backend(self) -> Backend:
         return backends.get("numpy" if self.backend is None else self.backend, self.device)
