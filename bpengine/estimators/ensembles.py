@@ -75,7 +75,7 @@ class BaseEnsemble(Estimator, FirstParameter):
                 est = clone(est)
                 data = _prepared(est, X, y, sample_weight, numbers)
                 data = Data(data.X[numbers], data.Y[numbers], data.weights)
-                task = Task(est, X, y, sample_weight, max_subtasks=est.max_iter)
+                task = Task(est, X, y, sample_weight)
                 (lbfgs.minimize if est.solver == "lbfgs" else stochastic.train)(est, data, task)
             self.estimators_.append(est)
         for group in stacks(found):

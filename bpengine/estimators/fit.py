@@ -15,7 +15,7 @@ __all__ = ["MLP", "stochastic_only"]
 
 
 class MLP(BaseMLP):
-    """An estimator of one network that can be trained."""
+    """An estimator of one network that can be trained; the solvers import `BaseMLP`."""
 
     def _train(self, X: Any, y: Any, sample_weight: Any, incremental: bool = False) -> None:
         """Train; with `incremental` for one more epoch."""
@@ -24,7 +24,7 @@ class MLP(BaseMLP):
             train(self, data, None)
             self._check_trained()
             return
-        task = Task(self, X, y, sample_weight, max_subtasks=self.max_iter)
+        task = Task(self, X, y, sample_weight)
         (minimize if self.solver == "lbfgs" else train)(self, data, task)
         self._check_trained()
         task.close()
