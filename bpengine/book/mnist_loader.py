@@ -91,14 +91,7 @@ def _pixels(X: Array, labels: Array) -> Part:
 
 
 def _wrapped(training: Part, validation: Part, test: Part) -> Wrapped:
-    images, labels = training
-    pairs = list(zip(_columns(images), np.eye(10)[labels].reshape(-1, 10, 1), strict=True))
-    return pairs, _labelled(*validation), _labelled(*test)
-
-
-def _labelled(images: Array, labels: Array) -> Pairs:
-    return list(zip(_columns(images), labels.tolist(), strict=True))
-
-
-def _columns(images: Array) -> Array:
-    return images.reshape(*images.shape, 1)
+    targets = np.eye(10)[training[1]][..., None], validation[1].tolist(), test[1].tolist()
+    parts = zip((training, validation, test), targets, strict=True)
+    first, second, third = (list(zip(X[..., None], Y, strict=True)) for (X, _), Y in parts)
+    return first, second, third

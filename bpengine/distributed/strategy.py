@@ -100,7 +100,7 @@ class DataParallelStrategy(SingleProcess):
         self, training: Training, chunks: Iterator[Chunk]
     ) -> Iterator[tuple[Chunk | None, int, int]]:
         """Rounds of as many steps as every rank with examples left can take."""
-        group, every, step = self.group, self.options.sync_every, 0
+        group, step = self.group, 0
         chunk: Chunk | None = None
         while True:
             group.where = f"epoch {training.epoch + 1}, step {step + 1}"
@@ -112,9 +112,7 @@ class DataParallelStrategy(SingleProcess):
                 raise group.as_agreed(KeyboardInterrupt())
             if not table[:, 1].any():
                 break
-            steps = int(table[table[:, 1] > 0, 1].min())
-            if every > 1:
-                steps = min(steps, every - step % every)
+            steps = self.most(step, int(table[table[:, 1] > 0, 1].min()))
             self._examples = int(table[:, 0].sum())
             now, chunk = (None, None) if chunk is None else _split(chunk, steps)
             yield now, steps, steps * self._examples

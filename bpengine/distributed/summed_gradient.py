@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -52,6 +53,7 @@ class Summed(Mean):
         return SummedProgram(gradient, sums, parts, vector, backend.compile(operations[cuts[-1] :]))
 
 
+@dataclass(eq=False)
 class SummedProgram:
     """A gradient, its sum over the ranks, and the update.
 
@@ -59,17 +61,13 @@ class SummedProgram:
     part when written; `sums` is a `HostSum`, or an object with the same methods, of these `parts`.
     """
 
-    def __init__(
-        self,
-        gradient: Callable[[Callable[[int], None]], None],
-        sums: Any,
-        parts: Sequence[tuple[int, int]],
-        vector: Array,
-        update: Program,
-    ) -> None:
-        self.gradient, self.sums, self.parts = gradient, sums, parts
-        self.vector, self.update = vector, update
-        self._begun = self._done = 0
+    gradient: Callable[[Callable[[int], None]], None]
+    sums: Any
+    parts: Sequence[tuple[int, int]]
+    vector: Array
+    update: Program
+    _begun: int = 0
+    _done: int = 0
 
     @property
     def calls(self) -> Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -43,7 +43,7 @@ PREDICTED_ELEMENTS = 2**22  # of sparse X converted to dense at a time in predic
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
+class BaseMLP(CallbackSupportMixin, Estimator):  # type: ignore[misc]
     """A multilayer perceptron as a scikit-learn estimator; use `MLPClassifier` or `MLPRegressor`."""
 
     verbose: bool | int = False
@@ -224,8 +224,7 @@ class BaseMLP(CallbackSupportMixin, Estimator, ABC):  # type: ignore[misc]
         self.coefs_, self.intercepts_ = coefs, intercepts
         self._loss = Loss(net, loss)
         for name in ("_optimizer", "loss_curve_", *SCORES):
-            if hasattr(self, name):
-                delattr(self, name)
+            self.__dict__.pop(name, None)
 
     def _backend(self) -> Backend:
         return backends.get("numpy" if self.backend is None else self.backend, self.device)

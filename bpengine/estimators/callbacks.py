@@ -125,7 +125,7 @@ def _callbacks(given: Any) -> list[Callback]:
 class Task:
     """Calls scikit-learn's callbacks during `fit`, with its arguments, if there are any."""
 
-    def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any, max_subtasks: int) -> None:
+    def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any) -> None:
         self.estimator = estimator
         self.data: dict[str, Any] = {"estimator": estimator, "X": X, "y": y}
         if sample_weight is not None:
@@ -133,7 +133,7 @@ class Task:
         self.context: Any = None
         self._iteration: Any = None
         if getattr(estimator, "_skl_callbacks", None) or hasattr(estimator, "_parent_callback_ctx"):
-            self.context = estimator._init_callback_context(max_subtasks=max_subtasks)
+            self.context = estimator._init_callback_context(max_subtasks=estimator.max_iter)
             self.context.call_on_fit_task_begin(**self.data)
 
     def begin(self) -> None:

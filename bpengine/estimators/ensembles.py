@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import MultiOutputMixin, RegressorMixin, _fit_context, clone
+from sklearn.base import MultiOutputMixin, RegressorMixin, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
@@ -47,25 +47,7 @@ class BaseEnsemble(Estimator, FirstParameter):
         "bootstrap": ["boolean"],
     }
 
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train the networks.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Of a classifier the class labels; for multilabel classification an indicator matrix.
-        sample_weight : array-like of shape (n_samples,), default=None
-
-        Returns
-        -------
-        self : estimator
-        """
-        self._fit(X, y, sample_weight)
-        return self
-
-    def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
+    def _train(self, X: Any, y: Any, sample_weight: Any) -> None:
         X, y = self._checked_pair(X, y, numeric=self._single is MLPRegressor)
         sample_weight = check_weights(sample_weight, X)
         draws = check_random_state(self.random_state)
@@ -93,7 +75,7 @@ class BaseEnsemble(Estimator, FirstParameter):
                 est = clone(est)
                 data = _prepared(est, X, y, sample_weight, numbers)
                 data = Data(data.X[numbers], data.Y[numbers], data.weights)
-                task = Task(est, X, y, sample_weight, max_subtasks=est.max_iter)
+                task = Task(est, X, y, sample_weight)
                 (lbfgs.minimize if est.solver == "lbfgs" else stochastic.train)(est, data, task)
             self.estimators_.append(est)
         for group in stacks(found):

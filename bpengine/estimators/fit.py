@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
-from sklearn.base import _fit_context
 from sklearn.utils.metaestimators import available_if
 
 from bpengine.estimators.base import BaseMLP
@@ -16,25 +15,7 @@ __all__ = ["MLP", "stochastic_only"]
 
 
 class MLP(BaseMLP):
-    """An estimator with `fit`."""
-
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train the network.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Of a classifier the class labels; for multilabel classification an indicator matrix.
-        sample_weight : array-like of shape (n_samples,), default=None
-
-        Returns
-        -------
-        self : estimator
-        """
-        self._train(X, y, sample_weight)
-        return self
+    """An estimator of one network that can be trained; the solvers import `BaseMLP`."""
 
     def _train(self, X: Any, y: Any, sample_weight: Any, incremental: bool = False) -> None:
         """Train; with `incremental` for one more epoch."""
@@ -43,7 +24,7 @@ class MLP(BaseMLP):
             train(self, data, None)
             self._check_trained()
             return
-        task = Task(self, X, y, sample_weight, max_subtasks=self.max_iter)
+        task = Task(self, X, y, sample_weight)
         (minimize if self.solver == "lbfgs" else train)(self, data, task)
         self._check_trained()
         task.close()

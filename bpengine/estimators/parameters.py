@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral, Real
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import validate_data
@@ -23,7 +24,7 @@ SPARSE = ["csr", "csc"]
 
 
 @dataclass(eq=False, repr=False)
-class Estimator(BaseEstimator):  # type: ignore[misc]
+class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
     """The parameters of all estimators, and validation, for single networks and ensembles."""
 
     hidden_layer_sizes: Any = (100,)
@@ -88,6 +89,28 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         "validation": [list, tuple, None],
         "max_norm": [Interval(Real, 0, None, closed="neither"), None],
     }
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train the network, or all networks of an ensemble.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Of a classifier the class labels; for multilabel classification an indicator matrix.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        self : estimator
+        """
+        self._train(X, y, sample_weight)
+        return self
+
+    @abstractmethod
+    def _train(self, X: Any, y: Any, sample_weight: Any) -> None:
+        """Validate the data and train."""
 
     def _checked(self, X: Any) -> Any:
         check_unmasked(X=X)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import _fit_context, clone, is_classifier
@@ -27,6 +28,7 @@ from bpengine.estimators.stacked import StackedFit, is_for_stacks, stacks, train
 __all__ = ["StackSearchCV"]
 
 
+@dataclass(eq=False, repr=False)
 class StackSearchCV(GridSearchCV):  # type: ignore[misc]
     """Grid search with cross-validation that trains many networks at a time.
 
@@ -90,32 +92,21 @@ class StackSearchCV(GridSearchCV):  # type: ignore[misc]
     {'alpha': 0.0001, 'learning_rate_init': 0.01}
     """
 
-    _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
+    estimator: Any
+    param_grid: Any
+    _: KW_ONLY
+    scoring: Any = None
+    refit: Any = True
+    cv: Any = None
+    verbose: int = 0
+    error_score: Any = np.nan
+    return_train_score: bool = False
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         name: constraint
         for name, constraint in GridSearchCV._parameter_constraints.items()
         if name not in ("n_jobs", "pre_dispatch")
     }
-
-    def __init__(
-        self,
-        estimator: Any,
-        param_grid: Any,
-        *,
-        scoring: Any = None,
-        refit: Any = True,
-        cv: Any = None,
-        verbose: int = 0,
-        error_score: Any = np.nan,
-        return_train_score: bool = False,
-    ) -> None:
-        self.estimator = estimator
-        self.param_grid = param_grid
-        self.scoring = scoring
-        self.refit = refit
-        self.cv = cv
-        self.verbose = verbose
-        self.error_score = error_score
-        self.return_train_score = return_train_score
 
     @_fit_context(prefer_skip_nested_validation=False)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any = None, **params: Any) -> StackSearchCV:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -55,9 +53,10 @@ def lines(axes: Axes, x: Sequence[float], curves: Iterable[tuple[str, Sequence[f
     """
     curves = list(curves)
     every = max(1, len(x) // MARKED)
-    styles = zip(curves, shades(axes, len(curves)), itertools.count())
-    for (name, values), colour, i in styles:
+    drawn = []
+    for i, ((name, values), colour) in enumerate(zip(curves, shades(axes, len(curves)), strict=True)):
         y = np.asarray(values, "float64")
+        drawn.append(y[~np.isnan(y)] if y.ndim > 1 else y)  # networks that have stopped are NaN
         if y.ndim > 1:
             low, high = np.nanmin(y, axis=1), np.nanmax(y, axis=1)
             axes.fill_between(x[: len(y)], low, high, color=colour, alpha=0.2, linewidth=0)
@@ -73,16 +72,10 @@ def lines(axes: Axes, x: Sequence[float], curves: Iterable[tuple[str, Sequence[f
             markevery=(i * every // len(curves), every),
             markersize=5,
         )
-    if is_log(value for _, values in curves for value in _present(values)):
+    if is_log(np.concatenate(drawn)):
         axes.set_yscale("log")
         log_ticks(axes.yaxis, *axes.get_ylim())
     axes.grid(alpha=0.3)
-
-
-def _present(values: Sequence[Any]) -> np.ndarray[Any, Any]:
-    """All values; for a stack, without NaN."""
-    found = np.asarray(values, "float64")
-    return found if found.ndim < 2 else found[~np.isnan(found)]
 
 
 def log_ticks(axis: Axis, low: float, high: float) -> None:
@@ -96,11 +89,10 @@ def log_ticks(axis: Axis, low: float, high: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def is_log(values: Iterable[float]) -> bool:
+def is_log(values: np.ndarray[Any, Any]) -> bool:
     """Whether to use a logarithmic scale: all values above 0, the greatest ten times the least."""
-    found = [float(value) for value in values]
-    finite = all(math.isfinite(value) and value > 0 for value in found)
-    return bool(found) and finite and max(found) >= 10 * min(found)
+    positive = values.size > 0 and np.isfinite(values).all() and values.min() > 0
+    return bool(positive and values.max() / 10 >= values.min())
 
 
 def ink(axes: Axes) -> Any:

@@ -6,6 +6,7 @@ import _thread
 import pickle
 import warnings
 from functools import partial
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -388,6 +389,11 @@ def test_parameters_are_those_of_scikit_learn_and_some_more(Estimator):
     ours = Estimator().get_params()
     assert theirs.items() <= ours.items()
     assert list(theirs) == [name for name in ours if name in theirs]
+    positional = [
+        [p.name for p in signature(kind).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        for kind in (Estimator, getattr(reference, Estimator.__name__))
+    ]
+    assert positional[0] == positional[1]
     more = {
         "backend",
         "device",
@@ -511,6 +517,17 @@ def test_callbacks_of_bpengine(tmp_path, solver):
         np.testing.assert_allclose(history.validation_accuracy, model.validation_scores_)
     assert len((tmp_path / "log").read_text().splitlines()) == 4
     np.testing.assert_allclose(bp.load(path).feedforward(X.T).T, model.predict_proba(X), rtol=1e-6)
+
+
+def test_all_callbacks_end_even_if_one_fails():
+    class Failing(bp.Callback):
+        def end(self, training):
+            raise RuntimeError("disk full")
+
+    first, last = Recorder(), Recorder()
+    with pytest.raises(RuntimeError, match="disk full"):
+        MLPClassifier((4,), max_iter=2, callbacks=[first, Failing(), last]).fit(X, LABELS)
+    assert first.said[-1][0] == last.said[-1][0] == "end"
 
 
 def test_callbacks_are_checked():

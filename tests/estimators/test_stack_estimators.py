@@ -347,6 +347,9 @@ def test_parameters_of_ensembles_are_those_of_their_estimators(Ensemble, Single)
     assert set(single) - set(whole) == {"warm_start", "verbose", "callbacks"}
     assert all(single[name] == whole[name] for name in set(single) & set(whole))
     assert set(Ensemble._parameter_constraints) == set(whole)
+    positional = Ensemble(3, (8,), "tanh")
+    assert (positional.n_estimators, positional.hidden_layer_sizes) == (3, (8,))
+    assert positional.activation == "tanh"
 
 
 # the search
