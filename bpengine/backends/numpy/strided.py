@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from bpengine.backends.operation import Array, Operation
 
 __all__ = ["Kernel", "has_gaps", "location", "rows_per_product", "without_gaps"]
 
-Kernel = Callable[..., list[Call]]
+Kernel = Callable[..., Iterable[Call]]
 MAX_COLUMNS, MAX_UNPACKED, MIN_ROWS, MAX_ROWS = 12, 10**6, 16, 128
 
 
