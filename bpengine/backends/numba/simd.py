@@ -165,10 +165,10 @@ class Vectors:
                 for place, total, old in zip(places, totals, olds, strict=True):
                     store(self.fma(β, old, total), place)
 
-    def _call(self, name, result, operands, fastmath=()):
+    def _call(self, name, result, operands):
         kind = ir.FunctionType(result, [x.type for x in operands])
         function = cgutils.get_or_insert_function(self.builder.module, kind, name)
-        return self.builder.call(function, operands, fastmath=fastmath)
+        return self.builder.call(function, operands)
 
 
 def _zero(kind):

@@ -19,7 +19,7 @@ import numpy as np
 
 from bpengine import openblas
 from bpengine.backends.numba.instruction import BARRIER, FIELDS, Instruction, partition
-from bpengine.backends.numba.intrinsics import atomic_add_one, atomic_load, call, yield_thread
+from bpengine.backends.numba.intrinsics import atomic_add_one, atomic_load, call
 from bpengine.backends.operation import Array
 
 __all__ = ["ThreadPool", "distribute", "replay"]
@@ -64,7 +64,7 @@ def replay(instructions: Array, steps: int) -> None:
     for _ in range(steps):
         for i in range(instructions.shape[0]):
             if instructions[i, 0]:
-                call(instructions[i, 0], first + i * 8 * instructions.shape[1])
+                call(instructions[i, 0], (first + i * 8 * instructions.shape[1], 0))
 
 
 class ThreadPool:
@@ -159,7 +159,7 @@ def _run_thread(
     for _ in range(steps):
         for i in range(thread, instructions.shape[0], threads):
             if instructions[i, 0]:
-                call(instructions[i, 0], first + i * width)
+                call(instructions[i, 0], (first + i * width, 0))
             if instructions[i, BARRIER]:
                 arrivals += threads
                 if not _wait(state, arrivals, yield_address):
@@ -177,7 +177,7 @@ def _wait(state: Array, arrivals: int, yield_address: int) -> bool:
             return False
         spins += 1
         if spins > SPINS and yield_address:
-            yield_thread(yield_address)
+            call(yield_address, ())
     return True
 
 
