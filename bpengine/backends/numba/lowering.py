@@ -27,12 +27,12 @@ from bpengine.backends.numba.strides import (
     as_matrix,
     broadcast_stack,
     contiguous_rows,
-    is_same,
     planes,
 )
 from bpengine.backends.numba.updates import PASSES, UPDATES
 from bpengine.backends.numpy import blas
 from bpengine.backends.numpy.scratch import Scratch
+from bpengine.backends.numpy.strided import location
 from bpengine.backends.operation import Array, Operation
 from bpengine.backends.program import Batches, Settings
 
@@ -78,7 +78,7 @@ class Lowering:
         name = KERNEL_OF.get(op.name, op.name)
         if name not in ELEMENTWISE:
             return None
-        if name == "copy" and is_same(op.inputs[0], op.output):
+        if name == "copy" and location(op.inputs[0]) == location(op.output):
             return []
         return self._elementwise(self._kernel(name, op), ELEMENTWISE[name], op)
 
@@ -173,7 +173,7 @@ class Lowering:
         return [Instruction([*fields, address_of(scratch)])]
 
     def _max_norm(self, op: Operation) -> list[Instruction] | None:
-        in_place, (w, bound) = is_same(op.inputs[0], op.output), op.inputs
+        (w, bound), in_place = op.inputs, location(op.inputs[0]) == location(op.output)
         w = as_matrix(w)
         if w is None or not in_place or not contiguous_rows(w):
             return None
