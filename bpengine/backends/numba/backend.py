@@ -76,6 +76,7 @@ class CompiledProgram(QuietReplay):
     ) -> None:
         self._step, self._lowering = step, lowering
         self._batched: BatchedProgram | None = None
+        self._most = 1  # steps that compiled code takes at a time
         super().__init__(_calls(step, lowering), keep_alive)
 
     def run(self, steps: int) -> None:
@@ -84,7 +85,7 @@ class CompiledProgram(QuietReplay):
             function, operands = self.calls[0]
             function(*operands)
         else:
-            self._context.run(_replay, self.calls, steps)
+            self._context.run(self._replay, self.calls, steps)
 
     def run_batches(self, batches: Batches, steps_taken: list[int]) -> None:
         """A step on each of some batches, which compiled code gathers where possible."""
@@ -99,9 +100,23 @@ class CompiledProgram(QuietReplay):
         batched.start(batches)
         before = steps_taken[0]
         try:
-            self._context.run(_replay, batched.calls, len(batches.batches))
+            self._context.run(self._replay, batched.calls, len(batches.batches))
         finally:
             steps_taken[0] = before + int(batched.count[0])
+
+    def _replay(self, calls: Sequence[Call], steps: int) -> None:
+        run, operands = calls[0]
+        compiled = len(calls) == 1 and (run is replay or isinstance(run, (ThreadPool, LockedReplay)))
+        if steps == 1 or not compiled:
+            Replay(calls).run(steps)
+            return
+        while steps:
+            count = min(self._most, steps)
+            start = time.perf_counter()
+            run(operands[0], count)
+            seconds = time.perf_counter() - start
+            steps -= count
+            self._most = max(1, min(8 * self._most, int(count * SECONDS / max(seconds, 1e-9))))
 
 
 class BatchedProgram:
@@ -171,29 +186,9 @@ class LockedReplay:
         self._locks, self._run = [lock for _, lock in sorted(locks.items())], run
         self.size = getattr(run, "size", 1)
 
-    def steps_in(self, seconds: float) -> int:
-        """How many steps take so long."""
-        return self._run.steps_in(seconds) if isinstance(self._run, ThreadPool) else 1
-
     def __call__(self, instructions: Array, steps: int) -> None:
         """Execute instructions in order, `steps` times."""
         with contextlib.ExitStack() as held:
             for lock in self._locks:
                 held.enter_context(lock)
             self._run(instructions, steps)
-
-
-def _replay(calls: Sequence[Call], steps: int) -> None:
-    run = calls[0][0] if len(calls) == 1 else None
-    if steps == 1 or not (run is replay or isinstance(run, (ThreadPool, LockedReplay))):
-        Replay(calls).run(steps)
-        return
-    instructions, left = calls[0][1][0], steps
-    most = 1 if run is replay else run.steps_in(SECONDS)
-    while left:
-        count = min(most, left)
-        start = time.perf_counter()
-        run(instructions, count)
-        seconds = time.perf_counter() - start
-        left -= count
-        most = max(1, min(8 * most, int(count * SECONDS / max(seconds, 1e-9))))

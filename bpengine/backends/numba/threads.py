@@ -107,11 +107,6 @@ class ThreadPool:
         if steps:
             self._run(instructions, steps, parallel=self._parallel_is_faster())
 
-    def steps_in(self, seconds: float) -> int:
-        """How many steps take so long, by those that were timed; 1 before any was."""
-        latest = self._seconds[self._parallel_is_faster() and self._seconds[1] > 0]
-        return max(1, int(seconds / latest)) if latest else 1
-
     def _parallel_is_faster(self) -> bool:
         return self._seconds[1] < self._seconds[0]
 
