@@ -60,8 +60,8 @@ def _rows_tile(most: int, vectors: int, masked: int):
             v.finish(
                 places,
                 totals,
-                v.splat(α),
-                v.splat(β),
+                α,
+                β,
                 lambda place: v.load(*place),
                 lambda x, place: v.store(x, *place),
             )

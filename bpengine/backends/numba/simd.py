@@ -152,10 +152,10 @@ class Vectors:
     def finish(self, places, totals, α, β, load, store) -> None:
         """``c ← β c + α · total``, without reading c where β is 0."""
         builder = self.builder
+        nothing = builder.fcmp_ordered("==", β, ir.Constant(β.type, 0.0))
+        if totals[0].type == self.type:
+            α, β = self.splat(α), self.splat(β)
         totals = [builder.fmul(α, total) for total in totals]
-        nothing = builder.fcmp_ordered("==", β, ir.Constant(β.type, _zero(β.type)))
-        if isinstance(β.type, ir.VectorType):
-            nothing = builder.extract_element(nothing, I32(0))
         with builder.if_else(nothing) as (new, added):
             with new:
                 for place, total in zip(places, totals, strict=True):
@@ -169,7 +169,3 @@ class Vectors:
         kind = ir.FunctionType(result, [x.type for x in operands])
         function = cgutils.get_or_insert_function(self.builder.module, kind, name)
         return self.builder.call(function, operands)
-
-
-def _zero(kind):
-    return [0.0] * kind.count if isinstance(kind, ir.VectorType) else 0.0
