@@ -56,7 +56,7 @@ class NumbaBackend(NumPyBackend):
                 )
             step += calls(lowering.scratch, op) if instructions is None else instructions
         log_compilation()
-        return CompiledProgram(step, lowering, operations)
+        return CompiledProgram(step, lowering)
 
 
 class CompiledProgram(QuietReplay):
@@ -66,18 +66,14 @@ class CompiledProgram(QuietReplay):
     ----------
     step : sequence of instructions and calls
     lowering : Lowering
-        Where the instructions are from.
-    keep_alive : object
-        What instructions hold addresses of.
+        What the instructions are from, and what holds the arrays that they hold addresses of.
     """
 
-    def __init__(
-        self, step: Sequence[Instruction | Call], lowering: Lowering, keep_alive: object
-    ) -> None:
+    def __init__(self, step: Sequence[Instruction | Call], lowering: Lowering) -> None:
         self._step, self._lowering = step, lowering
         self._batched: BatchedProgram | None = None
         self._most = 1  # steps that compiled code takes at a time
-        super().__init__(_calls(step, lowering), keep_alive)
+        super().__init__(_calls(step, lowering), lowering)
 
     def run(self, steps: int) -> None:
         """Run the step `steps` times."""
@@ -105,15 +101,15 @@ class CompiledProgram(QuietReplay):
             steps_taken[0] = before + int(batched.count[0])
 
     def _replay(self, calls: Sequence[Call], steps: int) -> None:
-        run, operands = calls[0]
-        compiled = len(calls) == 1 and (run is replay or isinstance(run, (ThreadPool, LockedReplay)))
-        if steps == 1 or not compiled:
+        run = calls[0][0] if len(calls) == 1 else None
+        if steps == 1 or not (run is replay or isinstance(run, (ThreadPool, LockedReplay))):
             Replay(calls).run(steps)
             return
+        instructions = calls[0][1][0]
         while steps:
             count = min(self._most, steps)
             start = time.perf_counter()
-            run(operands[0], count)
+            run(instructions, count)
             seconds = time.perf_counter() - start
             steps -= count
             self._most = max(1, min(8 * self._most, int(count * SECONDS / max(seconds, 1e-9))))

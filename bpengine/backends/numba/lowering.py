@@ -65,12 +65,12 @@ class Lowering:
     def lower(self, op: Operation) -> list[Instruction] | None:
         """The instructions that carry out `op`; None where there is no kernel for it."""
         arrays = *op.inputs, op.output, *op.state
+        self.keep_alive.append(arrays)
         if op.name == "add squares":
             return self._add_squares(op)
         dtype = op.output.dtype
         if dtype not in REALS or any(x.dtype != dtype for x in arrays):
             return None
-        self.keep_alive.append(arrays)
         if op.name in SPECIAL:
             return SPECIAL[op.name](self, op)
         if op.name.startswith("custom "):

@@ -32,16 +32,7 @@ UPDATES = {
 }
 """How many inputs an operation has: fields 2, 3, … of its instruction, followed by the output. Field 1
 is the length of the first."""
-PASSES = (
-    "momentum",
-    "nesterov",
-    "adam",
-    "adam per parameter",
-    "rmsprop",
-    "rmsprop per parameter",
-    "adagrad",
-    "adagrad per parameter",
-)
+PASSES = UPDATES.keys() - {"epsilon", "average"}
 """Those that treat every number alike, so that threads can take parts."""
 
 
