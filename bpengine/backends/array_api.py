@@ -22,13 +22,7 @@ Calls = Iterator[Call]
 
 
 class Replay:
-    """A program as a list of (function, operands).
-
-    Parameters
-    ----------
-    calls : sequence of (function, operands)
-        Called in order as ``function(*operands)``.
-    """
+    """A program as a list of (function, operands), called in order as ``function(*operands)``."""
 
     def __init__(self, calls: Sequence[Call]) -> None:
         self.calls = calls

@@ -62,11 +62,7 @@ class NumbaBackend(NumPyBackend):
 class CompiledProgram(QuietReplay):
     """A step as arrays of instructions, with calls between them where there are any.
 
-    Parameters
-    ----------
-    step : sequence of instructions and calls
-    lowering : Lowering
-        What the instructions are from, and what holds the arrays that they hold addresses of.
+    `lowering` holds the arrays that instructions have addresses of.
     """
 
     def __init__(self, step: Sequence[Instruction | Call], lowering: Lowering) -> None:
@@ -168,17 +164,10 @@ def _calls(step: Sequence[Instruction | Call], lowering: Lowering) -> list[Call]
 
 
 class LockedReplay:
-    """Replays instructions while it holds the locks of their generators, as NumPy does.
-
-    Parameters
-    ----------
-    locks : dict
-        By their identity: all programs acquire them in the same order.
-    run : ThreadPool or callable
-        What replays instructions.
-    """
+    """Replays instructions while it holds the locks of their generators, as NumPy does."""
 
     def __init__(self, locks: dict[int, Any], run: Any) -> None:
+        # by their identity: all programs acquire them in the same order
         self._locks, self._run = [lock for _, lock in sorted(locks.items())], run
         self.size = getattr(run, "size", 1)
 

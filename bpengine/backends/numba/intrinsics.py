@@ -41,17 +41,6 @@ def real(typing, value, like):
     return like(value, like), generate
 
 
-@intrinsic
-def overflow_unit(typing, like):
-    """`norms.overflow_unit` of the type of `like`."""
-    unit = norms.overflow_unit(float(np.finfo(like.name).max))
-
-    def generate(context, builder, signature, arguments):
-        return ir.Constant(context.get_value_type(like), unit)
-
-    return like(like), generate
-
-
 def series(single, double):
     """A polynomial c₀ + c₁ x + c₂ x² + …, with coefficients for float32 and for float64."""
 
@@ -68,6 +57,10 @@ def series(single, double):
         return x(x), generate
 
     return polynomial
+
+
+_greatest = (float(np.finfo(of_type).max) for of_type in ("float32", "float64"))
+overflow_unit = series(*([norms.overflow_unit(x)] for x in _greatest))
 
 
 @intrinsic

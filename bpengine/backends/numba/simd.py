@@ -28,14 +28,7 @@ WIDTH, REGISTERS = _width()
 
 
 class Vectors:
-    """Builds instructions on vectors of one type.
-
-    Parameters
-    ----------
-    context, builder
-        As Numba gives them to an intrinsic.
-    real : types.float32 or types.float64
-    """
+    """Builds instructions on vectors of one type, by what Numba gives to an intrinsic."""
 
     def __init__(self, context, builder, real) -> None:
         self.builder, self.real = builder, context.get_value_type(real)

@@ -72,17 +72,10 @@ class ThreadPool:
 
     Where a core is busy with other work all threads wait for its thread, and a single thread may be
     faster. So both ways are timed, and the faster one is used: the results are the same, bit for bit.
-
-    Parameters
-    ----------
-    size : int
-        Number of threads.
-    keep_alive : object
-        What instructions hold addresses of.
     """
 
     def __init__(self, size: int, keep_alive: object = None) -> None:
-        self.size, self._keep_alive = size, keep_alive
+        self.size, self._keep_alive = size, keep_alive  # the arrays of threads
         self._seconds = [0.0, 0.0]  # of a step: serial, parallel
         self._runs, self._pause, self._retry = 0, RETRY, RETRY
         # compiled, or read from disk, before it is timed
