@@ -58,12 +58,7 @@ def _rows_tile(most: int, vectors: int, masked: int):
             rows_of_c = [v.offset(c, r, c_row) for r in numbers]
             places = [(builder.add(x, I64(part)), mask) for x in rows_of_c for part, mask in parts]
             v.finish(
-                places,
-                totals,
-                α,
-                β,
-                lambda place: v.load(*place),
-                lambda x, place: v.store(x, *place),
+                places, totals, α, β, lambda place: v.load(*place), lambda x, place: v.store(x, *place)
             )
             return context.get_dummy_value()
 
