@@ -170,7 +170,7 @@ def _same(x: np.ndarray, y: np.ndarray) -> bool:
 
 def _negative_product(kernels: Scratch, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> list[Call]:
     scale, β = np.full(1, -1.0, c.dtype), np.zeros((), c.dtype)
-    return blas.FOLDED["add product"](kernels, a, b, c, scale, β, c)
+    return list(blas.FOLDED["add product"](kernels, a, b, c, scale, β, c))
 
 
 VARIANTS: dict[str, Callable[[], NumPyBackend]] = {

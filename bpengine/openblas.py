@@ -5,11 +5,12 @@ OpenBLAS chooses its kernels while NumPy loads, so this runs first and imports n
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 __all__ = [
@@ -41,7 +42,6 @@ LESSER = frozenset(
 )
 Decision = Literal["opted out", "given", "set", "too late", "not needed"]
 decision: Decision = "not needed"
-_warned = False
 
 
 class Processor(NamedTuple):
@@ -52,10 +52,10 @@ class Processor(NamedTuple):
     flags: frozenset[str] = frozenset()
 
 
-def parse(text: str) -> Processor:
-    """The first processor in the text of ``/proc/cpuinfo``."""
+def parse(lines: Iterable[str]) -> Processor:
+    """The first processor in the lines of ``/proc/cpuinfo``."""
     fields = {}
-    for line in text.strip().splitlines():
+    for line in lines:
         if not line.strip():
             break
         key, _, value = line.partition(":")
@@ -66,17 +66,12 @@ def parse(text: str) -> Processor:
 
 def processor() -> Processor:
     """The processor as Linux describes it; empty elsewhere."""
-    lines = []
     try:
         # The file is generated while it is read: stop after the first of perhaps hundreds.
         with open(CPUINFO, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if not line.strip():
-                    break
-                lines.append(line)
+            return parse(file)
     except OSError:
         return Processor()
-    return parse("".join(lines))
 
 
 def better_core(processor: Processor) -> str | None:
@@ -126,11 +121,8 @@ def _linux_x86_64() -> bool:
     return sys.platform == "linux" and os.uname().machine == "x86_64"
 
 
+@functools.cache
 def _warn() -> None:
-    global _warned
-    if _warned:
-        return
-    _warned = True
     warnings.warn(
         f"OpenBLAS takes this processor for a {taken_core()} and leaves its AVX-512 unused, which may "
         "halve the speed of matrix products. NumPy was loaded before bpengine, so it is too late to "
@@ -143,32 +135,24 @@ def _warn() -> None:
 
 def taken_core() -> str | None:
     """The core that the loaded NumPy's OpenBLAS took; None without NumPy or OpenBLAS."""
-    import ctypes
-
     function = _openblas("get_corename", ctypes.c_char_p)
     return None if function is None else function().decode()
 
 
 def chooses() -> bool:
     """Whether the loaded OpenBLAS selects its core at run time."""
-    import ctypes
-
     function = _openblas("get_config", ctypes.c_char_p)
     return function is not None and b"DYNAMIC_ARCH" in function()
 
 
 def threads() -> int | None:
     """The number of threads of the loaded NumPy's OpenBLAS; None without NumPy or OpenBLAS."""
-    import ctypes
-
     function = _openblas("get_num_threads", ctypes.c_int)
     return None if function is None else function()
 
 
 @functools.cache
 def _library(path: str) -> Any:
-    import ctypes
-
     return ctypes.CDLL(path)
 
 

@@ -53,23 +53,26 @@ ARM = (
     ],
 )
 def test_the_rule(text: str, core: str | None) -> None:
-    assert openblas.better_core(openblas.parse(text)) == core
+    assert openblas.better_core(openblas.parse(text.splitlines())) == core
 
 
 @pytest.mark.parametrize("missing", sorted(openblas.SKYLAKEX_NEEDS))
 def test_every_instruction_set_is_needed(missing: str) -> None:
     flags = " ".join(flag for flag in f"{BASE} {AVX512}".split() if flag != missing)
-    assert openblas.better_core(openblas.parse(cpuinfo("AuthenticAMD", "AMD EPYC", flags))) is None
+    assert (
+        openblas.better_core(openblas.parse(cpuinfo("AuthenticAMD", "AMD EPYC", flags).splitlines()))
+        is None
+    )
 
 
 def test_reads_the_first_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cpuinfo").write_text(ZEN3 + ZEN5)
     monkeypatch.setattr(openblas, "CPUINFO", str(tmp_path / "cpuinfo"))
-    assert openblas.processor() == openblas.parse(ZEN3)
+    assert openblas.processor() == openblas.parse(ZEN3.splitlines())
     assert openblas.processor().name == "AMD EPYC 7763 64-Core Processor"
     monkeypatch.setattr(openblas, "CPUINFO", str(tmp_path / "missing"))
     assert openblas.processor() == openblas.Processor()
-    assert "asimd" in openblas.parse(ARM).flags
+    assert "asimd" in openblas.parse(ARM.splitlines()).flags
 
 
 Prepare = Callable[..., tuple[str, dict[str, str]]]
@@ -92,7 +95,7 @@ def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepare:
 
     monkeypatch.setattr(openblas, "_linux_x86_64", lambda: True)
     monkeypatch.setattr(openblas, "decision", "not needed")
-    monkeypatch.setattr(openblas, "_warned", False)
+    openblas._warn.cache_clear()
     return call
 
 

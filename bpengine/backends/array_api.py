@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -15,19 +15,14 @@ from bpengine.backends.namespace import array_namespace
 from bpengine.backends.operation import Array, Operation
 from bpengine.backends.program import Batches, Program
 
-__all__ = ["ArrayAPIBackend", "Call", "Replay", "fallback", "library_name"]
+__all__ = ["ArrayAPIBackend", "Call", "Calls", "Replay", "fallback", "library_name"]
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
+Calls = Iterator[Call]
 
 
 class Replay:
-    """A program as a list of (function, operands).
-
-    Parameters
-    ----------
-    calls : sequence of (function, operands)
-        Called in order as ``function(*operands)``.
-    """
+    """A program as a list of (function, operands), called in order as ``function(*operands)``."""
 
     def __init__(self, calls: Sequence[Call]) -> None:
         self.calls = calls

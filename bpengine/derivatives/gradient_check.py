@@ -219,17 +219,13 @@ def check_gradient(
     to_numpy = network.backend.to_numpy
     differences: list[tuple[float, WorstEntry]] = []
     layers: list[tuple[Any, Any]] = []
-    for l in range(len(network.weights)):
-        pair = []
-        for kind in ("weights", "biases"):
-            num, bp = (to_numpy(getattr(g, kind)[l]) for g in (numerical, backprop))
-            pair.append((num.ravel(), bp.ravel()))
-            apart = np.nan_to_num(np.abs(num - bp), nan=np.inf)
-            at = np.unravel_index(apart.argmax(), num.shape)
-            entry = WorstEntry(f"{kind}[{l}][{at[0]}, {at[1]}]", float(bp[at]), float(num[at]))
-            differences.append((float(apart[at]), entry))
-        num, bp = (np.concatenate(arrays) for arrays in zip(*pair, strict=True))
-        layers.append((num, bp))
+    for l, n in enumerate(network.sizes[:-1]):
+        num, bp = (to_numpy(g.blocks[l])[:, : n + 1] for g in (numerical, backprop))
+        layers.append((num.ravel(), bp.ravel()))
+        apart = np.nan_to_num(np.abs(num - bp), nan=np.inf)
+        j, k = np.unravel_index(apart.argmax(), apart.shape)
+        name = f"weights[{l}][{j}, {k}]" if k < n else f"biases[{l}][{j}, 0]"
+        differences.append((float(apart[j, k]), WorstEntry(name, float(bp[j, k]), float(num[j, k]))))
     num, bp = (np.concatenate(arrays) for arrays in zip(*layers, strict=True))
     # rounding error of a difference of costs
     noise = 4 * float(np.finfo("float64").eps) * max(1.0, numerical.cost) / epsilon
@@ -253,11 +249,8 @@ class _PerturbedNetworks:
     def __init__(self, network: Model, X: Array, Y: Array) -> None:
         self.network = network
         backend, sizes = network.backend, network.sizes
-        pairs = zip(network.weights, network.biases, strict=True)
-        self.blocks = [
-            np.concatenate([backend.to_numpy(w), backend.to_numpy(b)], axis=1).astype("float64")
-            for w, b in pairs
-        ]
+        blocks = zip(network.parameters.blocks, sizes, strict=False)
+        self.blocks = [backend.to_numpy(block)[:, : n + 1].astype("float64") for block, n in blocks]
         m, σ = int(X.shape[1]), network.activations
         elements = sum(block.size for block in self.blocks) + 2 * m * sum(sizes)
         self.count = max(1, min(STACK_ELEMENTS // elements, max(block.size for block in self.blocks)))
@@ -273,9 +266,8 @@ class _PerturbedNetworks:
 
     def put(self, parameters: Parameters, l: int, block: np.ndarray[Any, Any]) -> None:
         """Write ``[w b]`` of layer l, for a network or a stack."""
-        backend = self.network.backend
-        parameters.weights[l][...] = backend.asarray(block[..., :-1].copy(), "float64")
-        parameters.biases[l][...] = backend.asarray(block[..., -1:].copy(), "float64")
+        target = parameters.blocks[l][..., : block.shape[-1]]
+        target[...] = self.network.backend.asarray(block, "float64")
 
     def costs(
         self, l: int, entries: np.ndarray[Any, Any], change: float

@@ -19,14 +19,7 @@ ORDERS = [*range(2, 33), 36, 40, 48, 56, 64, 80, 96, 128, 192, 256, 512]
 
 
 class Accountant(Callback):
-    """Appends ε to ``History.epsilon`` after each epoch and at the end of training.
-
-    Parameters
-    ----------
-    batches : Poisson
-        Counts the steps.
-    delta : float
-    """
+    """Appends ε to ``History.epsilon`` after each epoch and at the end of training."""
 
     def __init__(self, batches: Poisson, delta: float) -> None:
         self._batches, self._delta = batches, delta

@@ -26,12 +26,6 @@ class Noise:
     ``rng.standard_normal``; no value exceeds 6.8 standard deviations. In float64 by
     ``rng.standard_normal``.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-    backend : Backend
-    dtype : str
-
     References
     ----------
     G. Box and M. Muller, A note on the generation of random normal deviates, Annals of Mathematical

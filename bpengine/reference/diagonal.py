@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bpengine.reference.forward import layers
+from bpengine.reference.checks import check_example
 from bpengine.reference.per_example import PerExampleNetwork
 
 __all__ = ["DiagonalNetwork", "slopes"]
@@ -72,14 +72,14 @@ class DiagonalNetwork(PerExampleNetwork):
     True
     """
 
-    def backprop(self, x: Array, y: Array) -> tuple[list[Array], list[Array]]:
-        """∂C_x/∂w and ∂C_x/∂b of every layer, for one column x with target y."""
-        zs, activations = layers(self, x, y)
+    def errors(self, x: Array, y: Array) -> tuple[list[Array], list[Array]]:
+        """Activations of every layer, x first, and δ of every layer after the input."""
+        check_example(self, x, y)
+        zs, activations = self.forward(x)
         # Σ'(z[1]), w[2]ᵀ, Σ'(z[2]), …, w[L]ᵀ, Σ'(z[L]), ∇_a C
         factors = [slopes(self.activations[0][1], zs[0])]
         for w, (_, slope), z in zip(self.weights[1:], self.activations[1:], zs[1:], strict=True):
             factors += [w.T, slopes(slope, z)]
         factors.append(self.cost_derivative(activations[-1], y))
         # δ[l] = Σ'(z[l]) w[l+1]ᵀ … Σ'(z[L-1]) w[L]ᵀ Σ'(z[L]) ∇_a C, from the left
-        errors = [reduce(np.matmul, factors[2 * l :]) for l in range(len(zs))]
-        return [δ @ a.T for δ, a in zip(errors, activations[:-1], strict=True)], errors
+        return activations, [reduce(np.matmul, factors[2 * l :]) for l in range(len(zs))]

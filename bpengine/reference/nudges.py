@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bpengine.reference.forward import check_entry, layers
+from bpengine.reference.checks import check_entry, check_example
 from bpengine.reference.per_example import ACTIVATIONS, COSTS, PerExampleNetwork
 
 __all__ = ["Nudges", "nudge"]
@@ -135,10 +135,11 @@ def nudge(
         cost,
     )
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    check_example(net, x, y)
     check_entry(net, layer, entry)
 
     def forward() -> tuple[list[Array], list[Array], float]:
-        zs, activated = layers(net, x, y)
+        zs, activated = net.forward(x)
         of_z = OF_Z.get((cost, activations[-1]))
         C = of_z(zs[-1], y) if of_z else OF_A[cost](activated[-1], y)
         return zs, activated[1:], float(C)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from bpengine.reference.checks import check_entry, check_example
 from bpengine.reference.diagonal import slopes
-from bpengine.reference.forward import check_entry, layers
 from bpengine.reference.per_example import ACTIVATIONS, PerExampleNetwork
 
 __all__ = ["MOST_PATHS", "Path", "PathNetwork"]
@@ -111,7 +111,8 @@ class PathNetwork(PerExampleNetwork):
         """
         check_entry(self, layer, entry)
         self._check_count(self.count(layer))
-        zs, activations = layers(self, x, y)
+        check_example(self, x, y)
+        zs, activations = self.forward(x)
         j, k = entry
         whole = [slopes(slope, z).T for (_, slope), z in zip(self.activations, zs, strict=True)]
         # ∂a/∂w_jk, with a one after the activations for the bias

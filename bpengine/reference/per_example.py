@@ -117,29 +117,36 @@ class PerExampleNetwork:
         self.cost_derivative = COSTS[cost]
         self.simplified = (cost, activations[-1]) in SIMPLIFIED
 
-    def feedforward(self, x: Array) -> Array:
-        """Output for one column x."""
-        for w, b, (σ, _) in zip(self.weights, self.biases, self.activations, strict=True):
-            x = σ(np.dot(w, x) + b)
-        return x
-
-    def backprop(self, x: Array, y: Array) -> tuple[list[Array], list[Array]]:
-        """∂C_x/∂w and ∂C_x/∂b of every layer, for one column x with target y."""
+    def forward(self, x: Array) -> tuple[list[Array], list[Array]]:
+        """Weighted inputs of every layer after the input, and activations, x first."""
         zs, activations = [], [x]
         for w, b, (σ, _) in zip(self.weights, self.biases, self.activations, strict=True):
             zs.append(np.dot(w, activations[-1]) + b)
             activations.append(σ(zs[-1]))
+        return zs, activations
+
+    def feedforward(self, x: Array) -> Array:
+        """Output for one column x."""
+        return self.forward(x)[1][-1]
+
+    def errors(self, x: Array, y: Array) -> tuple[list[Array], list[Array]]:
+        """Activations of every layer, x first, and δ of every layer after the input."""
+        zs, activations = self.forward(x)
         if self.simplified:
             delta = activations[-1] - y
         else:
             g = self.cost_derivative(activations[-1], y)
             delta = self.activations[-1][1](g, zs[-1])
-        nabla_w, nabla_b = [np.dot(delta, activations[-2].T)], [delta]
+        deltas = [delta]
         for l in range(len(self.weights) - 1, 0, -1):
             delta = self.activations[l - 1][1](np.dot(self.weights[l].T, delta), zs[l - 1])
-            nabla_w.append(np.dot(delta, activations[l - 1].T))
-            nabla_b.append(delta)
-        return nabla_w[::-1], nabla_b[::-1]
+            deltas.append(delta)
+        return activations, deltas[::-1]
+
+    def backprop(self, x: Array, y: Array) -> tuple[list[Array], list[Array]]:
+        """∂C_x/∂w and ∂C_x/∂b of every layer, for one column x with target y."""
+        activations, deltas = self.errors(x, y)
+        return [np.dot(δ, a.T) for δ, a in zip(deltas, activations[:-1], strict=True)], deltas
 
     def gradient(self, X: Array, Y: Array) -> tuple[list[Array], list[Array]]:
         """Averages of `backprop` over the columns of X and Y."""

@@ -72,25 +72,13 @@ class StackedNetwork(PerExampleNetwork):
         """
         if by not in ("matmul", "einsum"):
             raise ValueError(f"by is {by!r}, expected 'matmul' or 'einsum'.")
-        zs, activations = [], [X]
-        for w, b, (σ, _) in zip(self.weights, self.biases, self.activations, strict=True):
-            zs.append(w @ activations[-1] + b)
-            activations.append(σ(zs[-1]))
-        if self.simplified:
-            delta = activations[-1] - Y
-        else:
-            delta = self.activations[-1][1](self.cost_derivative(activations[-1], Y), zs[-1])
-        nabla_w, nabla_b = [], []
-        for l in range(len(self.weights) - 1, -1, -1):
-            a = activations[l]
-            if by == "matmul":
-                nabla_w.append(delta.T[:, :, np.newaxis] @ a.T[:, np.newaxis, :])
-            else:
-                nabla_w.append(np.einsum("jm,km->mjk", delta, a))
-            nabla_b.append(delta.T[:, :, np.newaxis])
-            if l > 0:
-                delta = self.activations[l - 1][1](self.weights[l].T @ delta, zs[l - 1])
-        return nabla_w[::-1], nabla_b[::-1]
+        activations, deltas = self.errors(X, Y)
+        nabla_b = [δ.T[:, :, np.newaxis] for δ in deltas]
+        if by == "matmul":
+            rows = [a.T[:, np.newaxis, :] for a in activations[:-1]]
+            return [δ @ a for δ, a in zip(nabla_b, rows, strict=True)], nabla_b
+        pairs = zip(deltas, activations[:-1], strict=True)
+        return [np.einsum("jm,km->mjk", δ, a) for δ, a in pairs], nabla_b
 
     def gradient(
         self, X: Array, Y: Array, by: Literal["matmul", "einsum"] = "matmul"

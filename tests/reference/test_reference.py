@@ -27,7 +27,7 @@ from strategies import (
 )
 
 import bpengine as bp
-from bpengine.reference import forward, nudges, paths, per_example
+from bpengine.reference import checks, nudges, paths, per_example
 from bpengine.reference.diagonal import DiagonalNetwork, slopes
 from bpengine.reference.linear import collapse
 from bpengine.reference.paths import Path, PathNetwork
@@ -340,7 +340,7 @@ def test_too_many_paths_are_counted_not_listed():
 )
 def test_a_weight_that_is_not_there_is_an_error(layer, entry, message):
     with pytest.raises(IndexError, match=message):
-        forward.check_entry(network("tanh", "quadratic"), layer, entry)
+        checks.check_entry(network("tanh", "quadratic"), layer, entry)
 
 
 @pytest.mark.parametrize("form", [DiagonalNetwork, PathNetwork])
@@ -356,8 +356,8 @@ def test_one_example_is_a_column(form):
 
 def test_layers_are_those_of_feedforward():
     net = network("swish", "quadratic")
-    x, y = batch("quadratic", 1)
-    zs, activations = forward.layers(net, x, y)
+    x, _ = batch("quadratic", 1)
+    zs, activations = net.forward(x)
     np.testing.assert_array_equal(activations[0], x)
     np.testing.assert_array_equal(activations[-1], net.feedforward(x))
     for l, z in enumerate(zs):
@@ -397,7 +397,7 @@ def one_weight(draw):
 def test_without_a_nudge_all_is_as_fed_forward_and_the_cost_is_the_engine_s(lab, chosen):
     case, layer, entry = chosen
     found = nudged(case, layer=layer, entry=entry, amounts=[0.0])
-    zs, activations = forward.layers(host(case), *case.host_data())
+    zs, activations = host(case).forward(case.host_data()[0])
     for l in range(case.layers):
         np.testing.assert_array_equal(found.z[l], zs[l])
         np.testing.assert_array_equal(found.a[l], activations[l + 1])
@@ -430,7 +430,7 @@ def test_a_nudge_moves_one_neuron_of_its_layer_and_none_before(chosen, amount):
     for l in range(layer):
         np.testing.assert_array_equal(found.z[l][:, 0], found.z[l][:, 1])
         np.testing.assert_array_equal(found.a[l][:, 0], found.a[l][:, 1])
-    _, activations = forward.layers(host(case), *case.host_data())
+    _, activations = host(case).forward(case.host_data()[0])
     expected = np.zeros(case.sizes[layer + 1])
     expected[j] = amount * np.append(activations[layer], 1)[k]
     shift = found.z[layer][:, 1] - found.z[layer][:, 0]

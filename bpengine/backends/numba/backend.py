@@ -56,27 +56,20 @@ class NumbaBackend(NumPyBackend):
                 )
             step += calls(lowering.scratch, op) if instructions is None else instructions
         log_compilation()
-        return CompiledProgram(step, lowering, operations)
+        return CompiledProgram(step, lowering)
 
 
 class CompiledProgram(QuietReplay):
     """A step as arrays of instructions, with calls between them where there are any.
 
-    Parameters
-    ----------
-    step : sequence of instructions and calls
-    lowering : Lowering
-        Where the instructions are from.
-    keep_alive : object
-        What instructions hold addresses of.
+    `lowering` holds the arrays that instructions have addresses of.
     """
 
-    def __init__(
-        self, step: Sequence[Instruction | Call], lowering: Lowering, keep_alive: object
-    ) -> None:
+    def __init__(self, step: Sequence[Instruction | Call], lowering: Lowering) -> None:
         self._step, self._lowering = step, lowering
         self._batched: BatchedProgram | None = None
-        super().__init__(_calls(step, lowering), keep_alive)
+        self._most = 1  # steps that compiled code takes at a time
+        super().__init__(_calls(step, lowering), lowering)
 
     def run(self, steps: int) -> None:
         """Run the step `steps` times."""
@@ -84,7 +77,7 @@ class CompiledProgram(QuietReplay):
             function, operands = self.calls[0]
             function(*operands)
         else:
-            self._context.run(_replay, self.calls, steps)
+            self._context.run(self._replay, self.calls, steps)
 
     def run_batches(self, batches: Batches, steps_taken: list[int]) -> None:
         """A step on each of some batches, which compiled code gathers where possible."""
@@ -99,9 +92,23 @@ class CompiledProgram(QuietReplay):
         batched.start(batches)
         before = steps_taken[0]
         try:
-            self._context.run(_replay, batched.calls, len(batches.batches))
+            self._context.run(self._replay, batched.calls, len(batches.batches))
         finally:
             steps_taken[0] = before + int(batched.count[0])
+
+    def _replay(self, calls: Sequence[Call], steps: int) -> None:
+        run = calls[0][0] if len(calls) == 1 else None
+        if steps == 1 or not (run is replay or isinstance(run, (ThreadPool, LockedReplay))):
+            Replay(calls).run(steps)
+            return
+        instructions = calls[0][1][0]
+        while steps:
+            count = min(self._most, steps)
+            start = time.perf_counter()
+            run(instructions, count)
+            seconds = time.perf_counter() - start
+            steps -= count
+            self._most = max(1, min(8 * self._most, int(count * SECONDS / max(seconds, 1e-9))))
 
 
 class BatchedProgram:
@@ -157,23 +164,12 @@ def _calls(step: Sequence[Instruction | Call], lowering: Lowering) -> list[Call]
 
 
 class LockedReplay:
-    """Replays instructions while it holds the locks of their generators, as NumPy does.
-
-    Parameters
-    ----------
-    locks : dict
-        By their identity: all programs acquire them in the same order.
-    run : ThreadPool or callable
-        What replays instructions.
-    """
+    """Replays instructions while it holds the locks of their generators, as NumPy does."""
 
     def __init__(self, locks: dict[int, Any], run: Any) -> None:
+        # by their identity: all programs acquire them in the same order
         self._locks, self._run = [lock for _, lock in sorted(locks.items())], run
         self.size = getattr(run, "size", 1)
-
-    def steps_in(self, seconds: float) -> int:
-        """How many steps take so long."""
-        return self._run.steps_in(seconds) if isinstance(self._run, ThreadPool) else 1
 
     def __call__(self, instructions: Array, steps: int) -> None:
         """Execute instructions in order, `steps` times."""
@@ -181,19 +177,3 @@ class LockedReplay:
             for lock in self._locks:
                 held.enter_context(lock)
             self._run(instructions, steps)
-
-
-def _replay(calls: Sequence[Call], steps: int) -> None:
-    run = calls[0][0] if len(calls) == 1 else None
-    if steps == 1 or not (run is replay or isinstance(run, (ThreadPool, LockedReplay))):
-        Replay(calls).run(steps)
-        return
-    instructions, left = calls[0][1][0], steps
-    most = 1 if run is replay else run.steps_in(SECONDS)
-    while left:
-        count = min(most, left)
-        start = time.perf_counter()
-        run(instructions, count)
-        seconds = time.perf_counter() - start
-        left -= count
-        most = max(1, min(8 * most, int(count * SECONDS / max(seconds, 1e-9))))

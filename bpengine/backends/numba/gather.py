@@ -24,10 +24,8 @@ def gather(instruction, like):
     count, length = r[1], r[3]
     numbers = carray(pointer(r[2], instruction), count)
     for i in range(count):
-        source, target = (
-            view(r[4] + numbers[i] * r[5], length, like),
-            view(r[6] + i * r[7], length, like),
-        )
+        source = view(r[4] + numbers[i] * r[5], length, like)
+        target = view(r[6] + i * r[7], length, like)
         for j in range(length):
             target[j] = source[j]
     r[2] += 8 * count  # the next step's

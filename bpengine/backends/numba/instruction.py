@@ -6,6 +6,7 @@ each other only where one writes what the other needs.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -111,10 +112,6 @@ class Instruction(list[int]):
                 return self if count * i // threads <= index < count * (i + 1) // threads else None
         return self if i == 0 else None
 
-    def copy(self) -> Instruction:
-        """An instruction with the same fields."""
-        return Instruction(self, self.form, self.itemsize, self.arrays, self.network)
-
     def _slice(
         self,
         count: int,
@@ -125,7 +122,7 @@ class Instruction(list[int]):
     ) -> Instruction:
         """The i-th part along the field `count`; addresses advance by so many bytes per unit of it."""
         start, stop = (self[count] * j // threads for j in (i, i + 1))
-        part = self.copy()
+        part = copy.copy(self)
         part[count] = stop - start
         for at, step in steps.items():
             part[at] += start * step
@@ -199,6 +196,6 @@ def partition(
 def _set_barrier(done: list[list[Instruction]]) -> None:
     if done:
         # an instruction that was not split may be in a program for one thread too
-        done[-1] = [part.copy() for part in done[-1]]
+        done[-1] = [copy.copy(part) for part in done[-1]]
         for part in done[-1]:
             part[BARRIER] = 1

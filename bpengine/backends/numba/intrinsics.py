@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from bpengine.backends import norms
@@ -16,8 +17,6 @@ __all__ = [
     "call",
     "doubles",
     "draw",
-    "fill",
-    "gemm",
     "overflow_unit",
     "pointer",
     "real",
@@ -25,7 +24,6 @@ __all__ = [
     "series",
     "two_to",
     "widest",
-    "yield_thread",
 ]
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
@@ -41,17 +39,6 @@ def real(typing, value, like):
         return context.cast(builder, arguments[0], value, like)
 
     return like(value, like), generate
-
-
-@intrinsic
-def overflow_unit(typing, like):
-    """`norms.overflow_unit` of the type of `like`."""
-    unit = norms.overflow_unit(float(np.finfo(like.name).max))
-
-    def generate(context, builder, signature, arguments):
-        return ir.Constant(context.get_value_type(like), unit)
-
-    return like(like), generate
 
 
 def series(single, double):
@@ -70,6 +57,10 @@ def series(single, double):
         return x(x), generate
 
     return polynomial
+
+
+_greatest = (float(np.finfo(of_type).max) for of_type in ("float32", "float64"))
+overflow_unit = series(*([norms.overflow_unit(x)] for x in _greatest))
 
 
 @intrinsic
@@ -143,17 +134,16 @@ def widest(typing):
 
 
 @intrinsic
-def call(typing, kernel, instruction):
-    """Call the kernel at an address with the address of its instruction."""
+def call(typing, function, arguments):
+    """Call the C function at an address with a tuple of numbers and addresses; it gives nothing."""
 
-    def generate(context, builder, signature, arguments):
-        opaque = ir.PointerType(ir.IntType(8))
-        function = ir.FunctionType(ir.VoidType(), [opaque, opaque])
-        entry = builder.inttoptr(arguments[0], function.as_pointer())
-        builder.call(entry, [builder.inttoptr(arguments[1], opaque), ir.Constant(opaque, None)])
+    def generate(context, builder, signature, values):
+        operands = cgutils.unpack_tuple(builder, values[1])
+        kind = ir.FunctionType(ir.VoidType(), [x.type for x in operands])
+        builder.call(builder.inttoptr(values[0], kind.as_pointer()), operands)
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64), generate
+    return types.void(function, arguments), generate
 
 
 @intrinsic
@@ -180,51 +170,6 @@ def draw(typing, function, state, like):
 
 
 @intrinsic
-def fill(typing, function, source, count, out):
-    """Call a function that fills an array with so many numbers from a source, all by their addresses."""
-
-    def generate(context, builder, signature, arguments):
-        opaque = ir.PointerType(ir.IntType(8))
-        kind = ir.FunctionType(ir.VoidType(), [opaque, I64, opaque])
-        function, source, count, out = arguments
-        operands = [builder.inttoptr(source, opaque), count, builder.inttoptr(out, opaque)]
-        builder.call(builder.inttoptr(function, kind.as_pointer()), operands)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 4), generate
-
-
-@intrinsic
-def gemm(typing, function, bits, a_code, b_code, m, n, k, α, a, lda, b, ldb, β, c, ldc):
-    """Call a cblas gemm at an address, row-major, with integers of so many bits."""
-    order = 101
-    number = types.int64
-    signature = types.void(*[number] * 7, α, *[number] * 4, α, number, number)
-
-    def generate(context, builder, signature, arguments):
-        function, bits, *values = arguments
-        value = context.get_value_type(α)
-        opaque = ir.PointerType(ir.IntType(8))
-        with builder.if_else(builder.icmp_signed("==", bits, I64(64))) as branches:
-            for integer, branch in zip((I64, I32), branches, strict=True):
-                kinds = [I32, I32, *[integer] * 3, value, opaque, integer, opaque, integer]
-                kinds += [value, opaque, integer]
-                with branch:
-                    operands = [I32(order)]
-                    for kind, x in zip(kinds, values, strict=True):
-                        if kind is opaque:
-                            x = builder.inttoptr(x, opaque)
-                        elif kind is I32:
-                            x = builder.trunc(x, I32)
-                        operands.append(x)
-                    kind = ir.FunctionType(ir.VoidType(), [I32, *kinds])
-                    builder.call(builder.inttoptr(function, kind.as_pointer()), operands)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic
 def atomic_add_one(typing, address):
     """Add 1 to the integer at an address, visible to other threads."""
 
@@ -245,15 +190,3 @@ def atomic_load(typing, address):
         return builder.load_atomic(place, "seq_cst", 8)
 
     return types.int64(types.int64), generate
-
-
-@intrinsic
-def yield_thread(typing, function):
-    """Let the system run another thread, by its function at an address."""
-
-    def generate(context, builder, signature, arguments):
-        kind = ir.FunctionType(I32, [])
-        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), generate

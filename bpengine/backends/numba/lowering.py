@@ -27,12 +27,12 @@ from bpengine.backends.numba.strides import (
     as_matrix,
     broadcast_stack,
     contiguous_rows,
-    is_same,
     planes,
 )
 from bpengine.backends.numba.updates import PASSES, UPDATES
 from bpengine.backends.numpy import blas
 from bpengine.backends.numpy.scratch import Scratch
+from bpengine.backends.numpy.strided import location
 from bpengine.backends.operation import Array, Operation
 from bpengine.backends.program import Batches, Settings
 
@@ -65,12 +65,12 @@ class Lowering:
     def lower(self, op: Operation) -> list[Instruction] | None:
         """The instructions that carry out `op`; None where there is no kernel for it."""
         arrays = *op.inputs, op.output, *op.state
+        self.keep_alive.append(arrays)
         if op.name == "add squares":
             return self._add_squares(op)
         dtype = op.output.dtype
         if dtype not in REALS or any(x.dtype != dtype for x in arrays):
             return None
-        self.keep_alive.append(arrays)
         if op.name in SPECIAL:
             return SPECIAL[op.name](self, op)
         if op.name.startswith("custom "):
@@ -78,7 +78,7 @@ class Lowering:
         name = KERNEL_OF.get(op.name, op.name)
         if name not in ELEMENTWISE:
             return None
-        if name == "copy" and is_same(op.inputs[0], op.output):
+        if name == "copy" and location(op.inputs[0]) == location(op.output):
             return []
         return self._elementwise(self._kernel(name, op), ELEMENTWISE[name], op)
 
@@ -173,7 +173,7 @@ class Lowering:
         return [Instruction([*fields, address_of(scratch)])]
 
     def _max_norm(self, op: Operation) -> list[Instruction] | None:
-        in_place, (w, bound) = is_same(op.inputs[0], op.output), op.inputs
+        (w, bound), in_place = op.inputs, location(op.inputs[0]) == location(op.output)
         w = as_matrix(w)
         if w is None or not in_place or not contiguous_rows(w):
             return None

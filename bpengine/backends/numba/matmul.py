@@ -10,15 +10,18 @@ are in bytes.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 from __future__ import annotations
 
+import numpy as np
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
 from bpengine.backends.numba.elementwise import kernel, number, view
 from bpengine.backends.numba.instruction import FIELDS
-from bpengine.backends.numba.intrinsics import gemm
+from bpengine.backends.numba.intrinsics import call
 from bpengine.backends.numba.simd import I64, REGISTERS, WIDTH, Vectors
 
 __all__ = ["cheapest", "panel"]
+
+i32 = np.int32
 
 LIBRARY_FROM = 2**21  # multiplications: products of up to so many are computed here, not by the library
 PANEL = 2**15  # bytes of b that stay in the L1 cache while a tile moves along the rows of a
@@ -55,12 +58,7 @@ def _rows_tile(most: int, vectors: int, masked: int):
             rows_of_c = [v.offset(c, r, c_row) for r in numbers]
             places = [(builder.add(x, I64(part)), mask) for x in rows_of_c for part, mask in parts]
             v.finish(
-                places,
-                totals,
-                v.splat(α),
-                v.splat(β),
-                lambda place: v.load(*place),
-                lambda x, place: v.store(x, *place),
+                places, totals, α, β, lambda place: v.load(*place), lambda x, place: v.store(x, *place)
             )
             return context.get_dummy_value()
 
@@ -247,8 +245,12 @@ def library(instruction, like):
     α, β, size = number(r[12], like), number(r[13], like), view(r[12], 1, like).itemsize
     a_plain, b_plain = r[6] == size, r[9] == size
     lda, ldb = (r[5] if a_plain else r[6]) // size, (r[8] if b_plain else r[9]) // size
-    codes = 111 if a_plain else 112, 111 if b_plain else 112
+    order, a_code, b_code = i32(101), i32(111 if a_plain else 112), i32(111 if b_plain else 112)
     ldc = r[11] // size
     for _ in range(r[16]):
-        gemm(r[14], r[15], codes[0], codes[1], m, n, k, α, a, lda, b, ldb, β, c, ldc)
+        if r[15] == 64:
+            call(r[14], (order, a_code, b_code, m, n, k, α, a, lda, b, ldb, β, c, ldc))
+        else:
+            sizes = i32(m), i32(n), i32(k)
+            call(r[14], (order, a_code, b_code, *sizes, α, a, i32(lda), b, i32(ldb), β, c, i32(ldc)))
         a, b, c = a + r[17], b + r[18], c + r[19]

@@ -26,7 +26,7 @@ from numba.extending import intrinsic
 
 from bpengine.backends.numba.elementwise import kernel, number, view
 from bpengine.backends.numba.instruction import FIELDS
-from bpengine.backends.numba.intrinsics import draw, fill, pointer, real, series, widest
+from bpengine.backends.numba.intrinsics import call, draw, pointer, real, series, widest
 from bpengine.backends.numba.vector_math import scalar
 from bpengine.backends.operation import NOISE_BLOCK, Operation
 
@@ -357,6 +357,6 @@ def normal_noise(instruction, like):
     x, strength, noise = view(r[2], r[1], like), number(r[5], like), view(r[6], NOISE_BLOCK, like)
     for start in range(0, x.size, NOISE_BLOCK):
         size = min(NOISE_BLOCK, x.size - start)
-        fill(r[4], r[3], size, r[6])
+        call(r[4], (r[3], size, r[6]))
         for i in range(size):
             x[start + i] += strength * noise[i]

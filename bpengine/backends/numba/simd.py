@@ -28,14 +28,7 @@ WIDTH, REGISTERS = _width()
 
 
 class Vectors:
-    """Builds instructions on vectors of one type.
-
-    Parameters
-    ----------
-    context, builder
-        As Numba gives them to an intrinsic.
-    real : types.float32 or types.float64
-    """
+    """Builds instructions on vectors of one type, by what Numba gives to an intrinsic."""
 
     def __init__(self, context, builder, real) -> None:
         self.builder, self.real = builder, context.get_value_type(real)
@@ -152,10 +145,10 @@ class Vectors:
     def finish(self, places, totals, α, β, load, store) -> None:
         """``c ← β c + α · total``, without reading c where β is 0."""
         builder = self.builder
+        nothing = builder.fcmp_ordered("==", β, ir.Constant(β.type, 0.0))
+        if totals[0].type == self.type:
+            α, β = self.splat(α), self.splat(β)
         totals = [builder.fmul(α, total) for total in totals]
-        nothing = builder.fcmp_ordered("==", β, ir.Constant(β.type, _zero(β.type)))
-        if isinstance(β.type, ir.VectorType):
-            nothing = builder.extract_element(nothing, I32(0))
         with builder.if_else(nothing) as (new, added):
             with new:
                 for place, total in zip(places, totals, strict=True):
@@ -165,11 +158,7 @@ class Vectors:
                 for place, total, old in zip(places, totals, olds, strict=True):
                     store(self.fma(β, old, total), place)
 
-    def _call(self, name, result, operands, fastmath=()):
+    def _call(self, name, result, operands):
         kind = ir.FunctionType(result, [x.type for x in operands])
         function = cgutils.get_or_insert_function(self.builder.module, kind, name)
-        return self.builder.call(function, operands, fastmath=fastmath)
-
-
-def _zero(kind):
-    return [0.0] * kind.count if isinstance(kind, ir.VectorType) else 0.0
+        return self.builder.call(function, operands)

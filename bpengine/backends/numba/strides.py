@@ -10,40 +10,29 @@ import numpy as np
 
 from bpengine.backends.operation import Array
 
-__all__ = ["address_of", "as_matrix", "broadcast_stack", "contiguous_rows", "is_same", "planes"]
+__all__ = ["address_of", "as_matrix", "broadcast_stack", "contiguous_rows", "planes"]
 
 
 def planes(views: Sequence[Array]) -> Iterator[tuple[tuple[int, int], list[tuple[int, Any]]]]:
     """Arrays of one shape as planes: rows and columns; addresses and strides in bytes of the arrays."""
-    shape = list(views[0].shape)
-    strides = [list(x.strides) for x in views]
-    # an axis goes into the one before it where all arrays allow that
-    axis = len(shape) - 1
-    while axis > 0:
-        if shape[axis - 1] == 1 or all(s[axis - 1] == shape[axis] * s[axis] for s in strides):
-            shape[axis - 1] *= shape[axis]
-            for s in strides:
-                s[axis - 1] = s[axis]
-        elif shape[axis] == 1:
-            pass
-        else:
-            axis -= 1
-            continue
-        del shape[axis]
-        for s in strides:
-            del s[axis]
-        axis -= 1
-    while len(shape) < 2:
-        shape.insert(0, 1)
-        for s in strides:
-            s.insert(0, 0)
-    *outer, rows, columns = shape
-    for index in np.ndindex(*outer):
-        offsets = [sum(i * step for i, step in zip(index, s, strict=False)) for s in strides]
-        yield (
-            (rows, columns),
-            [(address_of(x) + o, s[-2:]) for x, o, s in zip(views, offsets, strides, strict=True)],
-        )
+    # lengths of axes and steps of all arrays; an axis goes into the one before it where all allow that
+    none = [0] * len(views)
+    axes: list[tuple[int, list[int]]] = [(1, none)]
+    for n, *steps in zip(views[0].shape, *(x.strides for x in views), strict=True):
+        length, before = axes[-1]
+        if length == 1 or all(a == n * b for a, b in zip(before, steps, strict=True)):
+            axes[-1] = length * n, steps
+        elif n > 1:
+            axes.append((n, steps))
+    if len(axes) == 1:
+        axes.insert(0, (1, none))
+    *outer, (rows, row_steps), (columns, column_steps) = axes
+    starts, inner = [address_of(x) for x in views], list(zip(row_steps, column_steps, strict=True))
+    for index in np.ndindex(*(n for n, _ in outer)):
+        places = list(starts)
+        for i, (_, steps) in zip(index, outer, strict=True):
+            places = [place + i * step for place, step in zip(places, steps, strict=True)]
+        yield (rows, columns), list(zip(places, inner, strict=True))
 
 
 def as_matrix(x: Array) -> Array | None:
@@ -71,8 +60,3 @@ def contiguous_rows(x: Array) -> bool:
 def address_of(x: Array) -> int:
     """The address of an array's first element."""
     return int(x.__array_interface__["data"][0])
-
-
-def is_same(x: Array, y: Array) -> bool:
-    """Whether two arrays are the same view of the same memory."""
-    return bool(x.__array_interface__ == y.__array_interface__)

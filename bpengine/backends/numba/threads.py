@@ -19,7 +19,7 @@ import numpy as np
 
 from bpengine import openblas
 from bpengine.backends.numba.instruction import BARRIER, FIELDS, Instruction, partition
-from bpengine.backends.numba.intrinsics import atomic_add_one, atomic_load, call, yield_thread
+from bpengine.backends.numba.intrinsics import atomic_add_one, atomic_load, call
 from bpengine.backends.operation import Array
 
 __all__ = ["ThreadPool", "distribute", "replay"]
@@ -64,7 +64,7 @@ def replay(instructions: Array, steps: int) -> None:
     for _ in range(steps):
         for i in range(instructions.shape[0]):
             if instructions[i, 0]:
-                call(instructions[i, 0], first + i * 8 * instructions.shape[1])
+                call(instructions[i, 0], (first + i * 8 * instructions.shape[1], 0))
 
 
 class ThreadPool:
@@ -72,17 +72,10 @@ class ThreadPool:
 
     Where a core is busy with other work all threads wait for its thread, and a single thread may be
     faster. So both ways are timed, and the faster one is used: the results are the same, bit for bit.
-
-    Parameters
-    ----------
-    size : int
-        Number of threads.
-    keep_alive : object
-        What instructions hold addresses of.
     """
 
     def __init__(self, size: int, keep_alive: object = None) -> None:
-        self.size, self._keep_alive = size, keep_alive
+        self.size, self._keep_alive = size, keep_alive  # the arrays of threads
         self._seconds = [0.0, 0.0]  # of a step: serial, parallel
         self._runs, self._pause, self._retry = 0, RETRY, RETRY
         # compiled, or read from disk, before it is timed
@@ -106,11 +99,6 @@ class ThreadPool:
             self._retry = self._runs + self._pause
         if steps:
             self._run(instructions, steps, parallel=self._parallel_is_faster())
-
-    def steps_in(self, seconds: float) -> int:
-        """How many steps take so long, by those that were timed; 1 before any was."""
-        latest = self._seconds[self._parallel_is_faster() and self._seconds[1] > 0]
-        return max(1, int(seconds / latest)) if latest else 1
 
     def _parallel_is_faster(self) -> bool:
         return self._seconds[1] < self._seconds[0]
@@ -159,7 +147,7 @@ def _run_thread(
     for _ in range(steps):
         for i in range(thread, instructions.shape[0], threads):
             if instructions[i, 0]:
-                call(instructions[i, 0], first + i * width)
+                call(instructions[i, 0], (first + i * width, 0))
             if instructions[i, BARRIER]:
                 arrivals += threads
                 if not _wait(state, arrivals, yield_address):
@@ -177,7 +165,7 @@ def _wait(state: Array, arrivals: int, yield_address: int) -> bool:
             return False
         spins += 1
         if spins > SPINS and yield_address:
-            yield_thread(yield_address)
+            call(yield_address, ())
     return True
 
 

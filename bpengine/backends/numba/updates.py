@@ -32,16 +32,7 @@ UPDATES = {
 }
 """How many inputs an operation has: fields 2, 3, … of its instruction, followed by the output. Field 1
 is the length of the first."""
-PASSES = (
-    "momentum",
-    "nesterov",
-    "adam",
-    "adam per parameter",
-    "rmsprop",
-    "rmsprop per parameter",
-    "adagrad",
-    "adagrad per parameter",
-)
+PASSES = UPDATES.keys() - {"epsilon", "average"}
 """Those that treat every number alike, so that threads can take parts."""
 
 
@@ -213,24 +204,17 @@ def softmax(instruction, like):
     r = carray(instruction, FIELDS)
     rows, m, total = r[1], r[2], view(r[5], r[2], like)
     step = m * total.itemsize
-    _accumulate(_assign, r[3], 0, total, 1, like)
     _accumulate(_greatest, r[3], step, total, rows, like)
     for i in range(rows):
         z, a = view(r[3] + i * step, m, like), view(r[4] + i * step, m, like)
         for j in range(m):
             # the largest exponent is 0
             a[j] = exp(z[j] - total[j])
-    _accumulate(_assign, r[4], 0, total, 1, like)
-    _accumulate(_sum, r[4] + step, step, total, rows - 1, like)
+    _accumulate(_sum, r[4], step, total, rows, like)
     for i in range(rows):
         a = view(r[4] + i * step, m, like)
         for j in range(m):
             a[j] /= total[j]
-
-
-@inlined
-def _assign(total, x):
-    return x
 
 
 @inlined
@@ -245,11 +229,11 @@ def _greatest(total, x):
 
 @helper
 def _accumulate(f, start, step, total, rows, like):
-    """``total = f(total, x)`` for the rows x of an array, in order."""
+    """The first row of an array, then ``total = f(total, x)`` for the other rows x, in order."""
     for i in range(rows):
         x = view(start + i * step, total.size, like)
         for j in range(total.size):
-            total[j] = f(total[j], x[j])
+            total[j] = f(total[j], x[j]) if i else x[j]
 
 
 @kernel("softmax slope")

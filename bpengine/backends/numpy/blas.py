@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bpengine.backends.array_api import Call
+from bpengine.backends.array_api import Calls
 from bpengine.backends.folded_sgd import Layout
 from bpengine.backends.numpy.elementwise import by_ufunc
 from bpengine.backends.numpy.scratch import Scratch
@@ -54,9 +54,7 @@ class _NumPyLayout(Layout):
 NUMPY = _NumPyLayout()
 
 
-def _add_product(
-    k: Scratch, a: Array, b: Array, c: Array, scale: Array, β: Array, out: Array
-) -> list[Call]:
+def _add_product(k: Scratch, a: Array, b: Array, c: Array, scale: Array, β: Array, out: Array) -> Calls:
     # c ← β c + scale · a b; `scale` is read at each call
     name = str(c.dtype)
     function, integer = _library(name)
@@ -76,12 +74,13 @@ def _add_product(
         integer(ldc),
     )
     assert function is not None
-    return [(function, operands)]
+    yield function, operands
 
 
-def _shrink(k: Scratch, target: Array, w: Array, factor: Array, out: Array) -> list[Call]:
+def _shrink(k: Scratch, target: Array, w: Array, factor: Array, out: Array) -> Calls:
     part = k.scratch(w)
-    return [(np.multiply, (w, factor, part)), (np.subtract, (target, part, out))]
+    yield np.multiply, (w, factor, part)
+    yield np.subtract, (target, part, out)
 
 
 FOLDED: dict[str, Kernel] = {

@@ -20,12 +20,12 @@ def calls(scratch: Scratch, op: Operation) -> list[Call]:
     """The calls that carry out `op`: its kernel's or, where it has none, its array-API expression."""
     if op.name == "uniform":
         return op.expression.calls(op.output)  # type: ignore[attr-defined, no-any-return]
-    if op.name == "gaussian noise":
-        return gaussian_noise(scratch, op.expression.fill, *op.inputs)  # type: ignore[attr-defined]
+    if op.name == "gaussian noise" and op.output.flags.c_contiguous:
+        return list(gaussian_noise(scratch, op.expression.fill, *op.inputs))  # type: ignore[attr-defined]
     kernel = KERNELS.get(op.name)
     if kernel is None:
         return [fallback(op)]
-    found = kernel(scratch, *op.inputs, op.output)
+    found = list(kernel(scratch, *op.inputs, op.output))
     if op.output.ndim < 3 or op.name == "matmul":
         return found
     return without_gaps(scratch, kernel, op, found)

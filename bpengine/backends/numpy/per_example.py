@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bpengine.backends.array_api import Call
+from bpengine.backends.array_api import Call, Calls
 from bpengine.backends.norms import norms
-from bpengine.backends.numpy.elementwise import by_ufunc
+from bpengine.backends.numpy.elementwise import by_ufunc, maximum
 from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backends.operation import NOISE_BLOCK, Array
 
@@ -24,17 +24,15 @@ def _square_sums(x: Array, out: Array) -> Call:
     return partial(np.einsum, out=out), ("kx,kx->x", x, x)
 
 
-def _product_norms(k: Scratch, δ: Array, x: Array, out: Array) -> list[Call]:
+def _product_norms(k: Scratch, δ: Array, x: Array, out: Array) -> Calls:
     # ‖δ‖ ‖x‖, column by column
     squares = k.scratch(out)
-    return [
-        _square_sums(δ, out),
-        (np.sqrt, (out, out)),
-        _square_sums(x, squares),
-        (np.sqrt, (squares, squares)),
-        (np.multiply, (out, squares, out)),
-        (_rescale_norms, (out, δ, x)),
-    ]
+    yield _square_sums(δ, out)
+    yield np.sqrt, (out, out)
+    yield _square_sums(x, squares)
+    yield np.sqrt, (squares, squares)
+    yield np.multiply, (out, squares, out)
+    yield _rescale_norms, (out, δ, x)
 
 
 def _rescale_norms(out: Array, δ: Array, x: Array) -> None:
@@ -45,43 +43,32 @@ def _rescale_norms(out: Array, δ: Array, x: Array) -> None:
     np.copyto(out, (first * second / unit / other_unit)[..., 0, :], where=~np.isfinite(out))
 
 
-def _total_norms(k: Scratch, layers: Array, out: Array) -> list[Call]:
-    return [(np.hypot.reduce, (layers, 0, None, out))]
+def _total_norms(k: Scratch, layers: Array, out: Array) -> Calls:
+    yield np.hypot.reduce, (layers, 0, None, out)
 
 
-def _clip_factors(k: Scratch, total: Array, bound: Array, scale: Array, out: Array) -> list[Call]:
+def _clip_factors(k: Scratch, total: Array, bound: Array, scale: Array, out: Array) -> Calls:
     # scale · bound / max(total, bound)
-    return [
-        (partial(np.maximum, out=out), (total, bound)),
-        (np.divide, (bound, out, out)),
-        (np.multiply, (out, scale, out)),
-    ]
+    yield maximum(total, bound, out)
+    yield np.divide, (bound, out, out)
+    yield np.multiply, (out, scale, out)
 
 
-def _column_products(k: Scratch, δ: Array, x: Array, out: Array) -> list[Call]:
-    return [(np.multiply, (δ.mT[..., :, None], x.mT[..., None, :], out))]
+def _column_products(k: Scratch, δ: Array, x: Array, out: Array) -> Calls:
+    yield np.multiply, (δ.mT[..., :, None], x.mT[..., None, :], out)
 
 
-def gaussian_noise(k: Scratch, fill: Any, g: Array, strength: Array) -> list[Call]:
-    """Add noise to g block by block, so that the noise is still in the cache.
+def gaussian_noise(k: Scratch, fill: Any, g: Array, strength: Array) -> Calls:
+    """Add noise to g, contiguous, block by block, so that the noise is still in the cache.
 
     `fill` writes normal numbers of some strength to a block.
     """
-    if not g.flags.c_contiguous:  # padded rows: all noise is drawn first, in the same order
-        return [(_add_noise, (g, strength, np.empty(g.size, g.dtype), fill))]
-    calls: list[Call] = []
     whole = g.reshape(-1)
     for start in range(0, whole.size, NOISE_BLOCK):
         part = whole[start : start + NOISE_BLOCK]
         noise = k.scratch(part)
-        calls += [(fill, (noise, strength)), (np.add, (part, noise, part))]
-    return calls
-
-
-def _add_noise(g: Array, strength: Array, noise: Array, fill: Any) -> None:
-    for start in range(0, noise.size, NOISE_BLOCK):
-        fill(noise[start : start + NOISE_BLOCK], strength)
-    np.add(g, noise.reshape(g.shape), g)
+        yield fill, (noise, strength)
+        yield np.add, (part, noise, part)
 
 
 PER_EXAMPLE: dict[str, Any] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from bpengine.backends.operation import Array, Operation
 
 __all__ = ["Kernel", "has_gaps", "location", "rows_per_product", "without_gaps"]
 
-Kernel = Callable[..., list[Call]]
+Kernel = Callable[..., Iterable[Call]]
 MAX_COLUMNS, MAX_UNPACKED, MIN_ROWS, MAX_ROWS = 12, 10**6, 16, 128
 
 
@@ -23,7 +23,7 @@ def without_gaps(k: Any, kernel: Kernel, op: Operation, calls: list[Call]) -> li
     In a stack the constant rows of ``[a; 1; 0]`` are between the activations of two networks: a ufunc
     then loops over networks, or over rows, which takes twice the time.
     """
-    gapped = {location(x): x for x in (*op.inputs, op.output) if x.ndim > 1 and not _dense(x)}
+    gapped = {location(x): x for x in (*op.inputs, op.output) if _has_gaps(x)}
     read = dict.fromkeys(at for at in map(location, op.inputs) if at in gapped)
     written = [at for at in (location(op.output),) if at in gapped]
     copied = sum(gapped[at].size for at in (*read, *written))
@@ -60,12 +60,12 @@ def location(x: Array) -> tuple[Any, ...]:
     return x.ctypes.data, x.shape, x.strides
 
 
-def _dense(x: Array) -> bool:
-    return bool(x.flags.c_contiguous)
+def _has_gaps(x: Array) -> bool:
+    return x.ndim > 1 and not x.flags.c_contiguous
 
 
 def has_gaps(call: Call) -> bool:
     """Whether a call works on an array with gaps."""
     function, operands = call
     arrays = (*operands, *getattr(function, "keywords", {}).values())
-    return any(x.ndim > 1 and not _dense(x) for x in arrays if isinstance(x, np.ndarray))
+    return any(_has_gaps(x) for x in arrays if isinstance(x, np.ndarray))
