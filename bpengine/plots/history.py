@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["norms", "saturation", "training_curves"]
 
 
-def training_curves(history: History) -> Figure:
+def training_curves(history: History, *, ax: Axes | Sequence[Axes] | None = None) -> Figure:
     """Training and validation cost, and validation accuracy, by epoch.
 
     Parameters
     ----------
     history : History
         From `Network.fit`.
+    ax : matplotlib.axes.Axes or two of them, optional
+        Where to draw costs, and the accuracy if `history` has it; default: a new figure.
 
     Returns
     -------
@@ -50,9 +52,8 @@ def training_curves(history: History) -> Figure:
     _check(history)
     if not history.cost:
         raise ValueError("history has no complete epoch; there is nothing to draw.")
-    panels = 2 if history.validation_accuracy else 1
-    figure = style.figure(6.0 * panels, 4.0)
-    costs, *rest = figure.subplots(1, panels, squeeze=False)[0]
+    n = 2 if history.validation_accuracy else 1
+    figure, (costs, *rest) = style.panels(ax, n, (6.0 * n, 4.0))
     curves = [("training", history.cost), ("validation", history.validation_cost)]
     style.lines(costs, _epochs(history.cost), [curve for curve in curves if curve[1]])
     costs.set_ylabel("average cost C")
@@ -67,13 +68,15 @@ def training_curves(history: History) -> Figure:
     return figure
 
 
-def norms(history: History) -> Figure:
+def norms(history: History, *, ax: Sequence[Axes] | None = None) -> Figure:
     """Norms of the gradient and of the weights, by layer.
 
     Parameters
     ----------
     history : History
         From `Network.fit` with ``monitor=``.
+    ax : two matplotlib.axes.Axes, optional
+        Where to draw; default: a new figure.
 
     Returns
     -------
@@ -96,12 +99,13 @@ def norms(history: History) -> Figure:
     """
     return _per_layer(
         history,
+        ax,
         ("gradient_norms", "norm of the gradient ‖∂C/∂[w b]‖"),
         ("weight_norms", "norm of the weights ‖w‖"),
-    )
+    )[0]
 
 
-def saturation(history: History) -> Figure:
+def saturation(history: History, *, ax: Sequence[Axes] | None = None) -> Figure:
     """Fraction of saturated activations and mean ``|a|``, by layer.
 
     A weight learns slowly if its input activation is small, or its output neuron saturated.
@@ -110,6 +114,8 @@ def saturation(history: History) -> Figure:
     ----------
     history : History
         From `Network.fit` with ``monitor=``.
+    ax : two matplotlib.axes.Axes, optional
+        Where to draw; default: a new figure.
 
     Returns
     -------
@@ -124,17 +130,16 @@ def saturation(history: History) -> Figure:
     ----------
     M. Nielsen, Neural Networks and Deep Learning, chapter 2, after equation BP4.
     """
-    figure = _per_layer(
-        history, ("saturated", "share of saturated activations"), ("mean_activations", "mean |a|")
+    figure, (shares, means) = _per_layer(
+        history, ax, ("saturated", "share of saturated activations"), ("mean_activations", "mean |a|")
     )
-    for axes in figure.axes:
-        axes.set_yscale("linear")
-    figure.axes[0].set_ylim(-0.03, 1.03)
-    figure.axes[1].set_ylim(bottom=0)
+    shares.set(yscale="linear", ylim=(-0.03, 1.03))
+    means.set_yscale("linear")
+    means.set_ylim(bottom=0)
     return figure
 
 
-def _per_layer(history: History, *panels: tuple[str, str]) -> Figure:
+def _per_layer(history: History, ax: Any, *panels: tuple[str, str]) -> tuple[Figure, list[Axes]]:
     _check(history)
     records: Sequence[Any] = history.monitored
     if not records:
@@ -142,16 +147,15 @@ def _per_layer(history: History, *panels: tuple[str, str]) -> Figure:
             "history has no statistics of layers: train with net.fit(..., monitor='epoch'), or "
             "monitor=k for every k steps."
         )
-    figure = style.figure(6.0 * len(panels), 4.4)
+    figure, drawn = style.panels(ax, len(panels), (6.0 * len(panels), 4.4))
     x, what = _steps(records)
-    for axes, (field, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    for axes, (field, label) in zip(drawn, panels, strict=True):
         layers = zip(*(getattr(record, field) for record in records), strict=True)
         style.lines(axes, x, [(style.layer_name(l), values) for l, values in enumerate(layers)])
         axes.set_ylabel(label)
         _count(axes, what)
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=6, handlelength=3.5)
-    return figure
+    style.legend(figure, drawn[0], new=ax is None, ncols=6, handlelength=3.5)
+    return figure, drawn
 
 
 def _check(history: object) -> None:

@@ -15,6 +15,7 @@ from bpengine.plots import style
 from bpengine.validation import positive_integer
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["decision_regions"]
@@ -23,7 +24,12 @@ LIGHT = 0.05, 0.6  # part of the colour map that contrasts with black markers
 
 
 def decision_regions(
-    network: Network, X: Array, labels: Array, *, resolution: SupportsIndex = 200
+    network: Network,
+    X: Array,
+    labels: Array,
+    *,
+    resolution: SupportsIndex = 200,
+    ax: Axes | None = None,
 ) -> Figure:
     """Classes that a network of two inputs predicts over the plane, and the examples.
 
@@ -37,6 +43,8 @@ def decision_regions(
         Classes of the examples. Misclassified examples lie in a region of another shade.
     resolution : int, optional
         Points of the grid in each direction.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; default: a new figure.
 
     Returns
     -------
@@ -71,11 +79,10 @@ def decision_regions(
     values = style.host(network.feedforward(infer(X).asarray(grid, network.dtype)))
     values = values.reshape(outputs, resolution, resolution)
 
-    figure = style.figure(6.6, 5.8)
+    figure, (axes,) = style.panels(ax, 1, (6.6, 5.8))
     from matplotlib import colormaps
     from matplotlib.colors import LinearSegmentedColormap
 
-    axes = figure.subplots()
     if 0.5 < np.ptp(axis[0]) / np.ptp(axis[1]) < 2:
         axes.set_aspect("equal")
     shades = colormaps["YlGnBu"](np.linspace(*LIGHT, 256))
@@ -84,7 +91,7 @@ def decision_regions(
         ramp = LinearSegmentedColormap.from_list("light", shades)
         levels = _levels(network.activations[-1].range, values)
         filled = axes.contourf(*axis, values[0], levels=levels, cmap=ramp, extend="both")
-        figure.colorbar(filled, label="output activation", extendfrac=0, ticks=levels[::2])
+        figure.colorbar(filled, ax=axes, label="output activation", extendfrac=0, ticks=levels[::2])
         margins = values - 0.5
     else:
         top = np.partition(values, -2, axis=0)[-2:]
@@ -112,7 +119,7 @@ def decision_regions(
         ylabel="input 2",
         title=f"{wrong:,} of {len(right):,} examples taken for another class",
     )
-    figure.legend(loc="outside lower center", ncols=5)
+    style.legend(figure, axes, new=ax is None, ncols=5)
     return figure
 
 

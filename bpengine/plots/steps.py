@@ -84,13 +84,15 @@ def _bars(axes: Axes, values: list[int], total: int, hatch: str) -> None:
     axes.tick_params(left=False)
 
 
-def gradient_check(check: GradientCheck) -> Figure:
+def gradient_check(check: GradientCheck, *, ax: Axes | None = None) -> Figure:
     """Relative error of the gradient by layer, and the tolerance.
 
     Parameters
     ----------
     check : GradientCheck
         From `check_gradient`.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; default: a new figure.
 
     Returns
     -------
@@ -114,8 +116,7 @@ def gradient_check(check: GradientCheck) -> Figure:
     low = min([*drawn, check.tolerance]) / 10
     high = max([*drawn, check.tolerance]) * 10
     places = [low if error == 0 else error if error < math.inf else high for error in errors]
-    figure = style.figure(7.5, 0.4 * len(errors) + 1.9)
-    axes = figure.subplots()
+    figure, (axes,) = style.panels(ax, 1, (7.5, 0.4 * len(errors) + 1.9))
     ink = style.ink(axes)
     for y, (place, error) in enumerate(zip(places, errors, strict=True)):
         good = error <= check.tolerance

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bpengine.backends import infer
-from bpengine.validation import host_numbers
+from bpengine.validation import host_numbers, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["DASHES", "MARKERS", "figure", "host", "ink", "is_log", "layer_name", "lines"]
-__all__ += ["log_ticks", "numbers", "plain", "shades"]
+__all__ = ["DASHES", "MARKERS", "figure", "host", "ink", "is_log", "layer_name", "legend", "lines"]
+__all__ += ["log_ticks", "numbers", "panels", "plain", "shades"]
 
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
@@ -34,6 +34,31 @@ def figure(width: float, height: float) -> Figure:
             'pictures need Matplotlib, which is not installed: pip install "bpengine[plots]".'
         ) from None
     return Picture(width, height)
+
+
+def panels(
+    ax: Axes | Sequence[Axes] | None, n: int, size: tuple[float, float]
+) -> tuple[Figure, list[Axes]]:
+    """A figure and `n` of its axes: those given as `ax`, or a new one's of that size."""
+    if ax is None:
+        made = figure(*size)
+        return made, list(made.subplots(1, n, squeeze=False)[0])
+    given = list(np.ravel(np.asarray(ax, dtype=object)))
+    if len(given) != n or not all(hasattr(one, "plot") for one in given):
+        several = (
+            "a Matplotlib Axes" if n == 1 else f"{n} Matplotlib Axes, as plt.subplots(1, {n}) gives"
+        )
+        raise TypeError(f"ax must be {several}, got {shown(ax)}.")
+    return given[0].get_figure(), given
+
+
+def legend(figure: Figure, axes: Axes, *, new: bool, **options: Any) -> None:
+    """The legend of `axes`: below the figure if it is `new`, else in them."""
+    handles, names = axes.get_legend_handles_labels()
+    if new:
+        figure.legend(handles, names, loc="outside lower center", **options)
+    else:
+        axes.legend()
 
 
 def shades(axes: Axes, n: int) -> list[Any]:

@@ -15,6 +15,7 @@ from bpengine.reference.per_example import parts_of
 from bpengine.validation import pair, positive_integer, whole_number
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
 
@@ -22,7 +23,11 @@ __all__ = ["first_layer", "nudges"]
 
 
 def first_layer(
-    network: Network, shape: tuple[int, int] | None = None, *, neurons: SupportsIndex = 100
+    network: Network,
+    shape: tuple[int, int] | None = None,
+    *,
+    neurons: SupportsIndex = 100,
+    ax: Axes | None = None,
 ) -> Figure:
     """Weights of the first layer after the input as images, one per neuron, on one scale.
 
@@ -33,6 +38,8 @@ def first_layer(
         Rows and columns of an image of the input; default: a square.
     neurons : int, optional
         Maximum number of neurons to draw, from the first.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; default: a new figure.
 
     Returns
     -------
@@ -76,8 +83,7 @@ def first_layer(
     gap = 0.08 * max(height, width)
     across, down = columns * (width + gap) - gap, rows * (height + gap) - gap
     scale = 6 / max(across, down)
-    figure = style.figure(across * scale + 1.3, down * scale + 0.6)
-    axes = figure.subplots()
+    figure, (axes,) = style.panels(ax, 1, (across * scale + 1.3, down * scale + 0.6))
     for i, row in enumerate(weights):
         left, top = i % columns * (width + gap), i // columns * (height + gap)
         image = axes.imshow(
@@ -92,7 +98,7 @@ def first_layer(
     axes.set_axis_off()
     of = "" if shown == network.sizes[1] else f"{shown} of "
     axes.set_title(f"weights into {of}{network.sizes[1]} neurons of layer 2")
-    figure.colorbar(image, label="weight", shrink=0.9)
+    figure.colorbar(image, ax=axes, label="weight", shrink=0.9)
     return figure
 
 

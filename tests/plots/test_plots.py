@@ -8,6 +8,7 @@ import sys
 from itertools import pairwise
 
 import matplotlib
+import matplotlib.figure
 import numpy as np
 import pytest
 from PIL import Image
@@ -638,6 +639,37 @@ def test_no_picture_needs_pyplot(tmp_path):
         timeout=120,
     )
     assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+DRAWN_IN_AXES = {
+    "costs": (1, lambda ax: plots.training_curves(History(cost=[2.0, 1.0], seconds=[1.0] * 2), ax=ax)),
+    "costs and accuracy": (2, lambda ax: plots.training_curves(history(), ax=ax)),
+    "norms": (2, lambda ax: plots.norms(history(steps=[1]), ax=ax)),
+    "saturation": (2, lambda ax: plots.saturation(history(steps=[1]), ax=ax)),
+    "gradient check": (1, lambda ax: plots.gradient_check(gradient_check([1e-9], 1e-9), ax=ax)),
+    "weights": (1, lambda ax: plots.first_layer(bp.Network([4, 3, 2], rng=0), ax=ax)),
+    "regions": (
+        1,
+        lambda ax: plots.decision_regions(
+            bp.Network([2, 3, 1], rng=0), np.eye(2), [0, 1], resolution=5, ax=ax
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN_IN_AXES)
+def test_pictures_are_drawn_into_the_axes_given(name):
+    n, draw = DRAWN_IN_AXES[name]
+    figure = matplotlib.figure.Figure()
+    _, *given = figure.subplots(1, n + 1)
+    drawn = draw(given[0] if n == 1 else given)
+    assert drawn is figure
+    assert all(axes.has_data() for axes in given)
+    assert not figure.axes[0].has_data()
+    with pytest.raises(TypeError, match=r"ax must be .* Matplotlib Axes.*, got"):
+        draw([*given, given[0]])
+    with pytest.raises(TypeError, match=r"ax must be .* Matplotlib Axes.*, got"):
+        draw(figure)
 
 
 def test_host_takes_arrays_of_any_library(lab):
