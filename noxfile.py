@@ -1,11 +1,12 @@
 """Sessions of the project: `nox -s tests` is the one a newcomer runs."""
 
+import shutil
 from pathlib import Path
 
 import nox
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-nox.options.sessions = ["tests", "lint", "types", "lowest", "perf", "bench-quick", "mpi", "docs"]
+nox.options.sessions = ["tests", "lint", "types", "lowest", "perf", "bench-quick", "mpi", "docs", "build"]
 nox.options.error_on_missing_interpreters = True
 
 
@@ -88,6 +89,15 @@ def docs(session: nox.Session) -> None:
     session.install("-e", ".", *group("docs"))
     strict = ["-W", "--keep-going", "-n", "-E"]
     session.run("sphinx-build", *strict, "docs", "docs/_build/html", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """What a release uploads, in dist: sdist and wheel."""
+    session.install("build", "twine")
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build", silent=True)
+    session.run("twine", "check", "--strict", *map(str, Path("dist").iterdir()))
 
 
 @nox.session
