@@ -86,7 +86,9 @@ def offer_notebook(app, page, source):
 def setup(app):
     """Register the steps above; pictures and notebooks are made before the pages are read."""
     app.connect("builder-inited", lambda app: figures.make(DOCS))
-    app.connect("builder-inited", lambda app: notebooks.make(DOCS, URLS["Documentation"], URLS["Repository"]))
+    app.connect(
+        "builder-inited", lambda app: notebooks.make(DOCS, URLS["Documentation"], URLS["Repository"])
+    )
     app.connect("source-read", trim)
     app.connect("source-read", offer_notebook)
     app.connect("autodoc-process-docstring", rubrics)

@@ -1,4 +1,4 @@
-"""The tutorial as notebooks, made when the guide is built: each page as ``_build/notebooks/<page>.ipynb``."""
+"""The tutorial as notebooks, made when the guide is built: ``_build/notebooks/<page>.ipynb``."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ def make(docs: Path, guide: str, repository: str) -> list[Path]:
     for page in sorted(docs.glob("tutorial/*.md")):
         if page.stem != "index":
             paths.append(folder / f"{page.stem}.ipynb")
-            paths[-1].write_text(json.dumps(notebook(page, guide, repository), indent=1), encoding="utf-8")
+            paths[-1].write_text(
+                json.dumps(notebook(page, guide, repository), indent=1), encoding="utf-8"
+            )
     return paths
 
 
 def notebook(page: Path, guide: str, repository: str) -> dict:
     """A page as a notebook; its links lead to the guide."""
     text = page.read_text(encoding="utf-8")
-    start = f"From [the guide]({guide}/tutorial/{page.stem}.html). Install bpengine with the extra `plots` first."
-    cells = [cell("markdown", start)]
+    source = f"From [the guide]({guide}/tutorial/{page.stem}.html). Needs the extra `plots`."
+    cells = [cell("markdown", source)]
     if MADE.search(text):
         cells.append(cell("code", "%matplotlib inline"))
     end = 0
