@@ -310,3 +310,39 @@ def test_a_notebook_has_the_code_of_its_page(page):
     text = "\n".join(cell["source"] for cell in made["cells"] if cell["cell_type"] == "markdown")
     assert ".md" not in re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
     assert ">>>" not in text and "{figure}" not in text and "{literalinclude}" not in text
+
+
+# commands that CI runs: as a session, as a step of .ci/run, or in a test
+RUN = (
+    r"nox -s ([\w -]+)",
+    r"pip install nox( && nox -s tests)?",
+    r"pip install \.( && python -m bpengine train digits)?",
+    r'pip install "(?:\.|bpengine)\[([\w,]+)\]"',
+    r"(OPENBLAS_NUM_THREADS=1 )?python -m bpengine (train digits|doctor|scale .*)",
+    r"python benchmarks/perf.py refresh",
+    r"(OPENBLAS_NUM_THREADS=1 mpiexec -n 2 )?python (train|search).py",
+    r"export (OPENBLAS_CORETYPE=SkylakeX|BPENGINE_BLAS_CORE=0)",
+    r"git clone <your fork> && cd bpengine",
+)
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda page: page.stem
+)
+def test_a_command_is_run_by_ci_or_the_page_says_that_it_is_not(page):
+    text = page.read_text(encoding="utf-8")
+    commands = [
+        line.partition("#")[0].strip()
+        for block in re.findall(r"^```sh\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+        for line in block.splitlines()
+    ]
+    in_ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    installed = str(project["dependency-groups"]) + (ROOT / "noxfile.py").read_text(encoding="utf-8")
+    for command in commands:
+        match = next(filter(None, (re.fullmatch(pattern, command) for pattern in RUN)), None)
+        if match and command.startswith("nox"):
+            match = all(f" {name}" in in_ci for name in match[1].split())
+        elif match and "[" in command:
+            match = all(re.search(rf"[\[,]{name}[\],]", installed) for name in match[1].split(","))
+        assert match or "CI does not run" in text, command
