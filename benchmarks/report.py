@@ -127,7 +127,8 @@ def gradient_table() -> str:
         "## Cost of a gradient",
         "",
         "Chapter 2 of the book says: all derivatives for about the price of two passes. A gradient here "
-        "is feedforward and backward pass together; finite differences take two passes for each parameter.",
+        "is feedforward and backward pass together; finite differences take two passes for each "
+        "parameter.",
         "",
         "| | gradient ÷ feedforward, time | gradient ÷ feedforward, FLOPs |",
         "|---|---|---|",
