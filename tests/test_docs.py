@@ -318,7 +318,7 @@ RUN = (
     r"pip install nox( && nox -s tests)?",
     r"pip install \.( && python -m bpengine train digits)?",
     r'pip install "(?:\.|bpengine)\[([\w,]+)\]"',
-    r"(OPENBLAS_NUM_THREADS=1 )?python -m bpengine (train digits|doctor|scale .*)",
+    r"(OPENBLAS_NUM_THREADS=1 )?python -m bpengine (train digits.*|predict .*|doctor|scale .*)",
     r"python benchmarks/perf.py refresh",
     r"(OPENBLAS_NUM_THREADS=1 mpiexec -n 2 )?python (train|search).py",
     r"export (OPENBLAS_CORETYPE=SkylakeX|BPENGINE_BLAS_CORE=0)",
