@@ -278,19 +278,21 @@ def test_names_for_keras_and_pytorch_exist(tmp_path, monkeypatch):
     assert sorted(strings) == sorted([*ACTIVATIONS, *COSTS])
 
 
-def test_files_and_names_for_an_extension_exist():
-    rows = [line for line in TEXTS[DOCS / "extending.md"].splitlines() if line.startswith("| a")]
-    assert len(rows) == 7
-    for row in rows:
-        _, code, tests, pages = row.strip("| ").split(" | ")
-        for folder, cell in ((ROOT / "bpengine", code), (ROOT / "tests", tests), (ROOT, pages)):
-            paths = [
-                ROOT / "pyproject.toml" if p == "pyproject.toml" else folder / p
-                for p in re.findall(r"`([\w./-]+\.\w+)`", cell)
-            ]
-            assert all(path.exists() for path in paths), [path for path in paths if not path.exists()]
-            text = "".join(path.read_text(encoding="utf-8") for path in paths)
-            assert all(name in text for name in re.findall(r"`([A-Z_]{4,})`", cell)), cell
+FOLDERS = {"Code": ROOT / "bpengine", "Tests": ROOT / "tests", "Pages": ROOT}
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_files_and_names_for_an_extension_exist(kind):
+    text = TEXTS[DOCS / "extending.md"].partition("\n## Add one to the package\n")[2]
+    entries = re.findall(rf"^- {kind}: (.*?)(?=\n- |\n\n)", text, flags=re.DOTALL | re.MULTILINE)
+    assert len(entries) == text.count("\n### A new ")
+    for entry in entries:
+        found = [name for name in re.findall(r"`([\w./-]+\.\w+)`", entry) if name != "test_docs.py"]
+        paths = [FOLDERS[kind] / name for name in found]
+        assert all(path.exists() for path in paths), found
+        text = "".join(path.read_text(encoding="utf-8") for path in paths)
+        names = re.findall(r"`([A-Z_]{4,})`", entry)
+        assert all(name in text for name in names), names
 
 
 @pytest.mark.parametrize(
