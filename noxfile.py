@@ -4,7 +4,9 @@
 # ///
 """Sessions of the project: `nox -s tests` is the one a newcomer runs."""
 
+import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import nox
@@ -103,6 +105,10 @@ def build(session: nox.Session) -> None:
     shutil.rmtree("dist", ignore_errors=True)
     session.run("python", "-m", "build", silent=True)
     session.run("twine", "check", "--strict", *map(str, Path("dist").iterdir()))
+    with zipfile.ZipFile(next(Path("dist").glob("*.whl"))) as wheel:
+        metadata = next(name for name in wheel.namelist() if name.endswith("/METADATA"))
+        if re.search(r"\]\((?!https?://|#)", wheel.read(metadata).decode()):
+            session.error("README, as an index shows it, has relative addresses: hatch_build.py")
 
 
 @nox.session(default=False)
