@@ -250,6 +250,12 @@ def test_addresses_of_the_project_are_those_of_its_metadata_and_have_an_end(path
             )
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_to_the_guide_lead_to_the_published_one(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert not re.findall(r"\]\((docs/[^)]*\.md)", text)
+
+
 def test_the_page_on_installing_has_every_extra():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     section = TEXTS[DOCS / "installing.md"].partition("\n## Extras\n")[2].partition("\n## ")[0]
