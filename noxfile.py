@@ -1,11 +1,19 @@
+#!/usr/bin/env -S uv run --script
+# /// script
+# dependencies = ["nox"]
+# ///
 """Sessions of the project: `nox -s tests` is the one a newcomer runs."""
 
+import re
+import shutil
+import zipfile
 from pathlib import Path
 
 import nox
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-nox.options.sessions = ["tests", "lint", "types", "lowest", "perf", "bench-quick", "mpi", "docs"]
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_missing_interpreters = True
 
 
@@ -20,7 +28,7 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", "-n", "auto", *session.posargs)
 
 
-@nox.session(name="cuda-double")
+@nox.session(name="cuda-double", default=False)
 def cuda_double(session: nox.Session) -> None:
     """Optional: all tests on a stand-in for a GPU, with CUDA kernels compiled for the host."""
     session.install("-e", ".", *group("test"))
@@ -91,13 +99,26 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def build(session: nox.Session) -> None:
+    """What a release uploads, in dist: sdist and wheel."""
+    session.install("build", "twine")
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build", silent=True)
+    session.run("twine", "check", "--strict", *map(str, Path("dist").iterdir()))
+    with zipfile.ZipFile(next(Path("dist").glob("*.whl"))) as wheel:
+        metadata = next(name for name in wheel.namelist() if name.endswith("/METADATA"))
+        if re.search(r"\]\((?!https?://|#)", wheel.read(metadata).decode()):
+            session.error("README, as an index shows it, has relative addresses: hatch_build.py")
+
+
+@nox.session(default=False)
 def links(session: nox.Session) -> None:
     """Optional, needs a network: the guide's links to other sites."""
     session.install("-e", ".", *group("docs"))
     session.run("sphinx-build", "-b", "linkcheck", "docs", "docs/_build/links", *session.posargs)
 
 
-@nox.session
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Optional: the benchmark suite, and docs/benchmarks-core.md with its pictures."""
     session.install("-e", ".", *group("bench"))
@@ -121,28 +142,28 @@ def bench_quick(session: nox.Session) -> None:
             session.run("python", path, *shortest.get(path.stem, ["--help"]), silent=True)
 
 
-@nox.session(name="bench-peers")
+@nox.session(name="bench-peers", default=False)
 def bench_peers(session: nox.Session) -> None:
     """Optional: the same against JAX, PyTorch and scikit-learn: docs/benchmarks-peers.md."""
     session.install("-e", ".[numba]", *group("bench"), *group("peers"))
     session.run("python", "benchmarks/report.py", "peers", *session.posargs)
 
 
-@nox.session
+@nox.session(default=False)
 def peers(session: nox.Session) -> None:
     """Optional: PyTorch tensors as a backend, and gradients against PyTorch's."""
     session.install("-e", ".", *group("test"), *group("peers"))
     session.run("pytest", "tests/peers", *session.posargs)
 
 
-@nox.session(name="bench-numba")
+@nox.session(name="bench-numba", default=False)
 def bench_numba(session: nox.Session) -> None:
     """Optional: compiled plans against NumPy's and JAX: docs/benchmarks-numba.md."""
     session.install("-e", ".[numba]", *group("bench"), "jax>=0.4.30")
     session.run("python", "benchmarks/compiled.py", *session.posargs)
 
 
-@nox.session
+@nox.session(default=False)
 def gpu(session: nox.Session) -> None:
     """Optional, needs an NVIDIA GPU: smoke test, all tests and benchmark, into gpu-out: docs/gpu.md.
 
@@ -153,7 +174,7 @@ def gpu(session: nox.Session) -> None:
     session.run("python", "benchmarks/gpu_run.py", *rest)
 
 
-@nox.session(name="bench-gpu")
+@nox.session(name="bench-gpu", default=False)
 def bench_gpu(session: nox.Session) -> None:
     """Optional, needs an NVIDIA GPU: docs/benchmarks-gpu.md and its picture, against PyTorch and JAX.
 
@@ -176,21 +197,21 @@ def install_gpu(session: nox.Session, *packages: str) -> list[str]:
     return [argument for argument in rest if argument not in folders]
 
 
-@nox.session(name="nvrtc")
+@nox.session(name="nvrtc", default=False)
 def compile_kernels(session: nox.Session) -> None:
     """Optional: every CUDA kernel compiles for a GPU, by NVIDIA's compiler, which needs no GPU."""
     session.install("-e", ".", *group("test"), *group("nvrtc"))
     session.run("pytest", "tests/backends/test_cupy.py", "-n", "auto", "-k", "for_a_gpu or wrong_source")
 
 
-@nox.session
+@nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
     """Optional: ten minutes of wrong calls, damaged files, kills and random networks against JAX."""
     session.install("-e", ".", *group("test"), "jax>=0.4.30")
     session.run("python", "-m", "fuzz", *session.posargs)
 
 
-@nox.session
+@nox.session(default=False)
 def exhaustive(session: nox.Session) -> None:
     """Optional: the compiled exp, expm1, log1p, sigmoid and tanh on every float32."""
     session.install("-e", ".", *group("test"))
@@ -202,3 +223,7 @@ def exhaustive(session: nox.Session) -> None:
         *session.posargs,
         env={"BPENGINE_EXHAUSTIVE": "1"},
     )
+
+
+if __name__ == "__main__":
+    nox.main()

@@ -1,6 +1,6 @@
 """The compiled backend's table: `python benchmarks/compiled.py` writes docs/benchmarks-numba.md.
 
-Every figure is a ratio of times taken in turn in this process: time of the contender ÷ time of
+Every figure is a ratio of times taken in turn in this process: time of the alternative ÷ time of
 bpengine with ``backend="numba"``, median over pairs with a 95 % bootstrap interval.
 """
 
@@ -157,7 +157,7 @@ def main() -> None:
             "",
             f"Made by `python benchmarks/compiled.py` (`nox -s bench-numba`) on {processor()}, "
             f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}. Each figure is "
-            'the time of the contender divided by the time of bpengine with `backend="numba"`, both '
+            'the time of the alternative divided by the time of bpengine with `backend="numba"`, both '
             "taken in turn in one process: median and 95 % interval. Above 1 bpengine is faster.",
             "",
             "A step of plain SGD on a resident batch, update included: float32, sigmoid, quadratic "

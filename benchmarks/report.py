@@ -1,6 +1,6 @@
 """The benchmark table and pictures: `python benchmarks/report.py core` or `peers`.
 
-Every figure is a ratio of times taken in turn in this process: time of the contender ÷ time of
+Every figure is a ratio of times taken in turn in this process: time of the alternative ÷ time of
 bpengine's plan, median over pairs with a 95 % bootstrap interval.
 """
 
@@ -124,10 +124,11 @@ def gradient_table() -> str:
     from test_costs import forward
 
     lines = [
-        "## What a gradient costs",
+        "## Cost of a gradient",
         "",
-        "The chapter says: all derivatives for about the price of two passes. A gradient here is "
-        "feedforward and backward pass together; finite differences take two passes a parameter.",
+        "Chapter 2 of the book says: all derivatives for about the price of two passes. A gradient here "
+        "is feedforward and backward pass together; finite differences take two passes for each "
+        "parameter.",
         "",
         "| | gradient ÷ feedforward, time | gradient ÷ feedforward, FLOPs |",
         "|---|---|---|",
@@ -153,7 +154,7 @@ def gradient_table() -> str:
 
 def fit_table() -> str:
     """Markdown: an epoch of fit ÷ its steps alone."""
-    lines = ["## An epoch of `fit`", "", "| | fit ÷ replays alone |", "|---|---|"]
+    lines = ["## An epoch of `fit`", "", "| | fit ÷ steps alone |", "|---|---|"]
     for rung in ("nielsen", "small"):
         net, (X, Y), m = network(rung), examples(rung, m=8000), LADDER[rung].batch
         step, steps = plan(rung), 8000 // m
@@ -188,7 +189,7 @@ def page(what: str, sections: list[str]) -> None:
             versions.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"{package} not installed")
-    title = "the engine and the forms it replaces" if what == "core" else "peers"
+    title = "other forms of backpropagation" if what == "core" else "other libraries"
     command = "nox -s bench" if what == "core" else "nox -s bench-peers"
     text = "\n\n".join(
         [
@@ -196,13 +197,13 @@ def page(what: str, sections: list[str]) -> None:
             f"Made by `python benchmarks/report.py {what}` (`{command}` installs what it needs) on "
             f"{processor()}, "
             f"{os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(versions)}; "
-            "as many threads as cores. Each figure is the time of the contender divided by the time of "
-            "bpengine's plan, both taken in turn in one process: median and 95 % interval. A step is "
+            "as many threads as cores. Each figure is the time of the alternative divided by the time "
+            "of bpengine's plan, both taken in turn in one process: median and 95 % interval. A step is "
             "plain SGD on a resident batch, update included: float32, sigmoid, quadratic cost.",
             f"![Ratios with intervals](benchmarks-{what}-ratios.svg)",
             *sections,
-            "## Examples a second",
-            f"![Examples a second against batch size](benchmarks-{what}-throughput.svg)",
+            "## Examples per second",
+            f"![Examples per second against batch size](benchmarks-{what}-throughput.svg)",
         ]
     )
     (DOCS / f"benchmarks-{what}.md").write_text(text + "\n", encoding="utf-8")

@@ -317,9 +317,9 @@ def page() -> str:
             "",
             f"Made by `python benchmarks/stacks.py{arguments}` on {processor()}, {os.cpu_count()} "
             f"cores, {threads} of them used, Python {platform.python_version()}, {versions()}. Each "
-            f"figure is the time of the contender divided by that of a stack of {P} networks here, both "
-            "taken in turn in one process: median and 95 % interval. Above 1 bpengine is faster. Of JAX "
-            f"{options.pairs} pairs, of the others {max(5, options.pairs // 4)}.",
+            f"figure is the time of the alternative divided by that of a stack of {P} networks here, "
+            "both taken in turn in one process: median and 95 % interval. Above 1 bpengine is faster. "
+            f"Of JAX {options.pairs} pairs, of the others {max(5, options.pairs // 4)}.",
             "",
             f"A step of plain SGD for all {P} networks, update included: float32, sigmoid, quadratic "
             "cost, one resident batch for all. `tiny` is 2-3-3-1 with a batch of 50, `nielsen` "

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS))
 
 import figures  # noqa: E402
+import notebooks  # noqa: E402
 
 import bpengine  # noqa: E402
 
+URLS = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
 project = "bpengine"
 author = "The bpengine developers"
 project_copyright = author
@@ -35,6 +38,12 @@ myst_heading_anchors = 3
 
 html_theme = "furo"
 html_title = "bpengine"
+html_baseurl = URLS["Documentation"] + "/"
+html_theme_options = {
+    "source_repository": URLS["Repository"],
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
 html_static_path = ["_static"]
 html_css_files = ["guide.css"]
 html_show_sphinx = False
@@ -67,8 +76,19 @@ def trim(app, page, source):
     source[0] = re.sub(r"\n\n```$", "\n```", source[0], flags=re.MULTILINE)
 
 
+def offer_notebook(app, page, source):
+    """Below the title of a page of the tutorial, link its notebook."""
+    if re.match(r"tutorial/(?!index)", page):
+        link = f"{{download}}`Download as a notebook <../_build/notebooks/{Path(page).name}.ipynb>`"
+        source[0] = source[0].replace("\n", f"\n\n{link}\n", 1)
+
+
 def setup(app):
-    """Register the steps above; pictures are made before the pages are read."""
+    """Register the steps above; pictures and notebooks are made before the pages are read."""
     app.connect("builder-inited", lambda app: figures.make(DOCS))
+    app.connect(
+        "builder-inited", lambda app: notebooks.make(DOCS, URLS["Documentation"], URLS["Repository"])
+    )
     app.connect("source-read", trim)
+    app.connect("source-read", offer_notebook)
     app.connect("autodoc-process-docstring", rubrics)

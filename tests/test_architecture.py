@@ -31,8 +31,8 @@ LEVELS = [
     {"backends", "schedules"},
     {"openblas", "reference", "timing", "validation"},
 ]
-README = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
-PUBLIC = re.findall(r"`bp\.(\w+)`", README.partition("## Public names")[2].partition("\n## ")[0])
+INDEX = (PACKAGE.parent / "docs" / "reference" / "index.md").read_text(encoding="utf-8")
+PUBLIC = re.findall(r"`bp\.(\w+)`", INDEX)
 
 FILES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path

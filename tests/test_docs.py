@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import importlib.util
+import inspect
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 from test_architecture import LEVELS
 
+import bpengine as bp
 from bpengine.cli import main
+from bpengine.model.activations import ACTIVATIONS
+from bpengine.model.costs import COSTS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -46,6 +52,12 @@ def test_every_page_is_in_one_table_of_contents():
     assert sorted(entries) == [page for page in PAGES if page != DOCS / "index.md"]
 
 
+def anchors(page):
+    """The anchors of a page's headings."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
+
+
 @pytest.mark.parametrize(
     "page", [*PAGES, *sorted(ROOT.glob("*.md"))], ids=lambda page: str(page.relative_to(ROOT))
 )
@@ -57,8 +69,7 @@ def test_links_within_the_project_have_an_end(page):
             end = (page.parent / path).resolve() if path else page
             assert end.exists(), target
             if anchor and end.suffix == ".md":
-                titles = re.findall(r"^#+ (.*)$", end.read_text(encoding="utf-8"), flags=re.MULTILINE)
-                assert anchor in [re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles]
+                assert anchor in anchors(end)
 
 
 @pages
@@ -215,3 +226,131 @@ def test_figures_that_the_tutorial_quotes_are_those_of_the_benchmarks():
         r"Finite differences ÷ backprop, .*?: ([\d.]+)", TEXTS[DOCS / "benchmarks-core.md"]
     )
     assert f"finite differences take {float(differences[1]):.0f} times as long" in text
+
+
+URLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+ABOUT = [*ROOT.glob("*.md"), ROOT / "CITATION.cff", *ROOT.glob(".github/**/*.*"), *PAGES]
+
+
+@pytest.mark.parametrize("path", ABOUT, ids=lambda path: str(path.relative_to(ROOT)))
+def test_addresses_of_the_project_are_those_of_its_metadata_and_have_an_end(path):
+    text = path.read_text(encoding="utf-8")
+    guide, repository = URLS["Documentation"], URLS["Repository"]
+    for address in re.findall(r"https://(?:github\.com|bpengine\.github\.io)/bpengine[^\s)\"'`]*", text):
+        if address.startswith(guide):
+            page, _, anchor = address.removeprefix(guide).strip("/").partition("#")
+            end = DOCS / (page or "index.html").replace(".html", ".md")
+            assert end in PAGES, address
+            assert not anchor or anchor in anchors(end), address
+        else:
+            assert address.startswith(repository), address
+            inside = address.removeprefix(repository).strip("/").removeprefix("blob/main/")
+            assert inside.split("/")[0] in ("", "issues", "security") or (ROOT / inside).exists(), (
+                address
+            )
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_to_the_guide_lead_to_the_published_one(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert not re.findall(r"\]\((docs/[^)]*\.md)", text)
+
+
+def test_the_page_on_installing_has_every_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    section = TEXTS[DOCS / "installing.md"].partition("\n## Extras\n")[2].partition("\n## ")[0]
+    names = re.findall(r"^\| (`.*?) \|", section, flags=re.MULTILINE)
+    assert re.findall(r"`(\w+)`", " ".join(names)) == sorted(
+        project["optional-dependencies"], key=" ".join(names).index
+    )
+
+
+def test_names_for_keras_and_pytorch_exist(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    X, labels = (array[..., :40] for array in bp.datasets.digits())
+    net = bp.Network([64, 10], "softmax", "softmax_cross_entropy", rng=0)
+    names = {"bp": bp, "X": X, "labels": labels, "net": net}
+    keywords = {*inspect.signature(bp.Network).parameters, *inspect.signature(net.fit).parameters}
+    strings = []
+    text = TEXTS[DOCS / "from-keras-and-pytorch.md"]
+    cells = re.findall(r"^\| (`.*?) \|", text, flags=re.MULTILINE)
+    for code in re.findall(r"`(.+?)`", " ".join(cells)):
+        if keyword := re.fullmatch(r"(\w+)=.*", code):
+            assert keyword[1] in keywords, code
+        elif code[0] == '"':
+            strings.append(code.strip('"'))
+        elif re.search(r"\W", code):
+            eval(code, names)
+    assert sorted(strings) == sorted([*ACTIVATIONS, *COSTS])
+
+
+FOLDERS = {"Code": ROOT / "bpengine", "Tests": ROOT / "tests", "Pages": ROOT}
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_files_and_names_for_an_extension_exist(kind):
+    text = TEXTS[DOCS / "extending.md"].partition("\n## Add one to the package\n")[2]
+    entries = re.findall(rf"^- {kind}: (.*?)(?=\n- |\n\n)", text, flags=re.DOTALL | re.MULTILINE)
+    assert len(entries) == text.count("\n### A new ")
+    for entry in entries:
+        found = [name for name in re.findall(r"`([\w./-]+\.\w+)`", entry) if name != "test_docs.py"]
+        paths = [FOLDERS[kind] / name for name in found]
+        assert all(path.exists() for path in paths), found
+        text = "".join(path.read_text(encoding="utf-8") for path in paths)
+        names = re.findall(r"`([A-Z_]{4,})`", entry)
+        assert all(name in text for name in names), names
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.parent.name == "tutorial"], ids=lambda page: page.stem
+)
+def test_a_notebook_has_the_code_of_its_page(page):
+    if page.stem == "index":
+        return
+    made = load("notebooks").notebook(page, "https://guide", "https://repository")
+    code = [cell["source"] for cell in made["cells"] if cell["cell_type"] == "code"]
+    examples = doctest.DocTestParser().get_examples(TEXTS[page])
+    shown = [name for _, name, kind in figures.PICTURE.findall(TEXTS[page])]
+    source = "\n".join(code)
+    for example in examples:
+        assert example.source.strip() in source
+    assert all(name in code or f'"{name}.gif"' in source for name in shown)
+    text = "\n".join(cell["source"] for cell in made["cells"] if cell["cell_type"] == "markdown")
+    assert ".md" not in re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    assert ">>>" not in text and "{figure}" not in text and "{literalinclude}" not in text
+
+
+# commands that CI runs: as a session, as a step of .ci/run, or in a test
+RUN = (
+    r"nox -s ([\w -]+)",
+    r"pip install nox( && nox -s tests)?",
+    r"pip install \.( && python -m bpengine train digits)?",
+    r'pip install "(?:\.|bpengine)\[([\w,]+)\]"',
+    r"(OPENBLAS_NUM_THREADS=1 )?python -m bpengine (train digits.*|predict .*|doctor|scale .*)",
+    r"python benchmarks/perf.py refresh",
+    r"(OPENBLAS_NUM_THREADS=1 mpiexec -n 2 )?python (train|search).py",
+    r"export (OPENBLAS_CORETYPE=SkylakeX|BPENGINE_BLAS_CORE=0)",
+    r"git clone <your fork> && cd bpengine",
+)
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda page: page.stem
+)
+def test_a_command_is_run_by_ci_or_the_page_says_that_it_is_not(page):
+    text = page.read_text(encoding="utf-8")
+    commands = [
+        line.partition("#")[0].strip()
+        for block in re.findall(r"^```sh\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+        for line in block.splitlines()
+    ]
+    in_ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    installed = str(project["dependency-groups"]) + (ROOT / "noxfile.py").read_text(encoding="utf-8")
+    for command in commands:
+        match = next(filter(None, (re.fullmatch(pattern, command) for pattern in RUN)), None)
+        if match and command.startswith("nox"):
+            match = all(f" {name}" in in_ci for name in match[1].split())
+        elif match and "[" in command:
+            match = all(re.search(rf"[\[,]{name}[\],]", installed) for name in match[1].split(","))
+        assert match or "CI does not run" in text, command

@@ -82,9 +82,10 @@ class Plan:
     5
     >>> X, Y = np.ones((784, 10), "float32"), np.ones((10, 10), "float32")
     >>> plan.load(X, Y)
-    >>> before = plan.run().cost
-    >>> plan.run(steps=100).cost < before
-    True
+    >>> round(plan.run().cost, 2)
+    1.43
+    >>> round(plan.run(steps=100).cost, 3)
+    0.003
     """
 
     def __init__(

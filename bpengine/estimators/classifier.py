@@ -150,8 +150,8 @@ class MLPClassifier(MultilabelMixin, MLP):
     >>> from bpengine.estimators import MLPClassifier
     >>> X, y = load_digits(return_X_y=True)
     >>> model = MLPClassifier(early_stopping=True, learning_rate_init=0.01, random_state=0)
-    >>> bool(model.fit(X[:1500] / 16, y[:1500]).score(X[1500:] / 16, y[1500:]) > 0.85)
-    True
+    >>> round(model.fit(X[:1500] / 16, y[:1500]).score(X[1500:] / 16, y[1500:]), 2)
+    0.91
     """
 
     class_weight: Any = None

@@ -166,12 +166,12 @@ validation, max_norm
     >>> X, y = load_digits(return_X_y=True)
     >>> model = MLPEnsembleClassifier(5, (20,), learning_rate_init=0.01, tol=0.01, random_state=0)
     >>> model = model.fit(X[:1500] / 16, y[:1500])
-    >>> bool(model.score(X[1500:] / 16, y[1500:]) > 0.9)
-    True
+    >>> round(model.score(X[1500:] / 16, y[1500:]), 2)
+    0.91
     >>> mean, std = model.predict_proba(X[1500:] / 16, return_std=True)
     >>> wrong = model.predict(X[1500:] / 16) != y[1500:]
-    >>> bool(std[wrong].max(axis=1).mean() > 2 * std[~wrong].max(axis=1).mean())
-    True
+    >>> round(float(std[wrong].max(axis=1).mean()), 2), round(float(std[~wrong].max(axis=1).mean()), 2)
+    (0.11, 0.02)
     """
 
     class_weight: Any = None

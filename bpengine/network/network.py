@@ -477,9 +477,11 @@ class Network(Model):
         >>> import bpengine as bp
         >>> X, labels = bp.datasets.circles(200, rng=0)
         >>> nets = bp.Network([2, 8, 2], cost="binary_cross_entropy", stack=5, rng=0)
-        >>> history = nets.fit(X, labels, epochs=3, progress=False)
-        >>> bool(nets.best().evaluate(X, labels)["cost"] == min(nets.evaluate(X, labels)["cost"]))
-        True
+        >>> history = nets.fit(X, labels, epochs=20, optimizer=bp.Adam(0.02), progress=False)
+        >>> nets.evaluate(X, labels)["cost"].round(2)
+        array([1.38, 1.37, 1.36, 1.36, 1.33])
+        >>> round(nets.best().evaluate(X, labels)["cost"], 2)
+        1.33
         """
         found: Network = ensemble.best(self, self.history, metric)
         return found

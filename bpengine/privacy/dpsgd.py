@@ -64,8 +64,8 @@ class DPSGD:
     >>> net = bp.Network([2, 16, 2], cost="binary_cross_entropy", rng=0)
     >>> private = bp.DPSGD(2.0, noise_multiplier=1.0, max_norm=1.0, delta=None)
     >>> history = net.fit(X, labels, epochs=20, batch_size=50, optimizer=private, progress=False)
-    >>> history.cost[-1] < history.cost[0]
-    True
+    >>> round(history.cost[0], 1), round(history.cost[-1], 1)
+    (1.5, 1.1)
     """
 
     learning_rate: Rate
