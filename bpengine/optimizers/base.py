@@ -51,6 +51,12 @@ class Optimizer(ABC):
         which a step's weight decays by this factor per later step; the first 1 / (1 - averaging)
         steps have equal weights. If a callback sets parameters, a new average starts from them, in a
         stack for all networks.
+
+    Notes
+    -----
+    Adam, AdamW, RMSprop and Adagrad sum squares of gradients. A square overflows where the gradient is
+    beyond 1.8e19 in float32 and 1.3e154 in float64. The sum stays infinite, and that parameter takes no
+    more steps. `clip_norm` prevents this: norms are computed without overflow and underflow.
     """
 
     learning_rate: Rate = 0.1

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bpengine.backends import Array, Operation
-from bpengine.backends.namespace import array_namespace
-from bpengine.backends.norms import norms
+from bpengine.backends.norms import limit_factors
 from bpengine.model.parameters import Parameters
 from bpengine.optimizers.base import scalar
 
@@ -36,23 +35,16 @@ def limit_weights(weights: Sequence[Array], max_norm: float) -> Iterator[Operati
 
 def _clip_factor(*operands: Array) -> Array:
     *vectors, bound = operands
-    return _factors(vectors, bound, None)
+    return limit_factors(vectors, bound, None)
 
 
 def _clip_factors(*operands: Array) -> Array:
     *blocks, bound = operands
-    return _factors(blocks, bound, (-2, -1))
+    return limit_factors(blocks, bound, (-2, -1))
 
 
 def _max_norm(w: Array, bound: Array) -> Array:
-    return w * _factors([w], bound, -1)
-
-
-def _factors(vectors: Sequence[Array], bound: Array, axis: int | tuple[int, ...] | None) -> Array:
-    # bound / max(‖x‖, bound)
-    found, units = norms(*vectors, axis=axis)
-    bound = bound * units
-    return bound / array_namespace(bound).maximum(found, bound)
+    return w * limit_factors([w], bound, -1)
 
 
 def multiply(x: Array, factor: Array) -> Array:

@@ -201,15 +201,18 @@ __device__ inline T block_sum(T* shared, T part) {
     return sum;
 }
 """
-# where squares overflow: of numbers times a power of two
+# where squares overflow, or underflow in a norm above `least`: of numbers times a power of two
 BLOCK_NORM = """
-__device__ inline T block_norm(T* shared, long long n, const T* x, long long step) {
-    for (T unit = 1;; unit = UNIT) {
+__device__ inline T block_norm(T* shared, long long n, const T* x, long long step,
+    T least) {
+    for (T unit = 1;;) {
         T part = 0;
         for (long long k = threadIdx.x; k < n; k += blockDim.x)
             part += unit * x[k * step] * (unit * x[k * step]);
         const T sum = block_sum(shared, part);
-        if (unit != 1 || !infinite(sum)) return sqrt(sum) / unit;
+        const bool large = infinite(sum);
+        if (unit != 1 || !(large || (sum < UNIT && least * least < UNIT))) return sqrt(sum) / unit;
+        unit = large ? UNIT : 1 / UNIT;
     }
 }
 """
@@ -230,7 +233,7 @@ extern "C" __global__ void clip_factor(long long n, const T* sums, long long siz
     T part = 0;
     for (long long i = threadIdx.x; i < n; i += blockDim.x) part += sums[i];
     const T sum = block_sum(shared, part);
-    const T norm = infinite(sum) ? block_norm(shared, size, g, 1) : sqrt(sum);
+    const T norm = infinite(sum) || sum < UNIT ? block_norm(shared, size, g, 1, *bound) : sqrt(sum);
     if (threadIdx.x == 0) *out = *bound / at_least(norm, *bound);
 }
 """
@@ -239,7 +242,7 @@ extern "C" __global__ void max_norm(long long rows, long long n,
     const T* w, long long wr, long long wc, const T* bound, T* out, long long tr, long long tc) {
     __shared__ T shared[256];
     for (long long r = blockIdx.x; r < rows; r += gridDim.x) {
-        const T factor = *bound / at_least(block_norm(shared, n, w + r * wr, wc), *bound);
+        const T factor = *bound / at_least(block_norm(shared, n, w + r * wr, wc, *bound), *bound);
         for (long long k = threadIdx.x; k < n; k += blockDim.x)
             out[r * tr + k * tc] = w[r * wr + k * wc] * factor;
     }
@@ -253,7 +256,8 @@ extern "C" __global__ void product_norms(long long n, long long k, long long m, 
     for (long long c = blockIdx.x; c < count; c += gridDim.x) {
         const T* left = d + c / m * dp + c % m * dc;
         const T* right = x + c / m * xp + c % m * xc;
-        const T first = block_norm(shared, n, left, dr), second = block_norm(shared, k, right, xr);
+        const T first = block_norm(shared, n, left, dr, 0);
+        const T second = block_norm(shared, k, right, xr, 0);
         if (threadIdx.x == 0) out[c / m * op + c % m * oc] = first * second;
     }
 }

@@ -231,7 +231,8 @@ def agree(
 
 
 def _rms(x: np.ndarray[Any, Any]) -> float:
-    return float(np.sqrt(np.mean(np.square(x)))) if x.size else 0.0
+    top = x.max(initial=0.0)  # squares of the numbers themselves may overflow or underflow
+    return float(top * np.sqrt(np.mean(np.square(x / top)))) if top else 0.0
 
 
 class _Access(NamedTuple):

@@ -8,7 +8,6 @@ numbers too: that is how it is compiled. One that does more, such as a sum over 
 from __future__ import annotations
 
 import ctypes
-import functools
 import logging
 import time
 from collections.abc import Callable
@@ -19,10 +18,16 @@ import numba
 import numpy as np
 from numba import types
 
-from bpengine.backends.numba.elementwise import elementwise, helper
+from bpengine.backends.base import warn_once
+from bpengine.backends.numba.elementwise import elementwise
 from bpengine.backends.operation import Operation
 
 __all__ = ["custom_kernel", "matches"]
+
+# Compiled code, of 1 to 2 MB with what its compiler leaves behind, is there as long as the process is.
+LIMIT = 128
+_kernels: dict[tuple[Callable[..., Any], _Source, np.dtype[Any]], Any] = {}
+inlined = numba.njit(error_model="numpy", inline="always")
 
 
 def custom_kernel(op: Operation) -> tuple[Any, str] | None:
@@ -104,17 +109,32 @@ def _names(code: CodeType) -> set[str]:
     return set(code.co_names).union(*map(_names, nested))
 
 
-@functools.lru_cache(maxsize=64)
 def _compiled(form: Callable[..., Any], source: _Source, dtype: np.dtype[Any]) -> Any:
+    key = form, source, dtype
+    if key in _kernels:
+        return _kernels[key]
+    if len(_kernels) >= LIMIT:
+        warn_once(
+            f"{LIMIT} custom functions are compiled, and their memory can't be freed: NumPy carries out "
+            "further ones"
+        )
+        return None
+    _kernels[key] = kernel = _compile(form, source, dtype)
+    return kernel
+
+
+def _compile(form: Callable[..., Any], source: _Source, dtype: np.dtype[Any]) -> Any:
     function = source.function
     of_type = types.float32 if dtype == np.float32 else types.float64
     signature = types.void(types.CPointer(types.int64), types.CPointer(of_type))
     start = time.perf_counter()
     try:
         if not isinstance(function, np.ufunc):
-            function = numba.njit(error_model="numpy")(function)
-        # of this function alone: what is shared keeps every function that it was compiled for
-        f, run = helper(form(function)), helper(elementwise.py_func)
+            function = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(
+                function
+            )
+        # a part of the kernel: what is compiled by itself takes its share of memory
+        f, run = inlined(form(function)), inlined(elementwise.py_func)
         kernel = numba.cfunc(signature, error_model="numpy")(lambda i, like: run(f, i, like))
     except Exception:  # any error that its compiler raises for a user's code
         return None

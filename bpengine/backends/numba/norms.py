@@ -30,11 +30,20 @@ def squares(x):
 
 @njit(fastmath={"contract", "reassoc"}, error_model="numpy")
 def scaled_squares(x, unit):
-    """Σ (x · unit)², where Σ x² overflows."""
+    """Σ (x · unit)², where Σ x² overflows or underflows."""
     total = (x[0] * unit) * (x[0] * unit)
     for i in range(1, x.size):
         total += (x[i] * unit) * (x[i] * unit)
     return total
+
+
+@helper
+def unit_of(norm):
+    """What vectors with such a norm, or less, are multiplied by, so that squares are in range."""
+    unit = overflow_unit(norm)
+    if math.isinf(norm):
+        return unit
+    return real(1, norm) / unit if norm * norm < unit else real(1, norm)
 
 
 @kernel("clip factor")
@@ -48,13 +57,14 @@ def clip_factor(instruction, like):
         total = real(0, bound)
         for l in range(0, 3 * r[5], 3):
             total += squares(view(blocks[l + 1] + p * blocks[l + 2], blocks[l], like))
-        if math.isinf(total):
-            unit = overflow_unit(bound)
+        norm = math.sqrt(total)
+        unit = unit_of(bound if norm < bound else norm)
+        if unit != real(1, bound):
             total, bound = real(0, bound), bound * unit
             for l in range(0, 3 * r[5], 3):
                 x = view(blocks[l + 1] + p * blocks[l + 2], blocks[l], like)
                 total += scaled_squares(x, unit)
-        norm = math.sqrt(total)
+            norm = math.sqrt(total)
         factors[p] = bound / (bound if norm < bound else norm)
 
 
@@ -78,8 +88,8 @@ def max_norm(instruction, like):
     for i in range(r[1]):
         w = view(r[3] + i * r[4], r[2], like)
         norm, most = math.sqrt(squares(w)), bound
-        if math.isinf(norm):
-            unit = overflow_unit(bound)
+        unit = unit_of(bound if norm < bound else norm)
+        if unit != real(1, bound):
             norm, most = math.sqrt(scaled_squares(w, unit)), bound * unit
         factor = most / (most if norm < most else norm)
         for j in range(r[2]):
@@ -101,10 +111,11 @@ def product_norms(instruction, like):
 
 @helper
 def _root(r, at, total, j, like):
-    """√Σ x² of column j of a matrix, from scaled numbers where the sum overflows."""
-    if not math.isinf(total):
+    """√Σ x² of column j of a matrix, from scaled numbers where squares overflow or underflow."""
+    unit = unit_of(math.sqrt(total))
+    if unit == real(1, total):
         return math.sqrt(total)
-    unit, total = overflow_unit(total), real(0, total)
+    total = real(0, total)
     for i in range(r[at]):
         x = number(r[at + 1] + i * r[at + 2] + j * r[at + 3], like) * unit
         total += x * x

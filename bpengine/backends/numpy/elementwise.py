@@ -221,7 +221,7 @@ def _binary_cross_entropy_slope(k: Scratch, a: Array, y: Array, scale: Array, ou
 
 
 def _negate(k: Scratch, x: Array, out: Array) -> Call:
-    # by a product: np.negative itself is wrong for some pairs of strides in NumPy 2.1 to 2.4
+    # by a product: since NumPy 2.1, np.negative is wrong for some pairs of strides
     return np.multiply, (x, k.constant(-1, x), out)
 
 

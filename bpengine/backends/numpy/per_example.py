@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends.array_api import Call, Calls
-from bpengine.backends.norms import norms
+from bpengine.backends.norms import least_norm, norms
 from bpengine.backends.numpy.elementwise import by_ufunc, maximum
 from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backends.operation import NOISE_BLOCK, Array
@@ -26,21 +26,21 @@ def _square_sums(x: Array, out: Array) -> Call:
 
 def _product_norms(k: Scratch, δ: Array, x: Array, out: Array) -> Calls:
     # ‖δ‖ ‖x‖, column by column
-    squares = k.scratch(out)
-    yield _square_sums(δ, out)
-    yield np.sqrt, (out, out)
-    yield _square_sums(x, squares)
-    yield np.sqrt, (squares, squares)
-    yield np.multiply, (out, squares, out)
-    yield _rescale_norms, (out, δ, x)
+    both = np.empty((2, *out.shape), out.dtype)
+    ends = (k.constant(end, out) for end in (least_norm(float(np.finfo(out.dtype).max)), math.inf))
+    yield _square_sums(δ, both[0])
+    yield _square_sums(x, both[1])
+    yield np.sqrt, (both, both)
+    yield np.multiply, (both[0], both[1], out)
+    yield _rescale_norms, (out, both, δ, x, *ends)
 
 
-def _rescale_norms(out: Array, δ: Array, x: Array) -> None:
-    """Norms of columns whose squares overflow, from scaled columns."""
-    if math.isfinite(out.sum()):
+def _rescale_norms(out: Array, both: Array, δ: Array, x: Array, least: Array, inf: Array) -> None:
+    """Norms again, where squares in columns overflow or may underflow, from scaled columns."""
+    if not np.count_nonzero(both < least) and not np.count_nonzero(both == inf):
         return
     (first, unit), (second, other_unit) = norms(δ, axis=-2), norms(x, axis=-2)
-    np.copyto(out, (first * second / unit / other_unit)[..., 0, :], where=~np.isfinite(out))
+    out[...] = (first * second / unit / other_unit)[..., 0, :]
 
 
 def _total_norms(k: Scratch, layers: Array, out: Array) -> Calls:

@@ -6,13 +6,14 @@ blocks, so that all passes but the first read a block from the cache.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from bpengine.backends.array_api import Calls
-from bpengine.backends.norms import overflow_unit
+from bpengine.backends.norms import least_norm, limit_factors
 from bpengine.backends.numpy.elementwise import by_ufunc, maximum
 from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backends.operation import Array
@@ -123,39 +124,47 @@ def _average(k: Scratch, average: Array, θ: Array, count: Array, least: Array, 
 
 
 def _clip_factor(k: Scratch, g: Array, bound: Array, out: Array) -> Calls:
+    # bound / max(‖g‖, bound)
     yield np.dot, (g, g, out)
-    yield from _bounded(out, [g], bound)
+    yield _limit_factor, (out, g, bound, _least_norm(g))
+
+
+def _limit_factor(out: Array, g: Array, bound: Array, least: float) -> None:
+    # numbers of Python: each call of a ufunc on a single number takes longer than all of them
+    limit = bound.item()
+    norm = max(math.sqrt(out.item()), limit)
+    out[...] = limit / norm if least <= norm < math.inf else limit_factors([g], bound, None)
 
 
 def _clip_factors(k: Scratch, *operands: Array) -> Calls:
     # of each network of a stack
     *blocks, bound, out = operands
     total, part = out[:, 0, 0], k.scratch(out[:, 0, 0])
-    gradients = [block.reshape(len(block), -1) for block in blocks]
     yield out.fill, (0.0,)
-    for g in gradients:
+    for block in blocks:
+        g = block.reshape(len(block), -1)
         yield np.vecdot, (g, g, part)
         yield np.add, (total, part, total)
-    yield from _bounded(total, gradients, bound[:, 0, 0] if bound.ndim else bound)
+    yield from _bounded(out, blocks, bound, (-2, -1))
 
 
-def _bounded(norms: Array, vectors: Sequence[Array], bound: Array) -> Calls:
+def _bounded(factors: Array, vectors: Sequence[Array], bound: Array, axis: Any) -> Calls:
     # ‖x‖² becomes bound / max(‖x‖, bound)
-    yield np.sqrt, (norms, norms)
-    yield maximum(norms, bound, norms)
-    yield np.divide, (bound, norms, norms)
-    yield _rescale, (norms, vectors, bound)
+    yield np.sqrt, (factors, factors)
+    yield maximum(factors, bound, factors)
+    yield np.divide, (bound, factors, factors)
+    yield _rescale, (factors, vectors, bound, axis, _least_norm(factors))
 
 
-def _rescale(factors: Array, vectors: Sequence[Array], bound: Array) -> None:
-    """Factors bound / ‖x‖ that are 0 as squares overflow, from scaled vectors."""
-    if np.count_nonzero(factors) == factors.size:
-        return
-    unit = overflow_unit(float(np.finfo(factors.dtype).max))
-    scaled = (x * factors.dtype.type(unit) for x in vectors)
-    norms = np.sqrt(sum(np.vecdot(x, x) for x in scaled))
-    bound = bound * factors.dtype.type(unit)
-    np.copyto(factors, bound / np.maximum(norms, bound), where=factors == 0)
+def _rescale(factors: Array, vectors: Sequence[Array], bound: Array, axis: Any, least: float) -> None:
+    """Factors bound / max(‖x‖, bound) again, where squares overflow or may underflow."""
+    smallest = bound.min() if bound.ndim else bound.item()
+    if np.count_nonzero(factors) < factors.size or smallest < least:
+        factors[...] = limit_factors(vectors, bound, axis)
+
+
+def _least_norm(x: Array) -> float:
+    return least_norm(float(np.finfo(x.dtype).max))
 
 
 def _epsilon(k: Scratch, correction: Array, β: Array, rest: Array, ε: Array, out: Array) -> Calls:
@@ -182,7 +191,7 @@ def _add_squares(k: Scratch, total: Array, w: Array, factor: Array, out: Array) 
 def _max_norm(k: Scratch, w: Array, bound: Array, out: Array) -> Calls:
     norms = k.scratch(w[..., 0])
     yield np.vecdot, (w, w, norms)
-    yield from _bounded(norms, [w], bound)
+    yield from _bounded(norms[..., None], [w], bound, -1)
     yield np.multiply, (w, norms[..., None], out)
 
 
