@@ -69,9 +69,14 @@ def _quicken_strict() -> None:
         def __instancecheck__(cls, x: object) -> bool:
             return hasattr(type(x), "__index__")
 
+    class Known(tuple[Any, ...]):
+        def __contains__(self, dtype: object) -> bool:
+            return dtype in known
+
+    known = frozenset(_array_object._all_dtypes)
     DType.__eq__ = quick
     for module in (_array_object, _creation_functions):
-        module._all_dtypes = frozenset(module._all_dtypes)  # a tuple that is searched for each array
+        module._all_dtypes = Known(known)  # a tuple that is searched for each array
     _array_object.SupportsIndex = Index("SupportsIndex", (), {})  # a protocol, slow before Python 3.12
     np.lib.NumpyVersion = functools.cache(np.lib.NumpyVersion)  # parsed anew for each array
 
