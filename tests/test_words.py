@@ -1,6 +1,7 @@
 """Terms of plain technical English in identifiers, comments, docstrings and guides."""
 
 import ast
+import functools
 import io
 import re
 import tokenize
@@ -75,10 +76,15 @@ def comments_and_docstrings(source, tree):
             yield from enumerate(text.value.splitlines(), text.lineno)
 
 
+ANY = re.compile(rf"\b({'|'.join(TEXT)})\b", re.IGNORECASE)
+
+
 def in_text(lines):
     """Terms of `TEXT` in numbered lines."""
     for number, line in lines:
         prose = re.sub(r"`[^`]*`", "", line)  # code
+        if not ANY.search(prose):
+            continue
         for pattern, plain in TEXT.items():
             for match in re.finditer(rf"\b({pattern})\b", prose, re.IGNORECASE):
                 yield number, match[0], plain
@@ -87,11 +93,16 @@ def in_text(lines):
 def in_names(names):
     """Terms of `PARTS` and `IDENTIFIERS` in numbered names."""
     for number, name in names:
-        if name.strip("_").lower() in IDENTIFIERS:
-            yield number, name, IDENTIFIERS[name.strip("_").lower()]
-        for part in set(re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)):
-            if part.lower() in PARTS:
-                yield number, name, PARTS[part.lower()]
+        for plain in in_name(name):
+            yield number, name, plain
+
+
+@functools.cache
+def in_name(name):
+    """What to write in place of a name, where it has such a term."""
+    plain = [IDENTIFIERS[name.strip("_").lower()]] if name.strip("_").lower() in IDENTIFIERS else []
+    parts = {part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
+    return [*plain, *(PARTS[part] for part in parts & PARTS.keys())]
 
 
 def found(path):

@@ -554,7 +554,7 @@ def test_parameters_of_the_search_are_those_of_grid_search():
     assert list(ParameterGrid({"alpha": [1]})) == [{"alpha": 1}]
 
 
-SMALL = {"hidden_layer_sizes": (12,), "learning_rate_init": 0.03, "max_iter": 30}
+SMALL = {"hidden_layer_sizes": (12,), "learning_rate_init": 0.05, "max_iter": 12}
 
 
 @parametrize_with_checks(

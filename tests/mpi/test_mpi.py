@@ -51,14 +51,15 @@ def launch(size, *arguments, fails=False, settings=None):
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_ranks_are_one_process_and_the_same_each_time(size):
-    first, second = (launch(size, "equality", 5, size) for _ in range(2))
-    assert first["digest"] == second["digest"]
+    first = launch(size, "equality", 5, size)
     assert first["worst"] < 1000, "times the rounding of the largest parameter"
+    if size > 2:  # a sum of two is the same in either order
+        assert launch(size, "equality", 5, size)["digest"] == first["digest"]
 
 
 def test_a_rank_killed_at_any_step_leaves_a_checkpoint_to_go_on_from(tmp_path):
     draw = random.Random(8)
-    for run in range(20):
+    for run in range(10):
         path, size = tmp_path / f"{run}.npz", draw.randint(2, 4)
         steps = 60 // size
         start = time.monotonic()

@@ -181,7 +181,7 @@ def without_times(path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked and killed")
-@pytest.mark.parametrize(("suffix", "least"), [(".npz", 25), (".safetensors", 8)])
+@pytest.mark.parametrize(("suffix", "least"), [(".npz", 10), (".safetensors", 4)])
 def test_a_training_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path, suffix, least):
     if suffix == ".safetensors":
         pytest.importorskip("safetensors")

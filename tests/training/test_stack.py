@@ -403,10 +403,10 @@ def test_a_training_of_which_some_have_stopped_is_resumed_bit_for_bit(lab, tmp_p
         return [stop_one, bp.EarlyStopping(patience=30), bp.Checkpoint(path)]
 
     whole = small(lab, dropout=0.2)
-    expected = whole.fit(X, labels, epochs=9, callbacks=callbacks(), **options)
-    for stop in range(1, 9):
+    expected = whole.fit(X, labels, epochs=6, callbacks=callbacks(), **options)
+    for stop in range(1, 6):
         path.unlink(missing_ok=True)
-        for epochs in (stop, 9):
+        for epochs in (stop, 6):
             nets = small(lab, dropout=0.2)
             history = nets.fit(X, labels, epochs=epochs, callbacks=callbacks(), resume=path, **options)
         np.testing.assert_array_equal(lab.numpy(nets.vector), lab.numpy(whole.vector))

@@ -15,7 +15,6 @@ from typing import Any
 from numba import carray, njit
 from numba.extending import register_jitable
 
-from bpengine.backends.numba.instruction import FIELDS
 from bpengine.backends.numba.intrinsics import pointer, real, series, widest
 from bpengine.backends.numba.vector_math import exp, expm1, log1p, sigmoid, tanh
 
@@ -74,30 +73,26 @@ def number(address, like):
 def elementwise(f, instruction, like):
     """``output = f(x, y, s)``: in vectors where x and y are contiguous and s is one number."""
     widest()
-    r = carray(instruction, FIELDS)
-    rows, columns = r[1], r[2]
-    out, out_row, out_step = r[3], r[4], r[5]
-    x, x_row, x_step = r[6], r[7], r[8]
-    y, y_row, y_step = r[9], r[10], r[11]
-    s, s_row, s_step = r[12], r[13], r[14]
+    rows, columns = instruction[1], instruction[2]
+    out, out_row, out_step = instruction[3], instruction[4], instruction[5]
+    x, x_row, x_step = instruction[6], instruction[7], instruction[8]
+    y, y_row, y_step = instruction[9], instruction[10], instruction[11]
+    s, s_row, s_step = instruction[12], instruction[13], instruction[14]
     if out_step == 1 and x_step == 1 and y_step == 1 and s_row == 0 and s_step == 0:
-        value = number(s, like)
+        value = pointer(s, like)[0]
         for i in range(rows):
-            outs = view(out + i * out_row, columns, like)
-            ys = view(y + i * y_row, columns, like)
+            outs, ys = pointer(out + i * out_row, like), pointer(y + i * y_row, like)
             if out == x:  # said to the compiler, which else assumes that a write may change later x
                 for j in range(columns):
                     outs[j] = f(outs[j], ys[j], value)
             else:
-                xs = view(x + i * x_row, columns, like)
+                xs = pointer(x + i * x_row, like)
                 for j in range(columns):
                     outs[j] = f(xs[j], ys[j], value)
     else:
         for i in range(rows):
-            outs = view(out + i * out_row, columns * out_step, like)
-            xs = view(x + i * x_row, columns * x_step + 1, like)
-            ys = view(y + i * y_row, columns * y_step + 1, like)
-            ss = view(s + i * s_row, columns * s_step + 1, like)
+            outs, xs = pointer(out + i * out_row, like), pointer(x + i * x_row, like)
+            ys, ss = pointer(y + i * y_row, like), pointer(s + i * s_row, like)
             for j in range(columns):
                 outs[j * out_step] = f(xs[j * x_step], ys[j * y_step], ss[j * s_step])
 
