@@ -363,6 +363,15 @@ def test_rounding_agrees_and_a_defect_does_not(n, scale, dtype, wrong, seed):
         assert proof.agree(found, expected, start) == (wrong == "nothing")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_results_whose_squares_overflow_or_underflow(dtype):
+    x = np.linspace(-1, 1, 9, dtype=dtype)
+    for scale in (np.finfo(dtype).max, np.sqrt(np.finfo(dtype).tiny)):
+        right, rounded, wrong = (x * part * scale for part in (1, 1 - 4 * np.finfo(dtype).eps, -0.9))
+        with np.errstate(all="raise"):
+            assert proof.agree(rounded, right, -right) and not proof.agree(wrong, right, -right)
+
+
 def test_non_finite_results_agree():
     x = np.array([1.0, np.nan, np.inf])
     assert proof.agree(x, x, np.ones(3)) and proof.agree(x * np.nan, x * np.nan)

@@ -2,24 +2,49 @@
 // barriers, a thread runs to its next one, so that shared memory and barriers work as on a device.
 #include "host.hpp"
 
+#include <setjmp.h>
 #include <ucontext.h>
 
+#include <deque>
 #include <vector>
 
 Index threadIdx, blockIdx, blockDim, gridDim;
 
-static ucontext_t scheduler;
-static std::vector<ucontext_t> threads;
-static std::vector<std::vector<char>> stacks;
-static std::vector<bool> done;
+struct Thread {
+    ucontext_t start;
+    jmp_buf at;
+    std::vector<char> stack;
+    bool started, done;
+};
+
+static ucontext_t first;
+static jmp_buf scheduler;
+static std::deque<Thread> threads; // they are used again: a switch between them is no system call
 static void (*kernel)();
 
-void __syncthreads() { swapcontext(&threads[threadIdx.x], &scheduler); }
+void __syncthreads() {
+    if (!_setjmp(threads[threadIdx.x].at)) _longjmp(scheduler, 1);
+}
 
 static void thread() {
-    kernel();
-    done[threadIdx.x] = true;
-    swapcontext(&threads[threadIdx.x], &scheduler);
+    for (;;) {
+        kernel();
+        threads[threadIdx.x].done = true;
+        __syncthreads();
+    }
+}
+
+static void resume(Thread &t) {
+    if (_setjmp(scheduler)) return;
+    if (t.started) _longjmp(t.at, 1);
+    t.started = true;
+    t.stack.resize((1 << 15) + 320);
+    getcontext(&t.start);
+    t.start.uc_stack.ss_sp = t.stack.data();
+    t.start.uc_stack.ss_size = t.stack.size();
+    t.start.uc_link = nullptr;
+    makecontext(&t.start, thread, 0);
+    swapcontext(&first, &t.start);
 }
 
 void run_on_host(unsigned int grid, unsigned int block, bool waits, void (*body)()) {
@@ -31,23 +56,14 @@ void run_on_host(unsigned int grid, unsigned int block, bool waits, void (*body)
             for (threadIdx.x = 0; threadIdx.x < block; threadIdx.x++) body();
             continue;
         }
-        threads.resize(block);
-        stacks.resize(block);
-        done.assign(block, false);
-        for (unsigned int i = 0; i < block; i++) {
-            stacks[i].resize(1 << 15);
-            getcontext(&threads[i]);
-            threads[i].uc_stack.ss_sp = stacks[i].data();
-            threads[i].uc_stack.ss_size = stacks[i].size();
-            threads[i].uc_link = nullptr;
-            makecontext(&threads[i], thread, 0);
-        }
+        while (threads.size() < block) threads.emplace_back();
+        for (unsigned int i = 0; i < block; i++) threads[i].done = false;
         for (bool any = true; any;) {
             any = false;
             for (unsigned int i = 0; i < block; i++) {
-                if (done[i]) continue;
+                if (threads[i].done) continue;
                 threadIdx.x = i;
-                swapcontext(&scheduler, &threads[i]);
+                resume(threads[i]);
                 any = true;
             }
         }

@@ -166,7 +166,7 @@ class Proof:
             for part in x.parts or (slice(None),):
                 a, b = one.reshape(-1)[part], other.reshape(-1)[part]
                 if not agree(a, b, None if first is None else first.reshape(-1)[part], tf32):
-                    with np.errstate(invalid="ignore"):
+                    with np.errstate(all="ignore"):
                         off = np.abs(a - b).max()
                     yield f"{x.what} of shape {other.shape} differs by up to {off:.3g}"
 
@@ -198,6 +198,7 @@ def generators(op: Operation) -> list[np.random.Generator]:
     return [rng for rng in rngs if rng is not None]
 
 
+@np.errstate(all="ignore")
 def agree(
     found: np.ndarray[Any, Any],
     expected: np.ndarray[Any, Any],
@@ -217,14 +218,13 @@ def agree(
         return False
     limits = np.finfo(expected.dtype)
     eps = TF32 if tf32 and limits.bits == 32 else float(limits.eps)
-    found, expected = (x[finite].astype("float64") for x in (found, expected))
-    first = (
-        np.zeros(())
-        if start is None
-        else np.nan_to_num(start[finite].astype("float64"), posinf=0, neginf=0)
-    )
+    first = np.zeros(()) if start is None else np.nan_to_num(start[finite], posinf=0, neginf=0)
+    found, expected, first = (x.astype("float64") for x in (found[finite], expected[finite], first))
+    # relative to the largest number: squares must not overflow
+    unit = max(np.abs(x).max(initial=0.0) for x in (expected, first)) or 1.0
+    found, expected, first, tiny = (x / unit for x in (found, expected, first, float(limits.tiny)))
     change, error = np.abs(expected - first), np.abs(found - expected)
-    rounding = 8 * float(limits.eps) * (np.abs(expected) + np.abs(first)) + 16 * float(limits.tiny)
+    rounding = 8 * float(limits.eps) * (np.abs(expected) + np.abs(first)) + 16 * tiny
     typical = _rms(change)
     gross = np.count_nonzero(error > 0.5 * (change + typical) + rounding)
     return bool(gross <= FLIPS * error.size and _rms(error) <= eps ** (1 / 3) * typical + _rms(rounding))
