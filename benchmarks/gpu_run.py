@@ -18,6 +18,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from gpu_smoke import NO_GPU
+
 ROOT = Path(__file__).parent.parent
 WORKERS = min(8, os.cpu_count() or 1)  # a context on the device each
 LIMITS = {"smoke": 90, "tests": 600, "bench": 600}  # seconds
@@ -32,7 +34,7 @@ def command(part: str, arguments: Sequence[str]) -> list[str]:
     if part == "bench":
         return [sys.executable, "benchmarks/gpu.py", "--pairs", "9"]
     # warnings of other packages are no errors here
-    found = [sys.executable, "-m", "pytest", "tests", "-W", "default", "-k", TESTS]
+    found = [sys.executable, "-m", "pytest", "tests", "-W", "default", "--maxfail", "60", "-k", TESTS]
     if importlib.util.find_spec("xdist"):
         found += ["-n", str(WORKERS)]
     if importlib.util.find_spec("pytest_timeout"):
@@ -95,7 +97,13 @@ def run(arguments: Sequence[str], limit: float, path: Path) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the parts that were asked for, or all; returns how many failed."""
+    """Run the parts that were asked for, or all, but none after a smoke test without a GPU.
+
+    Returns
+    -------
+    int
+        How many failed.
+    """
     usage = f"gpu_run.py [{'] ['.join(LIMITS)}] [--out FOLDER] [--limit SECONDS] [arguments of pytest]"
     parser = argparse.ArgumentParser(usage=usage, description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "gpu-out", help="the folder of the output")
@@ -104,11 +112,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = [argument for argument in rest if argument in LIMITS]
     rest = [argument for argument in rest if argument not in LIMITS]
     chosen.out.mkdir(parents=True, exist_ok=True)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a script
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    run([sys.executable, "-m", "bpengine", "doctor"], 60, chosen.out / "doctor.txt")
     failed = []
     for part in parts or LIMITS:
         path = chosen.out / f"{part}.txt"
-        if run(command(part, rest), chosen.limit or LIMITS[part], path):
+        code = run(command(part, rest), chosen.limit or LIMITS[part], path)
+        if code:
             failed.append(part)
+        if part == "smoke" and code == NO_GPU:
+            break
         if part == "bench":
             for page in PAGES:
                 if (ROOT / "docs" / page).exists():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -15,6 +16,8 @@ from array_api_compat import array_namespace
 import bpengine as bp
 from bpengine import backends
 from bpengine.backends import Operation
+
+NO_GPU = 3  # the exit code without one
 
 
 def products(backend: backends.Backend) -> None:
@@ -46,17 +49,19 @@ def trainings(backend: backends.Backend, rounds: int = 9) -> None:
             print(f"round {i}: cost {history.cost[-1]:.6f}, {left} MB left", flush=True)
 
 
-def main() -> None:
-    """Run both on the current GPU."""
+def main() -> int:
+    """Run both on the current GPU; without one, returns `NO_GPU`."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     logging.basicConfig(level=logging.WARNING)
     try:
         backend = backends.get("cupy")
     except backends.BackendUnavailableError as error:
-        raise SystemExit(f"benchmarks/gpu_smoke.py needs a GPU: {error}") from None
+        print(f"benchmarks/gpu_smoke.py needs a GPU: {error}", file=sys.stderr)
+        return NO_GPU
     products(backend)
     trainings(backend)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

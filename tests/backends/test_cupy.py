@@ -998,9 +998,25 @@ def test_a_run_on_a_gpu_leaves_what_was_printed_before_its_limit(benchmark_scrip
 def test_the_parts_of_a_run_on_a_gpu(benchmark_script, tmp_path, monkeypatch):
     gpu_run = importlib.import_module("gpu_run")
     ran = []
-    monkeypatch.setattr(gpu_run, "run", lambda *of: ran.append(of) or len(ran) % 2)
+    monkeypatch.setattr(gpu_run, "run", lambda *of: ran.append(of) or len(ran) % 2 == 0)
     assert gpu_run.main(["smoke", "tests", "--out", str(tmp_path), "--maxfail", "3"]) == 1
-    assert [path.name for *_, path in ran] == ["smoke.txt", "tests.txt"]
-    assert ran[1][0][-2:] == ["--maxfail", "3"] and ran[1][1] == gpu_run.LIMITS["tests"]
+    assert [path.name for *_, path in ran] == ["doctor.txt", "smoke.txt", "tests.txt"]
+    assert ran[2][0][-2:] == ["--maxfail", "3"] and ran[2][1] == gpu_run.LIMITS["tests"]
     gpu_run.main(["--maxfail", "3", "--limit", "9", "--out", str(tmp_path)])
-    assert [limit for _, limit, _ in ran[2:]] == [9] * len(gpu_run.LIMITS)
+    assert [limit for _, limit, _ in ran[4:]] == [9] * len(gpu_run.LIMITS)
+
+
+def test_a_run_without_a_gpu_ends_at_the_smoke_test(benchmark_script, tmp_path, monkeypatch, capsys):
+    gpu_run, gpu_smoke = map(importlib.import_module, ("gpu_run", "gpu_smoke"))
+
+    def unavailable(name):
+        raise backends.BackendUnavailableError("there is no CUDA driver.")
+
+    monkeypatch.setattr(gpu_smoke.backends, "get", unavailable)
+    monkeypatch.setattr(sys, "argv", ["gpu_smoke.py"])
+    assert gpu_smoke.main() == gpu_run.NO_GPU
+    assert "gpu_smoke.py needs a GPU: there is no CUDA driver." in capsys.readouterr().err
+    ran = []
+    monkeypatch.setattr(gpu_run, "run", lambda *of: ran.append(of[-1].name) or gpu_run.NO_GPU)
+    assert gpu_run.main(["--out", str(tmp_path)]) == 1
+    assert ran == ["doctor.txt", "smoke.txt"]
