@@ -222,9 +222,11 @@ def agree(
     found, expected, first = (x.astype("float64") for x in (found[finite], expected[finite], first))
     # relative to the largest number: squares must not overflow
     unit = max(np.abs(x).max(initial=0.0) for x in (expected, first)) or 1.0
-    found, expected, first, tiny = (x / unit for x in (found, expected, first, float(limits.tiny)))
+    found, expected, first = (x / unit for x in (found, expected, first))
     change, error = np.abs(expected - first), np.abs(found - expected)
-    rounding = 8 * float(limits.eps) * (np.abs(expected) + np.abs(first)) + 16 * tiny
+    rounding = (
+        8 * float(limits.eps) * (np.abs(expected) + np.abs(first)) + 16 * float(limits.tiny) / unit
+    )
     typical = _rms(change)
     gross = np.count_nonzero(error > 0.5 * (change + typical) + rounding)
     return bool(gross <= FLIPS * error.size and _rms(error) <= eps ** (1 / 3) * typical + _rms(rounding))
