@@ -206,50 +206,27 @@ def special(name: str, dtype: str, grid: int, arguments: Iterable[int], block: i
 
 def _kernel(ops: Sequence[ElementwiseOp]) -> Launch:
     """Operations of one shape as one kernel, which reads and writes every array once."""
-    views: list[View] = []
-    loaded: list[View] = []
-    written: list[View] = []
+    views = list(dict.fromkeys(x for op in ops for x in op.operands))
+    loaded: set[View] = set()
+    written: set[View] = set()
     extras: list[int] = []
     body = []
     for op in ops:
-        operands = op.operands
-        for x in operands:
-            if x not in views:
-                views.append(x)
-        code = op.code
-        for x in operands[:-1]:
-            if x not in written and x not in loaded:
-                loaded.append(x)
-        written += [x for x in op.written if x not in written]
-        names = {str(i): f"v{views.index(x)}" for i, x in enumerate(operands[:-1])}
-        names["o"] = f"v{views.index(operands[-1])}"
-        for letter, value in zip("ab", op.extra, strict=False):
-            names[letter] = f"e{len(extras)}"
-            extras.append(value)
-        for operand, name in names.items():
-            code = code.replace(f"${operand}", name)
+        *inputs, output = op.operands
+        loaded.update(x for x in inputs if x not in written)
+        written.update(op.written)
+        names = {f"${i}": f"v{views.index(x)}" for i, x in enumerate(inputs)}
+        names["$o"] = f"v{views.index(output)}"
+        names |= {f"${letter}": f"e{len(extras) + i}" for i, letter in enumerate("ab")}
+        extras += op.extra
+        code = "".join(names.get(token, token) for token in re.split(r"(\$.)", op.code))
         body.append(f"{{ {code} }}")
     shape, strides = _merged(ops[0].output.shape, [x.strides for x in views])
-    return _source(ops, views, loaded, written, extras, body, shape, strides)
-
-
-def _source(
-    ops: Sequence[ElementwiseOp],
-    views: Sequence[View],
-    loaded: Sequence[View],
-    written: Sequence[View],
-    extras: Sequence[int],
-    body: Sequence[str],
-    shape: tuple[int, ...],
-    strides: Sequence[tuple[int, ...]],
-) -> Launch:
     size, dtype = math.prod(shape), ops[0].output.dtype
     reach = max(x.bounds[1] - x.bounds[0] for x in views)
     integer = "int" if max(size, reach) < 2**30 else "long long"
-    parameters, arguments = ["long long count"], [size]
-    for axis, n in enumerate(shape[1:], 1):
-        parameters.append(f"long long n{axis}")
-        arguments.append(n)
+    parameters = ["long long count", *(f"long long n{axis}" for axis in range(1, len(shape)))]
+    arguments = [size, *shape[1:]]
     before, load, store = [], [], []
     for k, (x, steps) in enumerate(zip(views, strides, strict=True)):
         parameters.append(f"T* p{k}")
@@ -261,15 +238,11 @@ def _source(
         load.append(f"T v{k} = p{k}[{place}];" if x in loaded else f"T v{k};")
         if x in written:
             store.append(f"p{k}[{place}] = v{k};")
-    for k, value in enumerate(extras):
-        parameters.append(f"long long e{k}")
-        arguments.append(value)
-    where = []
-    if len(shape) > 1:
-        where.append("place rest = i;")
-        for axis in range(len(shape) - 1, 0, -1):
-            where.append(f"const place i{axis} = rest % (place)n{axis}; rest /= (place)n{axis};")
-        where.append("const place i0 = rest;")
+    parameters += [f"long long e{k}" for k in range(len(extras))]
+    arguments += extras
+    where = ["place i0 = i;"]
+    for axis in range(len(shape) - 1, 0, -1):
+        where.append(f"const place i{axis} = i0 % (place)n{axis}; i0 /= (place)n{axis};")
     # named after its operations, for profilers; the prefix avoids names of C's functions
     name = "elementwise_" + re.sub(r"\W", "_", "_".join(op.name for op in ops))[:100]
     inner = "\n        ".join([*where, *load, *body, *store])
@@ -290,17 +263,14 @@ extern "C" __global__ void {name}({", ".join(parameters)}) {{
 
 def _place(k: int, steps: tuple[int, ...], parameters: list[str], arguments: list[int]) -> str:
     """The offset of an operand's element at the loop's index."""
-    if len(steps) == 1 and steps[0] == 1:
-        return "i"
     terms = []
     for axis, step in enumerate(steps):
-        position = f"i{axis}" if len(steps) > 1 else "i"
         if step == 1:
-            terms.append(position)
+            terms.append(f"i{axis}")
         elif step:
             parameters.append(f"long long s{k}_{axis}")
             arguments.append(step)
-            terms.append(f"{position} * (place)s{k}_{axis}")
+            terms.append(f"i{axis} * (place)s{k}_{axis}")
     return " + ".join(terms) or "0"
 
 
