@@ -374,6 +374,7 @@ class DoubleDevice(Device):
             cuda=cuda,
             asarray=self._asarray,
             empty=self._empty,
+            take=self._take,
             asnumpy=self._asnumpy,
             get_default_memory_pool=lambda: SimpleNamespace(free_bytes=lambda: 0),
             RawModule=lambda code, options: SimpleNamespace(
@@ -406,6 +407,11 @@ class DoubleDevice(Device):
     def _array(self, host):
         """What ``array_api_strict.asarray`` gives, without its checks."""
         return StrictArray._new(host, device=self.handle)
+
+    def _take(self, rows, indices, axis, out):
+        assert out.dtype == rows.dtype, "CuPy raises"
+        assert out.shape == (*indices.shape, *rows.shape[1:]), "CuPy raises"
+        self.cuda.do(np.take, rows._array, indices._array, axis, out._array)
 
     def _asnumpy(self, x):
         self.cuda.refuse("a copy to the host")

@@ -14,12 +14,11 @@ from bpengine.backends.array_api import ArrayAPIBackend, Call, fallback
 from bpengine.backends.base import Backend, warn_once
 from bpengine.backends.cupy.device import Device, check_precision, device_number
 from bpengine.backends.cupy.elementwise import fuse
-from bpengine.backends.cupy.lowering import Item, Lowering, gather
+from bpengine.backends.cupy.lowering import Item, Lowering
 from bpengine.backends.cupy.matmul import Product
 from bpengine.backends.cupy.nccl import NCCLSum
 from bpengine.backends.cupy.prefetch import Prefetcher
 from bpengine.backends.cupy.program import REPORT, CUDAProgram
-from bpengine.backends.cupy.proof import trusted
 from bpengine.backends.operation import Array, Operation
 
 __all__ = ["CuPyBackend", "with_options"]
@@ -52,7 +51,6 @@ class CuPyBackend(ArrayAPIBackend):
     def __init__(self, device: Any = None, precision: str | None = None) -> None:
         self.name, self.gpu = "cupy", self._device_class(device, precision)
         self.xp, self.device = self.gpu.xp, self.gpu.handle
-        self._zeros = self.gpu.asarray(np.zeros(2, np.int64), "int64")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return with_options, (self.gpu.number, self.gpu.precision)
@@ -107,22 +105,7 @@ class CuPyBackend(ArrayAPIBackend):
     def take(self, rows: Array, indices: Array, out: Array) -> None:
         """Write ``rows[indices]`` to `out`, by one kernel, without a temporary array."""
         self.gpu.enter()
-        source, numbers, target = map(self.gpu.view, (rows, indices, out))
-        launch = gather(source, target, numbers, self.gpu.view(self._zeros))
-        key = "take", source[1:], target[1:]
-        possible = numbers.dtype == "int64" and numbers.contiguous
-        if launch is None or not possible or key in self.gpu.failures:
-            out[...] = self.xp.take(rows, indices, axis=0)
-            return
-        kernel, operands = self.gpu.as_call(launch)
-        kernel(*operands)
-        if key not in self.gpu.proven and not trusted():
-            expected = self.xp.take(rows, indices, axis=0)
-            self.gpu.proven.add(key)
-            if not np.array_equal(self.to_numpy(out), self.to_numpy(expected), equal_nan=True):
-                self.gpu.failures[key] = 1
-                out[...] = expected
-                self.gpu.distrust(f"a kernel gathered wrong rows, and CuPy does it instead. {REPORT}")
+        self.gpu.cupy.take(rows, indices, 0, out)
 
     def memory_left(self) -> int:
         """Bytes still available to arrays: free on the device, or unused in CuPy's pool."""

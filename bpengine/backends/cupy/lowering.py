@@ -14,7 +14,7 @@ from bpengine.backends.cupy.matmul import Product, product
 from bpengine.backends.operation import Array, Operation
 from bpengine.backends.program import Batches, Entries
 
-__all__ = ["Item", "Lowering", "gather"]
+__all__ = ["Item", "Lowering"]
 
 Item = ElementwiseOp | Launch | Product
 COLUMNS = 128  # threads of a block, where a thread computes a column
@@ -146,16 +146,9 @@ class Lowering:
         if w_step is None or step is None:
             return None
         rows, n = w.size // w.shape[-1], w.shape[-1]
-        places = (
-            w.address,
-            w_step,
-            w.strides[-1],
-            bound.address,
-            output.address,
-            step,
-            output.strides[-1],
-        )
-        return [special("max_norm", w.dtype, rows, (rows, n, *places), COLUMNS)]
+        given = w.address, w_step, w.strides[-1], bound.address
+        arguments = rows, n, *given, output.address, step, output.strides[-1]
+        return [special("max_norm", w.dtype, rows, arguments, COLUMNS)]
 
     def _softmax(self, op: Operation, inputs: Sequence[View], output: View) -> Sequence[Item] | None:
         n, m = output.shape[-2:]
@@ -200,37 +193,27 @@ class Lowering:
 
     def batches(self, batches: Batches, numbers: View, at: View) -> tuple[Launch, Launch] | None:
         """The kernels that load a batch and store a step's output, of the step numbers in `at`."""
-        if batches.examples is None:
+        if batches.examples is None or not isinstance(batches.slots, Entries):
             return None
-        if not isinstance(batches.slots, Entries):
+        arrays = batches.examples, batches.rows, batches.output, batches.slots.whole
+        source, rows, output, slots = map(self._device.view, arrays)
+        m, width = rows.shape
+        if source.dtype != rows.dtype or source.strides[1] != 1 or rows.strides[1] != 1:
             return None
-        load = gather(self._device.view(batches.examples), self._device.view(batches.rows), numbers, at)
-        output, slots = self._device.view(batches.output), self._device.view(batches.slots.whole)
-        if load is None or not (slots.contiguous and output.contiguous) or output.dtype != slots.dtype:
+        if not (slots.contiguous and output.contiguous) or output.dtype != slots.dtype:
             return None
-        arguments = output.size, output.address, slots.address, slots.strides[0], at.address
-        return load, special("store", output.dtype, -(-output.size // THREADS), arguments)
+        gather = m, width, source.address, source.strides[0], rows.address, rows.strides[0]
+        store = output.size, output.address, slots.address, slots.strides[0], at.address
+        return (
+            special("gather", rows.dtype, m, (*gather, numbers.address, at.address), COLUMNS),
+            special("store", output.dtype, -(-output.size // THREADS), store),
+        )
 
     def settings(self, table: Array, targets: Array, count: int, at: View) -> Launch:
         """The kernel that writes row ``at[0]`` of a table to the addresses in `targets`."""
-        arguments = (
-            count,
-            self._device.view(table).address,
-            self._device.view(targets).address,
-            at.address,
-        )
-        return special("settings", self._device.view(table).dtype, 1, arguments, 32)
-
-
-def gather(source: View, rows: View, numbers: View, at: View) -> Launch | None:
-    """The kernel that gathers a batch's rows; None where their strides don't allow it."""
-    if source.dtype != rows.dtype or source.shape[1:] != rows.shape[1:] or not rows.size:
-        return None
-    if source.strides[1] != 1 or rows.strides[1] != 1:
-        return None
-    m, width = rows.shape
-    arguments = m, width, source.address, source.strides[0], rows.address, rows.strides[0]
-    return special("gather", rows.dtype, m, (*arguments, numbers.address, at.address), COLUMNS)
+        values, places = map(self._device.view, (table, targets))
+        arguments = count, values.address, places.address, at.address
+        return special("settings", values.dtype, 1, arguments, 32)
 
 
 def _planes(x: View) -> list[int] | None:
