@@ -372,6 +372,26 @@ def test_results_whose_squares_overflow_or_underflow(dtype):
             assert proof.agree(rounded, right, -right) and not proof.agree(wrong, right, -right)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_gradient_of_nothing_but_rounding_is_right(backend, dtype):
+    """At a minimum, where the terms of its sums cancel."""
+    rng, penalty = np.random.default_rng(0), np.diag([2.0, 2, 2, 0])
+    reported = []
+    for _ in range(20):
+        one = np.vstack([rng.standard_normal((3, 20)), np.ones(20)])
+        Y = rng.standard_normal((2, 20))
+        minimum = np.linalg.solve(one @ one.T + penalty, one @ Y.T).T
+        net = bp.Network([3, 2], activations="linear", l2=0.1, dtype=dtype, backend=backend)
+        net.weights[0], net.biases[0] = (
+            backend.asarray(x, dtype) for x in np.split(minimum, [3], axis=1)
+        )
+        gradient = net.backprop(one[:3].astype(dtype), Y.astype(dtype)).vector
+        assert np.abs(backend.to_numpy(gradient)).max() < 100 * np.finfo(dtype).eps
+        backend.gpu.proven.clear()
+        reported += backend.gpu.distrusted
+    assert not reported
+
+
 def test_non_finite_results_agree():
     x = np.array([1.0, np.nan, np.inf])
     assert proof.agree(x, x, np.ones(3)) and proof.agree(x * np.nan, x * np.nan)

@@ -17,7 +17,7 @@ from bpengine.backends.array_api import Call, Replay
 from bpengine.backends.base import warn_once
 from bpengine.backends.cupy.device import Device
 from bpengine.backends.cupy.lowering import Lowering
-from bpengine.backends.cupy.proof import Proof, Step, structure, trusted
+from bpengine.backends.cupy.proof import Proof, Step, rounded, structure, trusted
 from bpengine.backends.cupy.random import advance, packed_state
 from bpengine.backends.operation import Array, Operation
 from bpengine.backends.program import Batches, Slices
@@ -72,7 +72,7 @@ class CUDAProgram:
         custom: bool,
     ) -> None:
         self._device, self.calls = device, calls
-        self._operations, self._expressions = operations, Replay(expressions)
+        self._operations, self._expressions = operations, expressions
         self._lowering, self._keep_alive = lowering, keep_alive
         self._capturable, self._custom = capturable, custom
         self._many = STEPS if sum(op.flops for op in operations) <= SHORT else 1
@@ -173,8 +173,11 @@ class CUDAProgram:
             else:
                 expressions = functools.partial(self._by_expressions, form, at, count)
                 outputs, ends = form.outputs(at, count), functools.partial(self._ends, form, at + count)
+                nearby = functools.partial(
+                    expressions, functools.partial(self._round, np.random.default_rng(0))
+                )
                 run, wrong = self._proof.compare(
-                    expressions, prepare, first, outputs, ends, alter=kind != CALLS
+                    expressions, nearby, prepare, first, outputs, ends, alter=kind != CALLS
                 )
         except CaptureError as error:
             self._fail(form, key, kind, error)
@@ -220,11 +223,19 @@ class CUDAProgram:
         self._library = self._device.enter_library()  # must stay alive while its work is queued
         Replay(calls).run(1)
 
-    def _by_expressions(self, form: Form, at: int, count: int) -> None:
+    def _by_expressions(self, form: Form, at: int, count: int, round_: Any = None) -> None:
         for step in range(at, at + count):
             form.load(step)
-            self._expressions.run(1)
+            for op, (function, operands) in zip(self._operations, self._expressions, strict=True):
+                function(*operands)
+                if round_:
+                    round_(op.output)
             form.store(step)
+
+    def _round(self, rng: np.random.Generator, x: Array) -> None:
+        """Round an array once more."""
+        values = rounded(self._device.to_numpy(x), self._device.precision == "tf32", rng)
+        x[...] = self._device.asarray(values, values.dtype.name)
 
     def _fail(self, form: Form, key: object, kind: int, wrong: Exception | str) -> None:
         """Note a failure, and give up the kind after some."""
