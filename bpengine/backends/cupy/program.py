@@ -173,9 +173,7 @@ class CUDAProgram:
             else:
                 expressions = functools.partial(self._by_expressions, form, at, count)
                 outputs, ends = form.outputs(at, count), functools.partial(self._ends, form, at + count)
-                nearby = functools.partial(
-                    expressions, functools.partial(self._round, np.random.default_rng(0))
-                )
+                nearby = functools.partial(expressions, np.random.default_rng(0))
                 run, wrong = self._proof.compare(
                     expressions, nearby, prepare, first, outputs, ends, alter=kind != CALLS
                 )
@@ -223,19 +221,19 @@ class CUDAProgram:
         self._library = self._device.enter_library()  # must stay alive while its work is queued
         Replay(calls).run(1)
 
-    def _by_expressions(self, form: Form, at: int, count: int, round_: Any = None) -> None:
+    def _by_expressions(
+        self, form: Form, at: int, count: int, rng: np.random.Generator | None = None
+    ) -> None:
+        """Steps without kernels; with `rng`, results are rounded once more."""
+        device, tf32 = self._device, self._device.precision == "tf32"
         for step in range(at, at + count):
             form.load(step)
             for op, (function, operands) in zip(self._operations, self._expressions, strict=True):
                 function(*operands)
-                if round_:
-                    round_(op.output)
+                if rng is not None:
+                    values = rounded(device.to_numpy(op.output), tf32, rng)
+                    op.output[...] = device.asarray(values, values.dtype.name)
             form.store(step)
-
-    def _round(self, rng: np.random.Generator, x: Array) -> None:
-        """Round an array once more."""
-        values = rounded(self._device.to_numpy(x), self._device.precision == "tf32", rng)
-        x[...] = self._device.asarray(values, values.dtype.name)
 
     def _fail(self, form: Form, key: object, kind: int, wrong: Exception | str) -> None:
         """Note a failure, and give up the kind after some."""
