@@ -21,7 +21,7 @@ __all__ = ["Proof", "Step", "agree", "rounded", "structure", "trusted"]
 
 TRUST = "BPENGINE_TRUST"
 TF32 = 2.0**-10  # relative rounding of a factor
-NOISE = 2**10  # roundings of the largest number in a step that sums of its terms may have, at most
+NOISE = 2**6  # roundings of the largest number in a step, of which sums that cancel may consist
 # part of the entries that may differ by more: where a gradient is 0 but for rounding, Adam makes a whole
 # step of it
 FLIPS = 1e-5
