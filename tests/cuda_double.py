@@ -466,18 +466,25 @@ class Double(backend.CuPyBackend):
 
     @contextmanager
     def _unreadable(self):
-        """Refuse copies of numbers to the host, and products by CuPy's cuBLAS."""
+        """Refuse copies of numbers to the host, and products by CuPy's cuBLAS, in this thread."""
 
-        def refuse(x, *args):
-            self.cuda.refuse("a copy to the host")
+        def refusing(name):
+            function = getattr(StrictArray, name)
 
-        def product(x, *args):
+            def method(x, *args):
+                self.cuda.refuse("a copy to the host")
+                return function(x, *args)
+
+            return mock.patch.object(StrictArray, name, method)
+
+        def product(x, y, function=StrictArray.__matmul__):
+            if self.cuda.capturing is None:
+                return function(x, y)
             raise NotImplementedError(
                 "calling cuBLAS API during stream capture is currently unsupported"
             )
 
-        names = ("__bool__", "__float__", "__int__", "__index__")
-        patches = [mock.patch.object(StrictArray, name, refuse) for name in names]
+        patches = [refusing(name) for name in ("__bool__", "__float__", "__int__", "__index__")]
         patches += [mock.patch.object(StrictArray, "__matmul__", product)]
         for patch in patches:
             patch.start()
