@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
-from unittest import mock
 
 import array_api_strict
 import numpy as np
@@ -127,7 +126,7 @@ class CUDA:
 
     def __init__(self, devices=1):
         self.local = threading.local()
-        self.captures = 0  # in all threads
+        self.captures = set()  # the streams, in all threads
         self.launches = self.graph_launches = 0
         self.free = SPACE
         self.pinned = 0
@@ -226,13 +225,13 @@ class Stream:
         assert self.cuda.capturing is None and self is not self.cuda.null
         assert not gc.isenabled()
         self.recorded, self.cuda.local.capturing = [], self
-        self.cuda.captures += 1
+        self.cuda.captures.add(self)
 
     def end_capture(self):
         if self.cuda.capturing is not self:
             raise RefusedError("cudaErrorIllegalState: the stream is not captured")
         recorded, self.recorded, self.cuda.local.capturing = self.recorded, None, None
-        self.cuda.captures -= 1
+        self.cuda.captures.discard(self)
         return Graph(self.cuda, recorded)
 
     def wait_event(self, event):
@@ -446,11 +445,7 @@ class Double(backend.CuPyBackend):
     def _nccl(self):
         return None
 
-    def compile(self, operations):
-        with mock.patch.object(backend, "fallback", self._expression):
-            return super().compile(operations)
-
-    def _expression(self, op):
+    def _fallback(self, op):
         """An operation's expression: kernels of CuPy's, which a capture records too."""
         call = fallback(op)
 
@@ -467,29 +462,34 @@ class Double(backend.CuPyBackend):
     @contextmanager
     def _unreadable(self):
         """Refuse copies of numbers to the host, and products by CuPy's cuBLAS, in this thread."""
-
-        def refusing(name):
-            function = getattr(StrictArray, name)
-
-            def method(x, *args):
-                self.cuda.refuse("a copy to the host")
-                return function(x, *args)
-
-            return mock.patch.object(StrictArray, name, method)
-
-        def product(x, y, function=StrictArray.__matmul__):
-            if self.cuda.capturing is None:
-                return function(x, y)
-            raise NotImplementedError(
-                "calling cuBLAS API during stream capture is currently unsupported"
-            )
-
-        patches = [refusing(name) for name in ("__bool__", "__float__", "__int__", "__index__")]
-        patches += [mock.patch.object(StrictArray, "__matmul__", product)]
-        for patch in patches:
-            patch.start()
         try:
+            CAPTURING.cuda = self.cuda
             yield
         finally:
-            for patch in patches:
-                patch.stop()
+            CAPTURING.cuda = None
+
+
+# once and for all: a patch during a capture would stay if Ctrl-C came between
+CAPTURING = threading.local()
+
+
+def refusing(function, error=""):
+    """A method of arrays that a capture does not allow."""
+
+    @functools.wraps(function)
+    def method(x, *args):
+        cuda = getattr(CAPTURING, "cuda", None)
+        if cuda is not None and cuda.capturing is not None:
+            if error:
+                raise NotImplementedError(error)
+            cuda.refuse("a copy to the host")
+        return function(x, *args)
+
+    return method
+
+
+for name in ("__bool__", "__float__", "__int__", "__index__"):
+    setattr(StrictArray, name, refusing(getattr(StrictArray, name)))
+StrictArray.__matmul__ = refusing(
+    StrictArray.__matmul__, "calling cuBLAS API during stream capture is currently unsupported"
+)

@@ -47,6 +47,7 @@ class CuPyBackend(ArrayAPIBackend):
     alignment = 16
     steps_per_readback = 64
     _device_class: Callable[..., Device] = Device
+    _fallback = staticmethod(fallback)
 
     def __init__(self, device: Any = None, precision: str | None = None) -> None:
         self.name, self.gpu = "cupy", self._device_class(device, precision)
@@ -119,7 +120,7 @@ class CuPyBackend(ArrayAPIBackend):
         """Compile operations: to kernels and products, where these exist, else to expressions."""
         operations = list(operations)
         self.gpu.enter()
-        expressions = [fallback(op) for op in operations]
+        expressions = [self._fallback(op) for op in operations]
         lowering = Lowering(self.gpu)
         try:
             calls, step, capturable, custom = self._lowered(operations, lowering)
@@ -147,7 +148,7 @@ class CuPyBackend(ArrayAPIBackend):
             custom |= made is None
             if made is None or (self.gpu.library is None and any(isinstance(x, Product) for x in made)):
                 capturable &= self._may_be_captured(op)
-                items.append(fallback(op))
+                items.append(self._fallback(op))
             else:
                 items += made
         if step:
