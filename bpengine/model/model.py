@@ -188,7 +188,7 @@ class Model:
 
     @property
     def vector(self) -> Array:
-        """All parameters as one flat vector."""
+        """All parameters as one flat vector; what is written into its entries is not checked."""
         return self.parameters.vector
 
     @property
