@@ -318,7 +318,7 @@ def host_numbers(values: Any, name: str) -> np.ndarray[Any, Any]:
         if of_objects or array.dtype.kind in "biuf":
             with np.errstate(over="ignore"):  # of longdouble
                 return array.astype("float64")
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError of other devices
         pass
     raise TypeError(f"{name} must be numbers, got {shown(values)}.")
 

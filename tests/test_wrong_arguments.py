@@ -69,7 +69,7 @@ def test_one_network_is_asked_for(call):
         ("labels", lambda value: bp.one_hot(value, 2), [[[1], [1, 2]], 0.5, ["a"], [2]]),
         ("dtype", partial(bp.one_hot, [0, 1], 2), [-1, "abc", "M8[s]"]),
         ("examples", datasets.circles, ["abc", None, 1, 10**400]),
-        ("noise", lambda value: datasets.circles(noise=value), [1j, "a", np.zeros((2, 2)), -1]),
+        ("noise", lambda value: datasets.circles(noise=value), [1j, "a", np.zeros((2, 2)), -1, 1e308]),
         ("rng", lambda value: datasets.step(rng=value), [-1, 0.5, "seed", [np.nan, 1]]),
         ("part", lambda value: datasets.mnist(part=value), [[], None, "both"]),
         ("resume", lambda value: FIT(resume=value), [5, "", "a\0b", "\ud800"]),

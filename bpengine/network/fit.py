@@ -230,4 +230,5 @@ def _stream(network: Model, X: Any, epochs: int, optimizer: object) -> BatchStre
         )
     if isinstance(optimizer, LBFGS):
         raise ValueError("LBFGS takes all examples in every step: give X and Y as arrays.")
+    network.bind_backend(network.backend)  # the steps are prepared before the first batch comes
     return BatchStream(network, X)
