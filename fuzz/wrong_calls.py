@@ -63,7 +63,8 @@ ALSO = {
     "training_data": "one network",
     "values": "parameters",
     "l": "layer",
-    "learning_rate_init": "non-finite parameter weights",  # as scikit-learn says
+    "learning_rate_init": "non-finite parameter weights",
+    "sample_weight": "non-finite parameter weights",  # as scikit-learn says
 }
 
 

@@ -133,6 +133,14 @@ def test_a_book_of_other_bytes(tmp_path):
         book.load(path)
 
 
+def test_a_book_that_is_too_large(tmp_path):
+    path = tmp_path / "net.json"
+    with open(path, "wb") as file:
+        file.truncate(2 * 10**11)  # without memory on disk
+    with pytest.raises(ValueError, match=r"net\.json is no network of the book's form: it is too large"):
+        book.load(path)
+
+
 def test_paths_are_strings_bytes_or_path_objects(tmp_path):
     path = tmp_path / "net.npz"
     for form in (path, str(path), bytes(path)):

@@ -136,9 +136,9 @@ def _new(temporary: Path, path: Path) -> BinaryIO:
     """A new file; errors name `path` in place of `temporary`."""
     try:
         return open(temporary, "xb")
-    except FileNotFoundError:
-        raise FileNotFoundError(errno.ENOENT, "no such folder", os.fspath(path.parent)) from None
     except OSError as error:
+        if not path.parent.exists():
+            raise FileNotFoundError(errno.ENOENT, "no such folder", os.fspath(path.parent)) from None
         raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
 
 
