@@ -75,6 +75,8 @@ class EarlyStopping(Callback):
     (True, True)
     """
 
+    equal_on_ranks = "patience", "min_delta", "monitor", "restore"
+
     def __init__(
         self,
         patience: int = 10,

@@ -20,6 +20,7 @@ __all__ = [
     "check_entries",
     "check_function",
     "check_instance",
+    "check_unmasked",
     "choose",
     "convert_fields",
     "did_you_mean",
@@ -310,13 +311,33 @@ def file_path(value: Any, name: str) -> Path:
 
 def host_numbers(values: Any, name: str) -> np.ndarray[Any, Any]:
     """`values` of a sequence or of an array as a float64 NumPy array."""
+    check_unmasked(**{name: values})
     try:
         array = np.asarray(values)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be numbers, got {shown(values)}.") from None
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must be numbers, got {shown(values)}.")
-    return array.astype("float64")
+        of_objects = array.dtype.kind == "O" and all(isinstance(x, numbers.Real) for x in array.flat)
+        if of_objects or array.dtype.kind in "biuf":
+            with np.errstate(over="ignore"):  # of longdouble
+                return array.astype("float64")
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError of other devices
+        pass
+    raise TypeError(f"{name} must be numbers, got {shown(values)}.")
+
+
+def check_unmasked(**arrays: Any) -> None:
+    """Raise ValueError if an array of `np.ma`, or one within lists, has masked values."""
+    for name, values in arrays.items():
+        masked = _masked(values)
+        if masked:
+            raise ValueError(
+                f"{name} has {masked} masked value{'s' * (masked > 1)}; remove those examples, or fill "
+                f"the values in, as {name}.filled(0) does."
+            )
+
+
+def _masked(values: Any) -> int:
+    if isinstance(values, (list, tuple)):
+        return sum(_masked(x) for x in values if not isinstance(x, (float, int)))
+    return int(np.ma.getmaskarray(values).sum()) if isinstance(values, np.ma.MaskedArray) else 0
 
 
 def generator(rng: Any) -> np.random.Generator:

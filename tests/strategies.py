@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 import bpengine as bp
+from bpengine.model import files
 from bpengine.reference import per_example
 
 SOFTMAX = "softmax"
@@ -240,6 +241,12 @@ def assert_close(found: np.ndarray, expected: np.ndarray, tolerance: float, scal
     assert found.shape == expected.shape
     scale = max(scale, np.abs(expected).max(initial=np.finfo(float).tiny))
     assert np.abs(found - expected).max(initial=0.0) <= tolerance * scale
+
+
+def stored(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The description and all arrays of a file."""
+    with files.reading(path) as found:
+        return found.description, found.arrays()
 
 
 def optimizer_name(optimizer: bp.SGD) -> str:

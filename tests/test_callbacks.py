@@ -636,6 +636,19 @@ def test_a_callback_that_changes_parameters_trains_on_from_them(lab):
     assert_same(lab, net, arrays(lab, twin))
 
 
+@looped(("P", "averaging"), [(None, None), (None, 0.9), (3, None), (3, 0.9)])
+def test_parameters_set_after_the_last_epoch_stay(lab, P, averaging):
+    def set_parameters(training):
+        if P and training.epoch == 1:
+            training.stop_networks([0])
+        if training.is_last:
+            training.network.vector[...] = 0.5
+
+    net = network(lab, stack=P)
+    fit(lab, net, *data(), callbacks=[set_parameters], optimizer=bp.SGD(0.5, averaging=averaging))
+    assert (vector(lab, net) == 0.5).all()
+
+
 def test_a_callback_that_changes_averaged_parameters_begins_a_new_average(lab):
     seen = []
 

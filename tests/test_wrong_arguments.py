@@ -69,7 +69,7 @@ def test_one_network_is_asked_for(call):
         ("labels", lambda value: bp.one_hot(value, 2), [[[1], [1, 2]], 0.5, ["a"], [2]]),
         ("dtype", partial(bp.one_hot, [0, 1], 2), [-1, "abc", "M8[s]"]),
         ("examples", datasets.circles, ["abc", None, 1, 10**400]),
-        ("noise", lambda value: datasets.circles(noise=value), [1j, "a", np.zeros((2, 2)), -1]),
+        ("noise", lambda value: datasets.circles(noise=value), [1j, "a", np.zeros((2, 2)), -1, 1e308]),
         ("rng", lambda value: datasets.step(rng=value), [-1, 0.5, "seed", [np.nan, 1]]),
         ("part", lambda value: datasets.mnist(part=value), [[], None, "both"]),
         ("resume", lambda value: FIT(resume=value), [5, "", "a\0b", "\ud800"]),
@@ -130,6 +130,14 @@ def test_a_book_of_other_bytes(tmp_path):
     path = tmp_path / "net.json"
     path.write_bytes(b'{"sizes": "\xff"}')
     with pytest.raises(ValueError, match=r"net\.json is no network of the book's form"):
+        book.load(path)
+
+
+def test_a_book_that_is_too_large(tmp_path):
+    path = tmp_path / "net.json"
+    with open(path, "wb") as file:
+        file.truncate(2 * 10**11)  # without memory on disk
+    with pytest.raises(ValueError, match=r"net\.json is no network of the book's form: it is too large"):
         book.load(path)
 
 

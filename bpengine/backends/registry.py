@@ -152,17 +152,22 @@ def _made_by(factory: Callable[[], object], what: str) -> Backend:
     return found
 
 
-def infer(x: object) -> Backend:
+def infer(x: object, name: str = "X") -> Backend:
     """The backend of an array: its library, on its device; NumPy for anything that is not an array.
 
     Parameters
     ----------
     x : object
         The first array that a network was given.
+    name : str, optional
+        Its name in messages.
     """
     if not array_api_compat.is_array_api_obj(x) or array_api_compat.is_numpy_array(x):
         return NumPyBackend()
     if array_api_compat.is_cupy_array(x):
         return _cupy(array_api_compat.device(x))
     xp = array_namespace(x)
-    return ArrayAPIBackend(xp, array_api_compat.device(x), library_name(xp))
+    try:
+        return ArrayAPIBackend(xp, array_api_compat.device(x), library_name(xp))
+    except TypeError as error:
+        raise TypeError(f"{name} is an array that can't be used: {error}") from None

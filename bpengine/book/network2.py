@@ -27,6 +27,7 @@ __all__ = [
     "vectorized_result",
 ]
 
+MOST_BYTES = 2**30  # of a file, which has no header that says what it holds
 COSTS = {cost.__name__: cost for cost in (QuadraticCost, CrossEntropyCost)}
 Monitored = tuple[list[float], list[int], list[float], list[int]]
 
@@ -260,6 +261,8 @@ def load(filename: str | os.PathLike[str], cost: Any = None) -> Network:
     """
     path = validation.file_path(filename, "filename")
     storage.check_regular(path)
+    if path.is_file() and path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"{os.fspath(filename)} is no network of the book's form: it is too large")
     text = path.read_bytes()
     try:
         found = json.loads(text.decode())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -17,12 +16,19 @@ from bpengine import datasets
 from bpengine.cli import doctor
 from bpengine.cli.predict import predict
 from bpengine.distributed import scaling
+from bpengine.model.files import check_writable
 from bpengine.network.network import Network
 from bpengine.optimizers import BY_NAME
 from bpengine.optimizers.lbfgs import LBFGS
 from bpengine.optimizers.sgd import SGD
 from bpengine.reference.per_example import PerExampleNetwork, parts_of
-from bpengine.validation import layer_sizes, non_negative_number, positive_integer, positive_number
+from bpengine.validation import (
+    file_path,
+    layer_sizes,
+    non_negative_number,
+    positive_integer,
+    positive_number,
+)
 
 __all__ = ["main"]
 
@@ -188,9 +194,7 @@ def train(options: argparse.Namespace) -> int:
     if options.data is not None and options.task != "mnist":
         raise ValueError(f"--data is for mnist; {options.task} needs no folder.")
     if options.save is not None:
-        folder = os.path.dirname(options.save) or "."
-        if not options.save or not os.path.isdir(folder) or os.path.isdir(options.save):
-            raise ValueError(f"--save must name a file in a folder that is there, got {options.save!r}.")
+        check_writable(file_path(options.save, "--save"))
     activations = options.activations[0] if len(options.activations) == 1 else options.activations
     net = Network(
         options.sizes,

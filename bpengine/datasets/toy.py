@@ -60,7 +60,7 @@ def circles(
     inner : float
         Radius of the inner circle, above 0 and below 1; the outer one's is 1.
     noise : float
-        Standard deviation of the normal noise on each coordinate, in the radii's unit.
+        Standard deviation of the normal noise on each coordinate, in the radii's unit; at most 1e36.
     rng : generator or seed, optional
 
     Returns
@@ -83,10 +83,10 @@ def circles(
     """
     examples, noise = whole_number(examples, "examples"), non_negative_number(noise, "noise")
     inner = positive_number(inner, "inner")
-    if examples < 2 or inner >= 1:
+    if examples < 2 or inner >= 1 or noise > 1e36:  # below the range of float32
         raise ValueError(
-            "expected examples of 2 or more and inner above 0 and below 1, got "
-            f"examples={examples}, inner={inner}."
+            "expected examples of 2 or more, inner above 0 and below 1, and noise of at most 1e36, got "
+            f"examples={examples}, inner={inner}, noise={noise}."
         )
     rng = generator(rng)
     labels = rng.permutation(np.arange(examples) < examples // 2)

@@ -117,6 +117,11 @@ def start_together(training: Training, ranks: Ranks, resume: str | os.PathLike[s
         "accumulate": ranks.options.accumulate,
         "overlap": ranks.options.overlap,
         "callbacks": [type(x).__name__ for x in shared],
+        **{
+            f"callbacks[{i}].{name}": getattr(x, name)
+            for i, x in enumerate(shared)
+            for name in x.equal_on_ranks
+        },
     }
     here = {name: x.tolist() if isinstance(x, np.ndarray) else x for name, x in here.items()}
     for name, value in group.broadcast_object(here).items() if group.size > 1 else ():

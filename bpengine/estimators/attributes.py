@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from bpengine.backends import Array
+from bpengine.model.parameters import numbers_like
 from bpengine.network.network import Network
 
 __all__ = ["Layers", "OutputName"]
@@ -35,14 +34,12 @@ class Layers(list[Any]):
         self._network, self._views = network, views
 
     def __setitem__(self, l: Any, values: Any) -> None:
-        backend, dtype = self._network.backend, self._network.dtype
+        backend = self._network.backend
         many = isinstance(l, slice)
         chosen = zip(self._views[l], values, strict=True) if many else [(self._views[l], values)]
-        for view, array in chosen:
-            array = np.asarray(array, dtype)
-            if array.shape != tuple(view.shape):
-                raise ValueError(f"expected an array of shape {tuple(view.shape)}, got {array.shape}.")
-            view[...] = backend.asarray(array, dtype)
+        checked = [(view, numbers_like(array, view)) for view, array in chosen]
+        for view, array in checked:
+            view[...] = array
         super().__init__(map(backend.to_numpy, self._views))
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -24,7 +24,7 @@ from bpengine.model.costs import Cost
 from bpengine.model.regularization import probabilities
 from bpengine.network.network import Network
 from bpengine.training.loop import Callback
-from bpengine.validation import check_entries, dtype_name, fraction, non_negative_number
+from bpengine.validation import check_entries, dtype_name, fraction
 
 try:
     from sklearn.callback import CallbackSupportMixin
@@ -111,6 +111,7 @@ class BaseMLP(CallbackSupportMixin, Estimator):  # type: ignore[misc]
 
     def _prepare(self, X: Any, y: Any, sample_weight: Any, incremental: bool = False) -> Data:
         """Validate the data, and create the network unless training continues."""
+        self._check_limits()
         hidden = self._hidden()
         for name in ("dropout", "max_norm") if self.solver == "lbfgs" else ():
             if np.any(getattr(self, name)):
@@ -132,7 +133,6 @@ class BaseMLP(CallbackSupportMixin, Estimator):  # type: ignore[misc]
             self.validation_scores_: Any = [] if scored else None
             self.best_validation_score_: Any = -np.inf if scored else None
             self.best_loss_: Any = None if self.early_stopping else np.inf
-        non_negative_number(self.alpha, "alpha")  # float64 holds it
         return Data(X, Y, weights)
 
     def _check_unchanged(self, sizes: tuple[int, ...]) -> None:

@@ -13,11 +13,11 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from bpengine.estimators.base import ENGINE_NAMES
-from bpengine.estimators.data import Host, check_unmasked
+from bpengine.estimators.data import Host
 from bpengine.estimators.fit import MLP, stochastic_only
 from bpengine.estimators.parameters import SPARSE
 from bpengine.model.costs import Cost, resolve
-from bpengine.validation import non_negative_number
+from bpengine.validation import check_unmasked, non_negative_number
 
 __all__ = ["CLASS_WEIGHT", "MLPClassifier", "MultilabelMixin"]
 

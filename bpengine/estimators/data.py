@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +14,9 @@ from bpengine.data.source import Chunk
 from bpengine.model.packed_examples import pack_examples as rows_of_columns
 from bpengine.network.network import Network
 from bpengine.training.steps import steps_per_readback
+from bpengine.validation import host_numbers
 
-__all__ = ["Data", "Examples", "Host", "check_unmasked", "check_weights", "columns", "pack_examples"]
+__all__ = ["Data", "Examples", "Host", "check_weights", "columns", "pack_examples"]
 
 Host = np.ndarray[Any, Any]
 
@@ -34,28 +34,11 @@ class Data(NamedTuple):
         return Data(self.X[chosen], self.Y[chosen], weights)
 
 
-def check_unmasked(**arrays: Any) -> None:
-    """Raise ValueError if one of the arrays has masked values."""
-    for name, array in arrays.items():
-        if np.ma.is_masked(array):
-            raise ValueError(
-                f"{name} has {np.ma.getmaskarray(array).sum()} masked values, and a network takes none. "
-                f"Fill them, as {name}.filled(0) does, or leave these examples out."
-            )
-
-
 def check_weights(sample_weight: Any, X: Any) -> Any:
     """Validated weights of the examples X, or None."""
     if sample_weight is None:
         return None
-    check_unmasked(sample_weight=sample_weight)
-    given = np.asarray(sample_weight)
-    if given.dtype.kind == "O":
-        numeric = all(isinstance(x, Real) for x in given.flat)
-    else:
-        numeric = given.dtype.kind in "biuf"
-    if not numeric:
-        raise TypeError(f"sample_weight must be numbers, got {sample_weight!r:.60}.")
+    host_numbers(sample_weight, "sample_weight")
     weights = _check_sample_weight(sample_weight, X)
     with np.errstate(over="ignore"):
         total = weights.sum()

@@ -14,9 +14,9 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import validate_data
 
 from bpengine.backends import Backend
-from bpengine.estimators.data import check_unmasked
 from bpengine.model.activations import Activation
 from bpengine.model.costs import Cost
+from bpengine.validation import check_unmasked, finite_number, whole_number
 
 __all__ = ["SPARSE", "Estimator"]
 
@@ -111,6 +111,16 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]
     @abstractmethod
     def _train(self, X: Any, y: Any, sample_weight: Any) -> None:
         """Validate the data and train."""
+
+    def _check_limits(self) -> None:
+        """Raise ValueError if a number is more than float64 or int64 holds."""
+        names = "alpha", "learning_rate_init", "power_t", "tol", "momentum", "validation_fraction"
+        for name in (*names, "beta_1", "beta_2", "epsilon"):
+            finite_number(getattr(self, name), name)
+        for name in ("max_iter", "max_fun"):
+            whole_number(getattr(self, name), name)
+        if self.max_norm is not None:
+            finite_number(self.max_norm, "max_norm")
 
     def _checked(self, X: Any) -> Any:
         check_unmasked(X=X)

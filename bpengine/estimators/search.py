@@ -22,8 +22,8 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
 
 from bpengine.estimators.base import BaseMLP
-from bpengine.estimators.data import check_unmasked
 from bpengine.estimators.stacked import StackedFit, is_for_stacks, stacks, train
+from bpengine.validation import check_unmasked
 
 __all__ = ["StackSearchCV"]
 

@@ -11,6 +11,7 @@ from bpengine.backends import Array, Backend
 from bpengine.backends.array_api import library_name
 from bpengine.backends.namespace import array_namespace
 from bpengine.model.labels import one_hot
+from bpengine.validation import check_unmasked, host_numbers
 
 __all__ = ["examples", "sample_weights", "targets"]
 
@@ -149,15 +150,8 @@ def sample_weights(
     """
     if weights is None:
         return np.ones(m)
-    _no_mask(weights, name)
-    weights = backend.to_numpy(weights) if backend.owns(weights) else weights
-    try:
-        host = np.asarray(weights)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be numbers, one an example, got {weights!r:.200}.") from None
-    if host.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must be numbers, one an example, got an array of dtype {host.dtype}.")
-    host = host.astype("float64")
+    check_unmasked(**{name: weights})  # which conversion to the host would lose
+    host = host_numbers(backend.to_numpy(weights) if backend.owns(weights) else weights, name)
     if stack and host.shape == (*stack, m):
         options: Any = {"relative": relative}
         return np.stack(
@@ -184,7 +178,7 @@ def sample_weights(
 
 
 def _array(x: Array, backend: Backend, name: str) -> Array:
-    _no_mask(x, name)
+    check_unmasked(**{name: x})
     if backend.owns(x):
         if backend.device_of(x) != backend.device:
             raise ValueError(
@@ -211,15 +205,6 @@ def _array(x: Array, backend: Backend, name: str) -> Array:
             "every row of the same length."
         )
     return x
-
-
-def _no_mask(x: object, name: str) -> None:
-    masked = int(np.count_nonzero(np.ma.getmask(x))) if isinstance(x, np.ma.MaskedArray) else 0
-    if masked:
-        raise ValueError(
-            f"{name} has {masked} masked value{'s' * (masked > 1)}; remove those examples, or fill the "
-            f"values in: {name}.filled(…)."
-        )
 
 
 def _is_bool(x: Array) -> bool:

@@ -19,6 +19,7 @@ from bpengine.model.activations import Activation, PerNeuron
 from bpengine.model.model import Model
 from bpengine.model.npz import Arrays
 from bpengine.model.storage import check_regular, check_replaceable, replacing
+from bpengine.validation import shown
 
 __all__ = [
     "check_kind",
@@ -28,7 +29,7 @@ __all__ = [
     "describe",
     "fill",
     "in_short",
-    "read",
+    "plain",
     "reading",
     "write",
 ]
@@ -105,7 +106,7 @@ def write(
         If the path ends in ``.safetensors`` and safetensors is not installed.
     """
     _check_suffix(path)
-    text = json.dumps({"format": FORMAT, **description}, default=_plain)
+    text = json.dumps({"format": FORMAT, **description}, default=plain)
     with replacing(path) as file:
         if safetensors.is_safetensors(path):
             safetensors.write(file, text, arrays)
@@ -129,10 +130,23 @@ def _check_suffix(path: str | os.PathLike[str]) -> None:
         )
 
 
-def _plain(value: object) -> Any:
+def plain(value: Any) -> Any:
+    """Arrays as lists, within lists, tuples and dicts, for JSON.
+
+    Raises
+    ------
+    TypeError
+        If there is something else that JSON does not hold.
+    """
     if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
-    raise TypeError(f"a description holds what JSON can hold, not {type(value).__name__} {value!r}")
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {name: plain(x) for name, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(x) for x in value]
+    if not (value is None or isinstance(value, (bool, int, float, str))):
+        raise TypeError(f"a description holds what JSON can hold, not {shown(value)}.")
+    return value
 
 
 class Stored:
@@ -212,12 +226,6 @@ def reading(path: str | os.PathLike[str]) -> Iterator[Stored]:
     check_regular(path)
     with open(path, "rb") as file:
         yield Stored(path, file)
-
-
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
-    """The description and all arrays of a file; raises as `reading`."""
-    with reading(path) as stored:
-        return stored.description, stored.arrays()
 
 
 def in_short(error: BaseException) -> str:

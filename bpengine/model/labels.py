@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from bpengine.backends import Array, Backend
-from bpengine.validation import choose, non_negative_number, positive_integer, shown
+from bpengine.validation import check_unmasked, choose, non_negative_number, positive_integer, shown
 
 __all__ = ["class_weights", "one_hot"]
 
@@ -44,8 +44,7 @@ def one_hot(labels: ArrayLike, classes: int, dtype: DTypeLike = "float32") -> ND
     """
     classes = positive_integer(classes, "classes")
     allowed = f"integers from 0 to {classes - 1}"
-    if np.ma.is_masked(labels):
-        raise ValueError("labels has masked entries; leave those examples out.")
+    check_unmasked(labels=labels)
     try:
         found = np.asarray(labels)
     except (TypeError, ValueError):

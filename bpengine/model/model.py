@@ -188,7 +188,7 @@ class Model:
 
     @property
     def vector(self) -> Array:
-        """All parameters as one flat vector."""
+        """All parameters as one flat vector; what is written into its entries is not checked."""
         return self.parameters.vector
 
     @property
@@ -219,7 +219,7 @@ class Model:
         """X, checked; the first array sets the backend of a model without one."""
         backend = self._backend_for(X)
         X = examples(X, self.sizes[0], backend, self.dtype, stack=self.stack)
-        self._bind_backend(backend)
+        self.bind_backend(backend)
         return X
 
     def check_examples(
@@ -244,7 +244,7 @@ class Model:
             stack=stack,
         )
         self.cost.check_targets(Y, names[1])
-        self._bind_backend(backend)
+        self.bind_backend(backend)
         return X, Y
 
     def astype(self, dtype: DTypeLike) -> Self:
@@ -313,7 +313,7 @@ class Model:
     def _backend_for(self, X: Array) -> Backend:
         return self.backend if self._bound else infer(X)
 
-    def _bind_backend(self, backend: Backend) -> None:
+    def bind_backend(self, backend: Backend) -> None:
         """Fix the backend; a model without one is converted to it."""
         if not self._bound and backend.name != self.backend.name:
             new = self._copy_to(backend, self.dtype)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_array_api_obj, is_numpy_array
 
 from bpengine.backends import Array, Backend
+from bpengine.backends.array_api import library_name
+from bpengine.validation import host_numbers, shown
 
 __all__ = [
     "Gradient",
@@ -18,6 +21,7 @@ __all__ = [
     "Parameters",
     "Views",
     "not_padding",
+    "numbers_like",
     "padded",
 ]
 
@@ -25,22 +29,28 @@ __all__ = [
 class Views(tuple[Array, ...]):
     """Arrays that are views of one vector; setting one writes into it."""
 
-    def __setitem__(self, l: int, values: Array) -> None:
-        self[l][...] = _like(values, self[l])
+    def __setitem__(self, l: SupportsIndex, values: Array) -> None:
+        try:
+            view = self[operator.index(l)]
+        except (TypeError, IndexError) as error:
+            raise type(error)(
+                f"the layer l of weights[l] and biases[l] must be a whole number from {-len(self)} to "
+                f"{len(self) - 1}, got {shown(l)}; set one layer at a time."
+            ) from None
+        view[...] = numbers_like(values, view)
 
 
-def _like(values: Array, view: Array) -> Array:
+def numbers_like(values: Array, view: Array) -> Array:
     """Finite real numbers, from an array of the library of `view`, the host or Python."""
     xp = array_namespace(view)
     dtype = f"float{xp.finfo(view.dtype).bits}"
     host = not is_array_api_obj(values) or is_numpy_array(values)
-    found = np.asarray(values) if host else values
-    if host:
-        real = found.dtype.kind in "biuf" and not np.any(np.ma.getmask(values))
-    else:
-        real = xp.isdtype(found.dtype, ("bool", "integral", "real floating"))
-    if not real:
-        raise TypeError(f"parameters must be real numbers, none masked; got {values!r:.80}.")
+    if not host and array_namespace(values) is not xp:
+        ours, theirs = (library_name(array_namespace(x)) for x in (view, values))
+        raise TypeError(f"parameters are arrays of {ours}, got one of {theirs}; convert it first.")
+    found = host_numbers(values, "parameters") if host else values
+    if not host and not xp.isdtype(found.dtype, ("bool", "integral", "real floating")):
+        raise TypeError(f"parameters must be real numbers, got an array of {found.dtype}.")
     shape, expected = tuple(found.shape), tuple(view.shape)
     sizes = zip(reversed(shape), reversed(expected), strict=False)
     if len(shape) > len(expected) or any(n not in (1, size) for n, size in sizes):

@@ -118,7 +118,7 @@ def _temporary(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """A new, locked file beside `path`, removed at the end unless it was renamed."""
     temporary = _temporary_name(path)
     try:
-        with open(temporary, "xb") as file:
+        with _new(temporary, path) as file:
             if fcntl is not None:
                 with contextlib.suppress(OSError):  # no locks on this file system
                     fcntl.flock(file, fcntl.LOCK_EX)
@@ -130,6 +130,16 @@ def _temporary(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
     # another process has removed it as a leftover before it was locked
     with _temporary(path) as another:
         yield another
+
+
+def _new(temporary: Path, path: Path) -> BinaryIO:
+    """A new file; errors name `path` in place of `temporary`."""
+    try:
+        return open(temporary, "xb")
+    except OSError as error:
+        if not path.parent.exists():
+            raise FileNotFoundError(errno.ENOENT, "no such folder", os.fspath(path.parent)) from None
+        raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
 
 
 def _temporary_name(path: Path) -> Path:

@@ -76,14 +76,19 @@ def known_keywords(target: T) -> T:
         target.__init__ = known_keywords(target.__init__)  # type: ignore[misc]
         return target
     function: Any = target
-    names = [name for name in inspect.signature(function).parameters if name != "self"]
+    signature = inspect.signature(function)
+    names = [name for name in signature.parameters if name != "self"]
 
     @functools.wraps(function)
     def checked(*args: Any, **keywords: Any) -> Any:
+        what = type(args[0]).__name__ if function.__name__ == "__init__" else function.__name__
         for name in keywords:
             if name not in names:
-                what = type(args[0]).__name__ if function.__name__ == "__init__" else function.__name__
                 raise TypeError(f"{what}() has no argument {name!r}. {_hint(name, names)}")
+        try:
+            signature.bind(*args, **keywords)
+        except TypeError as error:  # missing arguments, or too many
+            raise TypeError(f"{what}(): {error}. Arguments: {', '.join(names)}.") from None
         return function(*args, **keywords)
 
     return checked  # type: ignore[return-value]

@@ -147,11 +147,13 @@ def run(training: Training) -> History:
                 full_batch.minimize(training)
             else:
                 training.run()
-        except KeyboardInterrupt:
+        except BaseException as error:
+            training.show_parameters()  # after an epoch callbacks may have set others
+            if not isinstance(error, KeyboardInterrupt):
+                raise
             training.history.interrupted = True
             training.history.drop_incomplete()
         finally:
-            training.show_parameters()
             with ExitStack() as ends:  # all are called, even if one fails
                 for callback in reversed(started):
                     ends.callback(callback.end, training)
@@ -228,4 +230,5 @@ def _stream(network: Model, X: Any, epochs: int, optimizer: object) -> BatchStre
         )
     if isinstance(optimizer, LBFGS):
         raise ValueError("LBFGS takes all examples in every step: give X and Y as arrays.")
+    network.bind_backend(network.backend)  # the steps are prepared before the first batch comes
     return BatchStream(network, X)

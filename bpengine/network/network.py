@@ -271,7 +271,7 @@ class Network(Model):
         per_network : collection of {"inputs", "targets", "weights"}, optional
             The parts of a batch that differ between the networks of a stack.
         """
-        self._bind_backend(self.backend)  # the plan has buffers on it
+        self.bind_backend(self.backend)  # the plan has buffers on it
         gradient: Mean | None = None
         rule: Any = optimizers.resolve(optimizer)
         if isinstance(rule, DPSGD):
@@ -315,7 +315,8 @@ class Network(Model):
         X : array of shape (n_1, N), or iterable of batches
             Training examples as columns, preferably the transpose of a C-ordered (N, n_1) array; a
             memory map may be larger than memory. Or an iterable, once an epoch, of batches (X, Y) or
-            (X, Y, sample_weight), whose weights are not relative to the batch's mean.
+            (X, Y, sample_weight), whose weights are not relative to the batch's mean, on the network's
+            backend: NumPy unless it has another.
         Y : array of shape (n_L, N), or N integer labels
             Targets; labels where outputs are from 0 to 1, as of "sigmoid" and "softmax", and the cost is
             not "poisson". None with an iterable. In a stack of P networks X, Y and `sample_weight` may

@@ -142,4 +142,9 @@ def host(x: Any) -> np.ndarray[Any, Any]:
 
 def numbers(x: Any, name: str) -> np.ndarray[Any, Any]:
     """An array of any library, or nested lists of numbers, as a float64 NumPy array."""
-    return host_numbers(infer(x).to_numpy(x) if hasattr(x, "shape") else x, name)
+    try:
+        return host_numbers(x, name)
+    except TypeError:
+        if not hasattr(x, "shape"):
+            raise
+    return host_numbers(infer(x, name).to_numpy(x), name)  # of another device

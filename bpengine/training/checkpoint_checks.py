@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-__all__ = ["count", "numbers", "plain", "same_generator"]
+from bpengine.model.files import plain
+
+__all__ = ["count", "numbers", "same_generator"]
 
 # NumPy's generators index buffers by positions that their setters do not check
 NUMPY = {"MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"}
@@ -71,12 +72,3 @@ def same_generator(rng: np.random.Generator, state: Any) -> np.random.BitGenerat
     if not within or whole != plain(state):
         raise ValueError(f"its random state is none of {expected}")
     return generator
-
-
-def plain(value: Any) -> Any:
-    """Arrays as lists, within lists, tuples and dicts, for JSON."""
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
-    if isinstance(value, Mapping):
-        return {name: plain(x) for name, x in value.items()}
-    return [plain(x) for x in value] if isinstance(value, (list, tuple)) else value

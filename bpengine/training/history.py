@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bpengine.training.checkpoint_checks import numbers, plain
+from bpengine.model.files import plain
+from bpengine.training.checkpoint_checks import numbers
 from bpengine.validation import choose
 
 __all__ = ["History", "Statistics", "check_history"]

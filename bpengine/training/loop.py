@@ -314,6 +314,8 @@ class Callback:
     """Whether it is called after the others, as checkpoints are, which store their states."""
     main_rank_only: ClassVar[bool] = False
     """Whether it runs on rank 0 only, in distributed training."""
+    equal_on_ranks: ClassVar[tuple[str, ...]] = ()
+    """Attributes that must be equal on all ranks, in distributed training."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

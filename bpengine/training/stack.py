@@ -99,9 +99,11 @@ class StackTraining(Training):
 
     def _copy_from_stack(self) -> None:
         """Copy the stack's parameters, which callbacks may have set, to the runner."""
-        blocks, whole = self.runner.model.parameters.blocks, self.network.parameters.blocks
+        parameters, whole = self.runner.model.parameters, self.network.parameters.blocks
+        vector = parameters.backend.xp.asarray(parameters.vector, copy=True)
         for position, p in self._still_running():
-            _write(blocks, position, [block[p, ...] for block in whole])
+            _write(parameters.split(vector), position, [block[p, ...] for block in whole])
+        parameters.vector[...] = vector  # one assignment: Ctrl-C leaves all or none of it
 
     def pass_over_examples(self) -> Any:
         """Run an epoch's steps of the networks that have not stopped."""

@@ -495,6 +495,14 @@ def test_a_library_whose_arrays_can_not_be_written_to_is_refused():
         backends.ArrayAPIBackend(frozen, name="mine")
 
 
+def test_a_library_without_views_is_refused_by_the_name_of_the_argument(monkeypatch):
+    """As JAX's arrays, and Dask's, whose slices are no views."""
+    reshape = array_api_strict.reshape
+    monkeypatch.setattr(array_api_strict, "reshape", lambda x, shape, copy: reshape(x, shape, copy=True))
+    with pytest.raises(TypeError, match="X is an array that can't be used: backend 'array_api_strict'"):
+        bp.Network([1, 1]).feedforward(array_api_strict.ones((1, 1)))
+
+
 def test_no_program_depends_on_the_error_state_of_the_first_call(lab):
     """Programs, and what is compiled of a custom activation, are the same whatever NumPy's settings."""
     steep = bp.Activation("steep", lambda z: np.exp(-z * z), lambda z: -2 * z * np.exp(-z * z), of="z")

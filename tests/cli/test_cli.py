@@ -266,8 +266,9 @@ ERRORS = {
         ["digits", "--epochs", "1", "--save", "absent-folder/net.npz"],
         ["absent-folder"],
     ),
-    "a folder": (["digits", "--epochs", "1", "--save", "."], ["'.'"]),
-    "no name": (["digits", "--epochs", "1", "--save", ""], ["--save must name a file", "''"]),
+    "a folder": (["digits", "--epochs", "1", "--save", "."], ["a folder"]),
+    "no name": (["digits", "--epochs", "1", "--save", ""], ["--save must be a path", "''"]),
+    "another format": (["digits", "--epochs", "1", "--save", "net.pkl"], ["net.pkl", ".npz"]),
 }
 
 

@@ -659,3 +659,17 @@ def test_a_map_is_trained_on_in_less_memory_than_it_is_long(tmp_path):
     assert 0 < anonymous < 0.2
     assert float(re.search(r"accuracy on the first 10,000: (\S+)", done.stdout)[1]) > 0.9
     assert not list(tmp_path.iterdir())
+
+
+def test_batches_are_of_the_networks_backend(lab):
+    batches = [(lab.array(np.ones((2, 3))), lab.array(np.zeros((1, 3))))]
+    net = bp.Network([2, 1], rng=0)
+    before = net.vector.copy()
+    if lab.backend.name in ("numpy", "numba"):
+        net.fit(batches, epochs=1, progress=False)
+        return
+    with pytest.raises(
+        TypeError, match=r"batch 0: X is an array of .*; this network's backend is 'numpy'"
+    ):
+        net.fit(batches, epochs=1, progress=False)
+    np.testing.assert_array_equal(net.vector, before)

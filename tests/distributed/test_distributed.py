@@ -606,6 +606,20 @@ def test_a_rank_that_is_given_something_else_is_named(lab):
             assert f"{name} is " in str(error) and "need the same" in str(error)
             np.testing.assert_array_equal(lab.numpy(nets[rank].vector), lab.numpy(network(lab).vector))
 
+    for name in ("patience", "min_delta", "monitor", "restore"):
+        nets = {}
+
+        def other_callbacks(comm, name=name, nets=nets):
+            net = nets[comm.rank] = network(lab)
+            values = {"patience": 3, "min_delta": 0.5, "monitor": "cost", "restore": False}
+            stop = bp.EarlyStopping(**({name: values[name]} if comm.rank else {}))
+            return fit(lab, net, X, Y, comm, callbacks=[stop])
+
+        for rank, error in enumerate(ranks.run(2, other_callbacks)):
+            assert isinstance(error, ValueError if rank else RankError)
+            assert f"callbacks[0].{name} is " in str(error) and "need the same" in str(error)
+            np.testing.assert_array_equal(lab.numpy(nets[rank].vector), lab.numpy(network(lab).vector))
+
     def other_generators(comm):
         bits = (np.random.PCG64, np.random.SFC64)[comm.rank](0)
         return fit(lab, network(lab, np.random.Generator(bits)), X, Y, comm)

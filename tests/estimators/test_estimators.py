@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import pickle
 import warnings
+from decimal import Decimal
 from functools import partial
 from inspect import signature
 
@@ -321,7 +322,7 @@ def test_from_lbfgs_to_adam(method):
 
 def test_a_score_of_outputs_that_are_not_finite_is_no_best():
     model = MLPClassifier((4,), max_iter=1).fit(X, LABELS)
-    model.coefs_[0] = np.full((64, 4), np.nan)
+    model.coefs_[0][...] = np.nan
     with np.errstate(all="ignore"):
         assert np.isnan(model._score(X, np.eye(10, dtype=bool)[LABELS], None))
 
@@ -453,8 +454,11 @@ def test_coefs_are_views_that_can_be_set():
     model.coefs_ = [2 * w for w in model.coefs_]
     assert (net.weights[0] == 2).all()
     np.testing.assert_allclose(model.predict(XR), net.feedforward(XR.T).T)
-    with pytest.raises(ValueError, match=r"shape \(8, 4\), got \(4, 8\)"):
+    with pytest.raises(ValueError, match=r"shape \(8, 4\) can't be set to an array of shape \(4, 8\)"):
         model.coefs_[0] = np.ones((4, 8))
+    with pytest.raises(ValueError, match="finite"):
+        model.coefs_ = [np.ones((8, 4)), np.full((4, 2), np.nan)]
+    assert (net.weights[0] == 2).all()
     copied = pickle.loads(pickle.dumps(model.coefs_))
     np.testing.assert_array_equal(copied[0], model.coefs_[0])
 
@@ -715,9 +719,13 @@ def test_masked_values_are_refused(name):
     model.fit(inputs, y)
     inputs[2, 3] = np.ma.masked
     y[5] = np.ma.masked
-    with pytest.raises(ValueError, match="X has 1 masked values"):
+    with pytest.raises(ValueError, match="X has 1 masked value;"):
         model.predict(inputs)
-    for data, message in (((inputs, LABELS), "X has 1 masked"), ((X, y), "y has 1 masked")):
+    for data, message in (
+        ((inputs, LABELS), "X has 1 masked"),
+        ((list(inputs), LABELS), "X has 1 masked"),
+        ((X, y), "y has 1 masked"),
+    ):
         with pytest.raises(ValueError, match=message):
             small(name).fit(*data)
         with pytest.raises(ValueError, match=message):
@@ -929,3 +937,17 @@ def test_quiet_when_all_is_well():
         warnings.simplefilter("error")
         fit = partial(MLPClassifier((8,), tol=0.5, max_iter=100).fit, X, LABELS)
         assert fit().n_iter_ < 100
+
+
+NUMERIC = ["alpha", "learning_rate_init", "power_t", "tol", "momentum", "validation_fraction"]
+NUMERIC += ["beta_1", "beta_2", "epsilon", "max_norm", "dropout", "max_iter", "max_fun"]
+
+
+@pytest.mark.parametrize("parameter", NUMERIC)
+def test_parameters_are_numbers_that_float64_holds(parameter):
+    for value in (10**400, -(10**400), float("nan"), 1j, "7", Decimal("0.5"), np.array(["a"])):
+        for name in ("MLPClassifier", "MLPRegressor", "MLPEnsembleClassifier"):
+            with pytest.raises((TypeError, ValueError), match=rf"\b{parameter}\b"):
+                small(name, solver="sgd", **{parameter: value}).fit(X, LABELS)
+        with pytest.raises((TypeError, ValueError), match=rf"\b{parameter}\b"):
+            small("MLPRegressor", **{parameter: value}).partial_fit(X, LABELS)

@@ -14,7 +14,7 @@ import safetensors.numpy as safetensors_numpy
 from array_api_compat import array_namespace
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import cases, examples
+from strategies import cases, examples, stored
 
 import bpengine as bp
 from bpengine.model import files, safetensors
@@ -286,8 +286,10 @@ def test_file_and_folder_are_flushed_in_this_order(tmp_path, monkeypatch, can):
 
 @kinds
 def test_a_folder_that_is_not_there(tmp_path, kind):
-    with pytest.raises(FileNotFoundError, match="absent"):
-        bp.Network([2, 1]).save(tmp_path / "absent" / f"net.{kind}")
+    path = tmp_path / "absent" / f"net.{kind}"
+    for write in (bp.Network([2, 1]).save, lambda path: bp.Checkpoint(path).check(None)):
+        with pytest.raises(FileNotFoundError, match=r"no such folder: '.*absent'$"):
+            write(path)
     with pytest.raises(FileNotFoundError, match="absent"):
         bp.load(tmp_path / f"absent.{kind}")
 
@@ -333,7 +335,7 @@ def test_a_checkpoint_is_a_network_and_more(lab, tmp_path, kind, bits):
     files.write(path, {**description, "training": training}, parameters | state)
 
     assert_same(bp.load(path, backend=lab.backend), net)
-    read, found = files.read(path)
+    read, found = stored(path)
     assert {key: read[key] for key in description} == description
     assert read["format"] == files.FORMAT
     assert read["training"]["epoch"] == 4
@@ -370,7 +372,7 @@ def test_a_checkpoint_of_another_network_is_not_taken(lab, tmp_path, kind, what)
     sizes, options = OTHER_NETWORKS[what]
     other = bp.Network(sizes, backend=lab.backend, rng=0, **options)
     with pytest.raises(ValueError, match=f"network has {what} .*, this one "):
-        files.check_kind(other, *files.read(path))
+        files.check_kind(other, *stored(path))
 
 
 @pytest.mark.parametrize("name", ["weights_1", "biases_0"])

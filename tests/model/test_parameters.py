@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import array_api_strict
 import numpy as np
 import pytest
 from hypothesis import given
@@ -157,7 +158,7 @@ def test_data_of_either_dtype_is_computed_in_that_of_the_network(lab, dtype):
 
 @pytest.mark.parametrize(
     "values",
-    [None, float("nan"), "7", 1e300, 1j, [[1, 2, "x"]], np.ma.array([1.0, 2, 3], mask=[0, 1, 0])],
+    [None, float("nan"), "7", 1e300, 1j, 10**400, [[1, 2, "x"]], [[1], [1, 2]]],
     ids=str,
 )
 @pytest.mark.parametrize("views", ["weights", "biases"])
@@ -171,6 +172,20 @@ def test_parameters_set_by_hand_are_finite_numbers(lab, values, views):
     ):
         getattr(net, views)[0] = lab.array([1.0] * 5)
     np.testing.assert_array_equal(lab.numpy(net.vector), before)
+    masked = np.ma.array([1.0], mask=[1])
+    for rows in (masked, [[1.0], masked, [2.0]]):
+        with pytest.raises(ValueError, match="parameters has 1 masked"):
+            getattr(net, views)[0] = rows
+    for l in (7, -3, "a", None, slice(None)):
+        with pytest.raises((TypeError, IndexError), match=r"must be a whole number from -2 to 1, got"):
+            getattr(net, views)[l] = 0.0
     getattr(net, views)[0] = [[1], [2], [3]]
     getattr(net, views)[0] += 0.5
     assert lab.numpy(getattr(net, views)[0])[:, 0].tolist() == [1.5, 2.5, 3.5]
+
+
+def test_parameters_are_arrays_of_the_backend_or_the_host(lab):
+    net = bp.Network([3, 3, 1], backend=lab.backend, rng=0)
+    other = array_api_strict if lab.backend.name != "array_api_strict" else pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"parameters are arrays of .*, got one of .*; convert it first"):
+        net.weights[0] = other.zeros((3, 3))

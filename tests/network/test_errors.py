@@ -31,6 +31,14 @@ def of_stack():
         (TypeError, "numbers must be whole .* of float64", lambda: of_stack().take([0.5])),
         (ValueError, "numbers must be from 0 to 1, got 2", lambda: of_stack().take([2])),
         (ValueError, "numbers must be from 0 to 1, got -1", lambda: of_stack().take([-1])),
+        (TypeError, r"^Network\(\): missing a required argument: 'sizes'", bp.Network),
+        (
+            TypeError,
+            r"^Network\(\): multiple values for argument 'sizes'",
+            lambda: bp.Network(1, sizes=1),
+        ),
+        (TypeError, r"^SGD\(\): too many positional arguments", lambda: bp.SGD(*range(9))),
+        (TypeError, r"^fit\(\): missing a required argument: 'X'", lambda: of_stack().fit()),
         (ValueError, "unknown dtype", lambda: bp.Network([2, 1], dtype=np.ones(3))),
         (ValueError, "unknown dtype 'None'", lambda: bp.Network([2, 1], dtype=None)),
         (

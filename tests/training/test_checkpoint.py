@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import examples, looped
+from strategies import examples, looped, stored
 from trainings import (
     OPTIMIZERS,
     arrays,
@@ -207,7 +207,7 @@ def test_a_training_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_p
     steps = [(entry["epoch"], entry["step"]) for entry in expected["monitored"]]
     assert steps[-1][0] == len(expected["cost"])
     net = bp.load(straight / "net.npz")
-    _, checkpoint = files.read(straight / f"run{suffix}")
+    _, checkpoint = stored(straight / f"run{suffix}")
     assert any(name.startswith("state_callback") for name in checkpoint)
     folders = [path for path in tmp_path.iterdir() if path.is_dir() and path != straight]
     assert len(folders) == calls["runs"]
@@ -217,7 +217,7 @@ def test_a_training_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_p
         for log in ("log.csv", "log.jsonl"):
             assert without_times(folder / log) == without_times(straight / log)
         assert not list(folder.glob(f"run{suffix}*.part"))
-        _, found = files.read(folder / f"run{suffix}")
+        _, found = stored(folder / f"run{suffix}")
         assert found.keys() == checkpoint.keys()
         for name, array in checkpoint.items():
             np.testing.assert_array_equal(found[name], array, err_msg=name)
@@ -620,7 +620,7 @@ def test_a_file_with_any_byte_changed_is_refused_or_as_good(lab, checkpoint):
 
 def changed(path, change):
     """Write a checkpoint anew with its description and its arrays changed."""
-    description, held = files.read(path)
+    description, held = stored(path)
     change(description["training"], held)
     files.write(path, description, held)
 
@@ -789,7 +789,7 @@ def test_a_checkpoint_that_can_t_be_written_is_an_error_before_training(lab, tmp
     if name == "pipe":
         os.mkfifo(tmp_path / name)
     before, random = arrays(lab, other), copy.deepcopy(other.rng.bit_generator.state)
-    with pytest.raises(OSError, match=name):
+    with pytest.raises(OSError, match=name.partition("/")[0]):
         fit(lab, other, *data(), callbacks=[bp.CSVLog(log), bp.Checkpoint(tmp_path / name)])
     assert_same(lab, other, before)
     np.testing.assert_equal(other.rng.bit_generator.state, random)

@@ -8,13 +8,14 @@ import itertools
 import json
 import operator
 import pickle
+import sys
 
 import array_api_strict
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import ALONGSIDE, OPTIMIZERS, Case, cases, examples, looped, targets
+from strategies import ALONGSIDE, OPTIMIZERS, Case, cases, examples, looped, stored, targets
 
 import bpengine as bp
 from bpengine.model import files
@@ -671,6 +672,50 @@ def test_ctrl_c_in_an_epoch_after_some_have_stopped(lab):
     assert np.isfinite(lab.numpy(nets.vector)).all()
 
 
+def interrupted_copy(lab, at=None):
+    """Ctrl-C at a line that copies set parameters: the network, those from before, lines run."""
+    seen, lines, done = [], [], []
+
+    def trace(frame, event, argument):
+        if frame.f_code.co_name not in ("_copy_from_stack", "_write"):
+            return trace
+        if event == "return" and frame.f_code.co_name == "_copy_from_stack":
+            done.append(True)
+        if event == "line" and not done:
+            lines.append(frame.f_lineno)
+            if len(lines) == at:
+                raise KeyboardInterrupt
+        return trace
+
+    def set_parameters(training):
+        if training.epoch == 1:
+            training.stop_networks([1])
+        elif training.epoch == 2:
+            seen.append(np.array(lab.numpy(training.network.vector)))
+            training.network.vector[...] = 0.25
+            sys.settrace(trace)
+
+    nets, before = small(lab, 3), sys.gettrace()
+    try:
+        nets.fit(*rings(lab), batch_size=12, epochs=3, callbacks=[set_parameters], progress=False)
+    finally:
+        sys.settrace(before)
+    return nets, seen[0], lines
+
+
+def test_ctrl_c_leaves_whole_networks_of_parameters_that_callbacks_have_set(lab):
+    if lab.name != "numpy":
+        return  # these lines are the same for all, and tracing is slow
+    lines = interrupted_copy(lab)[2]
+    assert len(lines) > 10
+    for at in range(1, len(lines) + 1):
+        nets, before, _ = interrupted_copy(lab, at)
+        for p in (0, 2):
+            found = [lab.numpy(block)[p] for block in nets.parameters.blocks]
+            old = [block[p] for block in nets.parameters.split(before)]
+            assert all((x == 0.25).all() for x in found) or all(map(np.array_equal, found, old)), at
+
+
 def test_a_schedule_that_watches_goes_by_the_mean_cost(lab):
     X, labels = rings(lab)
     nets = small(lab, 3)
@@ -710,7 +755,7 @@ def test_no_value_of_a_stack_s_checkpoint_is_believed(lab, tmp_path):
     for (*keys, last), values in cases.items():
         for value in values:
             path.write_bytes(content)
-            description, held = files.read(path)
+            description, held = stored(path)
             functools.reduce(operator.getitem, keys, description["training"])[last] = value
             files.write(path, description, held)
             with pytest.raises(ValueError, match="no checkpoint to resume from"):
