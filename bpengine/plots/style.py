@@ -137,7 +137,12 @@ def plain(text: str) -> str:
 
 def host(x: Any) -> np.ndarray[Any, Any]:
     """An array of any library, or nested lists, as a NumPy array."""
-    return infer(x).to_numpy(x) if hasattr(x, "shape") else np.asarray(x)
+    try:
+        return np.asarray(x)
+    except (TypeError, RuntimeError):
+        if not hasattr(x, "shape"):
+            raise
+    return infer(x).to_numpy(x)  # of another device
 
 
 def numbers(x: Any, name: str) -> np.ndarray[Any, Any]:

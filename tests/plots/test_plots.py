@@ -676,3 +676,9 @@ def test_host_takes_arrays_of_any_library(lab):
     values = [[1.0, 2.0]]
     np.testing.assert_array_equal(style.host(lab.array(values)), values)
     np.testing.assert_array_equal(style.host(values), values)
+
+
+def test_labels_of_a_library_without_writable_arrays():
+    jax = pytest.importorskip("jax")
+    net, X = bp.Network([2, 2], rng=0), np.array([[0.0, 1.0], [1.0, 0.0]])
+    assert plots.decision_regions(net, X, jax.numpy.asarray([0, 1]), resolution=4)
