@@ -58,7 +58,7 @@ def batched_numpy(name: str, steps: int) -> Steps:
 
 
 def products_alone(name: str, steps: int) -> Steps:
-    """The matrix products of a step and nothing else: the floor."""
+    """The matrix products of a step and nothing else: the lower bound."""
     step = network(name).plan(RUNGS[name].batch)
     step.load(*examples(name))
     step.run()  # the buffers then hold numbers of a real step

@@ -2,7 +2,7 @@
 
 It starts mpiexec itself. Two ranks of one BLAS thread each take turns with one process of two threads,
 on the same global batches, in the same processes; a figure is the median of the ratios of pairs, with
-the middle half of them. What a communicator of one rank costs is told by the processor's time, which
+the middle half of them. What a communicator of one rank costs is measured by the processor's time, which
 other programs on the machine disturb less. Needs the extra `mpi` and threadpoolctl.
 
     python benchmarks/distributed.py --pairs 15

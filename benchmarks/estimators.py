@@ -138,7 +138,7 @@ def cell(ratio: Ratio) -> str:
 
 
 def accuracy_table(epochs: int) -> str:
-    """Markdown: accuracy on 500 digits after training on the others, over seeds of their own."""
+    """Markdown: accuracy on 500 digits after training on the others, over different seeds."""
     lines = [
         "| | scikit-learn, mean | ours, mean | difference, 95 % interval | Mann–Whitney p | "
         "same seeds: differing predictions |",

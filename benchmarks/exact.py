@@ -81,7 +81,7 @@ def replay(calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Count
     """Carry out a program's calls once on counted arrays.
 
     Calls of BLAS's gemm are made with addresses, which no array type gets to see. They are products
-    that write into their operand by nature, and have a count of their own. Any other call that the
+    that write into their operand by nature, and are counted separately. Any other call that the
     arrays did not see is counted as unseen.
     """
     record: Counter[str] = Counter()

@@ -82,7 +82,7 @@ class Card:
         return lambda: plan.run(steps)
 
     def products_alone(self, name: str, steps: int) -> Run:
-        """The products of a step and nothing else, by cuBLAS in a graph: the floor."""
+        """The products of a step and nothing else, by cuBLAS in a graph: the lower bound."""
         plan = self.plan(name)
         plan.run()
         products = [op for op in plan.operations if op.name == "matmul"]
@@ -152,7 +152,7 @@ class Card:
         σ = network("tiny", self.backend).activations[0]
         # each on an array of its own shape, so that none is part of another's kernel
         lines = [
-            op for i, each in enumerate(x) for op in σ.forward(each[: 1 + i % 32], each[: 1 + i % 32])
+            op for i, array in enumerate(x) for op in σ.forward(array[: 1 + i % 32], array[: 1 + i % 32])
         ]
         one, many = (self.backend.compile(lines[:n]) for n in (1, 100))
         for program in (one, many):

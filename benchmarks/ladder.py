@@ -65,7 +65,7 @@ def plan(name: str, m: int | None = None, backend: str = "numpy") -> bp.Plan:
 
 
 def plain_parameters(name: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The parameters that `network` starts with, weights and biases as arrays of their own."""
+    """The parameters that `network` starts with, weights and biases as separate arrays."""
     net = network(name)
     return [w.copy() for w in net.weights], [b.copy() for b in net.biases]
 

@@ -78,10 +78,10 @@ def compiled_private_step(name: str) -> Call:
 
 def jax_gradients(name: str) -> Call:
     """jit of vmap of grad: the gradients themselves."""
-    return jax_norms(name, kept=True)
+    return jax_norms(name, only_gradients=True)
 
 
-def jax_norms(name: str, kept: bool = False) -> Call:
+def jax_norms(name: str, only_gradients: bool = False) -> Call:
     """jit of vmap of grad, and the norms of what it gives, which XLA can make as it goes."""
     import jax
     import jax.numpy as jnp
@@ -98,12 +98,12 @@ def jax_norms(name: str, kept: bool = False) -> Call:
 
     @jax.jit
     def run(parameters: Any) -> Any:
-        each = jax.vmap(jax.grad(cost), (None, 0, 0))(parameters, X, Y)
-        squares = [jnp.sum(g.reshape(g.shape[0], -1) ** 2, axis=1) for g in jax.tree.leaves(each)]
+        gradients = jax.vmap(jax.grad(cost), (None, 0, 0))(parameters, X, Y)
+        squares = [jnp.sum(g.reshape(g.shape[0], -1) ** 2, axis=1) for g in jax.tree.leaves(gradients)]
         return jnp.sqrt(sum(squares))
 
     check(name, np.asarray(run(parameters)))
-    if kept:
+    if only_gradients:
         run = jax.jit(lambda parameters: jax.vmap(jax.grad(cost), (None, 0, 0))(parameters, X, Y))
     return lambda: jax.block_until_ready(run(parameters))
 
@@ -124,11 +124,11 @@ def torch_norms(name: str) -> Call:
             x = torch.sigmoid(w @ x + b)
         return 0.5 * ((x - y) ** 2).sum()
 
-    each = vmap(grad(cost), (None, 0, 0))
+    gradients = vmap(grad(cost), (None, 0, 0))
 
     def run() -> Any:
         with torch.no_grad():
-            return torch.sqrt(sum((g.flatten(1) ** 2).sum(1) for g in each(parameters, X, Y)))
+            return torch.sqrt(sum((g.flatten(1) ** 2).sum(1) for g in gradients(parameters, X, Y)))
 
     check(name, run().numpy())
     return run
@@ -153,8 +153,8 @@ def opacus_step(name: str) -> Call:
         reduction = "mean"
 
         def forward(self, a: Any, y: Any) -> Any:
-            each = 0.5 * ((a - y) ** 2).sum(1)
-            return each if self.reduction == "none" else each.mean()
+            costs = 0.5 * ((a - y) ** 2).sum(1)
+            return costs if self.reduction == "none" else costs.mean()
 
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), batch_size=len(X))
     model, optimizer, criterion, _ = PrivacyEngine().make_private(

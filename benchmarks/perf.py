@@ -165,7 +165,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def tell(lines: Iterable[str]) -> None:
+def print_lines(lines: Iterable[str]) -> None:
     """Print, and add to the summary page of a GitHub workflow where there is one."""
     text = "\n".join(lines)
     print(text, flush=True)
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.command == "study":
         return study.run(chosen, environment())
     status, lines = {"check": check, "refresh": refresh}[chosen.command](chosen.baseline)
-    tell(lines)
+    print_lines(lines)
     return status
 
 

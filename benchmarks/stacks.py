@@ -109,10 +109,10 @@ def jax_scan(task: str, backend: str) -> Call:
         return jax.lax.scan(step, parameters, None, length=STEPS)[0]
 
     check(task, [np.asarray(w) for w, _ in run(start)])
-    kept = [start]
+    state = [start]
 
     def call() -> None:
-        kept[0] = jax.block_until_ready(run(kept[0]))
+        state[0] = jax.block_until_ready(run(state[0]))
 
     return call
 
@@ -246,11 +246,11 @@ def picture(times: dict[str, list[float]]) -> Any:
 
     figure = style.figure(6.0, 4.0)
     axes = figure.subplots()
-    for i, (name, each) in enumerate(times.items()):
+    for i, (name, measured) in enumerate(times.items()):
         colour = style.shades(axes, len(times))[i]
         dash, marker = style.DASHES[i % len(style.DASHES)], style.MARKERS[i % len(style.MARKERS)]
-        axes.loglog(COUNTS, each, marker=marker, linestyle=dash, color=colour, label=name)
-        axes.loglog(COUNTS, [each[0]] * len(COUNTS), linestyle=":", color=colour, alpha=0.5)
+        axes.loglog(COUNTS, measured, marker=marker, linestyle=dash, color=colour, label=name)
+        axes.loglog(COUNTS, [measured[0]] * len(COUNTS), linestyle=":", color=colour, alpha=0.5)
     axes.set_xticks(COUNTS, map(str, COUNTS))
     axes.minorticks_off()
     style.log_ticks(axes.yaxis, *axes.get_ylim())
@@ -275,7 +275,7 @@ def versions() -> str:
 def page() -> str:
     """Measure, and give the page."""
     threads = options.threads or os.cpu_count()
-    rows, own = [], {}
+    rows, plain = [], {}
     for backend in BACKENDS:
         for name, contender in CONTENDERS.items():
             cells = []
@@ -288,12 +288,12 @@ def page() -> str:
                     pairs,
                 )
                 if found is not None:
-                    own.setdefault((backend, task), found.reference / STEPS)
+                    plain.setdefault((backend, task), found.reference / STEPS)
                 cells.append(shown(found, GOALS[task] if contender is jax_scan else None))
                 print(f"{backend:6} {task:18} {name:26} {found}", file=sys.stderr, flush=True)
             rows.append(f"| {name} ÷ stack on {backend} | " + " | ".join(cells) + " |")
     for backend in BACKENDS:
-        cells = [f"*{own[backend, task]:.4g}*" for task in TASKS]
+        cells = [f"*{plain[backend, task]:.4g}*" for task in TASKS]
         rows.append(f"| *stack on {backend}, µs a step* | " + " | ".join(cells) + " |")
     fits = []
     for backend in BACKENDS:
@@ -305,7 +305,7 @@ def page() -> str:
     times = times_per_network()
     if not options.print:
         picture(times).savefig(DOCS / "benchmarks-stacks.svg", metadata={"Date": None})
-    each = [
+    per_network = [
         f"| {backend} | " + " | ".join(f"{t:.3g}" for t in found) + " |"
         for backend, found in times.items()
     ]
@@ -348,7 +348,7 @@ def page() -> str:
             "",
             "| networks | " + " | ".join(map(str, COUNTS)) + " |",
             "|---" * (len(COUNTS) + 1) + "|",
-            *each,
+            *per_network,
             "",
             "![Time of a step for each network, against the number of networks](benchmarks-stacks.svg)",
             "",

@@ -1,8 +1,7 @@
 """The A/A study: how often the timed part errs when nothing has changed.
 
 Each run is what `check` does: controls and cases in a fresh process, and one more fresh process for a
-case that seems slower. Runs are written down one by one, so that a study can be stopped and taken up
-again.
+case that seems slower. Runs are written as they end, so that a study can be stopped and resumed.
 """
 
 from __future__ import annotations
@@ -79,8 +78,8 @@ def tables(records: Sequence[Mapping[str, Any]], environment: Mapping[str, Any])
     """The study as Markdown: false alarms by tolerance, and how far each case strays."""
     judged = [record for record in records if record["steady"]]
     n = len(judged)
-    kept = ("processor", "cores", "Python", "NumPy", "BLAS", "BLAS core", "date")
-    where = ", ".join(f"{key} {environment[key]}" for key in kept)
+    fields = ("processor", "cores", "Python", "NumPy", "BLAS", "BLAS core", "date")
+    where = ", ".join(f"{key} {environment[key]}" for key in fields)
     lines = [
         f"{len(records)} runs on unchanged code, {len(records) - n} of them inconclusive, {n} judged; "
         f"command: `python benchmarks/perf.py study --runs {len(records)}`; {where}.",

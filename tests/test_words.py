@@ -10,14 +10,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = [*ROOT.glob("bpengine/**/*.py"), *ROOT.glob("tests/**/*.py")]
-GUIDES = [*ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+FOLDERS = ("bpengine", "tests", "benchmarks", "fuzz", "examples")
+SOURCES = [path for folder in FOLDERS for path in ROOT.glob(f"{folder}/**/*.py")]
+GUIDES = [
+    *ROOT.glob("docs/**/*.md"),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+]
 EXEMPT = {Path(__file__).resolve()}
 
 # a pattern of text, and what to write
 TEXT = {
     r"rooms?": "module, section or space",
     r"houses?": "package or module",
+    r"floors?": "lower bound",
+    r"meets?": "fulfils, reaches or affects",
+    r"picked": "selected",
+    r"words?": "operand or 8 bytes",
     r"teams?": "thread pool or workers",
     r"tells?|told": "notify, pass, specify or distinguish",
     r"(takes?|taken|taking|took) up": "restore or continue",

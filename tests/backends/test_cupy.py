@@ -791,7 +791,7 @@ def test_several_threads_may_predict(gpu):
 
 
 def test_several_threads_may_train(gpu):
-    """Their captures don't meet the calls that CUDA refuses meanwhile in the others."""
+    """Their captures are undisturbed by the calls that CUDA refuses meanwhile in the others."""
     expected = parameters(trained(gpu)[0])
     with ThreadPoolExecutor(4) as pool:
         for found, _ in pool.map(lambda _: (trained(gpu), gpu.synchronize())[0], range(8)):
