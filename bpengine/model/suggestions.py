@@ -11,6 +11,7 @@ __all__ = ["ATTRIBUTES", "known_keywords"]
 
 T = TypeVar("T")
 
+PLACES: dict[str, list[str]] = {}  # arguments of Network and fit, once they are decorated
 OF_OPTIMIZER = ", of the optimizer"
 KEYWORDS = {
     "activation": "activations='tanh', or a list with one for each layer",
@@ -78,6 +79,9 @@ def known_keywords(target: T) -> T:
     function: Any = target
     signature = inspect.signature(function)
     names = [name for name in signature.parameters if name != "self"]
+    place = {"Model.__init__": "Network", "Network.fit": "fit"}.get(function.__qualname__)
+    if place:
+        PLACES[place] = names
 
     @functools.wraps(function)
     def checked(*args: Any, **keywords: Any) -> Any:
@@ -101,5 +105,8 @@ def _hint(name: str, names: list[str]) -> str:
         return f"Here it is {here.partition(OF_OPTIMIZER)[0]}."
     if OF_OPTIMIZER in here:
         return f"Here it is {here}."
+    for place, arguments in PLACES.items():
+        if (keyword or name) in arguments:
+            return f"{here or f'{name}='} is an argument of {place}."
     near = difflib.get_close_matches(name, names, n=1)
     return f"Did you mean {near[0]}=?" if near else f"Known: {', '.join(names)}."
