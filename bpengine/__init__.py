@@ -76,5 +76,13 @@ __all__ = [
 __version__ = "0.1.0"
 
 
+def __getattr__(name: str) -> object:
+    if name in {"book", "estimators", "plots", "timing"}:  # which need more than NumPy, or take time
+        import importlib
+
+        return importlib.import_module(f"bpengine.{name}")
+    raise AttributeError(f"module 'bpengine' has no attribute {name!r}")
+
+
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]

@@ -71,6 +71,7 @@ VALUES = {
         "sparse_categorical_crossentropy": "softmax_cross_entropy",
     },
     "initializer": {
+        "he": "he_normal",
         "xavier": "glorot_uniform",
         "xavier_uniform": "glorot_uniform",
         "xavier_normal": "glorot_normal",
@@ -98,10 +99,11 @@ def choose(name: object, table: Mapping[str, T], kind: str) -> T:
 
 def did_you_mean(name: str, names: Collection[str], elsewhere: Mapping[str, str]) -> str:
     """A hint at the one of `names` that `name` may stand for, here or in other libraries."""
-    here = elsewhere.get(name.lower().replace(" ", "_"), "")
+    plain = name.lower().replace(" ", "_")
+    here = elsewhere.get(plain, "")
     if here in names:
         return f" Here it is {here!r}."
-    near = difflib.get_close_matches(name, names, n=1)
+    near = difflib.get_close_matches(plain, names, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

@@ -43,16 +43,21 @@ KEYWORDS = {
 }
 
 ATTRIBUTES = {
+    "SGD": "fit(X, Y, optimizer=bp.SGD(0.1)); the book's class is bpengine.book.network.Network",
     "add": "bp.Network([64, 100, 10]), with all layers",
     "backward": "backprop(X, Y)",
+    "b": "biases",
     "bias": "biases[l]",
     "coefs_": "weights",
+    "clone": "copy.deepcopy(net)",
     "compile": "the arguments of Network, and of fit",
+    "copy": "copy.deepcopy(net)",
     "cpu": "to(backend='numpy')",
     "cuda": "to(backend), or the argument backend",
     "eval": "nothing: feedforward has no dropout, fit has",
     "forward": "feedforward(X)",
     "get_weights": "weights and biases",
+    "gradient": "backprop(X, Y)",
     "intercepts_": "biases",
     "layers": "sizes, activations, weights and biases",
     "load": "bp.load(path)",
@@ -66,6 +71,8 @@ ATTRIBUTES = {
     "state_dict": "weights and biases, or save(path)",
     "summary": "print(net)",
     "train": "fit(X, Y)",
+    "update_mini_batch": "partial_fit(X, Y)",
+    "w": "weights",
     "weight": "weights[l]",
     "zero_grad": "nothing: backprop returns a new gradient",
 }
