@@ -44,7 +44,7 @@ from bpengine.training import checkpoint, loop, steps
 
 MODULES = [callbacks, checkpoint, safetensors, fit, files, resident, source, loop, steps]
 FILES = {module.__file__: module.__name__.rpartition(".")[2] for module in MODULES}
-LINES = 4000  # of these modules that a killed child runs at most: about four epochs
+LINES = 12_000  # of these modules that a killed child runs at most: to resume, and some epochs
 EPOCHS = 40
 # modules in which the first kills come: in steps, in writing a checkpoint, in logs and early stopping
 FIRST = "steps", "files", "callbacks", "source"
