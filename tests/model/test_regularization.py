@@ -637,8 +637,8 @@ def test_a_weighted_plan_without_weights_counts_all_alike(lab):
         ([1, 1, 1, 1, np.nan, 1], ValueError, r"sample_weight\[4\] is nan"),
         ([np.inf, 1, 1, 1, 1, 1], ValueError, r"sample_weight\[0\] is inf"),
         ([0] * 6, ValueError, "sample_weight is 0 for every example"),
-        (["a"] * 6, TypeError, "sample_weight must be numbers, one an example"),
-        ("balanced", TypeError, "sample_weight must be numbers, one an example"),
+        (["a"] * 6, TypeError, "sample_weight must be numbers, got"),
+        ("balanced", TypeError, "sample_weight must be numbers, got"),
     ],
 )
 def test_weights_are_one_for_each_example(lab, weights, error, message):
