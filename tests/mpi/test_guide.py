@@ -22,7 +22,8 @@ def test_the_guide(tmp_path):
     assert [name for name, _ in programs] == ["train.py", "search.py"]
     for name, code in programs:
         (tmp_path / name).write_text(code, encoding="utf-8")
-    commands = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    install, *commands = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    assert install == 'pip install "bpengine[mpi]"\n'  # as the session has done
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     said = []
     for command in [*commands, commands[0]]:
