@@ -97,10 +97,15 @@ def known_keywords(target: T) -> T:
             if name not in names:
                 raise TypeError(f"{what}() has no argument {name!r}. {_hint(name, names)}")
         try:
-            signature.bind(*args, **keywords)
-        except TypeError as error:  # missing arguments, or too many
-            raise TypeError(f"{what}(): {error}. Arguments: {', '.join(names)}.") from None
-        return function(*args, **keywords)
+            return function(*args, **keywords)
+        except TypeError as error:
+            if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+                raise  # within the function
+            try:
+                signature.bind(*args, **keywords)
+            except TypeError as wrong:  # missing arguments, or too many
+                raise TypeError(f"{what}(): {wrong}. Arguments: {', '.join(names)}.") from None
+            raise
 
     return checked  # type: ignore[return-value]
 

@@ -290,7 +290,7 @@ def test_masks_have_the_values_that_theirs_have(p):
     assert (ours == 0).mean() == pytest.approx((theirs == 0).mean(), abs=spread)
 
 
-def rates(make, epochs, watched=None):
+def rates(make, epochs, monitored=None):
     """The learning rate that one of their schedulers gives each epoch, from 0.5 on."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     scheduler = make(optimizer)
@@ -298,7 +298,7 @@ def rates(make, epochs, watched=None):
     for epoch in range(epochs):
         found.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        scheduler.step(*([] if watched is None else [watched[epoch]]))
+        scheduler.step(*([] if monitored is None else [monitored[epoch]]))
     return found
 
 
@@ -339,12 +339,12 @@ def test_schedules(ours, theirs, epochs):
 
 @settings(max_examples=200)
 @given(
-    watched=st.lists(st.integers(0, 12).map(lambda n: n / 4), min_size=1, max_size=40),
+    monitored=st.lists(st.integers(0, 12).map(lambda n: n / 4), min_size=1, max_size=40),
     factor=st.sampled_from([0.1, 0.5]),
     patience=st.integers(1, 5),
     min_delta=st.sampled_from([0.0, 0.25, 0.6]),
 )
-def test_lowering_the_rate_on_a_plateau(watched, factor, patience, min_delta):
+def test_lowering_the_rate_on_a_plateau(monitored, factor, patience, min_delta):
     """Theirs waits for one epoch more than its `patience`."""
 
     def theirs(optimizer):
@@ -358,5 +358,5 @@ def test_lowering_the_rate_on_a_plateau(watched, factor, patience, min_delta):
         )
 
     ours = bp.schedules.OnPlateau(0.5, factor, patience, min_delta)
-    found = [ours.rate(epoch, watched[:epoch]) for epoch in range(len(watched))]
-    np.testing.assert_allclose(found, rates(theirs, len(watched), watched), rtol=1e-12)
+    found = [ours.rate(epoch, monitored[:epoch]) for epoch in range(len(monitored))]
+    np.testing.assert_allclose(found, rates(theirs, len(monitored), monitored), rtol=1e-12)

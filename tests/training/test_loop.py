@@ -195,7 +195,7 @@ def test_history(lab):
     ),
 )
 def test_chunks_of_steps_change_nothing(lab, examples, batch_size, optimizer, readback):
-    """Not even the last digit of a cost: what is watched must not depend on them."""
+    """Not even the last digit of a cost: what is monitored must not depend on them."""
     X, Y = data(examples)
     found = []
     for steps, elements in [((64, 64), 1), *readback]:
