@@ -7,14 +7,13 @@ from ladder import LADDER, examples, network
 import bpengine as bp
 from bpengine.backprop import equations
 from bpengine.backprop.workspace import Workspace
-from bpengine.model.packed_examples import pack_examples
 
 
 def forward(name: str):
     """Feedforward alone, replayed as a plan's is."""
     net, (X, Y) = network(name), examples(name)
     workspace = Workspace(net.sizes, net.activations, X.shape[1], net.backend, net.dtype, errors=False)
-    pack_examples(X, Y, net.sizes[-1], net.backend, net.dtype, out=workspace.rows)
+    workspace.fill(X, Y)
     operations = equations.feedforward(net.parameters, net.activations, workspace)
     return net.backend.compile(operations)
 

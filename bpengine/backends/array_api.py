@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -24,7 +24,7 @@ Calls = Iterator[Call]
 class Replay:
     """A program as a list of (function, operands), called in order as ``function(*operands)``."""
 
-    def __init__(self, calls: Sequence[Call]) -> None:
+    def __init__(self, calls: list[Call]) -> None:
         self.calls = calls
 
     def run(self, steps: int) -> None:
@@ -46,6 +46,9 @@ class Replay:
                 function(*operands)
             steps_taken[0] += 1
             slot[...] = output
+
+    def forget_batches(self) -> None:
+        """Nothing: batches are not kept."""
 
 
 def _has_views(array: Array) -> bool:

@@ -135,3 +135,6 @@ class Program(Protocol):
 
     def run_batches(self, batches: Batches, steps_taken: list[int]) -> None:
         """A step on each of some batches; counts in ``steps_taken[0]`` those that are complete."""
+
+    def forget_batches(self) -> None:
+        """Hold no reference to the last batches."""

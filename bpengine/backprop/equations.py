@@ -22,12 +22,16 @@ __all__ = ["backprop", "feedforward"]
 def feedforward(
     parameters: Parameters, activations: Sequence[Activation], workspace: Workspace
 ) -> Iterator[Operation]:
-    """Weighted inputs and activations, layer by layer."""
+    """Weighted inputs and activations, layer by layer.
+
+    A workspace without rows of examples has z of the first layer already.
+    """
     W, x, z, a = parameters.blocks, workspace.extended, workspace.z, workspace.a
     for l, σ in enumerate(activations):
-        yield from workspace.drop(l)  # with dropout: a ← a ⊙ mask
-        # z = w a + b = [w b] [a; 1]
-        yield product("feedforward", W[l], x[l], z[l])
+        if l > 0 or x[0] is not None:
+            yield from workspace.drop(l)  # with dropout: a ← a ⊙ mask
+            # z = w a + b = [w b] [a; 1]
+            yield product("feedforward", W[l], x[l], z[l])
         # a = σ(z)
         yield from σ.forward(z[l], a[l])
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from bpengine.backends import Array, Program
+from bpengine.backends import Array
+from bpengine.backends.array_api import Replay
 from bpengine.backprop import equations
 from bpengine.backprop.workspace import Workspace
 from bpengine.model.examples import sample_weights
 from bpengine.model.labels import classes, true_classes
 from bpengine.model.model import Model
-from bpengine.model.packed_examples import pack_examples, per_network_parts
 
 __all__ = ["evaluate", "feedforward", "forward_chunks", "predict"]
 
@@ -24,6 +24,11 @@ CHUNK_ELEMENTS = 2**22  # of a chunk of many examples
 def feedforward(model: Model, X: Array) -> Array:
     """Output activations for every column of X; see `bpengine.Network.feedforward`."""
     X = model.check_inputs(X)
+    if X.shape[-1] <= chunk_size(model):
+        forward = _run(model, X)
+        out = model.backend.xp.asarray(forward.workspace.a[-1], copy=True)
+        forward.keep()
+        return out
     out = model.backend.empty((*model.stack, model.sizes[-1], X.shape[-1]), model.dtype)
     for columns, workspace in forward_chunks(model, X):
         out[..., columns] = workspace.a[-1]
@@ -44,36 +49,62 @@ def chunk_size(model: Model) -> int:
     return max(1, CHUNK_ELEMENTS // (sum(model.sizes) * math.prod(model.stack)))
 
 
-def forward_chunks(
-    network: Model, X: Array, Y: Array | None = None
-) -> Iterator[tuple[slice, Workspace]]:
+def forward_chunks(model: Model, X: Array) -> Iterator[tuple[slice, Workspace]]:
     """Feed X forward in chunks; yields the columns of a chunk and its workspace, which is reused."""
-    m = int(X.shape[-1])
-    chunk = min(m, chunk_size(network))
-    outputs, backend, dtype = network.sizes[-1], network.backend, network.dtype
-    per_network = per_network_parts(X, X if Y is None else Y, None)
+    m, chunk = int(X.shape[-1]), chunk_size(model)
     for start in range(0, m, chunk):
         columns = slice(start, min(m, start + chunk))
-        workspace, program = _forward_program(network, columns.stop - columns.start, per_network)
-        y = None if Y is None else Y[..., columns]
-        pack_examples(X[..., columns], y, outputs, backend, dtype, out=workspace.rows)
-        program.run(1)
-        yield columns, workspace
+        forward = _run(model, X if m <= chunk else X[..., columns])
+        yield columns, forward.workspace
+        forward.keep()
 
 
-def _forward_program(network: Model, m: int, per_network: tuple[str, ...]) -> tuple[Workspace, Program]:
-    """Feedforward for m examples; every thread caches its last program."""
-    cache, σ = network.forward_programs, network.activations
-    key = network.parameters, σ, m, per_network
-    if getattr(cache, "key", None) != key:
-        sizes, backend, dtype, stack = network.sizes, network.backend, network.dtype, network.stack
-        workspace = Workspace(
-            sizes, σ, m, backend, dtype, errors=False, stack=stack, per_network=per_network
+def _run(model: Model, X: Array) -> Forward:
+    """Feed X forward by what the last call for this shape used."""
+    key = Forward, model.parameters, model.activations, X.shape
+    forward: Forward = model.recent.take(key) or Forward(model, X, key)
+    forward.run(X)
+    return forward
+
+
+class Forward:
+    """Feedforward for arrays of the shape of X, which are read in place."""
+
+    def __init__(self, model: Model, X: Array, key: Any) -> None:
+        self._recent, self._key = model.recent, key
+        self._backend, self._dtype = backend, dtype = model.backend, model.dtype
+        ws = self.workspace = Workspace(
+            model.sizes,
+            model.activations,
+            int(X.shape[-1]),
+            backend,
+            dtype,
+            rows=False,
+            errors=False,
+            stack=model.stack,
+            per_network=("inputs",) if X.ndim > 2 else (),
         )
-        operations = equations.feedforward(network.parameters, σ, workspace)
-        cache.program, cache.key = (workspace, backend.compile(operations)), key
-    found: tuple[Workspace, Program] = cache.program
-    return found
+        self._program = backend.compile(equations.feedforward(model.parameters, model.activations, ws))
+        w, b, z = model.weights[0], model.biases[0], ws.z[0]
+        if X.ndim < z.ndim:  # one product for all networks of a stack
+            w, b, z = (backend.xp.reshape(x, (-1, x.shape[-1]), copy=False) for x in (w, b, z))
+        self._first = w, b, z
+        if isinstance(self._program, Replay) and isinstance(z, np.ndarray):
+            self._program.calls[:0] = (np.matmul, ()), (np.add, (z, b, z))
+
+    def run(self, X: Array) -> None:
+        """Write weighted inputs and activations to the workspace."""
+        w, b, z = self._first
+        x = self._backend.asarray(X, self._dtype)
+        if isinstance(self._program, Replay) and isinstance(z, np.ndarray):
+            self._program.calls[0] = np.matmul, (w, x, z)
+        else:
+            z[...] = w @ x + b
+        self._program.run(1)
+
+    def keep(self) -> None:
+        """Leave it to the next call."""
+        self._recent.keep(self._key, self, self.workspace.bytes)
 
 
 def evaluate(network: Model, X: Array, Y: Array, sample_weight: Array | None = None) -> dict[str, Any]:
@@ -87,17 +118,18 @@ def evaluate(network: Model, X: Array, Y: Array, sample_weight: Array | None = N
 
     def total(values: Array, columns: slice) -> Any:
         """The sum over the examples in some columns."""
-        values = xp.astype(values, xp.float64)
-        values = values if weights is None else values * weights[..., columns]
-        return backend.to_float(xp.sum(values, axis=-1))
+        if weights is not None:
+            values = xp.astype(values, xp.float64) * weights[..., columns]
+        return backend.to_float(xp.sum(values, axis=-1, dtype=xp.float64))
 
     cost: Any = 0.0
     right: Any = 0.0
-    for columns, ws in forward_chunks(network, X, Y):
+    for columns, ws in forward_chunks(network, X):
+        y = backend.asarray(Y[..., columns], network.dtype)
         with np.errstate(all="ignore"):
-            values = network.cost.per_example(network.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
+            values = network.cost.per_example(network.activations[-1], ws.z[-1], ws.a[-1], y)
         cost = cost + total(values, columns)
-        wanted = None if right is None else true_classes(xp, ws.targets)
+        wanted = None if right is None else true_classes(xp, y)
         right = None if wanted is None else right + total(classes(xp, ws.a[-1]) == wanted, columns)
     result = {"cost": cost / m + network.penalty.value(network.parameters)}
     if right is not None:

@@ -9,7 +9,6 @@ from typing import Any, Self, SupportsIndex
 
 import numpy as np
 
-from bpengine import schedules
 from bpengine.backends import Array, Backend, DeviceMemoryError, Operation, Settings
 from bpengine.backends.namespace import array_namespace
 from bpengine.backprop import equations
@@ -18,7 +17,7 @@ from bpengine.backprop.reduction import Mean
 from bpengine.backprop.workspace import Workspace, example_bytes
 from bpengine.model.examples import sample_weights
 from bpengine.model.model import Model, check_model
-from bpengine.model.packed_examples import PARTS, pack_examples, per_network_parts
+from bpengine.model.packed_examples import PARTS, per_network_parts
 from bpengine.model.parameters import Gradient
 from bpengine.model.tables import as_html, as_text
 from bpengine.optimizers.base import Optimizer, check_optimizer
@@ -141,7 +140,7 @@ class Plan:
         _write(reduction.scalars(1.0))
         if optimizer is not None and self.state is not None:
             self.operations += reduction.update(self.state.operations(reduction.average))
-            self.learning_rate = schedules.resolve(optimizer.learning_rate).rate(0.0)
+            self.learning_rate = self.state.initial_rate
         self.program = reduction.compile(self.operations, replayer or backend)
         self._targets: list[Array] | None = None
         self._loaded = self._ran = False
@@ -204,6 +203,12 @@ class Plan:
         """Bytes that the operations of a step read and write."""
         return sum(op.bytes for op in self.operations)
 
+    @property
+    def bytes_kept(self) -> int:
+        """Bytes of the buffers."""
+        entries = int(self.network.vector.shape[0])
+        return self.workspace.bytes + entries * np.dtype(self.network.dtype).itemsize
+
     def load(self, X: Array, Y: Array, sample_weight: Array | None = None) -> None:
         """Copy a batch into the plan's buffers.
 
@@ -219,8 +224,7 @@ class Plan:
         ValueError, TypeError
             If they don't fit the network, or are not m examples.
         """
-        net = self.network
-        X, Y = net.check_examples(X, Y)
+        X, Y = self.network.check_examples(X, Y)
         if X.shape[-1] != self.batch_size:
             raise ValueError(
                 f"X has {X.shape[-1]} examples; this plan is for batches of {self.batch_size}. "
@@ -231,14 +235,18 @@ class Plan:
                 "this plan takes no sample_weight; make one that does with "
                 f"net.plan(batch_size={self.batch_size}, …, weighted=True)."
             )
-        weights = None
+        self.load_checked(X, Y, sample_weight)
+
+    def load_checked(self, X: Array, Y: Array, sample_weight: Array | None = None) -> None:
+        """As `load`, of m examples that fit the network."""
+        net, weights = self.network, None
         if self.workspace.weights is not None:
             weights = sample_weights(sample_weight, self.batch_size, net.backend, stack=net.stack)
-        X, Y, weights = self._shaped(X, Y, weights)
+        if net.stack:
+            X, Y, weights = self._shaped(X, Y, weights)
         if self.optimizer is not None:
             Y = net.smoothed(Y)
-        rows = self.workspace.rows
-        pack_examples(X, Y, net.sizes[-1], net.backend, net.dtype, out=rows, weights=weights)
+        self.workspace.fill(X, Y, weights)
         self._loaded, self._ran = True, False
 
     def _shaped(self, X: Array, Y: Array, weights: Any) -> tuple[Array, Array, Any]:
@@ -274,8 +282,9 @@ class Plan:
 
     def run_loaded(self) -> Self:
         """Run a step on the batch in the workspace's rows."""
-        self._loaded = True
-        return self.run()
+        self.program.run(1)
+        self._loaded = self._ran = True
+        return self
 
     @property
     def output(self) -> Array:
@@ -300,10 +309,10 @@ class Plan:
         with np.errstate(all="ignore"):
             values = net.cost.per_example(net.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
         xp = net.backend.xp
-        values = xp.astype(values, xp.float64)
         if ws.weights is not None:
-            values = values * xp.astype(ws.weights[..., 0, :], xp.float64)
-        return net.backend.to_float(xp.mean(values, axis=-1)) + net.penalty.value(net.parameters)
+            values = xp.astype(values, xp.float64) * xp.astype(ws.weights[..., 0, :], xp.float64)
+        total = net.backend.to_float(xp.sum(values, axis=-1, dtype=xp.float64))
+        return total / self.batch_size + net.penalty.value(net.parameters)
 
     @property
     def gradient(self) -> Gradient:
@@ -375,10 +384,14 @@ class Plan:
 def gradient(model: Model, X: Array, Y: Array, sample_weight: Array | None = None) -> Gradient:
     """Gradient of the average cost over the columns of X; see `bpengine.Network.backprop`."""
     X, Y = model.check_examples(X, Y)
+    m, weighted = int(X.shape[-1]), sample_weight is not None
     per_network = per_network_parts(X, Y, sample_weight) if model.stack else ()
-    plan = Plan(model, X.shape[-1], weighted=sample_weight is not None, per_network=per_network)
-    plan.load(X, Y, sample_weight)
-    return plan.run().gradient
+    key = Plan, model.step_key, m, weighted, per_network
+    plan = model.recent.take(key) or Plan(model, m, weighted=weighted, per_network=per_network)
+    plan.load_checked(X, Y, sample_weight)
+    found = plan.run_loaded().gradient.copied()
+    model.recent.keep(key, plan, plan.bytes_kept)
+    return found
 
 
 def _checked_parts(per_network: Collection[str], stack: tuple[int, ...]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection, Iterator, Sequence
 
@@ -29,6 +30,9 @@ class Workspace:
     ----------
     sizes, activations, batch_size, backend, dtype, stack, dropout, rngs
         As for `Model` and `Network.plan`.
+    rows : bool, optional
+        Whether to create the rows of examples. Without them, whatever uses the workspace writes z of the
+        first layer after the input, and there are no targets and no dropout.
     errors : bool, optional
         Whether to create the buffers of the backward pass.
     per_network : collection of {"inputs", "targets", "weights"}, optional
@@ -67,6 +71,7 @@ class Workspace:
         backend: Backend,
         dtype: str,
         *,
+        rows: bool = True,
         errors: bool = True,
         stack: tuple[int, ...] = (),
         per_network: Collection[str] = (),
@@ -76,6 +81,54 @@ class Workspace:
         scales: bool = False,
     ) -> None:
         m = self.batch_size = batch_size
+        self.backend, self.dtype = backend, dtype
+        self.extended: list[Array] = [None]
+        self.weights: Array | None = None
+        if rows:
+            self._create_rows(sizes, stack, per_network, weighted)
+        shapes = [(*stack, m, sizes[0]), *((*stack, n, m) for n in sizes[1:-1])]
+        self.dropout = Dropout(dropout, shapes, rngs, backend, dtype)
+        if 0 in self.dropout:
+            # another array, as a batch must not change
+            left = backend.empty((*stack, m, padded(sizes[0] + 1, backend, dtype)), dtype)
+            left[..., sizes[0] :] = 0.0
+            left[..., sizes[0]] = 1.0
+            self.extended[0] = left.mT
+        one_product = stack and "inputs" not in per_network and 0 not in self.dropout
+        self.z: list[Array] = []
+        self.a: list[Array] = []
+        for l, (n, σ) in enumerate(zip(sizes[1:-1], activations, strict=False), 1):
+            extended = backend.empty((*stack, padded(n + 1, backend, dtype), m), dtype)
+            extended[..., n:, :] = 0.0
+            extended[..., n, :] = 1.0
+            self.extended.append(extended)
+            # a separate array for dropout, as the slope needs a
+            whole = extended[..., :n, :]
+            self.a.append(backend.empty(whole.shape, dtype) if l in self.dropout else whole)
+            # one product for all networks writes a contiguous z
+            keeps_z = σ.of == "z" or (l == 1 and one_product)
+            self.z.append(backend.empty((*stack, n, m), dtype) if keeps_z else self.a[-1])
+        # costs are exact only from z
+        self.z.append(backend.empty((*stack, sizes[-1], m), dtype))
+        self.a.append(backend.empty((*stack, sizes[-1], m), dtype))
+        self.delta: list[Array] = (
+            [backend.empty((*stack, n, m), dtype) for n in sizes[1:]] if errors else []
+        )
+        self.scale = backend.empty((*stack, 1, 1) if scales else (), dtype)
+        self.scale[...] = 1 / m
+        self.example_scale = self.scale
+        if weighted:
+            scales = scales or (self.weights is not None and self.weights.ndim > 2)
+            self.example_scale = backend.empty((*stack, 1, m) if scales else (1, m), dtype)
+
+    def _create_rows(
+        self,
+        sizes: Sequence[int],
+        stack: tuple[int, ...],
+        per_network: Collection[str],
+        weighted: bool,
+    ) -> None:
+        m, backend, dtype = self.batch_size, self.backend, self.dtype
         width = padded(sizes[0] + 1, backend, dtype)
         if "inputs" in per_network:
             end = width + sizes[-1]
@@ -90,42 +143,27 @@ class Workspace:
             self.rows, x = rows, rows[:, :width]
             y, weights = in_stack(rows[:, width:end], y_stack), in_stack(rows[:, end:], weights_stack)
         self.inputs: Array = x[..., : sizes[0]]
-        self.extended: list[Array] = [x.mT]
+        x[..., sizes[0] :] = 0.0
+        x[..., sizes[0]] = 1.0
+        self.extended = [x.mT]
         self.targets: Array = y
-        self.weights: Array | None = weights if weighted else None
-        shapes = [(*stack, m, sizes[0]), *((*stack, n, m) for n in sizes[1:-1])]
-        self.dropout = Dropout(dropout, shapes, rngs, backend, dtype)
-        if 0 in self.dropout:
-            # another array, as a batch must not change
-            left = backend.empty((*stack, m, width), dtype)
-            left[..., sizes[0] :] = 0.0
-            left[..., sizes[0]] = 1.0
-            self.extended[0] = left.mT
-        self.z: list[Array] = []
-        self.a: list[Array] = []
-        for l, (n, σ) in enumerate(zip(sizes[1:-1], activations, strict=False), 1):
-            extended = backend.empty((*stack, padded(n + 1, backend, dtype), m), dtype)
-            extended[..., n:, :] = 0.0
-            extended[..., n, :] = 1.0
-            self.extended.append(extended)
-            # a separate array for dropout, as the slope needs a
-            whole = extended[..., :n, :]
-            self.a.append(backend.empty(whole.shape, dtype) if l in self.dropout else whole)
-            # a single product gives z of all networks, contiguous
-            keeps_z = σ.of == "z" or (l == 1 and self.extended[0].ndim <= len(stack) + 1)
-            self.z.append(backend.empty((*stack, n, m), dtype) if keeps_z else self.a[-1])
-        # costs are exact only from z
-        self.z.append(backend.empty((*stack, sizes[-1], m), dtype))
-        self.a.append(backend.empty((*stack, sizes[-1], m), dtype))
-        self.delta: list[Array] = (
-            [backend.empty((*stack, n, m), dtype) for n in sizes[1:]] if errors else []
-        )
-        self.scale = backend.empty((*stack, 1, 1) if scales else (), dtype)
-        self.scale[...] = 1 / m
-        self.example_scale = self.scale
-        if weighted:
-            scales = scales or weights.ndim > 2
-            self.example_scale = backend.empty((*stack, 1, m) if scales else (1, m), dtype)
+        self.weights = weights if weighted else None
+
+    def fill(self, X: Array, Y: Array | None = None, weights: Array | None = None) -> None:
+        """Write checked examples to the rows, whose constants are there."""
+        self.inputs[...] = self.backend.asarray(X, self.dtype).mT
+        if Y is not None:
+            self.targets[...] = self.backend.asarray(Y, self.dtype)
+        if self.weights is not None:
+            self.weights[..., 0, :] = self.backend.asarray(weights, self.dtype)
+
+    @functools.cached_property
+    def bytes(self) -> int:
+        """Of the largest buffers."""
+        rows = () if self.extended[0] is None else (self.rows,)
+        arrays = *rows, *self.extended[1:], *self.z, *self.a, *self.delta
+        entries: int = sum(math.prod(x.shape) for x in arrays)
+        return entries * np.dtype(self.dtype).itemsize
 
     def weigh(self) -> Iterator[Operation]:
         """Multiply the scale by the examples' weights, if any."""

@@ -205,8 +205,8 @@ class Program(ABC):
         engine, X = self._ready_engine(), data.inputs(self.sizes[0]).T
         σ, total = engine.activations[-1], 0.0
         with np.errstate(all="ignore"):
-            for _, ws in forward_chunks(engine, X, targets.T):
-                values = engine.cost.per_example(σ, ws.z[-1], ws.a[-1], ws.targets)
+            for columns, ws in forward_chunks(engine, X):
+                values = engine.cost.per_example(σ, ws.z[-1], ws.a[-1], targets.T[:, columns])
                 total += float(np.sum(values))
         return total / len(data)
 

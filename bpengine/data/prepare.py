@@ -11,7 +11,7 @@ from bpengine.backends import Array, Backend
 from bpengine.data.memmap import MemoryMapped
 from bpengine.data.offload import Offloaded, fits_on_device
 from bpengine.data.per_network import PerNetwork
-from bpengine.data.resident import InMemory
+from bpengine.data.resident import InMemory, SingleBatch
 from bpengine.data.source import Source
 from bpengine.model.examples import sample_weights
 from bpengine.model.labels import class_weights
@@ -84,8 +84,9 @@ def make_source(
     m: int,
     shuffle: bool | int | str,
     totals: Totals,
+    passes: int | None = None,
 ) -> Source:
-    """The source of batches of m of the examples in `columns`."""
+    """The source of batches of m of the examples in `columns`, for a number of passes if known."""
     if isinstance(shuffle, str) and shuffle == "each":
         if not network.stack:
             raise ValueError("shuffle='each' is for a stack of networks; this is one network.")
@@ -115,6 +116,8 @@ def make_source(
     if mapped:
         kind = MemoryMapped if network.backend.memory_left() is None else Offloaded
         return kind(network, X, Y, weights, m, shuffle, columns)
+    if passes == 1 and m == N and not per_network:
+        return SingleBatch(network, X, Y, weights)
     if per_network or fits_on_device(network, N, weights is not None):
         return InMemory(network, X, Y, weights, m, shuffle)
     return Offloaded(network, X, Y, weights, m, shuffle)

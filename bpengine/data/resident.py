@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from bpengine.backends import Array, Slices
-from bpengine.data.source import Chunk, IndexedSource
+from bpengine.data.source import Chunk, IndexedSource, Most, Source
 from bpengine.model.model import Model
 from bpengine.model.packed_examples import PARTS, TargetColumns, pack_examples, per_network_parts
 
-__all__ = ["InMemory"]
+__all__ = ["InMemory", "SingleBatch"]
 
 
 class InMemory(IndexedSource):
@@ -73,3 +74,30 @@ class InMemory(IndexedSource):
         tail = self._target_columns()
         rows = xp.take(self.rows[:, self.rows.shape[1] - tail.width :], indices, axis=0)
         return tail.outcomes(xp.reshape(rows, (-1, m, rows.shape[1])))
+
+
+class SingleBatch(Source):
+    """Examples that are one batch, in order."""
+
+    def __init__(self, network: Model, X: Array, Y: Array, weights: Array | None) -> None:
+        self.network, self.X, self.Y, self.weights = network, X, network.smoothed(Y), weights
+        self.m = self.examples = self.batch_size = int(X.shape[-1])
+        self.steps = 1
+
+    def chunks(self, rng: np.random.Generator, most: Most) -> Iterator[Chunk]:
+        """A single step."""
+        weighted = self.weights is not None
+        yield Chunk(self.m, weighted, [None], self._load, self._outcomes)
+
+    def _load(self, batch: None, rows: Array) -> None:
+        net = self.network
+        pack_examples(
+            self.X, self.Y, net.sizes[-1], net.backend, net.dtype, out=rows, weights=self.weights
+        )
+
+    def _outcomes(self) -> tuple[Array, Array | None]:
+        net = self.network
+        arrays = (x if x is None else net.backend.asarray(x, net.dtype) for x in (self.Y, self.weights))
+        # axes for the steps, and in a stack for the networks, which share the batch
+        y, weights = (x if x is None else x[(None,) * (1 + len(net.stack))] for x in arrays)
+        return y, weights

@@ -14,7 +14,6 @@ from bpengine.backprop.plan import gradient
 from bpengine.backprop.workspace import Workspace
 from bpengine.model.examples import sample_weights
 from bpengine.model.model import Model, check_single
-from bpengine.model.packed_examples import pack_examples
 from bpengine.model.parameters import Gradient, Parameters
 from bpengine.validation import flag, positive_number
 
@@ -259,7 +258,7 @@ class _PerturbedNetworks:
         for l, block in enumerate(self.blocks):
             self.put(self.parameters, l, block)
         self.workspace = Workspace(sizes, σ, m, backend, "float64", errors=False, stack=stack)
-        pack_examples(X, Y, sizes[-1], backend, "float64", out=self.workspace.rows)
+        self.workspace.fill(X, Y)
         feedforward = equations.feedforward(self.parameters, σ, self.workspace)
         self.program = backend.compile(feedforward)
         self.unperturbed = self._costs()[0]

@@ -81,6 +81,9 @@ class SummedProgram:
             self._end()
             self.update.run(1)
 
+    def forget_batches(self) -> None:
+        """Nothing: batches are not kept."""
+
     def run_batches(self, batches: Batches, taken: list[int]) -> None:
         """A step on each batch."""
         for step, (batch, slot) in enumerate(zip(batches.batches, batches.slots, strict=False)):

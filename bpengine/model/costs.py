@@ -157,7 +157,8 @@ class Cost:
         """Raise ValueError if targets of shape (…, n_L, m) are outside the cost's domain."""
         xp = array_namespace(y)
         low, high = self.within
-        if bool(xp.any((y < low) | (y > high))):
+        bounded = (low, high) != (-math.inf, math.inf)
+        if bounded and bool(xp.any((y < low) | (y > high))):
             raise ValueError(
                 f"{name} has values from {float(xp.min(y))} to {float(xp.max(y))}; cost "
                 f"{self.name!r} takes targets from {low:g} to {high:g}."
@@ -178,7 +179,8 @@ def _difference(a: Array, y: Array, scale: Array) -> Array:
 
 
 def _quadratic(a: Array, y: Array) -> Array:
-    return 0.5 * array_namespace(a).sum((a - y) ** 2, axis=-2)
+    r = a - y
+    return 0.5 * array_namespace(r).vecdot(r, r, axis=-2)
 
 
 def _quadratic_derivative(a: Array, y: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -117,7 +118,12 @@ def classes(xp: Any, a: Array) -> Array:
 
 def true_classes(xp: Any, y: Array) -> Array | None:
     """The class that each column of targets stands for, or None where they are not classes."""
-    one_hot = xp.all((y == 0) | (y == 1))
-    if y.shape[-2] > 1:
-        one_hot = one_hot & xp.all(xp.sum(y, axis=-2) == 1)
+    ones = y == 1
+    if y.shape[-2] > 1:  # a single 1 in each column
+        one_hot = (
+            xp.all(xp.any(ones, axis=-2))
+            and xp.sum(xp.astype(y != 0, xp.int64)) == math.prod(y.shape) // y.shape[-2]
+        )
+    else:
+        one_hot = xp.all(ones | (y == 0))
     return classes(xp, y) if bool(one_hot) else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import operator
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -19,9 +18,10 @@ from bpengine.backends import Array, Backend, get, infer
 from bpengine.model import costs
 from bpengine.model.activations import ActivationLike, per_layer, resolve
 from bpengine.model.costs import Cost
-from bpengine.model.examples import examples, targets
+from bpengine.model.examples import examples, is_ready, targets
 from bpengine.model.initializers import INITIALIZERS, initialize
 from bpengine.model.parameters import Parameters, ParameterSlice, Views
+from bpengine.model.recent import Recent
 from bpengine.model.regularization import Penalty, probabilities, smoothed
 from bpengine.model.suggestions import ATTRIBUTES, known_keywords
 from bpengine.model.tables import as_html, as_text
@@ -52,8 +52,8 @@ class Model:
     ----------
     backend_was_given : bool
         Whether the constructor was given a backend.
-    forward_programs : threading.local
-        Each thread's last feedforward program.
+    recent : Recent
+        Each thread's last programs and plans.
     """
 
     @known_keywords
@@ -108,7 +108,7 @@ class Model:
 
     def _reset(self) -> None:
         """Clear what is cached between calls."""
-        self.forward_programs = threading.local()
+        self.recent = Recent()
 
     def _per_network(
         self, value: Any, check: Callable[[Any, str], float], name: str
@@ -202,6 +202,12 @@ class Model:
         return Penalty(self.l1, self.l2)
 
     @property
+    def step_key(self) -> tuple[Any, ...]:
+        """What the steps of backpropagation depend on, to be compared."""
+        penalties = tuple(np.ravel(self.l1)), tuple(np.ravel(self.l2))
+        return self.parameters, self.activations, self.cost, penalties
+
+    @property
     def accepts_labels(self) -> bool:
         """Whether targets may be labels: outputs are from 0 to 1, or the cost is a classification's."""
         low, high = self.activations[-1].range
@@ -217,6 +223,8 @@ class Model:
 
     def check_inputs(self, X: Array) -> Array:
         """X, checked; the first array sets the backend of a model without one."""
+        if self._bound and is_ready(X, self.sizes[0], self.dtype):
+            return X
         backend = self._backend_for(X)
         X = examples(X, self.sizes[0], backend, self.dtype, stack=self.stack)
         self.bind_backend(backend)
@@ -230,6 +238,11 @@ class Model:
         The first array sets the backend of a network without one. Without `read`, X is not checked for
         NaN and infinity.
         """
+        rows, outputs, dtype = self.sizes[0], self.sizes[-1], self.dtype
+        ready = self._bound and is_ready(X, rows, dtype) and is_ready(Y, outputs, dtype)
+        if ready and X.shape[1] == Y.shape[1]:
+            self.cost.check_targets(Y, names[1])
+            return X, Y
         backend = self._backend_for(X)
         stack = self.stack
         X = examples(X, self.sizes[0], backend, self.dtype, names[0], read=read, stack=stack)
@@ -322,7 +335,7 @@ class Model:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {**vars(self), "vector": self.backend.to_numpy(self.vector)}
-        del state["parameters"], state["forward_programs"]
+        del state["parameters"], state["recent"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Sequence
@@ -91,7 +92,6 @@ class Parameters:
         self._shapes = [(*stack, n, width) for n, width in zip(self.sizes[1:], widths, strict=True)]
         self.vector = backend.empty((sum(map(math.prod, self._shapes)),), dtype)
         self.vector[...] = 0.0
-        self._name(self.split(self.vector))
 
     def __repr__(self) -> str:
         sizes = zip(self.sizes[1:], self.sizes, strict=False)
@@ -107,11 +107,20 @@ class Parameters:
             for (start, stop), shape in zip(pairwise(ends), self._shapes, strict=True)
         ]
 
-    def _name(self, blocks: Sequence[Array]) -> None:
-        fan_in = self.sizes[:-1]
-        self.blocks = Views(blocks)
-        self.weights = Views(block[..., :n] for block, n in zip(blocks, fan_in, strict=True))
-        self.biases = Views(block[..., n : n + 1] for block, n in zip(blocks, fan_in, strict=True))
+    @functools.cached_property
+    def blocks(self) -> Views:
+        """``[w b 0]`` per layer."""
+        return Views(self.split(self.vector))
+
+    @functools.cached_property
+    def weights(self) -> Views:
+        """Of shape (…, n_l, n_{l-1}) per layer."""
+        return Views(x[..., :n] for x, n in zip(self.blocks, self.sizes[:-1], strict=True))
+
+    @functools.cached_property
+    def biases(self) -> Views:
+        """Of shape (…, n_l, 1) per layer."""
+        return Views(x[..., n : n + 1] for x, n in zip(self.blocks, self.sizes[:-1], strict=True))
 
 
 class ParameterSlice(Parameters):
@@ -123,7 +132,7 @@ class ParameterSlice(Parameters):
     def __init__(self, parameters: Parameters, i: int) -> None:
         self.sizes, self.backend, self.stack = parameters.sizes, parameters.backend, ()
         self.dtype = parameters.dtype
-        self._name([block[i, ...] for block in parameters.blocks])
+        self.blocks = Views(block[i, ...] for block in parameters.blocks)
 
     @property
     def vector(self) -> Array:
@@ -147,6 +156,14 @@ class Gradient(Parameters):
     """
 
     cost: Any
+
+    def copied(self) -> Gradient:
+        """The same numbers in another vector."""
+        new = object.__new__(type(self))
+        new.sizes, new.backend, new.dtype, new.stack = self.sizes, self.backend, self.dtype, self.stack
+        new._shapes, new.cost = self._shapes, self.cost
+        new.vector = self.backend.xp.asarray(self.vector, copy=True)
+        return new
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, cost {self.cost})"

@@ -22,11 +22,16 @@ class Penalty:
 
     def __init__(self, l1: PerNetwork, l2: PerNetwork) -> None:
         self.l1, self.l2 = l1, l2
-        self._has_l1, self._has_l2 = (bool(np.any(strength)) for strength in (l1, l2))
+        self._has_l1, self._has_l2 = (
+            bool(strength.any()) if isinstance(strength, np.ndarray) else strength != 0
+            for strength in (l1, l2)
+        )
 
     def value(self, parameters: Parameters) -> Any:
         """The penalty, in float64; for a stack of shape (P,)."""
         total: Any = 0.0
+        if not (self._has_l1 or self._has_l2):
+            return total
         backend = parameters.backend
         for w in parameters.weights:
             xp = array_namespace(w)

@@ -157,6 +157,7 @@ def run(training: Training) -> History:
             with ExitStack() as ends:  # all are called, even if one fails
                 for callback in reversed(started):
                     ends.callback(callback.end, training)
+    training.runner.keep()
     return training.history
 
 
@@ -177,7 +178,8 @@ def partial_fit(
     if optimizer is not None:
         check_optimizer(optimizer)
     X, Y, weights = checked_examples(model, X, Y, sample_weight, class_weight, Totals())
-    source = make_source(model, X, Y, weights, None, min(m, int(X.shape[-1])), shuffle, Totals())
+    N = int(X.shape[-1])
+    source = make_source(model, X, Y, weights, None, min(m, N), shuffle, Totals(), passes=1)
     if training is None or optimizer not in (None, training.optimizer):
         kind = StackTraining if model.stack else Training
         training = kind(model, optimizer or SGD(), source)

@@ -37,10 +37,11 @@ INTERNAL = {
     "backend_was_given",
     "check_examples",
     "check_inputs",
-    "forward_programs",
     "network_rngs",
     "penalty",
+    "recent",
     "smoothed",
+    "step_key",
 }
 
 
@@ -408,7 +409,7 @@ class Network(Model):
         X, Y, sample_weight, class_weight, shuffle
             As for `fit`.
         batch_size : int, optional
-            Examples a step; with fewer examples than that, all of them.
+            Examples a step; with fewer examples than that, all of them, in the order given.
         optimizer : Optimizer or str, optional
             By default that of the previous call, or SGD(). Another one, or a call of `fit`, resets the
             state.

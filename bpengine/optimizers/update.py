@@ -37,15 +37,13 @@ class OptimizerState:
             )
         θ, stack = parameters.vector, parameters.stack
         schedule = schedules.resolve(optimizer.learning_rate)
+        self.initial_rate = schedule.rate(0.0)
         rate = np.asarray(schedule.value if isinstance(schedule, schedules.Constant) else 0.0)
         for name, value in (("learning_rate", rate), ("weight_decay", optimizer.weight_decay)):
             check_count(value, stack, name)
         self.optimizer = optimizer
         self.parameters = parameters
-        self.arrays = dict(optimizer.init(θ))
-        if optimizer.averaging is not None:
-            self.arrays["average"] = array_namespace(θ).asarray(θ, copy=True)
-            self.arrays["averaged"] = scalar(0.0, θ)
+        self.arrays = self._initial()
         # rules on the flat vector need a rate for every parameter
         self._rates = bool(rate.ndim)
         self.rate = (
@@ -55,6 +53,18 @@ class OptimizerState:
         self._bound, self._shrink = (parameters.backend.empty(shape, parameters.dtype) for _ in range(2))
         self._limits = limits(θ)
         self.learning_rate: Any = rate * 0.0
+
+    def _initial(self) -> dict[str, Array]:
+        θ = self.parameters.vector
+        arrays = dict(self.optimizer.init(θ))
+        if self.optimizer.averaging is not None:
+            arrays |= {"average": array_namespace(θ).asarray(θ, copy=True), "averaged": scalar(0.0, θ)}
+        return arrays
+
+    def reset(self) -> None:
+        """Set the state to the initial one."""
+        for name, x in self._initial().items():
+            self.arrays[name][...] = x
 
     @property
     def scale_per_network(self) -> bool:

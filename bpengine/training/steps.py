@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bpengine.backends import Array, Backend, Batches, Entries
+from bpengine.backends.namespace import all_finite
 from bpengine.backprop.plan import Plan
 from bpengine.data.source import Chunk
 from bpengine.model.model import Model, take_networks
+from bpengine.optimizers import BY_NAME
 from bpengine.optimizers.base import Optimizer, zeros_like
 from bpengine.optimizers.update import OptimizerState
 
@@ -94,6 +96,39 @@ class StepRunner:
         self.running: Sequence[int] | None = None
         self.raw_parameters: Array | None = None
         self._plans: dict[Any, tuple[Any, Entries, Array]] = {}
+        self._start: Snapshot | None = None  # of the last chunk, whose memory the next one takes
+        self._key: Any = None
+
+    @classmethod
+    def recent(cls, model: Model, optimizer: Optimizer, make_plan: PlanFactory) -> StepRunner:
+        """The runner that the last training like this one left, as if it were new; or a new one."""
+        if type(optimizer) not in BY_NAME.values() or make_plan is not plain_plan:
+            return cls(model, optimizer, make_plan)  # perhaps not comparable
+        key = cls, optimizer, model.step_key, model.dropout, model.rngs
+        runner: StepRunner | None = model.recent.take(key)
+        if runner is None:
+            runner = cls(model, optimizer, make_plan)
+            runner._key = key
+        else:
+            runner.state.reset()
+            runner.raw_parameters = runner.running = None
+            for plan, *_ in runner._plans.values():
+                plan.learning_rate = runner.state.initial_rate
+        return runner
+
+    def keep(self) -> None:
+        """Leave this runner to the next training."""
+        if self._key is not None:
+            for plan, *_ in self._plans.values():
+                plan.program.forget_batches()
+            size = sum(plan.bytes_kept for plan, *_ in self._plans.values())
+            self.model.recent.keep(self._key, self, size)
+
+    def use(self, executor: Backend) -> None:
+        """Run plans by another backend."""
+        if executor is not self.executor:
+            self.clear()
+            self.executor = executor
 
     def plan(self, chunk: Chunk) -> tuple[Any, Entries, Array]:
         """The plan for a chunk's batches, and a buffer for its outputs."""
@@ -173,14 +208,15 @@ class StepRunner:
         """
         plan, net = self.plan(chunk)[0], self.model
         xp, σ = net.backend.xp, net.activations[-1]
-        start = start or self.snapshot()
+        start = start or self.snapshot(self._start)
+        self._start = start
         completed = [0]
         try:
             x, y, weights = self.outputs(chunk, rates, completed)
-            values = xp.astype(net.cost.per_example(σ, x, x, y), xp.float64)
+            values = net.cost.per_example(σ, x, x, y)
             if weights is not None:
-                values = values * xp.astype(weights, xp.float64)
-            costs = net.backend.to_numpy(xp.sum(values, axis=-1))
+                values = xp.astype(values, xp.float64) * xp.astype(weights, xp.float64)
+            costs = net.backend.to_numpy(xp.sum(values, axis=-1, dtype=xp.float64))
             if not self._is_finite(costs):
                 find_non_finite(plan, start)
         except KeyboardInterrupt:
@@ -200,30 +236,35 @@ class StepRunner:
         chunk.load(chunk.batches[i], plan.workspace.rows)
         plan.program.run(1)
 
-    def snapshot(self) -> Snapshot:
-        """Copies of parameters and optimizer state, and the states of the random generators."""
+    def snapshot(self, out: Snapshot | None = None) -> Snapshot:
+        """Copies of parameters and optimizer state, and the states of the generators that steps use."""
         xp, net = self.model.backend.xp, self.model
         arrays = {"": net.vector, **self.state.arrays}
-        copies = {name: xp.asarray(array, copy=True) for name, array in arrays.items()}
-        return Snapshot(copies, [rng.bit_generator.state for rng in net.rngs])
+        draws = self.make_plan is not plain_plan or any(map(np.any, net.dropout))
+        random = [rng.bit_generator.state for rng in net.rngs] if draws else []
+        if out is None:
+            return Snapshot({k: xp.asarray(x, copy=True) for k, x in arrays.items()}, random)
+        for name, x in arrays.items():
+            out.arrays[name][...] = x
+        return Snapshot(out.arrays, random)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Restore a snapshot."""
         for name, array in {"": self.model.vector, **self.state.arrays}.items():
             array[...] = snapshot.arrays[name]
-        for rng, state in zip(self.model.rngs, snapshot.random, strict=True):
+        for rng, state in zip(self.model.rngs, snapshot.random, strict=False):
             rng.bit_generator.state = state
 
     def _is_finite(self, costs: np.ndarray[Any, Any] | None = None) -> bool:
         """Whether the parameters and costs are finite."""
-        xp, parameters, running = self.model.backend.xp, self.model.parameters, self.running
+        parameters, running = self.model.parameters, self.running
         if running is None:
             found = costs is None or bool(np.isfinite(costs).all())
-            return found and finite(xp, parameters.vector)
+            return found and all_finite(parameters.vector)
         if costs is not None and not np.isfinite(costs[:, running]).all():
             return False
-        return finite(xp, parameters.vector) or all(
-            finite(xp, block[int(i), ...]) for block in parameters.blocks for i in running
+        return all_finite(parameters.vector) or all(
+            all_finite(block[int(i), ...]) for block in parameters.blocks for i in running
         )
 
     def swap_in_average(self) -> None:
@@ -266,17 +307,12 @@ def first_non_finite_layer(plan: Any, results: Sequence[Array], p: int | None = 
     `results` are the blocks of updated parameters or gradients; `p` is a network of a stack.
     """
     net, ws = plan.network, plan.workspace
-    xp, at = net.backend.xp, ... if p is None else (p, ...)
-    forward = [finite(xp, z[at]) for z in ws.z]
-    backward = [finite(xp, block[at]) for block in results]
+    at = ... if p is None else (p, ...)
+    forward = [all_finite(z[at]) for z in ws.z]
+    backward = [all_finite(block[at]) for block in results]
     if not all(forward):
         return forward.index(False) + 2
     if not all(backward):
         return len(backward) + 1 - backward[::-1].index(False)
     values = net.cost.per_example(net.activations[-1], ws.z[-1], ws.a[-1], ws.targets)
-    return None if finite(xp, values[at]) else len(forward) + 1
-
-
-def finite(xp: Any, array: Array) -> bool:
-    """Whether there is no NaN and no infinity."""
-    return bool(xp.all(xp.isfinite(array)))
+    return None if all_finite(values[at]) else len(forward) + 1

@@ -12,7 +12,6 @@ import bpengine as bp
 from bpengine.backprop import equations
 from bpengine.backprop.workspace import Workspace
 from bpengine.model.costs import COSTS
-from bpengine.model.packed_examples import pack_examples
 from bpengine.model.parameters import Gradient, Parameters
 from bpengine.reference import per_example
 from bpengine.reference.linear import collapse
@@ -126,7 +125,7 @@ def stacked_pass(lab, case, networks, stack):
     workspace = Workspace(
         case.sizes, first.activations, case.batch, lab.backend, case.dtype, stack=stack
     )
-    pack_examples(*case.data(lab), case.sizes[-1], lab.backend, case.dtype, out=workspace.rows)
+    workspace.fill(*case.data(lab))
     gradient = Gradient(case.sizes, lab.backend, case.dtype, stack)
     σ = first.activations
     operations = [

@@ -173,6 +173,7 @@ def test_a_wrong_penalty_fails_the_check(lab, monkeypatch, right, wrong, two_sid
     assert bp.check_gradient(net, *case.data(lab), two_sided=two_sided).passed
     monkeypatch.setattr(regularization.Penalty, "operations", other)
     monkeypatch.setattr(Mean, "scalars", scale)
+    net = case.network(lab, **right)
     check = bp.check_gradient(net, *case.data(lab), two_sided=two_sided)
     assert not check.passed
     assert check.worst.parameter.startswith("weights")

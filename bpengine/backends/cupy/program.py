@@ -121,6 +121,10 @@ class CUDAProgram:
             steps_taken[0] += 1
             batches.slots[step][...] = batches.output
 
+    def forget_batches(self) -> None:
+        """Drop the forms that load them."""
+        self._batched = []
+
     def _batched_for(self, batches: Batches) -> BatchedForm | None:
         found = next((x for x in self._batched if x.batches.same_arrays(batches)), None)
         if found is None:
@@ -208,7 +212,7 @@ class CUDAProgram:
         """Steps call by call, or captured as a graph."""
         if kind == CALLS:
             return functools.partial(self._call, form.calls)
-        steps = functools.partial(Replay(form.calls).run, kind)
+        steps = functools.partial(Replay(list(form.calls)).run, kind)
         try:
             if self._workspace is None and self._device.library is not None:
                 self._workspace = self._device.library.workspace()
@@ -219,7 +223,7 @@ class CUDAProgram:
     def _call(self, calls: Sequence[Call]) -> None:
         """A step without a graph."""
         self._library = self._device.enter_library()  # must stay alive while its work is queued
-        Replay(calls).run(1)
+        Replay(list(calls)).run(1)
 
     def _by_expressions(
         self, form: Form, at: int, count: int, rng: np.random.Generator | None = None

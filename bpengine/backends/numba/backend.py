@@ -96,10 +96,14 @@ class CompiledProgram(QuietReplay):
         finally:
             steps_taken[0] = before + int(batched.count[0])
 
+    def forget_batches(self) -> None:
+        """Drop the instructions that load them."""
+        self._batched = None
+
     def _replay(self, calls: Sequence[Call], steps: int) -> None:
         run = calls[0][0] if len(calls) == 1 else None
         if steps == 1 or not (run is replay or isinstance(run, (ThreadPool, LockedReplay))):
-            Replay(calls).run(steps)
+            Replay(list(calls)).run(steps)
             return
         instructions = calls[0][1][0]
         while steps:

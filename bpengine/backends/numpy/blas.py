@@ -39,8 +39,9 @@ class _NumPyLayout(Layout):
 
     def bounds(self, x: Array) -> tuple[int, int]:
         """Address of the first byte, and of the first one after the last."""
-        low, high = np.lib.array_utils.byte_bounds(x)
-        return low, high
+        low = _address(x)
+        extent = sum((n - 1) * stride for n, stride in zip(x.shape, x.strides, strict=True))
+        return low, low + int(extent) + x.itemsize
 
     def scalar(self, value: float, like: Array) -> Array:
         """An array of shape () of the dtype of `like`."""
@@ -65,16 +66,21 @@ def _add_product(k: Scratch, a: Array, b: Array, c: Array, scale: Array, β: Arr
         *map(ctypes.c_int, (ROW_MAJOR, transpose_a, transpose_b)),
         *map(integer, (m, n, inner)),
         real.from_buffer(scale),
-        a.ctypes.data_as(ctypes.c_void_p),
+        ctypes.c_void_p(_address(a)),
         integer(lda),
-        b.ctypes.data_as(ctypes.c_void_p),
+        ctypes.c_void_p(_address(b)),
         integer(ldb),
         real(float(β)),
-        c.ctypes.data_as(ctypes.c_void_p),
+        ctypes.c_void_p(_address(c)),
         integer(ldc),
     )
     assert function is not None
     yield function, operands
+
+
+def _address(x: Array) -> int:
+    address: int = x.__array_interface__["data"][0]  # `x.ctypes` takes four times as long
+    return address
 
 
 def _shrink(k: Scratch, target: Array, w: Array, factor: Array, out: Array) -> Calls:
