@@ -130,7 +130,10 @@ def evaluate(network: Model, X: Array, Y: Array, sample_weight: Array | None = N
             values = network.cost.per_example(network.activations[-1], ws.z[-1], ws.a[-1], y)
         cost = cost + total(values, columns)
         wanted = None if right is None else true_classes(xp, y)
-        right = None if wanted is None else right + total(classes(xp, ws.a[-1]) == wanted, columns)
+        if wanted is None:
+            right = None
+        else:
+            right = right + total(xp.astype(classes(xp, ws.a[-1]) == wanted, xp.float64), columns)
     result = {"cost": cost / m + network.penalty.value(network.parameters)}
     if right is not None:
         result["accuracy"] = right / m
