@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -19,7 +20,15 @@ from bpengine.estimators.classifier import CLASS_WEIGHT, MLPClassifier, Multilab
 from bpengine.estimators.data import Data, Host, check_weights
 from bpengine.estimators.parameters import Estimator
 from bpengine.estimators.regressor import LOSS, MLPRegressor
-from bpengine.estimators.stacked import StackedFit, is_for_stacks, stacks, train
+from bpengine.estimators.stacked import (
+    StackedFit,
+    cores,
+    is_for_processes,
+    is_for_stacks,
+    run_all,
+    stacks,
+    train,
+)
 
 __all__ = ["MLPEnsembleClassifier", "MLPEnsembleRegressor"]
 
@@ -38,6 +47,7 @@ class BaseEnsemble(Estimator, FirstParameter):
     """Base class of `MLPEnsembleClassifier` and `MLPEnsembleRegressor`."""
 
     bootstrap: bool = False
+    n_jobs: int | None = None
 
     _single: ClassVar[type[BaseMLP]]
     _averaged: ClassVar[str]  # method
@@ -45,6 +55,7 @@ class BaseEnsemble(Estimator, FirstParameter):
         **Estimator._parameter_constraints,
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
         "bootstrap": ["boolean"],
+        "n_jobs": [Integral, None],
     }
 
     def _train(self, X: Any, y: Any, sample_weight: Any) -> None:
@@ -54,32 +65,32 @@ class BaseEnsemble(Estimator, FirstParameter):
         self._seeds = draws.randint(SEEDS, size=(self.n_estimators, 2))
         self._examples = X.shape[0]
         parameters = self.get_params(deep=False)
-        for name in ("n_estimators", "bootstrap", "random_state"):
+        for name in ("n_estimators", "bootstrap", "n_jobs", "random_state"):
             del parameters[name]
         if self.validation:  # by its column names, which the estimators don't have
             parameters["validation"] = (
                 self._checked(self.validation[0]),
                 *self.validation[1:],
             )
-        self.estimators_: list[Any] = []
-        found = []
-        for seed, numbers in zip(self._seeds[:, 0], self.estimators_samples_, strict=True):
-            est = self._single(**parameters, random_state=int(seed))
-            member = None
+        estimators = [self._single(**parameters, random_state=int(seed)) for seed in self._seeds[:, 0]]
+        samples, workers = self.estimators_samples_, cores(self.n_jobs)
+        numbers_of = {}
+        for i, est in enumerate(estimators):
             if is_for_stacks(est, X):
-                data = _prepared(est, X, y, sample_weight, numbers)
-                member = StackedFit(est, numbers, data.Y[numbers], data.weights)
-            if member is not None and member.steps_each_time:
-                found.append(member)
-            else:
                 est = clone(est)
-                data = _prepared(est, X, y, sample_weight, numbers)
-                data = Data(data.X[numbers], data.Y[numbers], data.weights)
-                task = Task(est, X, y, sample_weight)
-                (lbfgs.minimize if est.solver == "lbfgs" else stochastic.train)(est, data, task)
-            self.estimators_.append(est)
-        for group in stacks(found):
-            train(group, X)
+                data = _prepared(est, X, y, sample_weight, samples[i])
+                member = StackedFit(est, samples[i], data.Y[samples[i]], data.weights)
+                if member.steps_each_time:
+                    numbers_of[member] = i
+        groups = [group for group in stacks(list(numbers_of), workers) if len(group) > 1]
+        train(groups, X, workers)
+        stacked = {numbers_of[member]: member.estimator for group in groups for member in group}
+        alone = [i for i in range(len(estimators)) if i not in stacked]
+        if not is_for_processes(estimators[0]):
+            workers = 1
+        calls = [partial(_fit, estimators[i], X, y, sample_weight, samples[i]) for i in alone]
+        stacked |= dict(zip(alone, run_all(calls, workers), strict=True))
+        self.estimators_ = [stacked[i] for i in range(len(estimators))]
         for est in self.estimators_:
             est._check_trained()
         self.n_iter_ = max(est.n_iter_ for est in self.estimators_)
@@ -107,6 +118,15 @@ class BaseEnsemble(Estimator, FirstParameter):
         return found.mean(axis=0), found.std(axis=0)
 
 
+def _fit(est: BaseMLP, X: Any, y: Any, sample_weight: Any, numbers: Host) -> BaseMLP:
+    """The estimator, fitted alone on the examples with these indices."""
+    data = _prepared(est, X, y, sample_weight, numbers)
+    data = Data(data.X[numbers], data.Y[numbers], data.weights)
+    task = Task(est, X, y, sample_weight)
+    (lbfgs.minimize if est.solver == "lbfgs" else stochastic.train)(est, data, task)
+    return est
+
+
 def _prepared(est: BaseMLP, X: Any, y: Any, sample_weight: Any, numbers: Host) -> Data:
     """All examples, for an initialized estimator, and the weights of those with these indices."""
     data = est._prepare(X, y, sample_weight)
@@ -131,6 +151,8 @@ class MLPEnsembleClassifier(MultilabelMixin, BaseEnsemble):
     activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
     bootstrap : bool, default=False
         Whether each network is trained on a bootstrap sample of the examples.
+    n_jobs : int, default=None
+        As for `StackSearchCV`; None: all cores.
     random_state : int, RandomState instance, default=None
         For the `random_state` of each network, and the bootstrap.
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, tol, \

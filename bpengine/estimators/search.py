@@ -22,7 +22,15 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
 
 from bpengine.estimators.base import BaseMLP
-from bpengine.estimators.stacked import StackedFit, is_for_stacks, stacks, train
+from bpengine.estimators.stacked import (
+    StackedFit,
+    cores,
+    is_for_processes,
+    is_for_stacks,
+    run_all,
+    stacks,
+    train,
+)
 from bpengine.validation import check_unmasked
 
 __all__ = ["StackSearchCV"]
@@ -52,6 +60,9 @@ class StackSearchCV(GridSearchCV):  # type: ignore[misc]
         one; or a function of `cv_results_` that returns the index of the best.
     cv : int, cross-validation generator or iterable, default=None
         As for `GridSearchCV`; None: 5 folds.
+    n_jobs : int, default=None
+        Stacks at the same time, in threads; networks too large for stacks are fitted alone, in as many
+        processes where that saves time. None: all cores, other than for `GridSearchCV`.
     verbose : int, default=0
         Above 0, print the number of fits; above 1, also their times, and above 2 their scores.
     error_score : 'raise' or numeric, default=np.nan
@@ -98,6 +109,7 @@ class StackSearchCV(GridSearchCV):  # type: ignore[misc]
     scoring: Any = None
     refit: Any = True
     cv: Any = None
+    n_jobs: Any = None
     verbose: int = 0
     error_score: Any = np.nan
     return_train_score: bool = False
@@ -105,7 +117,7 @@ class StackSearchCV(GridSearchCV):  # type: ignore[misc]
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         name: constraint
         for name, constraint in GridSearchCV._parameter_constraints.items()
-        if name not in ("n_jobs", "pre_dispatch")
+        if name != "pre_dispatch"
     }
 
     @_fit_context(prefer_skip_nested_validation=False)  # type: ignore[untyped-decorator]
@@ -160,7 +172,8 @@ class StackSearchCV(GridSearchCV):  # type: ignore[misc]
                 f"{len(splits) * len(candidates)} fits"
             )
         fits = [Fit(self.estimator, *pair) for pair in product(candidates, splits)]
-        _train_in_stacks(fits, X, y, fit_params)
+        workers = cores(self.n_jobs)
+        _train_in_stacks(fits, X, y, fit_params, workers)
         options = {
             "scorer": scorers,
             "fit_params": fit_params,
@@ -171,12 +184,17 @@ class StackSearchCV(GridSearchCV):  # type: ignore[misc]
             "error_score": self.error_score,
             "verbose": self.verbose,
         }
-        out = []
+        calls = {}
         for i, fit in enumerate(fits):
             candidate, split = divmod(i, len(splits))
             options["candidate_progress"] = candidate, len(candidates)
             options["split_progress"] = split, len(splits)
-            out.append(fit.score(X, y, **options))
+            calls[fit] = partial(fit.score, X, y, **options)
+        alone = [fit for fit in fits if fit.member is None]
+        if not is_for_processes(self.estimator):
+            workers = 1
+        found = dict(zip(alone, run_all([calls[fit] for fit in alone], workers), strict=True))
+        out = [found[fit] if fit in found else calls[fit]() for fit in fits]
         _warn_or_raise_about_fit_failures(out, self.error_score)
         if callable(self.scoring):
             _insert_error_scores(out, self.error_score)
@@ -231,12 +249,13 @@ class Fit:
         except Exception:
             return  # the separate fit raises the error
         if member.steps_each_time:
-            self.estimator, self.member = est, member
+            self.member = member
 
     def score(self, X: Any, y: Any, **options: Any) -> dict[str, Any]:
         """Fit, unless trained in a stack, and score."""
         est = self.estimator
         if self.member is not None:
+            est = self.member.estimator
             est.fit = partial(_trained, est)
         options |= {"train": self.train, "test": self.test, "parameters": self.candidate}
         found: dict[str, Any] = _fit_and_score(est, X, y, **options)
@@ -251,7 +270,7 @@ def _trained(estimator: BaseMLP, *data: Any, **params: Any) -> BaseMLP:
     return estimator
 
 
-def _train_in_stacks(fits: list[Fit], X: Any, y: Any, fit_params: dict[str, Any]) -> None:
+def _train_in_stacks(fits: list[Fit], X: Any, y: Any, fit_params: dict[str, Any], workers: int) -> None:
     if set(fit_params) - {"sample_weight"} or y is None:
         return  # the separate fits raise the errors
     by_split: dict[int, list[Fit]] = {}
@@ -266,8 +285,11 @@ def _train_in_stacks(fits: list[Fit], X: Any, y: Any, fit_params: dict[str, Any]
     if not found:
         return
     whole = check_array(X, dtype=(np.float64, np.float32), ensure_all_finite=False)
-    for group in stacks(list(found)):
-        start = time.perf_counter()
-        train(group, whole)
+    groups = stacks(list(found), workers)
+    for group in groups:
+        if len(group) == 1:
+            found[group[0]].member = None
+    groups = [group for group in groups if len(group) > 1]
+    for group, seconds in zip(groups, train(groups, whole, workers), strict=True):
         for member in group:
-            found[member].seconds = (time.perf_counter() - start) / len(group)
+            found[member].seconds = seconds / len(group)

@@ -7,28 +7,37 @@ stack; layer sizes, activations, the optimizer and the number of steps per epoch
 from __future__ import annotations
 
 import dataclasses
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
+import joblib
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
 
 from bpengine.backends import Array, Entries
+from bpengine.backprop.plan import Plan
 from bpengine.data.source import Chunk
 from bpengine.estimators import rules
 from bpengine.estimators.base import BaseMLP
 from bpengine.estimators.data import Data, Host, pack_examples
 from bpengine.network.network import Network
 from bpengine.network.stack import stack
+from bpengine.training.backend_choice import for_training
 from bpengine.training.steps import StepRunner
 
-__all__ = ["StackedFit", "is_for_stacks", "stacks", "train"]
+__all__ = ["StackedFit", "cores", "is_for_processes", "is_for_stacks", "run_all", "stacks", "train"]
 
 STACK_BYTES = 2**23  # of a step's activations at most, but for a single network
 READBACK_ELEMENTS = 2**18  # outputs of training steps stored until their losses are summed
 READBACK_STEPS = 256  # at most; at least 1, as 8 of a large stack's exceed the cache
+COMPARED, TRIALS = 8, 5  # networks and steps by which stacks are compared with single networks
+START = 2.0  # seconds that it takes to start processes
+
+T = TypeVar("T")
 
 
 def is_for_stacks(estimator: BaseMLP, X: Any) -> bool:
@@ -36,6 +45,13 @@ def is_for_stacks(estimator: BaseMLP, X: Any) -> bool:
     est = estimator
     observed = est.callbacks or getattr(est, "_skl_callbacks", None) or est.verbose
     return not (est.solver == "lbfgs" or est.warm_start or observed or hasattr(X, "tocsr"))
+
+
+def is_for_processes(estimator: BaseMLP) -> bool:
+    """Whether a fit may be in another process: nothing of the user's sees it, and it is on a host."""
+    est = estimator
+    observed = est.callbacks or getattr(est, "_skl_callbacks", None) or est.verbose
+    return not observed and est.backend in (None, "numpy", "numba")
 
 
 class StackedFit:
@@ -98,8 +114,11 @@ class StackedFit:
         rules.restore_best(est)
 
 
-def stacks(found: Sequence[StackedFit]) -> Iterator[list[StackedFit]]:
-    """Groups of fits, each of which can be trained as one stack."""
+def stacks(found: Sequence[StackedFit], workers: int = 1) -> list[list[StackedFit]]:
+    """Groups of fits to train as stacks, `workers` at the same time; those of one fit are to be alone.
+
+    A large network is faster alone, as it stays in the processor's cache from one step to the next.
+    """
     kinds: list[tuple[Any, ...]] = []
     groups: list[list[StackedFit]] = []
     for member in found:
@@ -108,16 +127,81 @@ def stacks(found: Sequence[StackedFit]) -> Iterator[list[StackedFit]]:
             kinds.append(kind)
             groups.append([])
         groups[kinds.index(kind)].append(member)
+    parts: list[list[StackedFit]] = []
     for group in groups:
         net, m = group[0].network, max(member.batch_size for member in group)
         network_bytes = m * sum(net.sizes) * np.dtype(net.dtype).itemsize
         count = -(-len(group) // max(1, STACK_BYTES // network_bytes))
-        for some in np.array_split(np.arange(len(group)), count):
-            yield [group[i] for i in some]
+        if _alone_is_faster(group[0], min(len(group), COMPARED)):
+            count = len(group)
+        count = min(len(group), max(count, workers))
+        parts += [[group[i] for i in some] for some in np.array_split(np.arange(len(group)), count)]
+    return parts
 
 
-def train(group: Sequence[StackedFit], X: Host) -> None:
-    """Train a group of `stacks`; X (N, n_1) are the validated inputs of all examples."""
+def _alone_is_faster(member: StackedFit, P: int) -> bool:
+    """Whether P networks take less time for a step on their own than in a stack."""
+    net, est, m = member.network, member.estimator, member.batch_size
+    if P == 1:
+        return True
+    seconds = []
+    for count in (None, P):
+        model = net.sizes, net.activations, net.cost, net.backend, net.dtype
+        twin = Network(*model, dropout=net.dropout, stack=count, rng=0)
+        executor = net.backend
+        if count is None and est.backend is None:
+            steps = member.steps * est.max_iter
+            executor = for_training(twin, m, steps, est.solver == "adam" or bool(est.momentum))
+        parts = ("inputs", "targets") if count else ()
+        plan = Plan(twin, m, member.optimizer, per_network=parts, replayer=executor)
+        plan.workspace.rows[...] = 0.1
+        times = []
+        for _ in range(TRIALS):
+            start = time.perf_counter()
+            plan.run_loaded()
+            times.append(time.perf_counter() - start)
+        seconds.append(min(times) / (count or 1))
+    return seconds[0] < seconds[1]
+
+
+def cores(n_jobs: int | None) -> int:
+    """The number of workers; None is all cores that this process may use."""
+    return int(joblib.effective_n_jobs(-1 if n_jobs is None else n_jobs))
+
+
+def run_all(calls: Sequence[Callable[[], T]], workers: int) -> list[T]:
+    """Results of calls, in processes where the first one's time says that this saves time."""
+    start = time.perf_counter()
+    found = [call() for call in calls[:1]]
+    seconds = (time.perf_counter() - start) * (len(calls) - 1)
+    if workers == 1 or seconds * (1 - 1 / workers) < START:
+        return found + [call() for call in calls[1:]]
+    return found + list(joblib.Parallel(workers)(joblib.delayed(call)() for call in calls[1:]))
+
+
+def train(groups: Sequence[Sequence[StackedFit]], X: Host, workers: int = 1) -> list[float]:
+    """Train groups of `stacks`, each in a thread; returns their seconds.
+
+    X (N, n_1) are the validated inputs of all examples.
+    """
+    threads = max(1, min(workers, len(groups)))
+    with threadpool_limits(1 if threads > 1 else None, "blas"):
+        parallel = joblib.Parallel(threads, prefer="threads")
+        found = list(parallel(joblib.delayed(_train)(group, X) for group in groups))
+    unfinished = sum(count for count, _ in found)
+    if unfinished:
+        warnings.warn(
+            f"Stochastic Optimizer: Maximum iterations (max_iter) reached and the optimization hasn't "
+            f"converged yet, for {unfinished} of {sum(map(len, groups))} networks trained together.",
+            ConvergenceWarning,
+            stacklevel=5,
+        )
+    return [seconds for _, seconds in found]
+
+
+def _train(group: Sequence[StackedFit], X: Host) -> tuple[int, float]:
+    """Train a stack; returns how many networks have not converged, and the seconds."""
+    start = time.perf_counter()
     Y = np.zeros((len(X), group[0].Y.shape[1]), group[0].Y.dtype)
     for member in group:
         Y[member.numbers] = member.Y  # equal where two have the same example
@@ -146,13 +230,7 @@ def train(group: Sequence[StackedFit], X: Host) -> None:
     finally:
         for member, view in zip(running, views, strict=True):
             member.end(view)
-    if unfinished:
-        warnings.warn(
-            f"Stochastic Optimizer: Maximum iterations (max_iter) reached and the optimization hasn't "
-            f"converged yet, for {unfinished} of {len(group)} networks trained together.",
-            ConvergenceWarning,
-            stacklevel=5,
-        )
+    return unfinished, time.perf_counter() - start
 
 
 class StackSteps:

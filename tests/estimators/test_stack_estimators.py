@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 
+import joblib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -69,9 +70,8 @@ def train_together(models, X, y, parts, weights=None):
     for model, part in zip(models, parts, strict=True):
         data = model._prepare(X[part], y[part], None if weights is None else weights[part])
         found.append(stacked.StackedFit(model, part, data.Y, data.weights))
-    groups = list(stacked.stacks(found))
-    for group in groups:
-        stacked.train(group, X)
+    groups = stacked.stacks(found)
+    stacked.train(groups, X)
     return sorted(map(len, groups))
 
 
@@ -343,7 +343,7 @@ def test_ensembles_refuse_what_they_cannot_do():
 )
 def test_parameters_of_ensembles_are_those_of_their_estimators(Ensemble, Single):
     single, whole = Single().get_params(), Ensemble().get_params()
-    assert set(whole) - set(single) == {"n_estimators", "bootstrap"}
+    assert set(whole) - set(single) == {"n_estimators", "bootstrap", "n_jobs"}
     assert set(single) - set(whole) == {"warm_start", "verbose", "callbacks"}
     assert all(single[name] == whole[name] for name in set(single) & set(whole))
     assert set(Ensemble._parameter_constraints) == set(whole)
@@ -464,12 +464,35 @@ def count_alone(monkeypatch):
 
 def test_all_fits_are_those_of_stacks_but_the_last(monkeypatch):
     sizes, train = [], search.train
-    monkeypatch.setattr(search, "train", lambda group, X: (sizes.append(len(group)), train(group, X)))
+
+    def counted(groups, *others):
+        sizes.extend(map(len, groups))
+        return train(groups, *others)
+
+    monkeypatch.setattr(search, "train", counted)
     alone = count_alone(monkeypatch)
     grid = {"alpha": [1e-3, 1.0], "learning_rate_init": [0.01, 0.02], "hidden_layer_sizes": [3, (4, 2)]}
-    found = StackSearchCV(MLPClassifier(max_iter=2, random_state=0), grid, cv=4).fit(X, LABELS)
+    found = StackSearchCV(MLPClassifier(max_iter=2, random_state=0), grid, cv=4, n_jobs=1).fit(X, LABELS)
     assert sizes == [16, 16]
     assert alone == [found.best_estimator_]
+
+
+@pytest.mark.parametrize("what", ["search", "ensemble"])
+def test_networks_that_are_faster_alone_are_fitted_at_the_same_time(monkeypatch, what):
+    base = MLPClassifier((4,), max_iter=3, random_state=0)
+    if what == "search":
+        model = StackSearchCV(base, {"alpha": [1e-3, 1.0]}, cv=3, n_jobs=2)
+    else:
+        model = MLPEnsembleClassifier(5, (4,), max_iter=3, random_state=0, n_jobs=2)
+    together = clone(model).fit(X, LABELS)
+    monkeypatch.setattr(stacked, "_alone_is_faster", lambda member, P: True)
+    monkeypatch.setattr(stacked, "START", 0.0)
+    with joblib.parallel_config("threading"):
+        alone = clone(model).fit(X, LABELS)
+    if what == "search":
+        assert_same_results(alone, together)
+    else:
+        np.testing.assert_allclose(alone.predict_proba(X), together.predict_proba(X), rtol=1e-9)
 
 
 @pytest.mark.parametrize("case", ["lbfgs", "sparse", "callbacks"])
@@ -549,7 +572,7 @@ def test_the_search_refuses_what_it_cannot_do():
 def test_parameters_of_the_search_are_those_of_grid_search():
     theirs = GridSearchCV(MLPClassifier(), {}).get_params(deep=False)
     ours = StackSearchCV(MLPClassifier(), {}).get_params(deep=False)
-    assert set(theirs) - set(ours) == {"n_jobs", "pre_dispatch"}
+    assert set(theirs) - set(ours) == {"pre_dispatch"}
     assert ours.keys() == StackSearchCV._parameter_constraints.keys()
     assert list(ParameterGrid({"alpha": [1]})) == [{"alpha": 1}]
 
