@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from bpengine.backends.namespace import array_namespace
 
-__all__ = ["NOISE_BLOCK", "Array", "Operation", "size"]
+__all__ = ["NOISE_BLOCK", "AnyArray", "Array", "Operation", "size"]
 
 Array = Any  # an array of any library that follows the array API standard
+# A result: editors show NumPy's attributes, and type checkers allow other libraries' arrays.
+AnyArray: TypeAlias = np.ndarray[Any, Any] | Any
 NOISE_BLOCK = 2**15  # elements of noise drawn at a time: it decides which number goes where
 
 

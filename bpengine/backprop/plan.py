@@ -10,7 +10,7 @@ from typing import Any, Self, SupportsIndex
 import numpy as np
 
 from bpengine import schedules
-from bpengine.backends import Array, Backend, DeviceMemoryError, Operation, Settings
+from bpengine.backends import AnyArray, Array, Backend, DeviceMemoryError, Operation, Settings
 from bpengine.backends.namespace import array_namespace
 from bpengine.backprop import equations
 from bpengine.backprop.per_example import ExampleNorms
@@ -278,7 +278,7 @@ class Plan:
         return self.run()
 
     @property
-    def output(self) -> Array:
+    def output(self) -> AnyArray:
         """Weighted inputs or activations of the output layer, whichever the cost is computed from."""
         net, ws = self.network, self.workspace
         return ws.z[-1] if net.cost.is_of_z(net.activations[-1]) else ws.a[-1]
