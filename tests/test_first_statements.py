@@ -194,6 +194,11 @@ SAY = [
     ("net.b", "biases"),
     ("net.copy()", "copy.deepcopy(net)"),
     ("bp.tanh", "no attribute 'tanh'"),
+    ("bp.MLPClassifier()", "see bpengine.estimators"),
+    ("net.fit(X, labels, **QUIET)['loss']", "Here it is 'cost'"),
+    ("net.fit(X, labels, **QUIET)['val_acc']", "Here it is 'validation_accuracy'"),
+    ("bp.EarlyStopping(monitor='val_loss')", "Here it is 'validation_cost'"),
+    ("net.fit(X, labels, callbacks=[object()])", "<object object>"),
     # values
     ("bp.Network([64.0, 10.0])", "whole numbers such as [784, 100, 10]"),
     ("bp.Network('64, 10')", "whole numbers such as [784, 100, 10]"),
@@ -234,6 +239,12 @@ def test_an_error_says_what_to_type(statement, answer):
     with pytest.raises((TypeError, ValueError, AttributeError), match=re.escape(answer)) as caught:
         eval(statement, names())
     assert len(str(caught.value)) <= 500
+
+
+def test_python_suggests_a_public_name_for_a_similar_one():
+    with pytest.raises(AttributeError, match="no attribute 'adam'") as caught:
+        _ = bp.adam
+    assert (caught.value.name, caught.value.obj) == ("adam", bp)
 
 
 def test_an_error_within_a_property_is_shown():

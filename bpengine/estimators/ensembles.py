@@ -100,8 +100,8 @@ class BaseEnsemble(Estimator, FirstParameter):
         check_is_fitted(self)
         if not hasattr(self.estimators_[0], "loss_curve_"):
             raise AttributeError(
-                f"{type(self).__name__} fitted with solver='lbfgs' has no loss_curves_, as an estimator of "
-                "scikit-learn has no loss_curve_ then: estimators_[i].loss_ is the last loss."
+                f"{type(self).__name__} with solver='lbfgs' has no loss_curves_, as estimators of "
+                "scikit-learn have no loss_curve_ then: estimators_[i].loss_ is the last loss."
             )
         return [est.loss_curve_ for est in self.estimators_]
 

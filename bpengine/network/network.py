@@ -37,6 +37,7 @@ __all__ = ["Network"]
 INTERNAL = {
     "accepts_labels",
     "backend_was_given",
+    "bind_backend",
     "check_examples",
     "check_inputs",
     "forward_programs",
