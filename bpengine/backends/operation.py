@@ -24,7 +24,7 @@ def size(array: Array) -> int:
     return math.prod(array.shape)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Operation:
     """One operation of a training step, as plain data: what, on which arrays.
 
@@ -52,6 +52,15 @@ class Operation:
     inputs: tuple[Array, ...]
     output: Array
     state: tuple[Array, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Operation({self.name!r}, {self.equation!r}: {self.shapes})"
+
+    @property
+    def shapes(self) -> str:
+        """The shapes of inputs and output, as text."""
+        *inputs, output = ("×".join(map(str, x.shape)) or "scalar" for x in (*self.inputs, self.output))
+        return " · ".join(inputs) + " → " + output
 
     @property
     def flops(self) -> int:

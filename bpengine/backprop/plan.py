@@ -32,7 +32,7 @@ from bpengine.validation import (
     shown,
 )
 
-__all__ = ["Plan", "gradient", "operation_shapes"]
+__all__ = ["Plan", "gradient"]
 
 
 class Plan:
@@ -366,7 +366,7 @@ class Plan:
         rows: list[tuple[str, ...]] = [("", "equation", "operation", "shapes", "FLOPs", "bytes")]
         for i, op in enumerate(self.operations, 1):
             costs = f"{op.flops:,}", f"{op.bytes:,}"
-            rows.append((str(i), op.equation, op.name, operation_shapes(op), *costs))
+            rows.append((str(i), op.equation, op.name, op.shapes, *costs))
         products = f"{self.counts['matmul']} matrix products"
         rows.append(("", "total", products, "", f"{self.flops:,}", f"{self.bytes:,}"))
         return title, rows
@@ -408,9 +408,3 @@ def _too_large(network: Model, m: int, dropout: Sequence[Any], failed: str) -> D
 def _write(scalars: Iterable[tuple[Array, float]]) -> None:
     for array, value in scalars:
         array[...] = value
-
-
-def operation_shapes(op: Operation) -> str:
-    """The shapes of inputs and output, as text."""
-    *inputs, output = ("×".join(map(str, x.shape)) or "scalar" for x in (*op.inputs, op.output))
-    return " · ".join(inputs) + " → " + output

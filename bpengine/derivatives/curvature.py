@@ -84,6 +84,10 @@ class Curvature:
         if not self._canonical:
             self._upstream.append(cost.scaled_derivative(ws.a[-1], ws.targets, ws.example_scale))
 
+    def __repr__(self) -> str:
+        sizes = "-".join(map(str, self.network.sizes))
+        return f"Curvature({sizes}, {self._ws.a[-1].shape[-1]} examples)"
+
     def hessian_vector(self, v: Array) -> AnyArray:
         """The Hessian times v.
 
