@@ -76,6 +76,30 @@ def lowest(session: nox.Session) -> None:
     )
 
 
+@nox.session(default=False)
+def nightly(session: nox.Session) -> None:
+    """Optional, needs a network: a part of the tests on NumPy's nightly wheels."""
+    session.install("-e", ".", *group("test"))
+    wheels = "https://pypi.anaconda.org/scientific-python-nightly-wheels/simple"
+    session.install("--upgrade", "--pre", "--extra-index-url", wheels, "--no-deps", "numpy")
+    allow_newer_numpy(session)
+    parts = ["backends", "backprop", "data", "derivatives", "model", "network", "optimizers", "training"]
+    folders = [f"tests/{part}" for part in parts]
+    session.run("pytest", *folders, "-n", "auto", "-k", "numpy or numba", *session.posargs)
+
+
+def allow_newer_numpy(session: nox.Session) -> None:
+    """Let the installed Numba load with a NumPy that is newer than its release."""
+    find = "import importlib.util; print(importlib.util.find_spec('numba').origin)"
+    path = Path(session.run("python", "-c", find, silent=True).strip())
+    source = path.read_text(encoding="utf-8")
+    changed, found = re.subn(r"if numpy_version > \(\d+, \d+\):", "if False:", source)
+    if not found:
+        session.error(f"{path} no longer compares NumPy's version as expected")
+    path.unlink()  # uv links files to its cache: write another
+    path.write_text(changed, encoding="utf-8")
+
+
 @nox.session
 def perf(session: nox.Session) -> None:
     """Counts and time ratios of training steps against the stored ones: docs/performance-check.md."""

@@ -77,11 +77,14 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    if name in {"book", "estimators", "plots", "timing"}:  # which need more than NumPy, or take time
-        import importlib
+    import importlib
 
+    if name in {"book", "estimators", "plots", "timing"}:  # which need more than NumPy, or take time
         return importlib.import_module(f"bpengine.{name}")
-    raise AttributeError(f"module 'bpengine' has no attribute {name!r}")
+    if name in {"MLPClassifier", "MLPRegressor"}:
+        raise AttributeError(f"module 'bpengine' has no attribute {name!r}: see bpengine.estimators")
+    here = importlib.import_module(__name__)  # with it, Python suggests a similar name
+    raise AttributeError(f"module 'bpengine' has no attribute {name!r}", name=name, obj=here)
 
 
 def __dir__() -> list[str]:

@@ -7,6 +7,7 @@ import math
 import numbers
 import operator
 import os
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -46,6 +47,16 @@ T = TypeVar("T")
 
 LARGEST = 2**63 - 1  # of an array's size
 
+FIGURES = {
+    "loss": "cost",
+    "loss_curve": "cost",
+    "val_loss": "validation_cost",
+    "validation_loss": "validation_cost",
+    "accuracy": "validation_accuracy",
+    "val_accuracy": "validation_accuracy",
+    "val_acc": "validation_accuracy",
+    "lr": "learning_rate",
+}
 # names elsewhere, and those here
 VALUES = {
     "activation": {
@@ -80,6 +91,8 @@ VALUES = {
         "kaiming_normal": "he_normal",
         "normal": "gaussian",
     },
+    "entry": FIGURES,
+    "monitor": FIGURES,
 }
 
 
@@ -277,7 +290,7 @@ def shown(value: object) -> str:
     """The repr of a wrong value in short, and its type unless that is evident."""
     kind = type(value)
     try:
-        text = " ".join(repr(value).split())
+        text = re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(repr(value).split()))
     except Exception:  # of an object that is not ours, or of an int of more digits than Python writes
         return kind.__name__
     text = text if len(text) <= 80 else text[:79] + "…"

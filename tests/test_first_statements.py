@@ -16,10 +16,18 @@ DIGITS, LABELS = (array[..., :60] for array in bp.datasets.digits())
 QUIET = {"epochs": 2, "progress": False}
 
 
+class Sparse:
+    """A matrix of SciPy, as far as it matters."""
+
+    def toarray(self):
+        return DIGITS
+
+
 def names():
     """A small network and its data, made anew for each statement."""
     net = bp.Network([64, 10, 10], rng=0)
-    return {"bp": bp, "np": np, "net": net, "X": DIGITS, "labels": LABELS, "XOR": XOR, "QUIET": QUIET}
+    data = {"X": DIGITS, "labels": LABELS, "XOR": XOR, "Sparse": Sparse, "shown": []}
+    return {"bp": bp, "np": np, "net": net, "QUIET": QUIET, **data}
 
 
 WORK = [
@@ -68,6 +76,8 @@ WORK = [
     "next(iter(bp.per_example_gradients(net, X, labels)))",
     "bp.input_gradients(net, X, labels)",
     "[str(thing) for thing in (net, net.parameters, net.cost, net.plan(2), net.activations)]",
+    "net.plan(2).operations, bp.Curvature(net, X, labels), bp.book.network.Network([2, 1])",
+    "net.fit(X, labels, callbacks=[lambda training: shown.append(repr(training))], **QUIET) and shown",
     "len(bp.Network([2, 2], stack=3)), bp.Network([2, 2], stack=3)[0]",
     "net.vector[:3], net.history",
     "dir(bp), dir(net)",
@@ -194,6 +204,11 @@ SAY = [
     ("net.b", "biases"),
     ("net.copy()", "copy.deepcopy(net)"),
     ("bp.tanh", "no attribute 'tanh'"),
+    ("bp.MLPClassifier()", "see bpengine.estimators"),
+    ("net.fit(X, labels, **QUIET)['loss']", "Here it is 'cost'"),
+    ("net.fit(X, labels, **QUIET)['val_acc']", "Here it is 'validation_accuracy'"),
+    ("bp.EarlyStopping(monitor='val_loss')", "Here it is 'validation_cost'"),
+    ("net.fit(X, labels, callbacks=[object()])", "<object object>"),
     # values
     ("bp.Network([64.0, 10.0])", "whole numbers such as [784, 100, 10]"),
     ("bp.Network('64, 10')", "whole numbers such as [784, 100, 10]"),
@@ -226,6 +241,7 @@ SAY = [
     ("net.fit(X * np.nan, labels)", "NaN"),
     ("bp.Network([64, 10], 'linear').fit(X, labels)", "bpengine.one_hot(labels, 10)"),
     ("net.fit('digits.csv', labels)", "dtype"),
+    ("net.fit(Sparse(), labels)", "pass X.toarray()"),
 ]
 
 
@@ -234,6 +250,12 @@ def test_an_error_says_what_to_type(statement, answer):
     with pytest.raises((TypeError, ValueError, AttributeError), match=re.escape(answer)) as caught:
         eval(statement, names())
     assert len(str(caught.value)) <= 500
+
+
+def test_python_suggests_a_public_name_for_a_similar_one():
+    with pytest.raises(AttributeError, match="no attribute 'adam'") as caught:
+        _ = bp.adam
+    assert (caught.value.name, caught.value.obj) == ("adam", bp)
 
 
 def test_an_error_within_a_property_is_shown():

@@ -3,11 +3,12 @@
 from bpengine.backends.array_api import ArrayAPIBackend
 from bpengine.backends.base import Backend, BackendUnavailableError, DeviceMemoryError
 from bpengine.backends.numpy.backend import NumPyBackend
-from bpengine.backends.operation import Array, Operation
+from bpengine.backends.operation import AnyArray, Array, Operation
 from bpengine.backends.program import Batches, Entries, Program, Settings, Slices
 from bpengine.backends.registry import get, infer, names, register
 
 __all__ = [
+    "AnyArray",
     "Array",
     "ArrayAPIBackend",
     "Backend",

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from bpengine.backends.namespace import array_namespace
 
-__all__ = ["NOISE_BLOCK", "Array", "Operation", "size"]
+__all__ = ["NOISE_BLOCK", "AnyArray", "Array", "Operation", "size"]
 
 Array = Any  # an array of any library that follows the array API standard
+# A result: editors show NumPy's attributes, and type checkers allow other libraries' arrays.
+AnyArray: TypeAlias = np.ndarray[Any, Any] | Any
 NOISE_BLOCK = 2**15  # elements of noise drawn at a time: it decides which number goes where
 
 
@@ -20,7 +24,7 @@ def size(array: Array) -> int:
     return math.prod(array.shape)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Operation:
     """One operation of a training step, as plain data: what, on which arrays.
 
@@ -48,6 +52,15 @@ class Operation:
     inputs: tuple[Array, ...]
     output: Array
     state: tuple[Array, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Operation({self.name!r}, {self.equation!r}: {self.shapes})"
+
+    @property
+    def shapes(self) -> str:
+        """The shapes of inputs and output, as text."""
+        *inputs, output = ("×".join(map(str, x.shape)) or "scalar" for x in (*self.inputs, self.output))
+        return " · ".join(inputs) + " → " + output
 
     @property
     def flops(self) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 
-from bpengine.backends import Array, Operation
+from bpengine.backends import AnyArray, Array, Operation
 from bpengine.backends.namespace import array_namespace
 from bpengine.backends.norms import norms
 from bpengine.backprop.reduction import Mean
@@ -42,8 +42,8 @@ class ExampleNorms:
         The average cost.
     """
 
-    total: Array
-    layers: Array
+    total: AnyArray
+    layers: AnyArray
     cost: float
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self, SupportsIndex
 
 import numpy as np
 
-from bpengine.backends import Array, Backend, DeviceMemoryError, Operation, Settings
+from bpengine.backends import AnyArray, Array, Backend, DeviceMemoryError, Operation, Settings
 from bpengine.backends.namespace import array_namespace
 from bpengine.backprop import equations
 from bpengine.backprop.per_example import ExampleNorms
@@ -31,7 +31,7 @@ from bpengine.validation import (
     shown,
 )
 
-__all__ = ["Plan", "gradient", "operation_shapes"]
+__all__ = ["Plan", "gradient"]
 
 
 class Plan:
@@ -287,7 +287,7 @@ class Plan:
         return self
 
     @property
-    def output(self) -> Array:
+    def output(self) -> AnyArray:
         """Weighted inputs or activations of the output layer, whichever the cost is computed from."""
         net, ws = self.network, self.workspace
         return ws.z[-1] if net.cost.is_of_z(net.activations[-1]) else ws.a[-1]
@@ -375,7 +375,7 @@ class Plan:
         rows: list[tuple[str, ...]] = [("", "equation", "operation", "shapes", "FLOPs", "bytes")]
         for i, op in enumerate(self.operations, 1):
             costs = f"{op.flops:,}", f"{op.bytes:,}"
-            rows.append((str(i), op.equation, op.name, operation_shapes(op), *costs))
+            rows.append((str(i), op.equation, op.name, op.shapes, *costs))
         products = f"{self.counts['matmul']} matrix products"
         rows.append(("", "total", products, "", f"{self.flops:,}", f"{self.bytes:,}"))
         return title, rows
@@ -421,9 +421,3 @@ def _too_large(network: Model, m: int, dropout: Sequence[Any], failed: str) -> D
 def _write(scalars: Iterable[tuple[Array, float]]) -> None:
     for array, value in scalars:
         array[...] = value
-
-
-def operation_shapes(op: Operation) -> str:
-    """The shapes of inputs and output, as text."""
-    *inputs, output = ("×".join(map(str, x.shape)) or "scalar" for x in (*op.inputs, op.output))
-    return " · ".join(inputs) + " → " + output

@@ -42,6 +42,9 @@ class Program(ABC):
         self._engine_is_for: Any = None
         self._plans: dict[tuple[int, bool | None], Plan] = {}
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({list(self.sizes)})"
+
     def _draw_parameters(self) -> None:
         """Draw biases, then weights, of standard deviation 1."""
         draw = np.random.randn

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bpengine.backends import Array
+from bpengine.backends import AnyArray, Array
 from bpengine.backprop.plan import Plan
 from bpengine.derivatives.second_derivatives import cost_curvature, slope_change
 from bpengine.model.model import Model, check_single
@@ -84,7 +84,11 @@ class Curvature:
         if not self._canonical:
             self._upstream.append(cost.scaled_derivative(ws.a[-1], ws.targets, ws.example_scale))
 
-    def hessian_vector(self, v: Array) -> Array:
+    def __repr__(self) -> str:
+        sizes = "-".join(map(str, self.network.sizes))
+        return f"Curvature({sizes}, {self._ws.a[-1].shape[-1]} examples)"
+
+    def hessian_vector(self, v: Array) -> AnyArray:
         """The Hessian times v.
 
         Parameters
@@ -121,7 +125,7 @@ class Curvature:
                 Rδ = slope_change(σ[l - 1], g, Rg, Rz[l - 1], z, a)
         return out.vector
 
-    def gauss_newton_vector(self, v: Array) -> Array:
+    def gauss_newton_vector(self, v: Array) -> AnyArray:
         """The Gauss-Newton matrix times v; as `hessian_vector`, but needs no second derivative of σ."""
         V, ws, σ = self._direction(v), self._ws, self.network.activations
         _, Ra = self._forward(V)

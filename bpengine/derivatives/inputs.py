@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bpengine.backends import Array
+from bpengine.backends import AnyArray, Array
 from bpengine.backprop.forward import chunk_size, forward_chunks
 from bpengine.backprop.per_example import Norms
 from bpengine.derivatives.per_example import chunks
@@ -11,7 +11,7 @@ from bpengine.model.model import Model, check_single
 __all__ = ["input_gradients", "jacobians"]
 
 
-def input_gradients(network: Model, X: Array, Y: Array) -> Array:
+def input_gradients(network: Model, X: Array, Y: Array) -> AnyArray:
     """``∂C_x/∂x`` of every example, its saliency.
 
     Parameters
@@ -50,7 +50,7 @@ def input_gradients(network: Model, X: Array, Y: Array) -> Array:
     return out
 
 
-def jacobians(network: Model, X: Array) -> Array:
+def jacobians(network: Model, X: Array) -> AnyArray:
     """``∂a[L]/∂x`` of every example.
 
     Parameters

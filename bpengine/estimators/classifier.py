@@ -132,7 +132,7 @@ class MLPClassifier(MultilabelMixin, MLP):
     loss_, best_loss_ : float
         The last and the lowest loss of an epoch; the lowest is None with `early_stopping`.
     loss_curve_ : list of float
-        The loss of each epoch.
+        The loss of each epoch; not with ``solver="lbfgs"``.
     validation_scores_ : list of float, or None
         Accuracy after each epoch.
     best_validation_score_ : float or None

@@ -109,6 +109,11 @@ class BaseEnsemble(Estimator, FirstParameter):
     def loss_curves_(self) -> list[list[float]]:
         """The loss of each epoch, for each network."""
         check_is_fitted(self)
+        if not hasattr(self.estimators_[0], "loss_curve_"):
+            raise AttributeError(
+                f"{type(self).__name__} with solver='lbfgs' has no loss_curves_, as estimators of "
+                "scikit-learn have no loss_curve_ then: estimators_[i].loss_ is the last loss."
+            )
         return [est.loss_curve_ for est in self.estimators_]
 
     def _mean_and_std(self, X: Any) -> tuple[Host, Host]:
@@ -168,7 +173,7 @@ validation, max_norm
     estimators_samples_ : list of ndarray of int
         Indices of each network's training examples.
     loss_curves_ : list of list of float
-        The loss of each epoch, for each network.
+        The loss of each epoch, for each network; not with ``solver="lbfgs"``.
     classes_ : ndarray or list of ndarray of shape (n_classes,)
     n_iter_ : int
         The greatest number of epochs of a network.

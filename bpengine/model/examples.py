@@ -209,6 +209,8 @@ def _array(x: Array, backend: Backend, name: str) -> Array:
             f"{name} is an array of {library}; this network's backend is {backend.name!r}. Convert "
             f"{name}, or make the network with that library's backend."
         )
+    if hasattr(x, "toarray"):
+        raise TypeError(f"{name} is sparse, a {type(x).__name__}; pass {name}.toarray().")
     try:
         x = np.asanyarray(x) if isinstance(x, np.memmap) else np.asarray(x)
     except ValueError:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from bpengine import validation
-from bpengine.backends import Array, Backend, get, infer
+from bpengine.backends import AnyArray, Array, Backend, get, infer
 from bpengine.model import costs
 from bpengine.model.activations import ActivationLike, per_layer, resolve
 from bpengine.model.costs import Cost
@@ -187,7 +187,7 @@ class Model:
         return self.parameters.biases
 
     @property
-    def vector(self) -> Array:
+    def vector(self) -> AnyArray:
         """All parameters as one flat vector; what is written into its entries is not checked."""
         return self.parameters.vector
 

@@ -12,7 +12,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from array_api_compat import array_namespace, device, is_array_api_obj, is_numpy_array
 
-from bpengine.backends import Array, Backend
+from bpengine.backends import AnyArray, Array, Backend
 from bpengine.backends.array_api import library_name
 from bpengine.validation import host_numbers, shown
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-class Views(tuple[Array, ...]):
+class Views(tuple[AnyArray, ...]):
     """Arrays that are views of one vector; setting one writes into it."""
 
     def __setitem__(self, l: SupportsIndex, values: Array) -> None:
@@ -90,7 +90,7 @@ class Parameters:
         self.sizes, self.backend, self.dtype, self.stack = tuple(sizes), backend, dtype, stack
         widths = [padded(n + 1, backend, dtype) for n in self.sizes[:-1]]
         self._shapes = [(*stack, n, width) for n, width in zip(self.sizes[1:], widths, strict=True)]
-        self.vector = backend.empty((sum(map(math.prod, self._shapes)),), dtype)
+        self.vector: AnyArray = backend.empty((sum(map(math.prod, self._shapes)),), dtype)
         self.vector[...] = 0.0
 
     def __repr__(self) -> str:
@@ -135,7 +135,7 @@ class ParameterSlice(Parameters):
         self.blocks = Views(block[i, ...] for block in parameters.blocks)
 
     @property
-    def vector(self) -> Array:
+    def vector(self) -> AnyArray:  # type: ignore[override]
         """A copy of all parameters, padding included."""
         xp = self.backend.xp
         vector = xp.concat([xp.reshape(block, (-1,)) for block in self.blocks])

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bpengine.backends import Array
+from bpengine.backends import AnyArray, Array
 from bpengine.backprop.forward import feedforward
 from bpengine.model.model import Model
 from bpengine.training.history import History
@@ -28,8 +28,8 @@ class Ensemble(NamedTuple):
         Standard deviation of their outputs, around that mean.
     """
 
-    mean: Array
-    spread: Array
+    mean: AnyArray
+    spread: AnyArray
 
 
 def _check_stack(network: Model, what: str) -> None:

@@ -6,8 +6,10 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, SupportsIndex, overload
 
+import numpy as np
+
 from bpengine import optimizers
-from bpengine.backends import Array
+from bpengine.backends import AnyArray, Array
 from bpengine.backprop import forward
 from bpengine.backprop import plan as plans
 from bpengine.backprop.per_example import ExampleNorms, reduction
@@ -35,6 +37,7 @@ __all__ = ["Network"]
 INTERNAL = {
     "accepts_labels",
     "backend_was_given",
+    "bind_backend",
     "check_examples",
     "check_inputs",
     "network_rngs",
@@ -135,6 +138,10 @@ class Network(Model):
         super()._reset()
         self.history = self._training = None
 
+    @overload
+    def feedforward(self, X: np.ndarray[Any, Any]) -> AnyArray: ...
+    @overload
+    def feedforward(self, X: Array) -> Array: ...
     def feedforward(self, X: Array) -> Array:
         """Output activations for every column of X.
 
@@ -156,10 +163,18 @@ class Network(Model):
         """
         return forward.feedforward(self, X)
 
+    @overload
+    def __call__(self, X: np.ndarray[Any, Any]) -> AnyArray: ...
+    @overload
+    def __call__(self, X: Array) -> Array: ...
     def __call__(self, X: Array) -> Array:
         """As `feedforward`."""
         return self.feedforward(X)
 
+    @overload
+    def predict(self, X: np.ndarray[Any, Any]) -> AnyArray: ...
+    @overload
+    def predict(self, X: Array) -> Array: ...
     def predict(self, X: Array) -> Array:
         """Predicted classes; for a regression the outputs, as of `feedforward`.
 

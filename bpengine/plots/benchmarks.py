@@ -10,13 +10,17 @@ from bpengine.timing import Ratio
 from bpengine.validation import check_instance, host_numbers, shown
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["ratios", "throughput"]
 
 
 def throughput(
-    curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], *, title: str = ""
+    curves: Mapping[str, tuple[Sequence[int], Sequence[float]]],
+    *,
+    title: str = "",
+    ax: Axes | None = None,
 ) -> Figure:
     """Examples per second by batch size, on logarithmic axes.
 
@@ -25,6 +29,8 @@ def throughput(
     curves : dict
         Name to (batch sizes, examples per second).
     title : str, optional
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; default: a new figure.
 
     Returns
     -------
@@ -57,8 +63,7 @@ def throughput(
                 f"curves[{name!r}] has shapes {shapes[0]} and {shapes[1]}; expected one rate for each "
                 "batch size."
             )
-    figure = style.figure(7.0, 4.5)
-    axes = figure.subplots()
+    figure, (axes,) = style.panels(ax, 1, (7.0, 4.5))
     for i, ((name, (batches, rates)), colour) in enumerate(
         zip(curves.items(), style.shades(axes, len(curves)), strict=True)
     ):

@@ -7,7 +7,7 @@ import textwrap
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from bpengine.backprop.plan import Plan, operation_shapes
+from bpengine.backprop.plan import Plan
 from bpengine.derivatives.gradient_check import GradientCheck
 from bpengine.plots import style
 from bpengine.validation import check_instance
@@ -43,7 +43,7 @@ def plan(plan: Plan) -> Figure:
     check_instance(plan, Plan, "plan", "a bpengine.Plan, from Network.plan")
     operations = plan.operations
     count = len(operations)
-    rows = [(op.equation, op.name, operation_shapes(op)) for op in operations]
+    rows = [(op.equation, op.name, op.shapes) for op in operations]
     widths = [LETTER * (3 + max(len(cell) for cell in column)) for column in zip(*rows, strict=True)]
     text, bars = sum(widths), 2.9
     title, *_ = str(plan).splitlines()

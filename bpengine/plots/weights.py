@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
@@ -110,6 +111,7 @@ def nudges(
     entry: tuple[int, int],
     *,
     amounts: ArrayLike | None = None,
+    ax: Sequence[Axes] | None = None,
 ) -> Figure:
     """How a change of one weight changes z, a and the cost of one example.
 
@@ -125,6 +127,8 @@ def nudges(
         (j, k), counted from 0; with k one past the weights, it is the bias of neuron j.
     amounts : array of shape (k,), optional
         The changes Δw; default: from -1 to 1.
+    ax : three matplotlib.axes.Axes, optional
+        Where to draw; default: a new figure.
 
     Returns
     -------
@@ -161,8 +165,7 @@ def nudges(
         amounts=[0.0, *np.sort(amounts)],
     )
     Δ = found.amounts[1:].tolist()
-    figure = style.figure(13.0, 4.2)
-    panels = figure.subplots(1, 3)
+    figure, panels = style.panels(ax, 3, (13.0, 4.2))
     for axes, name, values in zip(panels, "za", (found.z, found.a), strict=False):
         curves = []
         for l in range(layer, len(found.z)):

@@ -109,6 +109,10 @@ class Training:
             has_state = bool(self.runner.state.arrays)
             self.runner.use(for_training(network, source.batch_size, source.steps * epochs, has_state))
 
+    def __repr__(self) -> str:
+        sizes = "-".join(map(str, self.network.sizes))
+        return f"{type(self).__name__}({sizes}, epoch {self.epoch} of {self.epochs})"
+
     def stop(self) -> None:
         """End the training after this epoch."""
         self.stopped = True

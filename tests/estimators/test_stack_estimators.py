@@ -229,6 +229,15 @@ def test_an_ensemble_is_its_estimators_fitted_alone(kind, options, bootstrap):
         np.testing.assert_allclose(model.predict_log_proba(X), np.log(mean))
 
 
+def test_an_ensemble_by_lbfgs_has_no_loss_curves():
+    model = MLPEnsembleRegressor(2, (3,), solver="lbfgs", max_iter=2).fit(XR, YR)
+    assert not hasattr(model, "loss_curves_")
+    with pytest.raises(AttributeError, match=r"solver='lbfgs' has no loss_curves_"):
+        _ = model.loss_curves_
+    with pytest.raises(NotFittedError):
+        _ = MLPEnsembleRegressor(2).loss_curves_
+
+
 def test_a_bootstrap_knows_the_classes_that_it_has_not_drawn():
     y = np.where(np.arange(120) == 7, "rare", "frequent")
     y[:3] = "other"

@@ -648,6 +648,8 @@ DRAWN_IN_AXES = {
     "saturation": (2, lambda ax: plots.saturation(history(steps=[1]), ax=ax)),
     "gradient check": (1, lambda ax: plots.gradient_check(gradient_check([1e-9], 1e-9), ax=ax)),
     "weights": (1, lambda ax: plots.first_layer(bp.Network([4, 3, 2], rng=0), ax=ax)),
+    "throughput": (1, lambda ax: plots.throughput({"loop": ([1, 16], [5e3, 5e3])}, ax=ax)),
+    "nudges": (3, lambda ax: plots.nudges(bp.Network([1, 1]), [[1.0]], [[0.0]], 0, (0, 0), ax=ax)),
     "regions": (
         1,
         lambda ax: plots.decision_regions(

@@ -1,4 +1,4 @@
-"""A step that proves itself: by kernels, or as a graph, it must give what its expressions give.
+"""Compares a step by kernels, or of a graph, with the step by its expressions.
 
 Both start from the same parameters, optimizer state, batch and random numbers. The results are compared
 on the host, so that the device needs no memory for copies.
