@@ -2,7 +2,7 @@
 
     OPENBLAS_NUM_THREADS=1 python benchmarks/calls.py --backend numpy
 
-The calls that a loop of one's own makes: prediction, evaluation, gradients, an update by hand,
+The calls that a loop that a user writes makes: prediction, evaluation, gradients, an update by hand,
 `partial_fit`, an epoch of `fit`, an estimator's `predict`.
 """
 

@@ -22,10 +22,7 @@ __all__ = ["backprop", "feedforward"]
 def feedforward(
     parameters: Parameters, activations: Sequence[Activation], workspace: Workspace
 ) -> Iterator[Operation]:
-    """Weighted inputs and activations, layer by layer.
-
-    A workspace without rows of examples has z of the first layer already.
-    """
+    """Weighted inputs and activations; z of the first layer is there if there are no rows."""
     W, x, z, a = parameters.blocks, workspace.extended, workspace.z, workspace.a
     for l, σ in enumerate(activations):
         if l > 0 or x[0] is not None:

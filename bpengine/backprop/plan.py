@@ -204,7 +204,7 @@ class Plan:
         return sum(op.bytes for op in self.operations)
 
     @property
-    def bytes_kept(self) -> int:
+    def memory(self) -> int:
         """Bytes of the buffers."""
         entries = int(self.network.vector.shape[0])
         return self.workspace.bytes + entries * np.dtype(self.network.dtype).itemsize
@@ -390,7 +390,7 @@ def gradient(model: Model, X: Array, Y: Array, sample_weight: Array | None = Non
     plan = model.recent.take(key) or Plan(model, m, weighted=weighted, per_network=per_network)
     plan.load_checked(X, Y, sample_weight)
     found = plan.run_loaded().gradient.copied()
-    model.recent.keep(key, plan, plan.bytes_kept)
+    model.recent.keep(key, plan, plan.memory)
     return found
 
 

@@ -34,8 +34,9 @@ from typing import Any
 import numpy as np
 
 from bpengine.model.parameters import Parameters
+from bpengine.validation import check_count, generator
 
-__all__ = ["INITIALIZERS", "initialize"]
+__all__ = ["INITIALIZERS", "initialize", "random_generators"]
 
 Draw = Callable[[np.random.Generator, int, int], tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
 Precision = Callable[[int, int], float]
@@ -107,3 +108,19 @@ def initialize(
             of_network: Any = (p, ...) if parameters.stack else ...
             weights[of_network] = as_array(factor * w)
             biases[of_network] = as_array(factor * b)
+
+
+def random_generators(
+    rng: Any, stack: tuple[int, ...]
+) -> tuple[np.random.Generator, list[np.random.Generator]]:
+    """The generator of the network or stack, and those of the networks in a stack.
+
+    With P seeds or generators, network i is initialized as ``Network(…, rng=rng[i])``; with a single
+    one, each network has an independent stream.
+    """
+    if stack and isinstance(rng, (Sequence, np.ndarray)) and not isinstance(rng, str):
+        check_count(rng, stack, "rng")
+        per_network = [generator(seed) for seed in rng]
+        return per_network[0].spawn(1)[0], per_network
+    whole = generator(rng)
+    return whole, whole.spawn(stack[0]) if stack else []

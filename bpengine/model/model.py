@@ -19,7 +19,7 @@ from bpengine.model import costs
 from bpengine.model.activations import ActivationLike, per_layer, resolve
 from bpengine.model.costs import Cost
 from bpengine.model.examples import examples, is_ready, targets
-from bpengine.model.initializers import INITIALIZERS, initialize
+from bpengine.model.initializers import INITIALIZERS, initialize, random_generators
 from bpengine.model.parameters import Parameters, ParameterSlice, Views
 from bpengine.model.recent import Recent
 from bpengine.model.regularization import Penalty, probabilities, smoothed
@@ -373,22 +373,6 @@ class Model:
         if not any(row[-1] for row in rows[1:]):
             rows = [row[:-1] for row in rows]
         return title, rows
-
-
-def random_generators(
-    rng: Any, stack: tuple[int, ...]
-) -> tuple[np.random.Generator, list[np.random.Generator]]:
-    """The generator of the network or stack, and those of the networks in a stack.
-
-    With P seeds or generators, network i is initialized as ``Network(…, rng=rng[i])``; with a single
-    one, each network has an independent stream.
-    """
-    if stack and isinstance(rng, (Sequence, np.ndarray)) and not isinstance(rng, str):
-        validation.check_count(rng, stack, "rng")
-        per_network = [validation.generator(seed) for seed in rng]
-        return per_network[0].spawn(1)[0], per_network
-    whole = validation.generator(rng)
-    return whole, whole.spawn(stack[0]) if stack else []
 
 
 def _numbers(value: Any) -> str:

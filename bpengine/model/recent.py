@@ -19,21 +19,21 @@ class Recent(threading.local):
     """
 
     def __init__(self) -> None:
-        self._kept: list[tuple[Any, Any, int]] = []  # the latest last
+        self._entries: list[tuple[Any, Any, int]] = []  # the latest last
         self._bytes = 0
 
     def take(self, key: Any) -> Any:
         """The value of a key, or None."""
-        for i, (kept, value, size) in enumerate(self._kept):
-            if kept == key:
-                del self._kept[i]
+        for i, (known, value, size) in enumerate(self._entries):
+            if known == key:
+                del self._entries[i]
                 self._bytes -= size
                 return value
         return None
 
     def keep(self, key: Any, value: Any, size: int) -> None:
         """Keep a value of `size` bytes for the next call."""
-        self._kept.append((key, value, size))
+        self._entries.append((key, value, size))
         self._bytes += size
-        while len(self._kept) > COUNT or self._bytes > BYTES:
-            self._bytes -= self._kept.pop(0)[2]
+        while len(self._entries) > COUNT or self._bytes > BYTES:
+            self._bytes -= self._entries.pop(0)[2]

@@ -121,7 +121,7 @@ class StepRunner:
         if self._key is not None:
             for plan, *_ in self._plans.values():
                 plan.program.forget_batches()
-            size = sum(plan.bytes_kept for plan, *_ in self._plans.values())
+            size = sum(plan.memory for plan, *_ in self._plans.values())
             self.model.recent.keep(self._key, self, size)
 
     def use(self, executor: Backend) -> None:
