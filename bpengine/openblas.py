@@ -9,6 +9,7 @@ import ctypes
 import functools
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
@@ -18,11 +19,14 @@ __all__ = [
     "Processor",
     "better_core",
     "chooses",
+    "one_thread",
     "parse",
     "prepare",
     "processor",
     "taken_core",
     "threads",
+    "usable_cores",
+    "within_cores",
 ]
 
 CPUINFO = "/proc/cpuinfo"
@@ -41,6 +45,8 @@ LESSER = frozenset(
     {"Katmai", "Prescott", "Nehalem", "Barcelona", "Sandybridge", "Excavator", "Haswell", "Zen"}
 )
 Decision = Literal["opted out", "given", "set", "too late", "not needed"]
+QUOTA_FILES = ("/sys/fs/cgroup/cpu.max",)
+FOUND: dict[str, Callable[..., Any]] = {}  # functions of the library
 decision: Decision = "not needed"
 
 
@@ -151,16 +157,75 @@ def threads() -> int | None:
     return None if function is None else function()
 
 
+def usable_cores() -> int:
+    """Cores that this process may use now: those of its affinity mask, as many as its quota is worth."""
+    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(allowed, _quota() or allowed)
+
+
+@functools.cache
+def _quota() -> int | None:
+    """Cores of the control group's quota, rounded up; None where there is none."""
+    for path in QUOTA_FILES:
+        try:
+            with open(path, encoding="ascii") as file:
+                quota, period = file.read().split()
+            return max(1, -(-int(quota) // int(period)))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return None
+
+
+class Limit:
+    """While entered, OpenBLAS has no more threads than `most` says; the number before is set back.
+
+    More threads than cores wait for each other on the same core, which takes up to a hundred times as
+    long; cores may have been taken away since OpenBLAS counted them.
+    """
+
+    _lock, _inside, _before = threading.Lock(), 0, 0
+
+    def __init__(self, most: Callable[[], int]) -> None:
+        self._most = most
+
+    def __enter__(self) -> None:
+        number, most = threads() or 1, self._most()
+        with Limit._lock:
+            Limit._inside += 1
+            if number > most:
+                Limit._before = max(Limit._before, number)
+                _set_threads(most)
+
+    def __exit__(self, *error: object) -> None:
+        with Limit._lock:
+            Limit._inside -= 1
+            if Limit._before and not Limit._inside:
+                _set_threads(Limit._before)
+                Limit._before = 0
+
+
+within_cores = Limit(usable_cores)
+one_thread = Limit(lambda: 1)
+
+
+def _set_threads(number: int) -> None:
+    function = _openblas("set_num_threads", None)
+    if function is not None:
+        function(number)
+
+
 @functools.cache
 def _library(path: str) -> Any:
     return ctypes.CDLL(path)
 
 
-def _openblas(name: str, result: Any) -> Callable[[], Any] | None:
+def _openblas(name: str, result: Any) -> Callable[..., Any] | None:
     """A function of NumPy's OpenBLAS, looked up in its extension module.
 
     Other packages may have loaded another OpenBLAS.
     """
+    if name in FOUND:
+        return FOUND[name]
     extension = sys.modules.get("numpy._core._multiarray_umath")
     path = getattr(extension, "__file__", None)
     if path is None:
@@ -174,5 +239,6 @@ def _openblas(name: str, result: Any) -> Callable[[], Any] | None:
             function = getattr(library, f"{prefix}{name}{suffix}", None)
             if function is not None:
                 function.restype = result
-                return function  # type: ignore[no-any-return]
+                FOUND[name] = function
+                return FOUND[name]
     return None

@@ -36,6 +36,11 @@ class Replay:
 
     def run_batches(self, batches: Batches, steps_taken: list[int]) -> None:
         """A step on each of some batches."""
+        for _ in self.batched_steps(batches, steps_taken):
+            pass
+
+    def batched_steps(self, batches: Batches, steps_taken: list[int]) -> Iterator[None]:
+        """Take a step at a time."""
         calls, load, rows, output = self.calls, batches.load, batches.rows, batches.output
         settings = batches.settings
         for batch, slot in zip(batches.batches, batches.slots, strict=False):
@@ -46,6 +51,7 @@ class Replay:
                 function(*operands)
             steps_taken[0] += 1
             slot[...] = output
+            yield
 
     def forget_batches(self) -> None:
         """Nothing: batches are not kept."""

@@ -244,8 +244,8 @@ def _machine() -> Iterator[str]:
     chosen = {"set": "set by bpengine", "given": f"{openblas.CORETYPE} is set"}.get(
         openblas.decision, "OpenBLAS's own choice"
     )
-    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    yield from _aligned("processor", [(name, f"{os.cpu_count()} cores, {usable} for this process")])
+    usable = f"{os.cpu_count()} cores, {openblas.usable_cores()} for this process"
+    yield from _aligned("processor", [(name, usable)])
     yield from _aligned(
         "SIMD", [("processor", levels), ("NumPy", " ".join(simd.get("found", [])) or "unknown")]
     )

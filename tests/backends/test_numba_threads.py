@@ -33,7 +33,8 @@ def use_threads(monkeypatch):
     """Set how many threads share all work that can be split, however little."""
 
     def choose(count):
-        monkeypatch.setattr(threads.openblas, "threads", lambda: count)
+        for name in ("threads", "usable_cores"):
+            monkeypatch.setattr(threads.openblas, name, lambda: count)
         for name in ("MIN_WORK", "BARRIER_WORK", "MIN_SECONDS"):
             monkeypatch.setattr(threads, name, 0 if count > 1 else 1e12)
         monkeypatch.setattr(threads, "MAX_SHARE", 1.0)
@@ -95,7 +96,8 @@ def test_which_steps_are_distributed(monkeypatch):
         (2, [long, library], None),
         (2, [long, *[other] * 100], None),
     ]:
-        monkeypatch.setattr(threads.openblas, "threads", lambda count=count: count)
+        for name in ("threads", "usable_cores"):
+            monkeypatch.setattr(threads.openblas, name, lambda count=count: count)
         parts, pool = threads.distribute(instructions)
         assert getattr(pool, "size", None) == size
         assert len(parts) == len(instructions) * (size or 1)

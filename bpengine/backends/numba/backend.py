@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from bpengine.backends.array_api import Call, Replay
 from bpengine.backends.base import warn_once
+from bpengine.backends.blas_threads import BLASThreads
 from bpengine.backends.folded_sgd import fold
 from bpengine.backends.numba.instruction import Instruction
 from bpengine.backends.numba.lowering import Lowering, log_compilation
@@ -56,7 +58,7 @@ class NumbaBackend(NumPyBackend):
                 )
             step += calls(lowering.scratch, op) if instructions is None else instructions
         log_compilation()
-        return CompiledProgram(step, lowering)
+        return CompiledProgram(step, lowering, BLASThreads(operations))
 
 
 class CompiledProgram(QuietReplay):
@@ -65,19 +67,21 @@ class CompiledProgram(QuietReplay):
     `lowering` holds the arrays that instructions have addresses of.
     """
 
-    def __init__(self, step: Sequence[Instruction | Call], lowering: Lowering) -> None:
+    def __init__(
+        self, step: Sequence[Instruction | Call], lowering: Lowering, threads: BLASThreads
+    ) -> None:
         self._step, self._lowering = step, lowering
         self._batched: BatchedProgram | None = None
         self._most = 1  # steps that compiled code takes at a time
-        super().__init__(_calls(step, lowering), lowering)
+        super().__init__(_calls(step, lowering), lowering, threads)
 
     def run(self, steps: int) -> None:
         """Run the step `steps` times."""
         if steps == 1 and len(self.calls) == 1:
             function, operands = self.calls[0]
-            function(*operands)
+            self._threads.run(lambda count: function(*operands), 1)
         else:
-            self._context.run(self._replay, self.calls, steps)
+            self._context.run(self._threads.run, partial(self._replay, self.calls), steps)
 
     def run_batches(self, batches: Batches, steps_taken: list[int]) -> None:
         """A step on each of some batches, which compiled code gathers where possible."""
@@ -92,7 +96,8 @@ class CompiledProgram(QuietReplay):
         batched.start(batches)
         before = steps_taken[0]
         try:
-            self._context.run(self._replay, batched.calls, len(batches.batches))
+            step = partial(self._replay, batched.calls)
+            self._context.run(self._threads.run, step, len(batches.batches))
         finally:
             steps_taken[0] = before + int(batched.count[0])
 

@@ -39,7 +39,7 @@ def distribute(instructions: Sequence[Instruction]) -> tuple[list[Instruction], 
     The instructions as they are and None for one thread, where products are the library's, which has
     threads of its own, or where there is too little work.
     """
-    threads = min(openblas.threads() or 1, MAX_THREADS)
+    threads = min(openblas.threads() or 1, openblas.usable_cores(), MAX_THREADS)
     work = sum(instruction.work for instruction in instructions)
     library = any(instruction.form == "library" for instruction in instructions)
     if threads == 1 or work < MIN_WORK or library:
@@ -84,7 +84,7 @@ class ThreadPool:
     def __call__(self, instructions: Array, steps: int) -> None:
         """Execute instructions in order, `steps` times."""
         serial = self._seconds[0]
-        too_few = min(openblas.threads() or 1, MAX_THREADS) < self.size
+        too_few = min(openblas.threads() or 1, openblas.usable_cores(), MAX_THREADS) < self.size
         if steps * serial <= MIN_SECONDS or too_few:
             self._run(instructions, steps, parallel=False)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from bpengine.backends import namespace
 from bpengine.backends.array_api import ArrayAPIBackend, Call, Replay
 from bpengine.backends.base import Backend
+from bpengine.backends.blas_threads import BLASThreads
 from bpengine.backends.folded_sgd import fold
 from bpengine.backends.numpy.blas import NUMPY, library
 from bpengine.backends.numpy.kernels import calls as calls_of
@@ -18,7 +20,7 @@ from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backends.operation import Array, Operation
 from bpengine.backends.program import Batches
 
-__all__ = ["NumPyBackend"]
+__all__ = ["NumPyBackend", "QuietReplay"]
 
 
 class NumPyBackend(ArrayAPIBackend):
@@ -64,7 +66,7 @@ class NumPyBackend(ArrayAPIBackend):
         for i, whole in enumerate(operations):
             for op in folded.get(i, [whole]):
                 calls += calls_of(scratch, op)
-        return QuietReplay(calls, keep_alive=operations)
+        return QuietReplay(calls, operations, BLASThreads(operations))
 
 
 class QuietReplay(Replay):
@@ -74,16 +76,23 @@ class QuietReplay(Replay):
     ``np.errstate`` at every step would.
     """
 
-    def __init__(self, calls: list[Call], keep_alive: object) -> None:
+    def __init__(self, calls: list[Call], keep_alive: object, threads: BLASThreads) -> None:
         super().__init__(calls)
+        self._threads = threads
         self._keep_alive = keep_alive  # the arrays whose addresses calls of BLAS hold
         self._context = contextvars.Context()  # not the error state of whoever calls first
         self._context.run(np.seterr, all="ignore")
 
     def run(self, steps: int) -> None:
         """Make all calls in order, `steps` times."""
-        self._context.run(super().run, steps)
+        self._context.run(self._threads.run, super().run, steps)
 
     def run_batches(self, batches: Batches, steps_taken: list[int]) -> None:
         """A step on each of some batches."""
-        self._context.run(super().run_batches, batches, steps_taken)
+        steps = super().batched_steps(batches, steps_taken)
+
+        def take(count: int) -> None:
+            for _ in itertools.islice(steps, count):
+                pass
+
+        self._context.run(self._threads.run, take, len(batches.batches))

@@ -1,0 +1,80 @@
+"""Whether steps use the threads of BLAS: not while other processes keep the cores busy."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from bpengine import openblas
+from bpengine.backends.operation import Operation, size
+
+__all__ = ["BLASThreads"]
+
+# Of a product that OpenBLAS computes with one thread (interface/gemm.c: SMP_THRESHOLD_MIN times
+# GEMM_MULTITHREAD_THRESHOLD).
+MULTIPLICATIONS = 2**18
+BLOCK = 5e-3  # seconds of steps that are timed together
+SLOWDOWN = 2.0  # over the best time, from which threads are seen to lose
+FLOPS, BYTES = 4e9, 2e9  # a second, below which they are too, if there was never a better time
+RETRY, MAX_RETRY = 16, 1024  # blocks until threads are tried again; doubled if they lose
+
+
+class BLASThreads:
+    """Runs steps with BLAS's threads, or with one where these are seen to lose.
+
+    The threads of a product wait for each other. Where one waits for its core, as other processes use
+    it, a step may take forty times as long as with a single thread. One thread rounds differently from
+    several, so it is not tried unless three blocks of steps in a row were much slower than they can be.
+
+    Parameters
+    ----------
+    operations : sequence of Operation
+        Of a step.
+    """
+
+    def __init__(self, operations: Iterable[Operation]) -> None:
+        flops = moved = most = 0
+        for op in operations:
+            flops, moved = flops + op.flops, moved + op.bytes
+            if op.name == "matmul":
+                most = max(most, op.inputs[0].shape[-1] * size(op.output))
+        self._used = most > MULTIPLICATIONS
+        self._slowest = flops / FLOPS + moved / BYTES
+        self._best, self._last = math.inf, BLOCK  # seconds of a step
+        self._recent: deque[float] = deque(maxlen=3)
+        self._single, self._alone = False, 0.0
+        self._pause, self._wait = RETRY, 0
+
+    def run(self, call: Callable[[int], None], steps: int) -> None:
+        """Call ``call(count)``, which runs so many steps, for all of them."""
+        if not self._used or openblas.threads() in (None, 1):
+            call(steps)
+            return
+        while steps:
+            count = max(1, min(steps, int(BLOCK / self._last)))
+            single = self._single and self._wait > 0
+            with openblas.one_thread if single else openblas.within_cores:
+                start = time.perf_counter()
+                call(count)
+                self._last = max((time.perf_counter() - start) / count, 1e-9)
+            self._compare(single)
+            steps -= count
+
+    def _compare(self, single: bool) -> None:
+        seconds = self._last
+        if single:
+            self._alone, self._wait = seconds, self._wait - 1
+        elif self._single:  # the threads, tried again
+            self._single = seconds > self._alone
+            self._pause = min(2 * self._pause, MAX_RETRY) if self._single else RETRY
+            self._wait = self._pause
+        else:
+            self._best = min(self._best, seconds)
+            self._recent.append(seconds)
+            typical = statistics.median(self._recent)
+            if len(self._recent) == 3 and typical > min(SLOWDOWN * self._best, self._slowest):
+                self._single, self._wait = True, RETRY
+                self._recent.clear()
