@@ -82,7 +82,8 @@ class BaseMLP(CallbackSupportMixin, Estimator):  # type: ignore[misc]
         """Name of the output activation."""
         activations = self._fitted_network("out_activation_").activations
         *hidden, out = (SCIKIT_NAMES.get(σ.name, σ.name) for σ in activations)
-        return out if {*hidden} <= {self.activation} else OutputName(out)
+        of_all = SCIKIT_NAMES.get(self.activation, self.activation)
+        return out if {*hidden} <= {of_all} else OutputName(out)
 
     def _fitted_network(self, name: str) -> Network:
         message = f"this %(name)s is not fitted yet, and has no {name}: call fit first."
@@ -211,7 +212,7 @@ class BaseMLP(CallbackSupportMixin, Estimator):  # type: ignore[misc]
         )
         self.n_outputs_ = sizes[-1]
         names = [σ.name for σ in net.activations[:-1]]
-        names.append(names[-1] if names else str(ENGINE_NAMES.get(self.activation)))
+        names.append(names[-1] if names else ENGINE_NAMES.get(self.activation, self.activation))
         coefs, intercepts = [], []
         for (n, m), name in zip(pairwise(sizes), names, strict=True):
             # X. Glorot and Y. Bengio, 2010

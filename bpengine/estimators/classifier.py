@@ -57,7 +57,7 @@ class MLPClassifier(MultilabelMixin, MLP):
     hidden_layer_sizes : array-like of int, default=(100,)
         Neurons of each hidden layer.
     activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
-        Activation of the hidden layers.
+        Activation of the hidden layers; 'linear' and 'sigmoid' are the first two.
     solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
         L-BFGS works on all examples at once, the others on mini-batches.
     alpha : float, default=0.0001

@@ -774,6 +774,16 @@ def test_activations():
             model.set_params(activations=wrong).fit(X, LABELS)
 
 
+@pytest.mark.parametrize(("name", "synonym"), [("logistic", "sigmoid"), ("identity", "linear")])
+@pytest.mark.parametrize("hidden", [(), (5,)])
+def test_the_names_of_networks_are_known(name, synonym, hidden):
+    settings = {"hidden_layer_sizes": hidden, "max_iter": 2, "random_state": 0}
+    models = [MLPClassifier(activation=σ, **settings).fit(X, LABELS) for σ in (name, synonym)]
+    assert_alike(*models)
+    assert models[0].out_activation_ == models[1].out_activation_
+    assert type(models[1].out_activation_) is str
+
+
 def test_converters_find_no_other_activations_than_the_parameter():
     table = {"logistic": "Sigmoid", "softmax": "Softmax"}  # as converters to ONNX have
     model = MLPClassifier((6, 5), max_iter=1, activations=["tanh", "relu"]).fit(X, LABELS)
