@@ -179,8 +179,8 @@ def _quota() -> int | None:
 class Limit:
     """While entered, OpenBLAS has no more threads than `most` says; the number before is set back.
 
-    More threads than cores wait for each other on the same core, which takes up to a hundred times as
-    long; cores may have been taken away since OpenBLAS counted them.
+    More threads than cores wait for each other on the same core, which may take a hundred times as
+    long. The cores may be fewer than when OpenBLAS counted them.
     """
 
     _lock, _inside, _before = threading.Lock(), 0, 0

@@ -36,13 +36,13 @@ class BLASThreads:
     """
 
     def __init__(self, operations: Iterable[Operation]) -> None:
-        flops = moved = most = 0
+        flops = traffic = most = 0
         for op in operations:
-            flops, moved = flops + op.flops, moved + op.bytes
+            flops, traffic = flops + op.flops, traffic + op.bytes
             if op.name == "matmul":
                 most = max(most, op.inputs[0].shape[-1] * size(op.output))
         self._used = most > MULTIPLICATIONS
-        self._slowest = flops / FLOPS + moved / BYTES
+        self._slowest = flops / FLOPS + traffic / BYTES
         self._best, self._last = math.inf, BLOCK  # seconds of a step
         self._recent: deque[float] = deque(maxlen=3)
         self._single, self._alone = False, 0.0
