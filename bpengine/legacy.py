@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+from types import ModuleType
+from typing import Any
 
 __all__ = ["add_old_names"]
 
@@ -22,7 +24,17 @@ OLD = {
 }
 
 
+class OldModule(ModuleType):
+    """A module under its old name, imported when one of its names is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        old = self.__name__.removeprefix("bpengine.")
+        return getattr(importlib.import_module(f"bpengine.{OLD[old]}"), name)
+
+
 def add_old_names() -> None:
     """Register modules under their old names."""
-    for old, new in OLD.items():
-        sys.modules[f"bpengine.{old}"] = importlib.import_module(f"bpengine.{new}")
+    for old in OLD:
+        sys.modules.setdefault(f"bpengine.{old}", OldModule(f"bpengine.{old}"))

@@ -140,7 +140,11 @@ def test_backends_do_not_know_each_other(module):
 @modules
 def test_types_of_our_own_are_imported_as_everything_else(module):
     for node in ast.walk(TREES[module]):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if (
+            module != "__init__"
+            and isinstance(node, ast.If)
+            and "TYPE_CHECKING" in ast.unparse(node.test)
+        ):
             assert not any(file_of(*pair) for pair in imports(node)), module
 
 
@@ -225,13 +229,30 @@ def test_init_is_the_public_names_and_nothing_else():
         "from bpengine import openblas",
         "openblas.prepare()",
     ]
-    *rest, old, public, version, lazy, listing = statements[2:]
-    assert [node.name for node in (lazy, listing)] == ["__getattr__", "__dir__"]
-    assert ast.unparse(old) == "legacy.add_old_names()"
-    assert all(isinstance(node, ast.ImportFrom) for node in rest)
-    assert [ast.unparse(node.targets[0]) for node in (public, version)] == ["__all__", "__version__"]
-    names = {alias.name for node in rest for alias in node.names}
-    assert names == {*PUBLIC, "legacy"}
+    [block] = [node for node in statements if isinstance(node, ast.If)]
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    assert all(isinstance(node, ast.ImportFrom) for node in block.body)
+    for_checkers = {
+        (alias.name, node.module.removeprefix("bpengine").strip("."))
+        for node in block.body
+        for alias in node.names
+    }
+    at_run_time = {(name, module) for module, names in bp.MODULES.items() for name in names}
+    assert for_checkers == at_run_time | {(name, "") for name in bp.PACKAGES & set(PUBLIC)}
+    assert {name for name, _ in for_checkers} == set(PUBLIC)
+
+
+def test_modules_are_imported_when_they_are_used():
+    code = """
+import sys
+import bpengine
+before = [name for name in sys.modules if name.startswith("bpengine.")]
+assert set(before) <= {"bpengine.openblas", "bpengine.legacy", *old}, before
+assert "numpy" not in sys.modules
+assert bpengine.Network is sys.modules["bpengine.network"].Network
+"""
+    code = code.replace("*old", "*(f'bpengine.{name}' for name in bpengine.legacy.OLD)")
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_equations_are_one_screen():
