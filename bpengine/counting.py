@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Counted", "Counts", "count", "counted", "peak_bytes"]
+__all__ = ["Counts", "count"]
 
 PRODUCTS = {"matmul", "dot", "inner", "einsum", "tensordot", "vdot", "vecdot", "matvec", "vecmat"}
 CALLS, PRODUCTS_NUMPY, WITHOUT_OUTPUT = "calls", "products by NumPy", "calls without an output"
