@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 
+pytest_plugins = ["pytester"]
 collect_ignore = ["tests/mpi/program.py"]  # run under mpiexec by the tests beside it
 collect_ignore_glob = []
 # tests and docstrings of what is optional: left out where a package they import is not installed

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import ladder
 import numpy as np
 
 import bpengine as bp
+from bpengine import counting
+from bpengine.counting import CALLS, PRODUCTS_NUMPY, WITHOUT_OUTPUT, counted
 
 BATCHES = (1, 64, 1024)
-PRODUCTS = {"matmul", "dot", "inner", "einsum", "tensordot", "vdot", "vecdot", "matvec", "vecmat"}
 # In bytes. A row of the largest batch is the smallest array that grows with a batch. Python's own
 # objects in a step, which differ between its versions, take about a quarter of it.
 ROW = 4 * BATCHES[-1]
@@ -23,58 +22,8 @@ ROW = 4 * BATCHES[-1]
 NETWORKS = ("tiny", "nielsen", "small", "medium", "softmax")
 # the same steps by compiled code, where Numba is installed
 COMPILED = tuple(f"numba {name}" for name in NETWORKS) if importlib.util.find_spec("numba") else ()
-COUNTED = CALLS, PRODUCTS_NUMPY, PRODUCTS_GEMM, WITHOUT_OUTPUT, UNSEEN = (
-    "calls",
-    "products by NumPy",
-    "products by gemm",
-    "calls without an output",
-    "calls unseen",
-)
-
-
-class Counted(np.ndarray):
-    """An array that writes down each NumPy function it is given to, and whether that had an output."""
-
-    record: Counter[str] | None = None
-
-    def __array_finalize__(self, parent: object) -> None:
-        self.record = getattr(parent, "record", None)
-
-    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **options):
-        if out:
-            options["out"] = _plain(out)
-        self._note(ufunc.__name__, bool(out))
-        result = getattr(ufunc, method)(*_plain(inputs), **options)
-        return out[0] if len(out) == 1 else counted(result, self.record)
-
-    def __array_function__(self, function, types, operands, options):
-        self._note(function.__name__, function is np.copyto or options.get("out") is not None)
-        options = {key: _plain(value) for key, value in options.items()}
-        return counted(function(*_plain(operands), **options), self.record)
-
-    def _note(self, name: str, has_output: bool) -> None:
-        self.record[CALLS] += 1
-        self.record[PRODUCTS_NUMPY] += name in PRODUCTS
-        self.record[WITHOUT_OUTPUT] += not has_output
-
-
-def counted(x: Any, record: Counter[str]) -> Any:
-    """`x` with every array in it replaced by a `Counted` view of the same memory."""
-    if isinstance(x, (tuple, list)):
-        return type(x)(counted(item, record) for item in x)
-    if isinstance(x, partial):
-        options = {key: counted(value, record) for key, value in x.keywords.items()}
-        return partial(x.func, *counted(x.args, record), **options)
-    if isinstance(x, np.ndarray):
-        x = x.view(Counted)
-        x.record = record
-    return x
-
-
-def _plain(x: Any) -> Any:
-    if isinstance(x, (tuple, list)):
-        return type(x)(_plain(item) for item in x)
-    return x.view(np.ndarray) if isinstance(x, Counted) else x
+PRODUCTS_GEMM, UNSEEN = "products by gemm", "calls unseen"
+COUNTED = CALLS, PRODUCTS_NUMPY, PRODUCTS_GEMM, WITHOUT_OUTPUT, UNSEEN
 
 
 def replay(calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Counter[str]:
@@ -97,22 +46,8 @@ def replay(calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Count
 
 
 def peak_bytes(plan: bp.Plan) -> int:
-    """Memory that a warm step takes and gives back, to the nearest `ROW`.
-
-    NumPy reports its memory to tracemalloc: new arrays, and the buffers of ufuncs.
-    """
-    tracing = tracemalloc.is_tracing()
-    tracemalloc.start()
-    try:
-        plan.run(steps=2)
-        tracemalloc.reset_peak()
-        before, _ = tracemalloc.get_traced_memory()
-        plan.run()
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        if not tracing:
-            tracemalloc.stop()
-    return ROW * round((peak - before) / ROW)
+    """Memory that a warm step takes and gives back, to the nearest `ROW`."""
+    return ROW * round(counting.peak_bytes(plan.run) / ROW)
 
 
 def counts(name: str) -> dict[str, list[int]]:

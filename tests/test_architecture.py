@@ -29,7 +29,7 @@ LEVELS = [
     {"data", "datasets", "optimizers"},
     {"model"},
     {"backends", "schedules"},
-    {"openblas", "reference", "timing", "validation"},
+    {"counting", "openblas", "reference", "timing", "validation"},
 ]
 INDEX = (PACKAGE.parent / "docs" / "reference" / "index.md").read_text(encoding="utf-8")
 PUBLIC = re.findall(r"`bp\.(\w+)`", INDEX)
