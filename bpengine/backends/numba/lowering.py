@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numba
 import numpy as np
 from numba import types
 
+from bpengine.backends.numba.cache import cached_cfunc
 from bpengine.backends.numba.custom import custom_kernel, matches
 from bpengine.backends.numba.elementwise import ELEMENTWISE, KERNELS
 from bpengine.backends.numba.gather import GATHER, SET, STORE
@@ -314,7 +314,7 @@ def compiled(name: str, dtype: np.dtype[Any]) -> Any:
     pointer = types.CPointer
     signature = types.void(pointer(types.int64), pointer(REALS[dtype]))
     start = time.perf_counter()
-    kernel = numba.cfunc(signature, cache=True, error_model="numpy")(KERNELS[name])
+    kernel = cached_cfunc(KERNELS[name], signature, error_model="numpy")
     if not kernel.cache_hits:
         _Compiling.seconds += time.perf_counter() - start
         _Compiling.kernels += 1
