@@ -4,7 +4,7 @@ from bpengine.backends.array_api import ArrayAPIBackend
 from bpengine.backends.base import Backend, BackendUnavailableError, DeviceMemoryError
 from bpengine.backends.numpy.backend import NumPyBackend
 from bpengine.backends.operation import AnyArray, Array, Operation
-from bpengine.backends.program import Batches, Entries, Program, Settings, Slices
+from bpengine.backends.program import Batches, Entries, Program, Settings, SideBySide, Slices
 from bpengine.backends.registry import get, infer, names, register
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Operation",
     "Program",
     "Settings",
+    "SideBySide",
     "Slices",
     "get",
     "infer",

@@ -10,7 +10,7 @@ import numpy as np
 
 from bpengine.backends.operation import Array
 
-__all__ = ["Batches", "Entries", "Program", "Settings", "Slices"]
+__all__ = ["Batches", "Entries", "Program", "Settings", "SideBySide", "Slices"]
 
 
 class Slices(Sequence[Array]):
@@ -66,6 +66,24 @@ class Entries(Sequence[Array]):
         return (whole[i, ...] for i in range(int(whole.shape[0])))
 
 
+class SideBySide:
+    """NumPy arrays whose rows belong together: in some columns, each at its first.
+
+    Parameters
+    ----------
+    parts : sequence of (int, NumPy array of shape (N, n))
+        The first column of an array, and the array.
+    """
+
+    def __init__(self, parts: Sequence[tuple[int, Array]]) -> None:
+        self.parts = parts
+
+    def take(self, indices: Array, out: Array) -> None:
+        """Write the rows at `indices` to `out`, whose other columns stay."""
+        for first, x in self.parts:
+            out[:, first : first + x.shape[1]] = x.take(indices, 0)
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Settings:
     """Numbers that differ from step to step, such as the learning rate.
@@ -102,8 +120,8 @@ class Batches:
         The array that is stored after each step.
     slots : sequence of arrays
         Where it is stored, one a step.
-    examples : array, optional
-        Where `load` is a gather: the array whose rows the indices of a batch refer to.
+    examples : array or SideBySide, optional
+        Where `load` is a gather: the array whose rows the indices of a batch refer to, or NumPy arrays.
     settings : Settings, optional
         Numbers to set before each step.
     """
@@ -113,7 +131,7 @@ class Batches:
     rows: Array
     output: Array
     slots: Sequence[Array]
-    examples: Array | None = None
+    examples: Array | SideBySide | None = None
     settings: Settings | None = None
 
     def same_arrays(self, other: Batches) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bpengine.backends import Array
+from bpengine.backends import Array, SideBySide
 
 __all__ = ["Chunk", "IndexedSource", "Source"]
 
@@ -33,8 +33,8 @@ class Chunk:
     outcomes : callable
         Returns the targets (steps, n_L, size) and the weights (steps, size), or None, of all batches.
         In a stack the second axis is that of networks, of length 1 where shared.
-    examples : array, optional
-        Where `load` is a gather: the array whose rows a batch indexes.
+    examples : array or SideBySide, optional
+        Where `load` is a gather: the array whose rows a batch indexes, or NumPy arrays.
     total : int, optional
         Number of examples without padding, which has weight 0.
     per_network : tuple of str
@@ -46,7 +46,7 @@ class Chunk:
     batches: Sequence[Any]
     load: Callable[[Any, Array], None]
     outcomes: Callable[[], tuple[Array, Array | None]]
-    examples: Array | None = None
+    examples: Array | SideBySide | None = None
     total: int | None = None
     per_network: tuple[str, ...] = ()
 

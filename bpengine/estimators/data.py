@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils.validation import _check_sample_weight
 
-from bpengine.backends import Array
+from bpengine.backends import Array, NumPyBackend, SideBySide
 from bpengine.data.source import Chunk
 from bpengine.model.packed_examples import pack_examples as rows_of_columns
+from bpengine.model.parameters import padded
 from bpengine.network.network import Network
 from bpengine.training.steps import steps_per_readback
 from bpengine.validation import host_numbers
@@ -19,6 +20,7 @@ from bpengine.validation import host_numbers
 __all__ = ["Data", "Examples", "Host", "check_weights", "columns", "pack_examples"]
 
 Host = np.ndarray[Any, Any]
+PACKED_BYTES = 2**24  # of X that is copied: up to it, which caches hold, gathers from a copy are faster
 
 
 class Data(NamedTuple):
@@ -64,7 +66,9 @@ def pack_examples(
 
 
 class Examples:
-    """Training data prepared once; sparse data are made dense batch by batch.
+    """Training data prepared once.
+
+    Large X is not copied where its rows are contiguous; sparse X is made dense batch by batch.
 
     Parameters
     ----------
@@ -73,21 +77,26 @@ class Examples:
 
     Attributes
     ----------
-    rows : array or None
-        All examples in the row layout of a workspace; None for sparse X.
+    rows : array, SideBySide or None
+        All examples in the row layout of a workspace, or the arrays of its parts; None for sparse X.
     weights : array of shape (N,) or None
         On the host.
     """
 
     def __init__(self, network: Network, data: Data) -> None:
         self.network = network
-        self.rows: Array | None = None
+        self.rows: Array | SideBySide | None = None
         self.weights = data.weights
         self._data = data
         if hasattr(data.X, "tocsr"):
             self._data = data._replace(X=data.X.tocsr())
+        elif _is_gathered(network, data.X):
+            self._data = data._replace(Y=np.asarray(data.Y, network.dtype))
+            self.rows = _side_by_side(network, self._data)
         else:
-            self.rows = pack_examples(network, *data)
+            self.rows = rows = pack_examples(network, *data)
+            end = rows.shape[1] - (data.weights is not None)
+            self._data = data._replace(Y=rows[:, end - network.sizes[-1] : end])
 
     def chunks(self, order: Host, m: int) -> Iterator[Chunk]:
         """The examples of `order`, m at a time, but for batches without weight."""
@@ -111,6 +120,8 @@ class Examples:
     def _load(self, indices: Any, rows: Array) -> None:
         if self.rows is None:
             pack_examples(self.network, *self._data.take(indices), out=rows)
+        elif isinstance(self.rows, SideBySide):
+            self.rows.take(indices, rows)
         else:
             self.network.backend.take(self.rows, indices, rows)
 
@@ -120,6 +131,20 @@ class Examples:
         if self.rows is None:
             Y = columns(net, self._data.Y[indices]).mT
         else:
-            end = self.rows.shape[1] - (self.weights is not None)
-            Y = xp.take(self.rows[:, end - n : end], indices, axis=0)
+            Y = xp.take(self._data.Y, indices, axis=0)
         return xp.reshape(Y, (-1, m, n)).mT, shares
+
+
+def _is_gathered(network: Network, X: Host) -> bool:
+    """Whether batches are gathered from X itself."""
+    on_host = isinstance(network.backend, NumPyBackend)
+    return on_host and bool(X.flags.c_contiguous) and X.nbytes > PACKED_BYTES
+
+
+def _side_by_side(network: Network, data: Data) -> SideBySide:
+    X, Y, weights = data
+    width = padded(X.shape[1] + 1, network.backend, network.dtype)
+    parts = [(0, X), (width, Y)]
+    if weights is not None:
+        parts.append((width + Y.shape[1], np.asarray(weights, network.dtype)[:, None]))
+    return SideBySide(parts)

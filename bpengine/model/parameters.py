@@ -10,10 +10,11 @@ from itertools import accumulate, pairwise
 from typing import Any, SupportsIndex
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_array_api_obj, is_numpy_array
+from array_api_compat import device, is_array_api_obj, is_numpy_array
 
 from bpengine.backends import AnyArray, Array, Backend
 from bpengine.backends.array_api import library_name
+from bpengine.backends.namespace import array_namespace
 from bpengine.validation import host_numbers, shown
 
 __all__ = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import pickle
+import tracemalloc
 import warnings
 from decimal import Decimal
 from functools import partial
@@ -189,6 +190,51 @@ def test_equal_to_scikit_learn_whatever_the_settings(kind, options, examples, we
     for model in models:
         model.fit(X[:examples], y[:examples], sample_weight=weights)
     assert_alike(*models, tolerance=1e-8)
+
+
+GATHERED = [
+    ("classes", False, {"batch_size": 32, "early_stopping": True}),
+    ("outputs", True, {}),
+    ("classes", True, {"dropout": [0.2, 0.5], "solver": "sgd"}),
+    ("classes", False, {"dtype": "float32"}),
+]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize(("kind", "weighted", "options"), GATHERED)
+def test_a_step_reads_large_x_in_place_with_the_same_result(
+    monkeypatch, kind, weighted, options, backend
+):
+    if backend == "numba":
+        pytest.importorskip("numba")
+    _, X, y = DATA[kind]
+    weights = WEIGHTS[: len(X)] if weighted else None
+    found = []
+    for limit, order in ((2**24, "C"), (0, "C"), (0, "F")):
+        monkeypatch.setattr("bpengine.estimators.data.PACKED_BYTES", limit)
+        ours = pair(kind)[1].set_params(backend=backend, **options)
+        ours.fit(np.array(X, order=order), y, sample_weight=weights)
+        found.append((ours.network_.vector, ours.loss_curve_))
+    for vector, losses in found[1:]:
+        np.testing.assert_array_equal(vector, found[0][0])
+        assert losses == found[0][1]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_fit_copies_large_x_only_for_validation(monkeypatch, dtype):
+    monkeypatch.setattr("bpengine.estimators.data.PACKED_BYTES", 0)
+    X = np.random.default_rng(0).random((2000, 500), dtype)
+    ours = MLPClassifier((4,), batch_size=20, max_iter=1, random_state=0)
+    stopped = clone(ours).set_params(early_stopping=True, validation_fraction=0.2)
+    calls = (ours.fit, 0), (ours.partial_fit, 0), (stopped.fit, 0.2), (ours.predict, 0.1)
+    for call, share in calls:
+        arguments = (X,) if call == ours.predict else (X, np.arange(2000) % 2)
+        call(*arguments)  # imports
+        tracemalloc.start()
+        call(*arguments)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < (share + 0.1) * X.nbytes, call
 
 
 @pytest.mark.parametrize("solver", ["sgd", "adam"])

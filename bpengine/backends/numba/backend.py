@@ -127,7 +127,8 @@ class BatchedProgram:
         self.batches = batches  # instructions hold addresses of its arrays
         self.count = np.zeros(1, np.int64)
         self.calls: list[Call] = []
-        before = [lowering.gather(batches)]
+        before: list[Instruction | None] = [*lowering.gathers(batches)]
+        self._gathers = len(before)
         if batches.settings is not None:
             before.append(lowering.set(batches.settings))
         ready = [instruction for instruction in before if instruction is not None]
@@ -141,11 +142,12 @@ class BatchedProgram:
         self._numbers = np.concatenate(batches.batches)
         first, last = (self.calls[i][1][0] for i in (0, -1))
         threads = getattr(self.calls[0][0], "size", 1)  # parts of an instruction
-        first[0, 2] = self._numbers.ctypes.data
+        loading = self._gathers * threads
+        first[:loading:threads, 2] = self._numbers.ctypes.data
         if batches.settings is not None:
             dtype = batches.settings.targets[0].dtype
             self._values = np.ascontiguousarray(batches.settings.values, dtype)
-            first[threads, 2] = self._values.ctypes.data
+            first[loading, 2] = self._values.ctypes.data
         last[-threads, 3] = batches.slots[0].ctypes.data
         self.count[0] = 0
 

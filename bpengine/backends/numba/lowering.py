@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numba
 import numpy as np
 from numba import types
 
+from bpengine.backends.numba.cache import cached_cfunc
 from bpengine.backends.numba.custom import custom_kernel, matches
 from bpengine.backends.numba.elementwise import ELEMENTWISE, KERNELS
 from bpengine.backends.numba.gather import GATHER, SET, STORE
@@ -34,7 +34,7 @@ from bpengine.backends.numpy import blas
 from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backends.numpy.strided import location
 from bpengine.backends.operation import Array, Operation
-from bpengine.backends.program import Batches, Settings
+from bpengine.backends.program import Batches, Settings, SideBySide
 
 __all__ = ["Lowering", "log_compilation"]
 
@@ -243,10 +243,16 @@ class Lowering:
         before = [Instruction(first)] if op.name in ("adam", "adam per parameter") else []
         return [*before, Instruction(fields, "update", arrays[0].itemsize, vectors)]
 
-    def gather(self, batches: Batches) -> Instruction | None:
-        """The instruction that loads the next batch; field 2, the address of its indices, is open."""
-        source, target = batches.examples, batches.rows
-        if source is None or not (contiguous_rows(source) and contiguous_rows(target)):
+    def gathers(self, batches: Batches) -> list[Instruction | None]:
+        """The instructions that load the next batch; None for what Python has to load."""
+        examples, rows = batches.examples, batches.rows
+        if not isinstance(examples, SideBySide):
+            return [None if examples is None else self._gather(examples, rows)]
+        return [self._gather(x, rows[:, i : i + x.shape[1]]) for i, x in examples.parts]
+
+    def _gather(self, source: Array, target: Array) -> Instruction | None:
+        """The instruction that takes rows; field 2, the address of their indices, is open."""
+        if not (contiguous_rows(source) and contiguous_rows(target)):
             return None
         if source.dtype != target.dtype or source.shape[1] != target.shape[1]:
             return None
@@ -308,7 +314,7 @@ def compiled(name: str, dtype: np.dtype[Any]) -> Any:
     pointer = types.CPointer
     signature = types.void(pointer(types.int64), pointer(REALS[dtype]))
     start = time.perf_counter()
-    kernel = numba.cfunc(signature, cache=True, error_model="numpy")(KERNELS[name])
+    kernel = cached_cfunc(KERNELS[name], signature, error_model="numpy")
     if not kernel.cache_hits:
         _Compiling.seconds += time.perf_counter() - start
         _Compiling.kernels += 1

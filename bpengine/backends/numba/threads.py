@@ -14,10 +14,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 
 from bpengine import openblas
+from bpengine.backends.numba.cache import cached_njit
 from bpengine.backends.numba.instruction import BARRIER, FIELDS, Instruction, partition
 from bpengine.backends.numba.intrinsics import atomic_add_one, atomic_load, call
 from bpengine.backends.operation import Array
@@ -57,7 +57,7 @@ def distribute(instructions: Sequence[Instruction]) -> tuple[list[Instruction], 
     return [part for parts in partitioned for part in parts], ThreadPool(threads, keep_alive)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@cached_njit
 def replay(instructions: Array, steps: int) -> None:
     """Execute instructions in order, `steps` times."""
     first = instructions.ctypes.data
@@ -136,7 +136,7 @@ class ThreadPool:
                 other.join()
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@cached_njit
 def _run_thread(
     instructions: Array, steps: int, threads: int, state: Array, yield_address: int, thread: int
 ) -> bool:
@@ -155,7 +155,7 @@ def _run_thread(
     return True
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@cached_njit
 def _wait(state: Array, arrivals: int, yield_address: int) -> bool:
     """Wait at a barrier until so many threads have arrived in all; False if stopped before."""
     place, spins = state.ctypes.data, 0
