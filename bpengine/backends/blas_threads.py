@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+
+import numpy as np
 
 from bpengine import openblas
 from bpengine.backends.operation import Operation, size
@@ -18,7 +21,8 @@ __all__ = ["BLASThreads"]
 MULTIPLICATIONS = 2**18
 BLOCK = 5e-3  # seconds of steps that are timed together
 SLOWDOWN = 2.0  # over the best time, from which threads are seen to lose
-FLOPS, BYTES = 4e9, 2e9  # a second, below which they are too, if there was never a better time
+SHARE, BYTES = 0.5, 2e9  # of one thread's products, and a second: if there was never a better time
+SIZE = 200  # of the products by which the rate is measured
 RETRY, MAX_RETRY = 16, 1024  # blocks until threads are tried again; doubled if they lose
 
 
@@ -42,7 +46,7 @@ class BLASThreads:
             if op.name == "matmul":
                 most = max(most, op.inputs[0].shape[-1] * size(op.output))
         self._used = most > MULTIPLICATIONS
-        self._slowest = flops / FLOPS + traffic / BYTES
+        self._flops, self._traffic, self._slowest = flops, traffic, 0.0
         self._best, self._last = math.inf, BLOCK  # seconds of a step
         self._recent: deque[float] = deque(maxlen=3)
         self._single, self._alone = False, 0.0
@@ -53,6 +57,8 @@ class BLASThreads:
         if not self._used or openblas.threads() in (None, 1):
             call(steps)
             return
+        if not self._slowest:
+            self._slowest = self._flops / (SHARE * rate_of_one_thread()) + self._traffic / BYTES
         while steps:
             count = max(1, min(steps, int(BLOCK / self._last)))
             single = self._single and self._wait > 0
@@ -78,3 +84,16 @@ class BLASThreads:
             if len(self._recent) == 3 and typical > min(SLOWDOWN * self._best, self._slowest):
                 self._single, self._wait = True, RETRY
                 self._recent.clear()
+
+
+@functools.cache
+def rate_of_one_thread() -> float:
+    """Floating-point operations a second of products of this machine by one thread, in float64."""
+    x = np.ones((SIZE, SIZE))
+    times = []
+    with openblas.one_thread:
+        for _ in range(5):
+            start = time.perf_counter()
+            x @ x
+            times.append(time.perf_counter() - start)
+    return 2 * SIZE**3 / min(times)

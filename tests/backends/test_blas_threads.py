@@ -31,6 +31,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(openblas, "_set_threads", lambda number: setattr(found, "threads", number))
     monkeypatch.setattr(openblas, "usable_cores", lambda: found.cores)
     monkeypatch.setattr(openblas, "within_cores", openblas.Limit(lambda: found.cores))
+    monkeypatch.setattr(blas_threads, "rate_of_one_thread", lambda: 2e10)
     monkeypatch.setattr(blas_threads.time, "perf_counter", lambda: found.now)
     return found
 
