@@ -11,6 +11,7 @@ import array_api_compat
 import numpy as np
 
 from bpengine.backends.base import Backend
+from bpengine.backends.blas_threads import BLASThreads
 from bpengine.backends.namespace import array_namespace
 from bpengine.backends.operation import Array, Operation
 from bpengine.backends.program import Batches, Program
@@ -23,6 +24,8 @@ Calls = Iterator[Call]
 
 class Replay:
     """A program as a list of (function, operands), called in order as ``function(*operands)``."""
+
+    threads: BLASThreads | None = None
 
     def __init__(self, calls: list[Call]) -> None:
         self.calls = calls

@@ -37,24 +37,31 @@ class BLASThreads:
     ----------
     operations : sequence of Operation
         Of a step.
+
+    Attributes
+    ----------
+    used : bool
+        Whether one of its products is so large that OpenBLAS may use several.
     """
 
     def __init__(self, operations: Iterable[Operation]) -> None:
-        flops = traffic = most = 0
+        self.used, self._flops, self._traffic, self._slowest = False, 0, 0, 0.0
         for op in operations:
-            flops, traffic = flops + op.flops, traffic + op.bytes
-            if op.name == "matmul":
-                most = max(most, op.inputs[0].shape[-1] * size(op.output))
-        self._used = most > MULTIPLICATIONS
-        self._flops, self._traffic, self._slowest = flops, traffic, 0.0
+            self.include(op)
         self._best, self._last = math.inf, BLOCK  # seconds of a step
         self._recent: deque[float] = deque(maxlen=3)
         self._single, self._alone = False, 0.0
         self._pause, self._wait = RETRY, 0
 
+    def include(self, op: Operation) -> None:
+        """Count an operation, and whether it is a product that OpenBLAS may share out."""
+        self._flops, self._traffic = self._flops + op.flops, self._traffic + op.bytes
+        if op.name == "matmul":
+            self.used |= op.inputs[0].shape[-1] * size(op.output) > MULTIPLICATIONS
+
     def run(self, call: Callable[[int], None], steps: int) -> None:
         """Call ``call(count)``, which runs so many steps, for all of them."""
-        if not self._used or openblas.threads() in (None, 1):
+        if not self.used or openblas.threads() in (None, 1):
             call(steps)
             return
         if not self._slowest:

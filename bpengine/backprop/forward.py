@@ -91,6 +91,8 @@ class Forward:
         self._first = w, b, z
         if isinstance(self._program, Replay) and isinstance(z, np.ndarray):
             self._program.calls[:0] = (np.matmul, ()), (np.add, (z, b, z))
+            if self._program.threads is not None:
+                self._program.threads.include(equations.product("feedforward", w, X, z))
 
     def run(self, X: Array) -> None:
         """Write weighted inputs and activations to the workspace."""

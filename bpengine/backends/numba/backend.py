@@ -79,9 +79,9 @@ class CompiledProgram(QuietReplay):
         """Run the step `steps` times."""
         if steps == 1 and len(self.calls) == 1:
             function, operands = self.calls[0]
-            self._threads.run(lambda count: function(*operands), 1)
+            self.threads.run(lambda count: function(*operands), 1)
         else:
-            self._context.run(self._threads.run, partial(self._replay, self.calls), steps)
+            self._context.run(self.threads.run, partial(self._replay, self.calls), steps)
 
     def run_batches(self, batches: Batches, steps_taken: list[int]) -> None:
         """A step on each of some batches, which compiled code gathers where possible."""
@@ -97,7 +97,7 @@ class CompiledProgram(QuietReplay):
         before = steps_taken[0]
         try:
             step = partial(self._replay, batched.calls)
-            self._context.run(self._threads.run, step, len(batches.batches))
+            self._context.run(self.threads.run, step, len(batches.batches))
         finally:
             steps_taken[0] = before + int(batched.count[0])
 

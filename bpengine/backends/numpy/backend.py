@@ -78,14 +78,17 @@ class QuietReplay(Replay):
 
     def __init__(self, calls: list[Call], keep_alive: object, threads: BLASThreads) -> None:
         super().__init__(calls)
-        self._threads = threads
+        self.threads: BLASThreads = threads
         self._keep_alive = keep_alive  # the arrays whose addresses calls of BLAS hold
         self._context = contextvars.Context()  # not the error state of whoever calls first
         self._context.run(np.seterr, all="ignore")
 
     def run(self, steps: int) -> None:
         """Make all calls in order, `steps` times."""
-        self._context.run(self._threads.run, super().run, steps)
+        if self.threads.used:
+            self._context.run(self.threads.run, super().run, steps)
+        else:
+            self._context.run(super().run, steps)
 
     def run_batches(self, batches: Batches, steps_taken: list[int]) -> None:
         """A step on each of some batches."""
@@ -95,4 +98,4 @@ class QuietReplay(Replay):
             for _ in itertools.islice(steps, count):
                 pass
 
-        self._context.run(self._threads.run, take, len(batches.batches))
+        self._context.run(self.threads.run, take, len(batches.batches))
