@@ -69,11 +69,8 @@ def pairs(name: str, m: int | None, backend: str) -> dict[str, Pair]:
     sgd, rng = bp.SGD(RATE), np.random.default_rng(0)
 
     def update_by_hand() -> None:
-        gradient = by_hand.backprop(X, Y)
-        for w, g in zip(by_hand.weights, gradient.weights, strict=True):
-            w -= RATE * g
-        for b, g in zip(by_hand.biases, gradient.biases, strict=True):
-            b -= RATE * g
+        vector = by_hand.vector
+        vector -= RATE * by_hand.backprop(X, Y).vector
 
     def step() -> None:
         frozen.step(weights, biases, X, Y, RATE)

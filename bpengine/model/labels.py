@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import array_api_compat
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
@@ -118,12 +118,8 @@ def classes(xp: Any, a: Array) -> Array:
 
 def true_classes(xp: Any, y: Array) -> Array | None:
     """The class that each column of targets stands for, or None where they are not classes."""
-    ones = y == 1
-    if y.shape[-2] > 1:  # a single 1 in each column
-        one_hot = (
-            xp.all(xp.any(ones, axis=-2))
-            and xp.sum(xp.astype(y != 0, xp.int64)) == math.prod(y.shape) // y.shape[-2]
-        )
-    else:
-        one_hot = xp.all(ones | (y == 0))
-    return classes(xp, y) if bool(one_hot) else None
+    found, n = classes(xp, y), y.shape[-2]
+    one_hot = found[..., None, :]
+    if n > 1:
+        one_hot = one_hot == xp.arange(n, device=array_api_compat.device(y))[:, None]
+    return found if bool(xp.all(y == xp.astype(one_hot, y.dtype))) else None
