@@ -29,6 +29,7 @@ SIZES: dict[str, tuple[str, int | None]] = {
     "784-512-512-10, 256": ("medium", None),
 }
 EXAMPLES = 500, 50  # of an epoch: this many, or this many batches if that is less
+LONG = 30  # batches of the epochs that are compared with replays
 RATE = ladder.LEARNING_RATE
 
 
@@ -66,6 +67,8 @@ def pairs(name: str, m: int | None, backend: str) -> dict[str, Pair]:
     batch = X.shape[1]
     N = min(EXAMPLES[0], EXAMPLES[1] * batch)
     many_X, many_Y = ladder.examples(name, N)
+    long_X, long_Y = ladder.examples(name, LONG * batch)
+    plan = ladder.plan(name, m, backend)
     sgd, rng = bp.SGD(RATE), np.random.default_rng(0)
 
     def update_by_hand() -> None:
@@ -89,6 +92,12 @@ def pairs(name: str, m: int | None, backend: str) -> dict[str, Pair]:
                 many_X, many_Y, epochs=1, batch_size=min(batch, N), optimizer=sgd, progress=False
             ),
             lambda: frozen.epoch(weights, biases, many_X, many_Y, batch, RATE, rng),
+        ),
+        "ten epochs of fit ÷ their replays": (
+            lambda: trained.fit(
+                long_X, long_Y, epochs=10, batch_size=batch, optimizer=sgd, progress=False
+            ),
+            lambda: plan.run(10 * (long_X.shape[1] // batch)),
         ),
     }
 

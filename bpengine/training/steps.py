@@ -240,7 +240,7 @@ class StepRunner:
         """Copies of parameters and optimizer state, and the states of the generators that steps use."""
         xp, net = self.model.backend.xp, self.model
         arrays = {"": net.vector, **self.state.arrays}
-        draws = self.make_plan is not plain_plan or any(map(np.any, net.dropout))
+        draws = self.make_plan is not plain_plan or any(share != 0.0 for share in net.dropout)
         random = [rng.bit_generator.state for rng in net.rngs] if draws else []
         if out is None:
             return Snapshot({k: xp.asarray(x, copy=True) for k, x in arrays.items()}, random)
