@@ -386,7 +386,7 @@ def test_early_stopping_on_the_accuracy_needs_classes(lab):
         (
             {"monitor": "validation_loss"},
             ValueError,
-            "unknown monitor .* Did you mean 'validation_cost'",
+            "unknown monitor .* Here it is 'validation_cost'",
         ),
     ],
 )

@@ -99,5 +99,5 @@ class SingleBatch(Source):
         net = self.network
         arrays = (x if x is None else net.backend.asarray(x, net.dtype) for x in (self.Y, self.weights))
         # axes for the steps, and in a stack for the networks, which share the batch
-        y, weights = (x if x is None else x[(None,) * (1 + len(net.stack))] for x in arrays)
+        y, weights = (x if x is None else x[(*(None,) * (1 + len(net.stack)), ...)] for x in arrays)
         return y, weights
