@@ -11,6 +11,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 from bpengine.backends import Array, NumPyBackend, SideBySide
 from bpengine.data.source import Chunk
+from bpengine.model.packed_examples import contiguous_columns
 from bpengine.model.packed_examples import pack_examples as rows_of_columns
 from bpengine.model.parameters import padded
 from bpengine.network.network import Network
@@ -96,8 +97,7 @@ class Examples:
         else:
             self.rows = rows = pack_examples(network, *data)
             end = rows.shape[1] - (data.weights is not None)
-            # contiguous: NumPy's take copies any other array
-            self._targets = network.backend.xp.asarray(rows[:, end - network.sizes[-1] : end], copy=True)
+            self._targets = contiguous_columns(rows, end - network.sizes[-1], end)
 
     def chunks(self, order: Host, m: int) -> Iterator[Chunk]:
         """The examples of `order`, m at a time, but for batches without weight."""
