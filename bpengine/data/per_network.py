@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from bpengine.backends import Array, Slices
 from bpengine.data.source import Chunk, IndexedSource
 from bpengine.model.model import Model
-from bpengine.model.packed_examples import PARTS, pack_examples
+from bpengine.model.packed_examples import PARTS, contiguous_columns, pack_examples
 
 __all__ = ["PerNetwork"]
 
@@ -88,9 +88,15 @@ class PerNetwork(IndexedSource):
         self.backend.take(self.heads, heads, rows[:, :width])
         self.backend.take(self.tails, tails, rows[:, width:])
 
+    @cached_property
+    def _targets(self) -> Array:
+        """Targets and weights of the rows."""
+        if self.tails is not None:
+            return self.tails
+        return contiguous_columns(self.heads, self.heads.shape[1] - self.outputs - self.weighted)
+
     def _outcomes(self, indices: Array, m: int) -> tuple[Array, Array | None]:
         xp, width = self.backend.xp, self.outputs + self.weighted
-        table = self.heads[:, self.heads.shape[1] - width :] if self.tails is None else self.tails
-        rows = xp.take(table, xp.reshape(indices, (-1,)), axis=0)
+        rows = xp.take(self._targets, xp.reshape(indices, (-1,)), axis=0)
         rows = xp.reshape(rows, (indices.shape[0], -1, m, width))
         return rows[..., : self.outputs].mT, rows[..., self.outputs] if self.weighted else None

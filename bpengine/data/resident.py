@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -12,7 +13,13 @@ import numpy as np
 from bpengine.backends import Array, Slices
 from bpengine.data.source import Chunk, IndexedSource, Most, Source
 from bpengine.model.model import Model
-from bpengine.model.packed_examples import PARTS, TargetColumns, pack_examples, per_network_parts
+from bpengine.model.packed_examples import (
+    PARTS,
+    TargetColumns,
+    contiguous_columns,
+    pack_examples,
+    per_network_parts,
+)
 
 __all__ = ["InMemory", "SingleBatch"]
 
@@ -54,10 +61,16 @@ class InMemory(IndexedSource):
         ]
         columns = np.concatenate([np.arange(width - tail.width), *parts])
         some.rows = self.backend.xp.take(self.rows, self._placed(columns), axis=1)
+        vars(some).pop("_tails", None)
         return some
 
     def _target_columns(self) -> TargetColumns:
         return TargetColumns(self.outputs, self.weighted, self.stack, self.per_network)
+
+    @functools.cached_property
+    def _tails(self) -> Array:
+        """Targets and weights of the rows."""
+        return contiguous_columns(self.rows, self.rows.shape[1] - self._target_columns().width)
 
     def _placed(self, numbers: np.ndarray[Any, Any]) -> Array:
         return self.backend.asarray(numbers, "int64")
@@ -71,9 +84,8 @@ class InMemory(IndexedSource):
 
     def _outcomes(self, indices: Array, m: int) -> tuple[Array, Array | None]:
         xp = self.backend.xp
-        tail = self._target_columns()
-        rows = xp.take(self.rows[:, self.rows.shape[1] - tail.width :], indices, axis=0)
-        return tail.outcomes(xp.reshape(rows, (-1, m, rows.shape[1])))
+        rows = xp.take(self._tails, indices, axis=0)
+        return self._target_columns().outcomes(xp.reshape(rows, (-1, m, rows.shape[1])))
 
 
 class SingleBatch(Source):

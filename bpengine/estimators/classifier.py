@@ -246,7 +246,11 @@ class MLPClassifier(MultilabelMixin, MLP):
                 "an indicator matrix, with a column for each label" if many else "one class per example"
             )
             raise ValueError(f"{name} must be {what}, as in the first fit.")
-        found: Host = self._label_binarizer.transform(y).astype(bool)
+        found: Host
+        if self._label_binarizer.y_type_ == "multiclass" and y.ndim == 1:
+            found = y[:, None] == self.classes_  # as the binarizer, which takes longer than some epochs
+        else:
+            found = self._label_binarizer.transform(y).astype(bool)
         return found
 
     def _check_classes(self, y: Any) -> None:

@@ -11,6 +11,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 from bpengine.backends import Array, NumPyBackend, SideBySide
 from bpengine.data.source import Chunk
+from bpengine.model.packed_examples import contiguous_columns
 from bpengine.model.packed_examples import pack_examples as rows_of_columns
 from bpengine.model.parameters import padded
 from bpengine.network.network import Network
@@ -91,12 +92,12 @@ class Examples:
         if hasattr(data.X, "tocsr"):
             self._data = data._replace(X=data.X.tocsr())
         elif _is_gathered(network, data.X):
-            self._data = data._replace(Y=np.asarray(data.Y, network.dtype))
-            self.rows = _side_by_side(network, self._data)
+            self._targets = np.asarray(data.Y, network.dtype)
+            self.rows = _side_by_side(network, data._replace(Y=self._targets))
         else:
             self.rows = rows = pack_examples(network, *data)
             end = rows.shape[1] - (data.weights is not None)
-            self._data = data._replace(Y=rows[:, end - network.sizes[-1] : end])
+            self._targets = contiguous_columns(rows, end - network.sizes[-1], end)
 
     def chunks(self, order: Host, m: int) -> Iterator[Chunk]:
         """The examples of `order`, m at a time, but for batches without weight."""
@@ -131,7 +132,7 @@ class Examples:
         if self.rows is None:
             Y = columns(net, self._data.Y[indices]).mT
         else:
-            Y = xp.take(self._data.Y, indices, axis=0)
+            Y = xp.take(self._targets, indices, axis=0)
         return xp.reshape(Y, (-1, m, n)).mT, shares
 
 

@@ -24,6 +24,7 @@ from bpengine.data.source import Chunk
 from bpengine.estimators import rules
 from bpengine.estimators.base import BaseMLP
 from bpengine.estimators.data import Data, Host, pack_examples
+from bpengine.model.packed_examples import contiguous_columns
 from bpengine.network.network import Network
 from bpengine.network.stack import stack
 from bpengine.training.backend_choice import for_training
@@ -241,6 +242,7 @@ class StackSteps:
 
     def __init__(self, group: Sequence[StackedFit], rows: Array) -> None:
         self.network, self.rows = stack([member.network for member in group]), rows
+        self.targets = contiguous_columns(rows, rows.shape[1] - self.network.sizes[-1])
         self.loss = group[0].estimator._loss
         self.alpha = np.array([float(member.estimator.alpha) for member in group])
         constant = group[0].estimator.solver == "adam" or all(
@@ -353,7 +355,7 @@ class StackSteps:
     def _outcomes(self, indices: Array, m: int, shares: Array | None) -> tuple[Array, Array | None]:
         """Targets of batches, (steps, P, n_L, m), and their weights."""
         xp, n = self.network.backend.xp, self.network.sizes[-1]
-        taken = xp.take(self.rows[:, self.rows.shape[1] - n :], xp.reshape(indices, (-1,)), axis=0)
+        taken = xp.take(self.targets, xp.reshape(indices, (-1,)), axis=0)
         return xp.reshape(taken, (indices.shape[0], -1, m, n)).mT, shares
 
 

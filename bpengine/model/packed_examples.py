@@ -9,7 +9,14 @@ from bpengine.backends import Array, Backend
 from bpengine.backends.namespace import array_namespace
 from bpengine.model.parameters import padded
 
-__all__ = ["PARTS", "TargetColumns", "in_stack", "pack_examples", "per_network_parts"]
+__all__ = [
+    "PARTS",
+    "TargetColumns",
+    "contiguous_columns",
+    "in_stack",
+    "pack_examples",
+    "per_network_parts",
+]
 
 PARTS = "inputs", "targets", "weights"  # what may be per-network in a stack
 
@@ -69,6 +76,11 @@ def pack_examples(
     if weight is not None:
         out[:, end:] = weight.mT
     return out
+
+
+def contiguous_columns(rows: Array, start: int, stop: int | None = None) -> Array:
+    """A copy of some columns, to take rows from: NumPy's `take` copies a strided array as a whole."""
+    return array_namespace(rows).asarray(rows[:, start:stop], copy=True)
 
 
 def _flattened(x: Array, m: int) -> Array:

@@ -11,9 +11,10 @@ from bpengine.model.model import Model
 
 __all__ = ["for_training", "rule"]
 
-SAVED = 10e-6  # seconds saved per step and layer of weights; measured: 10e-6 to 60e-6
-SAVED_BY_STATE = 2e-9  # with a stateful optimizer; measured: 2e-9 to 4e-9
-START = 2.0  # seconds: upper bound of the time to import Numba and its kernels
+SAVED = 10e-6  # seconds saved per step and layer of weights; measured: 5e-6 to 200e-6
+SAVED_BY_STATE = 2e-9  # with a stateful optimizer; measured: 1e-9 to 4e-9
+# seconds: importing Numba and its kernels takes 0.4 to 0.6, and half of the estimate may be saved
+START = 2.0
 LARGEST = 2**28  # multiplications a step; beyond, matrix products dominate on both
 
 

@@ -36,6 +36,7 @@ import bpengine as bp
 from bpengine.backprop import forward
 from bpengine.data import memmap, resident
 from bpengine.data import stream as streams
+from bpengine.data.per_network import PerNetwork
 from bpengine.data.source import Chunk, IndexedSource
 
 
@@ -673,3 +674,20 @@ def test_batches_are_of_the_networks_backend(lab):
     ):
         net.fit(batches, epochs=1, progress=False)
     np.testing.assert_array_equal(net.vector, before)
+
+
+@pytest.mark.parametrize("source", ["in memory", "per network"])
+def test_the_targets_of_a_chunk_take_no_copy_of_all(source):
+    N = 20_000
+    X, Y = np.zeros((3, N), "float32"), np.zeros((10, N), "float32")
+    if source == "in memory":
+        found = resident.InMemory(bp.Network([3, 10]), X, Y, None, 10, True)
+    else:
+        found = PerNetwork(bp.Network([3, 10], stack=2), X, Y, None, 10, "each")
+    first, *_, last = found.chunks(np.random.default_rng(0), lambda step, size: 20)
+    first.outcomes()  # what all chunks share
+    tracemalloc.start()
+    last.outcomes()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < Y.nbytes / 10
