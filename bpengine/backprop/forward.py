@@ -89,8 +89,10 @@ class Forward:
         if X.ndim < z.ndim:  # one product for all networks of a stack
             w, b, z = (backend.xp.reshape(x, (-1, x.shape[-1]), copy=False) for x in (w, b, z))
         self._first = w, b, z
+        self._calls = None
         if isinstance(self._program, Replay) and isinstance(z, np.ndarray):
-            self._program.calls[:0] = (np.matmul, ()), (np.add, (z, b, z))
+            self._calls = self._program.calls
+            self._calls[:0] = (np.matmul, ()), (np.add, (z, b, z))
             if self._program.threads is not None:
                 self._program.threads.include(equations.product("feedforward", w, X, z))
 
@@ -98,14 +100,16 @@ class Forward:
         """Write weighted inputs and activations to the workspace."""
         w, b, z = self._first
         x = self._backend.asarray(X, self._dtype)
-        if isinstance(self._program, Replay) and isinstance(z, np.ndarray):
-            self._program.calls[0] = np.matmul, (w, x, z)
-        else:
+        if self._calls is None:
             z[...] = w @ x + b
+        else:
+            self._calls[0] = np.matmul, (w, x, z)
         self._program.run(1)
 
     def keep(self) -> None:
-        """Leave it to the next call."""
+        """Leave it to the next call, without X."""
+        if self._calls is not None:
+            self._calls[0] = np.matmul, ()
         self._recent.keep(self._key, self, self.workspace.bytes)
 
 

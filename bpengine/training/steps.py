@@ -122,6 +122,9 @@ class StepRunner:
             for plan, *_ in self._plans.values():
                 plan.program.forget_batches()
             size = sum(plan.memory for plan, *_ in self._plans.values())
+            # the optimizer's state, and a snapshot of it and of the parameters
+            entries = int(self.model.vector.shape[0]) * (1 + 2 * len(self.state.arrays))
+            size += entries * np.dtype(self.model.dtype).itemsize
             self.model.recent.keep(self._key, self, size)
 
     def use(self, executor: Backend) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -134,6 +136,18 @@ def test_few_are_retained_and_no_more_bytes_than_the_bound(monkeypatch):
         found.keep(i, str(i), size)
     assert [found.take(i) for i in range(6)] == [None] * 4 + ["4", "5"]
     assert found.take(5) is None  # it is in use
+
+
+def test_arrays_of_the_user_are_let_go():
+    net = bp.Network([4, 5, 3], rng=0)
+    X, Y = data(6, 0)
+    X = X.astype("float32")
+    references = weakref.ref(X), weakref.ref(Y)
+    net.feedforward(X), net.evaluate(X, Y), net.backprop(X, Y)
+    net.fit(X, Y, epochs=1, batch_size=2, progress=False)
+    del X, Y
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]
 
 
 def test_threads_copies_and_pickles_start_with_nothing():
