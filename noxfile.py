@@ -146,7 +146,7 @@ def links(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Optional: the benchmark suite, and docs/benchmarks-core.md with its pictures."""
     session.install("-e", ".", *group("bench"))
-    session.run("pytest", "benchmarks", "--benchmark-group-by=group", "--benchmark-columns=median")
+    session.run("pytest", "benchmarks", "--benchmark-columns=median")
     session.run("python", "benchmarks/report.py", "core", *session.posargs)
 
 
@@ -155,6 +155,10 @@ def bench_quick(session: nox.Session) -> None:
     """Whether the benchmarks run: the suite once, the scripts in their shortest form or their help."""
     session.install("-e", ".[estimators]", *group("bench"))
     session.run("pytest", "benchmarks", "--benchmark-disable")
+    folder = session.create_tmp()
+    for option in ("save=before", "compare", f"json={folder}/times.json"):  # of docs/benchmarks.md
+        selected = ["-k", "nielsen and bpengine", f"--benchmark-storage={folder}"]
+        session.run("pytest", "benchmarks", *selected, f"--benchmark-{option}", silent=True)
     shortest = {
         "book": ["--data", "none", "--examples", "20", "--epochs", "1", "--pairs", "5"],
         "per_example": ["tiny", "--pairs", "5"],
