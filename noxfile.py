@@ -102,8 +102,8 @@ def allow_newer_numpy(session: nox.Session) -> None:
 
 @nox.session
 def perf(session: nox.Session) -> None:
-    """Counts and time ratios of training steps against the stored ones: docs/performance-check.md."""
-    session.install("-e", ".[numba]")
+    """Counts and time ratios of steps, kernels and calls: docs/performance-check.md."""
+    session.install("-e", ".[numba,estimators]")
     session.run("python", "benchmarks/perf.py", *(session.posargs or ["check"]))
 
 

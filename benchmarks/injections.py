@@ -486,20 +486,21 @@ def run(options: argparse.Namespace, environment: Mapping[str, Any]) -> int:
     for name in options.faults:
         start = time.perf_counter()
         status, lines = check_with(name, options.baseline)
+        caught = status == 1 and lines[-1].startswith("FAIL")  # a crash is no verdict
         seconds = round(time.perf_counter() - start)
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        entry = {"fault": name, "status": status, "verdict": lines[-1], "seconds": seconds, "load": load}
+        entry = {"fault": name, "caught": caught, "verdict": lines[-1], "seconds": seconds, "load": load}
         results.append(entry)
         options.records.parent.mkdir(parents=True, exist_ok=True)
         with options.records.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
         print(
-            f"{'caught' if status == 1 else 'MISSED'} {seconds:4} s  {name}: {lines[-1]:.120}",
+            f"{'caught' if caught else 'MISSED'} {seconds:4} s  {name}: {lines[-1]:.120}",
             flush=True,
         )
-    caught = sum(entry["status"] == 1 for entry in results)
-    print(f"{caught} of {len(results)} caught")
-    return int(caught < len(results) - 1)
+    count = sum(entry["caught"] for entry in results)
+    print(f"{count} of {len(results)} caught")
+    return int(count < len(results) - 1)
 
 
 def check_with(name: str, baseline: Path) -> tuple[int, list[str]]:

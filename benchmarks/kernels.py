@@ -137,7 +137,9 @@ def kernel(name: str, backend: str = "numpy") -> Pair:
     else:
         reference = twin(function, inputs, memory)
     with memory.scratch():
-        return partial(engine.compile([op]).run, 1), reference
+        ours = partial(engine.compile([op]).run, 1)
+    ours.operation = op  # whose random generator compiled code uses
+    return ours, reference
 
 
 def gather() -> Pair:

@@ -37,6 +37,10 @@ RECORDS = HERE.parent / "build" / "performance.jsonl"
 SCHEMA = 2
 PROCESSES = 7  # whose median ratio is stored: one process may have its arrays lie luckily in memory
 FROZEN = ("frozen.py", "frozen_kernels.py")
+PARTS = {  # of a baseline, that need a package
+    "Numba": lambda name: name.startswith("numba "),
+    "scikit-learn": lambda name: name.endswith("MLPClassifier"),
+}
 NAMED = ("processor", "BLAS core", "NumPy", "BLAS")  # what a ratio depends on
 
 
@@ -58,12 +62,12 @@ def check(
     stored = exact.unpacked(baseline["counts"])
     ratios = {name: tuple(numbers) for name, numbers in baseline["ratios"].items()}
     lines = []
-    if "numba" not in exact.BACKENDS:
-        stored, ratios = (
-            {name: x for name, x in part.items() if not name.startswith("numba ")}
-            for part in (stored, ratios)
-        )
-        lines.append("SKIPPED, for Numba is not installed: all that is compiled")
+    for package, ours in PARTS.items():
+        if not any(map(ours, exact.NAMES)):
+            stored, ratios = (
+                {name: x for name, x in part.items() if not ours(name)} for part in (stored, ratios)
+            )
+            lines.append(f"SKIPPED, for {package} is not installed: what needs it")
     here, there = environment(), baseline["environment"]
     same_python = here["Python"].split(".")[:2] == there["Python"].split(".")[:2]
     if not same_python:

@@ -179,7 +179,7 @@ def part(
     A case is slower only if fresh processes say so too. What is measured while its control is off does
     not count; a case that is never measured without that is not judged.
     """
-    result = Timed([f"{'':36}stored  ours ÷ frozen           µs ours    µs frozen"])
+    result = Timed([f"{'':40}stored  measured                     µs  µs reference"])
     result.ratios = found = measure(list(stored), 0)
     limits = {name: limit(ratios, tolerance) for name, ratios in stored.items()}
     said: dict[str, list[Ratio]] = {
@@ -224,7 +224,7 @@ def _decided(said: Sequence[Ratio], limit: float) -> bool:
 
 
 def _line(name: str, stored: float, found: Ratio, verdict: str) -> str:
-    return f"{name:36}{stored:6.3f}  {found!s:22}{found.ours:9,.1f}{found.reference:13,.1f}  {verdict}"
+    return f"{name:40}{stored:6.3f}  {found!s:22}{found.ours:9,.1f}{found.reference:13,.1f}  {verdict}"
 
 
 if __name__ == "__main__":

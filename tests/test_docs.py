@@ -327,7 +327,7 @@ RUN = (
     r"pip install \.( && python -m bpengine train digits)?",
     r'pip install "(?:\.|bpengine)\[([\w,]+)\]"',
     r"(OPENBLAS_NUM_THREADS=1 )?python -m bpengine (train digits.*|predict .*|doctor|scale .*)",
-    r"python benchmarks/perf.py refresh",
+    r"python benchmarks/perf.py (refresh|record|check --against main)",
     r"pytest benchmarks -k \"nielsen and bpengine\" --benchmark-(save=before|compare|json=times.json)",
     r"(OPENBLAS_NUM_THREADS=1 mpiexec -n 2 )?python (train|search).py",
     r"export (OPENBLAS_CORETYPE=SkylakeX|BPENGINE_BLAS_CORE=0)",
