@@ -153,21 +153,58 @@ def bench(session: nox.Session) -> None:
 @nox.session(name="bench-quick")
 def bench_quick(session: nox.Session) -> None:
     """Whether the benchmarks run: the suite once, the scripts in their shortest form or their help."""
-    session.install("-e", ".[estimators]", *group("bench"))
+    session.install("-e", ".[numba,estimators]", *group("bench"))
     session.run("pytest", "benchmarks", "--benchmark-disable")
     folder = session.create_tmp()
     for option in ("save=before", "compare", f"json={folder}/times.json"):  # of docs/benchmarks.md
         selected = ["-k", "nielsen and bpengine", f"--benchmark-storage={folder}"]
         session.run("pytest", "benchmarks", *selected, f"--benchmark-{option}", silent=True)
-    shortest = {
-        "book": ["--data", "none", "--examples", "20", "--epochs", "1", "--pairs", "5"],
-        "per_example": ["tiny", "--pairs", "5"],
-        "tried": ["tiny", "--pairs", "5"],
-    }
     for path in sorted(Path("benchmarks").glob("*.py")):
         if '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
             # the others take longer, or need other packages or a GPU
-            session.run("python", path, *shortest.get(path.stem, ["--help"]), silent=True)
+            session.run("python", path, *SHORTEST.get(path.stem, ["--help"]), silent=True)
+
+
+# the pages of benchmarks, by the scripts that write them, in order
+REPORTS = {
+    "report core": [],
+    "report peers": [],
+    "compiled": [],
+    "per_example": ["--threads", "1"],
+    "stacks": ["--pairs", "15"],
+    "estimators": ["--pairs", "5", "--examples", "4000", "--epochs", "30"],
+    "distributed": ["--pairs", "5"],
+}
+# as short as can be, and writing nothing
+SHORTEST = {
+    "book": ["--data", "none", "--examples", "20", "--epochs", "1", "--pairs", "5"],
+    "tried": ["tiny", "--pairs", "5"],
+    "report": ["core", "--rungs", "tiny", "--print"],
+    "report core": ["--rungs", "tiny", "--print"],
+    "report peers": ["--rungs", "tiny", "--print"],
+    "compiled": ["--rungs", "tiny", "--print"],
+    "per_example": ["tiny", "--pairs", "5", "--threads", "1", "--print"],
+    "stacks": ["--pairs", "5", "--networks", "2", "--threads", "1", "--print"],
+    "estimators": [
+        *("--pairs", "1", "--examples", "200", "--epochs", "1", "--print"),
+        *("--networks", "digits, 64-100-10"),
+    ],
+    "distributed": ["--pairs", "1", "--rungs", "small", "--print"],
+}
+
+
+@nox.session(name="bench-all", default=False)
+def bench_all(session: nox.Session) -> None:
+    """Optional: every page of benchmarks made again, on a machine that does nothing else.
+
+    `nox -s bench-all -- --quick` only tries whether all of them can be made.
+    """
+    session.install("-e", ".[numba,estimators,mpi]", *group("bench"), *group("peers"))
+    for name, full in REPORTS.items():
+        script, *what = name.split()
+        options = SHORTEST[name] if "--quick" in session.posargs else full
+        threads = {"OPENBLAS_NUM_THREADS": "1"} if script == "estimators" else None
+        session.run("python", f"benchmarks/{script}.py", *what, *options, env=threads)
 
 
 @nox.session(name="bench-peers", default=False)

@@ -19,8 +19,8 @@ import variations
 from bpengine.backends import Operation
 from bpengine.backends.numpy.scratch import Scratch
 
-SIZES, BATCH = (200, 300, 200), 256
-SMALLEST = 10_000  # numbers in an output: a shorter operation is mostly the call
+SIZES, BATCH = (100, 150, 100), 128
+SMALLEST = 5_000  # numbers in an output: a shorter operation is mostly the call
 RANDOM = {"uniform", "gaussian noise"}  # whose twins take a generator
 PAGE, OFFSET = 4096, 640  # bytes
 Pair = tuple[Callable[[], object], Callable[[], object]]

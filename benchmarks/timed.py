@@ -34,7 +34,7 @@ from bpengine.timing import Ratio
 ROOT = Path(__file__).resolve().parents[1]
 TOLERANCE = 1.15  # from the study in docs/performance-check.md
 BEYOND = 1.06  # of the highest ratio that was stored for unchanged code
-CONFIRMATIONS, ROUNDS = 2, 6  # fresh processes that must say slower, and how many are tried
+CONFIRMATIONS, ROUNDS = 3, 7  # fresh processes that must say slower, and how many are tried
 PAIRS, KERNEL_PAIRS = 151, 61
 SLOW, SLOW_PAIRS = {"medium", "epoch", "numba epoch"}, 31  # of 4 to 20 ms a call
 EXAMPLES, BATCH = 500, 10  # of the epoch that is timed
