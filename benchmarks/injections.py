@@ -137,12 +137,9 @@ def _() -> None:
 
 @fault("copy", "of the inputs of feedforward")
 def _() -> None:
-    from bpengine.backprop import forward
+    from bpengine.model.model import Model
 
-    def copying(pack: Any) -> Any:
-        return lambda X, *others, **options: pack(X.copy(), *others, **options)
-
-    replace(forward, "pack_examples", copying)
+    replace(Model, "check_inputs", lambda check: lambda self, X: check(self, X).copy())
 
 
 @fault("copy", "that is superfluous, Numba")
@@ -262,16 +259,16 @@ def _() -> None:
 def _() -> None:
     import numpy as np
 
-    from bpengine.backprop import forward
+    from bpengine.model.model import Model
 
-    def by_columns(pack: Any) -> Any:
-        def packing(X: Any, *others: Any, **options: Any) -> Any:
-            X = np.stack([X[..., i] for i in range(X.shape[-1])], axis=-1)
-            return pack(X, *others, **options)
+    def by_columns(check: Any) -> Any:
+        def checked(self: Any, X: Any) -> Any:
+            X = check(self, X)
+            return np.stack([X[..., i] for i in range(X.shape[-1])], axis=-1)
 
-        return packing
+        return checked
 
-    replace(forward, "pack_examples", by_columns)
+    replace(Model, "check_inputs", by_columns)
 
 
 @fault("loop", "over the costs of examples in fit")
@@ -364,16 +361,9 @@ def _lost_with(name: str) -> None:
 
 @fault("cache", "of the program of feedforward")
 def _() -> None:
-    from bpengine.backprop import forward
+    from bpengine.model.recent import Recent
 
-    def missing(program: Any) -> Any:
-        def made(network: Any, *others: Any) -> Any:
-            network.forward_programs.key = None
-            return program(network, *others)
-
-        return made
-
-    replace(forward, "_forward_program", missing)
+    replace(Recent, "take", lambda take: lambda self, key: None)
 
 
 @fault("cache", "of the plan of fit")

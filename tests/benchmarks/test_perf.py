@@ -207,7 +207,7 @@ def test_operations_of_another_python_are_not_compared(baseline):
     whats = "operations of a call, peak bytes"
     edit(baseline, lambda content: content["counts"][whats]["numpy feedforward"].__setitem__(0, 1))
     status, lines = perf.check(baseline, pretend(1.0))
-    assert status == 0 and "Python 3.9.1" in lines[0]
+    assert status == 0 and any("Python 3.9.1" in line for line in lines)
 
 
 def test_a_counted_replay_computes_what_the_plan_does():
