@@ -9,6 +9,7 @@ counts as one of the package. Kernels that are made slower are drawn at random.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -16,54 +17,65 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from functools import partial, wraps
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType
 from typing import Any
 
+import bpengine  # isort: skip  before NumPy
+
+import frozen_kernels
+import numpy as np
+
 HERE = Path(__file__).parent
+PACKAGE = Path(bpengine.__file__).parent
 SLOWDOWN = 1.3
-FAULTS: dict[str, Callable[[], None]] = {}
-
-
-def fault(kind: str, what: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Register a function that patches the package."""
-
-    def register(patch: Callable[[], None]) -> Callable[[], None]:
-        FAULTS[f"{kind}: {what}"] = patch
-        return patch
-
-    return register
+Make = Callable[[Any], Any]
+KERNELS = "backends.numpy.kernels:KERNELS"
+TAKE = "backends.numpy.backend:NumPyBackend.take"
+LOWERING = "backends.numba.lowering:"
 
 
 def inside(function: Any) -> Any:
-    """The function, its code as if it were in a file of the package."""
-    import bpengine
-
-    path = str(Path(bpengine.__file__).parent / "injected.py")
+    """The function, its code as if it were in a file of the package; not if it only takes longer."""
+    if hasattr(function, "__wrapped__"):
+        return function
 
     def placed(code: CodeType) -> CodeType:
         constants = [placed(x) if isinstance(x, CodeType) else x for x in code.co_consts]
-        return code.replace(co_filename=path, co_consts=tuple(constants))
+        return code.replace(co_filename=str(PACKAGE / "injected.py"), co_consts=tuple(constants))
 
     function.__code__ = placed(function.__code__)
     return function
 
 
-def replace(owner: Any, name: str, make: Callable[[Any], FunctionType]) -> None:
-    """Replace an attribute, or an entry of a dict, by what `make` makes of it."""
-    if isinstance(owner, dict):
-        owner[name] = inside(make(owner[name]))
-    else:
-        setattr(owner, name, inside(make(getattr(owner, name))))
+def at(place: str, make: Make, entry: str | None = None) -> Callable[[], None]:
+    """Replaces an attribute, ``module:path``, or an entry of it, by what `make` makes of it."""
+
+    def patch() -> None:
+        module, _, path = place.partition(":")
+        *owners, name = path.split(".")
+        owner = importlib.import_module(f"bpengine.{module}")
+        for part in owners:
+            owner = getattr(owner, part)
+        if entry is not None:
+            table = getattr(owner, name)
+            table[entry] = inside(make(table[entry]))
+        else:
+            setattr(owner, name, inside(make(getattr(owner, name))))
+
+    return patch
 
 
-def after_kernel(name: str, calls: Callable[..., list[Any]]) -> None:
+def after(name: str, calls: Callable[..., list[Any]]) -> Callable[[], None]:
     """More calls after those of one of NumPy's kernels."""
-    from bpengine.backends.numpy.kernels import KERNELS
+    return at(KERNELS, lambda kernel: lambda k, *ops: [*kernel(k, *ops), *calls(k, *ops)], name)
 
-    replace(KERNELS, name, lambda kernel: lambda k, *ops: [*kernel(k, *ops), *calls(k, *ops)])
+
+def again(name: str) -> Callable[[], None]:
+    """The calls of one of NumPy's kernels twice."""
+    return at(KERNELS, lambda kernel: lambda k, *ops: [*kernel(k, *ops)] * 2, name)
 
 
 def slower(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,386 +94,186 @@ def slower(call: Callable[..., Any]) -> Callable[..., Any]:
     return slowed
 
 
-@fault("pass", "sigmoid, NumPy")
-def _() -> None:
-    import numpy as np
-
-    after_kernel("sigmoid", lambda k, z, a: [(np.positive, (a, a))])
+def twice_if(test: Callable[[Any], bool]) -> Make:
+    """The instructions of some operations twice."""
+    return lambda lower: lambda self, op: (lower(self, op) or []) * (2 if test(op) else 1)
 
 
-@fault("pass", "Adam, NumPy")
-def _() -> None:
-    import numpy as np
+def first_twice(feedforward: Any) -> Any:
+    def operations(*arguments: Any) -> Iterator[Any]:
+        first, *rest = feedforward(*arguments)
+        yield from (first, first, *rest)
 
-    after_kernel("adam", lambda k, θ, g, G, *_: [(np.positive, (G, G))])
-
-
-@fault("pass", "tanh twice, Numba")
-def _() -> None:
-    from bpengine.backends.numba.lowering import Lowering
-
-    def twice(lower: Any) -> Any:
-        return lambda self, op: (lower(self, op) or []) * (2 if op.name == "tanh" else 1)
-
-    replace(Lowering, "lower", twice)
+    return operations
 
 
-@fault("pass", "over each batch of fit")
-def _() -> None:
-    import numpy as np
-
-    from bpengine.backends.numpy.backend import NumPyBackend
-
-    def passing(take: Any) -> Any:
-        return lambda self, rows, indices, out: (take(self, rows, indices, out), np.positive(out, out))
-
-    replace(NumPyBackend, "take", passing)
+def hidden(a: Any) -> None:
+    np.copyto(a, np.empty_like(a) * 0 + np.asarray(a))
 
 
-@fault("copy", "tanh, NumPy")
-def _() -> None:
-    import numpy as np
-
-    after_kernel("tanh", lambda k, z, a: [(np.copy, (a,))])
-
-
-@fault("copy", "of each batch of fit")
-def _() -> None:
-    from bpengine.backends.numpy.backend import NumPyBackend
-
+def copied(take: Any) -> Any:
     def taking(self: Any, rows: Any, indices: Any, out: Any) -> None:
         out[...] = rows.take(indices, 0).copy()
 
-    replace(NumPyBackend, "take", lambda take: taking)
+    return taking
 
 
-@fault("copy", "of the inputs of feedforward")
-def _() -> None:
-    from bpengine.model.model import Model
-
-    replace(Model, "check_inputs", lambda check: lambda self, X: check(self, X).copy())
-
-
-@fault("copy", "that is superfluous, Numba")
-def _() -> None:
-    from bpengine.backends.numba import lowering
-
-    replace(lowering, "location", lambda location: lambda x: object())
-
-
-@fault("allocation", "momentum, NumPy")
-def _() -> None:
-    import numpy as np
-
-    after_kernel("momentum", lambda k, θ, g, v, μ, out: [(np.multiply, (v, μ))])
-
-
-@fault("allocation", "within a call of softmax, NumPy")
-def _() -> None:
-    import numpy as np
-
-    def hidden(a: Any) -> None:
-        np.copyto(a, np.empty_like(a) * 0 + np.asarray(a))
-
-    after_kernel("softmax", lambda k, z, a: [(hidden, (a,))])
-
-
-@fault("allocation", "in each run of a program, NumPy")
-def _() -> None:
-    import numpy as np
-
-    from bpengine.backends.numpy.backend import QuietReplay
-
-    replace(QuietReplay, "run", lambda run: lambda self, steps: (np.empty(100_000), run(self, steps))[1])
-
-
-@fault("allocation", "in each run of a program, Numba")
-def _() -> None:
-    import numpy as np
-
-    from bpengine.backends.numba.backend import CompiledProgram
-
-    replace(
-        CompiledProgram, "run", lambda run: lambda self, steps: (np.empty(100_000), run(self, steps))[1]
-    )
-
-
-@fault("product", "of feedforward twice")
-def _() -> None:
-    from bpengine.backprop import equations
-
-    def twice(feedforward: Any) -> Any:
-        def operations(*arguments: Any) -> Any:
-            first, *rest = feedforward(*arguments)
-            return iter([first, first, *rest])
-
-        return operations
-
-    replace(equations, "feedforward", twice)
-
-
-@fault("product", "folded product twice, NumPy")
-def _() -> None:
-    after_kernel("add product", _again("add product"))
-
-
-@fault("product", "norms of gradients twice, NumPy")
-def _() -> None:
-    after_kernel("product norms", _again("product norms"))
-
-
-@fault("product", "twice, Numba")
-def _() -> None:
-    from bpengine.backends.numba.lowering import Lowering
-
-    def twice(products: Any) -> Any:
-        return lambda self, op: (products(self, op) or []) * (2 if op.equation == "BP2" else 1)
-
-    from bpengine.backends.numba import lowering
-
-    replace(Lowering, "_products", twice)
-    lowering.SPECIAL["matmul"] = Lowering._products
-
-
-def _again(name: str) -> Callable[..., list[Any]]:
-    from bpengine.backends.numpy.kernels import KERNELS
-
-    kernel = KERNELS[name]
-    return lambda k, *operands: list(kernel(k, *operands))
-
-
-@fault("loop", "softmax by columns, NumPy")
-def _() -> None:
-    from bpengine.backends.numpy.kernels import KERNELS
-
-    def by_columns(kernel: Any) -> Any:
-        def calls(k: Any, z: Any, a: Any) -> list[Any]:
-            columns = [(..., slice(i, i + 1)) for i in range(z.shape[-1])]
-            return [call for column in columns for call in kernel(k, z[column], a[column])]
-
-        return calls
-
-    replace(KERNELS, "softmax", by_columns)
-
-
-@fault("loop", "over the examples of a batch of fit")
-def _() -> None:
-    from bpengine.backends.numpy.backend import NumPyBackend
-
+def looped(take: Any) -> Any:
     def taking(self: Any, rows: Any, indices: Any, out: Any) -> None:
         for i, index in enumerate(indices):
             out[i] = rows[index]
 
-    replace(NumPyBackend, "take", lambda take: taking)
+    return taking
 
 
-@fault("loop", "over the examples of feedforward")
-def _() -> None:
-    import numpy as np
+def softmax_by_columns(kernel: Any) -> Any:
+    def calls(k: Any, z: Any, a: Any) -> list[Any]:
+        columns = [(..., slice(i, i + 1)) for i in range(z.shape[-1])]
+        return [call for column in columns for call in kernel(k, z[column], a[column])]
 
-    from bpengine.model.model import Model
-
-    def by_columns(check: Any) -> Any:
-        def checked(self: Any, X: Any) -> Any:
-            X = check(self, X)
-            return np.stack([X[..., i] for i in range(X.shape[-1])], axis=-1)
-
-        return checked
-
-    replace(Model, "check_inputs", by_columns)
+    return calls
 
 
-@fault("loop", "over the costs of examples in fit")
-def _() -> None:
-    import numpy as np
+def inputs_by_columns(check: Any) -> Any:
+    def checked(self: Any, X: Any) -> Any:
+        X = check(self, X)
+        return np.stack([X[..., i] for i in range(X.shape[-1])], axis=-1)
 
-    from bpengine.model.costs import Cost
-
-    def by_columns(per_example: Any) -> Any:
-        def costs(self: Any, σ: Any, z: Any, a: Any, y: Any) -> Any:
-            parts = [
-                per_example(self, σ, *(x[..., i : i + 1] for x in (z, a, y))) for i in range(z.shape[-1])
-            ]
-            return np.concatenate(parts, axis=-1)
-
-        return costs
-
-    replace(Cost, "per_example", by_columns)
+    return checked
 
 
-@fault("float64", "constants, NumPy")
-def _() -> None:
-    import numpy as np
+def costs_by_columns(per_example: Any) -> Any:
+    def costs(self: Any, σ: Any, z: Any, a: Any, y: Any) -> Any:
+        columns = [slice(i, i + 1) for i in range(z.shape[-1])]
+        parts = [per_example(self, σ, *(x[..., at] for x in (z, a, y))) for at in columns]
+        return np.concatenate(parts, axis=-1)
 
-    from bpengine.backends.numpy.scratch import Scratch
-
-    replace(Scratch, "constant", lambda constant: lambda self, value, like: np.array(value, "float64"))
-
-
-@fault("float64", "scratch arrays, NumPy")
-def _() -> None:
-    import numpy as np
-
-    from bpengine.backends.numpy.scratch import Scratch
-
-    def wide(scratch: Any) -> Any:
-        return lambda self, like, which=0: scratch(self, np.empty(like.shape), which)
-
-    replace(Scratch, "scratch", wide)
+    return costs
 
 
-@fault("float64", "decay rates of Adam")
-def _() -> None:
-    from bpengine.optimizers import adam
-
-    replace(adam, "array_of", lambda array_of: lambda v, like: array_of(v, like.astype("float64")))
+def allocating(run: Any) -> Any:
+    return lambda self, steps: (np.empty(100_000), run(self, steps))[1]
 
 
-@fault("float64", "momentum")
-def _() -> None:
-    from bpengine.optimizers import sgd
-
-    replace(sgd, "zeros_like", lambda zeros_like: lambda x: zeros_like(x.astype("float64")))
+def wide(function: Any) -> Any:
+    """A function of some values and an array like which it makes another one."""
+    return lambda *arguments: function(*arguments[:-1], np.empty(arguments[-1].shape))
 
 
-@fault("fold", "lost, NumPy")
-def _() -> None:
-    from bpengine.backends.numpy import backend
-
-    replace(backend, "fold", lambda fold: lambda *arguments: {})
-
-
-@fault("fold", "lost, Numba")
-def _() -> None:
-    from bpengine.backends.numba import backend
-
-    replace(backend, "fold", lambda fold: lambda *arguments: {})
+def no_fold_with(name: str) -> Make:
+    return lambda fold: (
+        lambda operations, layout: (
+            {} if any(op.name == name for op in operations) else fold(operations, layout)
+        )
+    )
 
 
-@fault("fold", "lost with momentum")
-def _() -> None:
-    _lost_with("momentum")
-
-
-@fault("fold", "lost with weight decay")
-def _() -> None:
-    _lost_with("decay")
-
-
-def _lost_with(name: str) -> None:
-    from bpengine.backends.numba import backend as compiled
-    from bpengine.backends.numpy import backend
-
-    def losing(fold: Any) -> Any:
-        return lambda ops, layout: {} if any(op.name == name for op in ops) else fold(ops, layout)
-
-    for module in (backend, compiled):
-        replace(module, "fold", losing)
-
-
-@fault("cache", "of the program of feedforward")
-def _() -> None:
-    from bpengine.model.recent import Recent
-
-    replace(Recent, "take", lambda take: lambda self, key: None)
-
-
-@fault("cache", "of the plan of fit")
-def _() -> None:
-    from bpengine.training.steps import StepRunner
-
-    def missing(plan: Any) -> Any:
-        return lambda self, chunk: (self._plans.clear(), plan(self, chunk))[1]
-
-    replace(StepRunner, "plan", missing)
-
-
-@fault("cache", "of the compiled program with batches")
-def _() -> None:
-    from bpengine.backends.program import Batches
-
-    replace(Batches, "same_arrays", lambda same: lambda self, other: False)
-
-
-@fault("cache", "of the addresses of compiled kernels")
-def _() -> None:
-    from bpengine.backends.numba import lowering
-
-    alive, compile_ = [], lowering.compiled.__wrapped__
+def without_cache(compiled: Any) -> Any:
+    alive: list[Any] = []  # code whose addresses are in use
 
     def compiling(name: str, dtype: Any) -> Any:
-        alive.append(compile_(name, dtype))
+        alive.append(compiled.__wrapped__(name, dtype))
         return alive[-1]
 
-    lowering.compiled = inside(compiling)
+    return compiling
 
 
-def _slow_kernel(name: str, backend: str) -> None:
-    if backend == "numpy":
-        from bpengine.backends.numpy import backend as module
+def slower_calls(name: str) -> Make:
+    return lambda calls: (
+        lambda scratch, op: [
+            (slower(function) if op.name == name else function, operands)
+            for function, operands in calls(scratch, op)
+        ]
+    )
 
-        def slowed(calls: Any) -> Any:
-            return lambda scratch, op: [
-                (slower(function) if op.name == name else function, operands)
-                for function, operands in calls(scratch, op)
-            ]
 
-        replace(module, "calls_of", slowed)
-        return
-    from bpengine.backends.numba.backend import NumbaBackend
-
+def slower_program(name: str) -> Make:
     def compiling(compile_: Any) -> Any:
         def made(self: Any, operations: Any) -> Any:
             operations = list(operations)
             program = compile_(self, operations)
-            if [op.name for op in operations] == [name]:  # what is compiled can't be patched within
+            if [op.name for op in operations] == [name]:  # within a step it can't be made slower
                 program.run = slower(program.run)
             return program
 
         return made
 
-    replace(NumbaBackend, "compile", compiling)
+    return compiling
 
 
-def kernels() -> list[tuple[str, str]]:
-    """Four kernels, two of each backend, in random order."""
-    sys.path.insert(0, str(HERE))
-    from frozen_kernels import TWINS
-
-    rng = random.Random(0)
-    return [(name, backend) for backend in ("numpy", "numba") for name in rng.sample([*TWINS], 2)]
+def no_fold(fold: Any) -> Any:
+    return lambda *arguments: {}
 
 
-for _name, _backend in kernels():
-    FAULTS[f"slower kernel: {_name}, {_backend}"] = partial(_slow_kernel, _name, _backend)
-
-
-@fault("slower fit", "in the epoch")
-def _() -> None:
-    from bpengine.training.loop import Training
-
-    Training.pass_over_examples = slower(Training.pass_over_examples)
-
-
-@fault("slower fit", "as a whole")
-def _() -> None:
-    from bpengine.network.network import Network
-
-    Network.fit = slower(Network.fit)
-
-
-@fault("slower fit", "in the steps, NumPy")
-def _() -> None:
-    from bpengine.backends.numpy.backend import QuietReplay
-
-    QuietReplay.run_batches = slower(QuietReplay.run_batches)
-
-
-@fault("slower fit", "in the steps, Numba")
-def _() -> None:
-    from bpengine.backends.numba.backend import CompiledProgram
-
-    CompiledProgram.run_batches = slower(CompiledProgram.run_batches)
+RANDOM = random.Random(0)
+RUNS = {
+    "NumPy": "backends.numpy.backend:QuietReplay.run",
+    "Numba": "backends.numba.backend:CompiledProgram.run",
+}
+FOLDS = ["backends.numpy.backend:fold", "backends.numba.backend:fold"]
+FAULTS: dict[str, Callable[[], Any]] = {
+    "pass: sigmoid, NumPy": after("sigmoid", lambda k, z, a: [(np.positive, (a, a))]),
+    "pass: Adam, NumPy": after("adam", lambda k, θ, g, G, *_: [(np.positive, (G, G))]),
+    "pass: tanh twice, Numba": at(LOWERING + "Lowering.lower", twice_if(lambda op: op.name == "tanh")),
+    "pass: over each batch of fit": at(
+        TAKE, lambda f: lambda self, rows, at, out: (f(self, rows, at, out), np.positive(out, out))
+    ),
+    "copy: tanh, NumPy": after("tanh", lambda k, z, a: [(np.copy, (a,))]),
+    "copy: of each batch of fit": at(TAKE, copied),
+    "copy: of the inputs of feedforward": at(
+        "model.model:Model.check_inputs", lambda f: lambda self, X: f(self, X).copy()
+    ),
+    "copy: that is superfluous, Numba": at(LOWERING + "location", lambda f: lambda x: object()),
+    "allocation: momentum, NumPy": after("momentum", lambda k, θ, g, v, μ, out: [(np.multiply, (v, μ))]),
+    "allocation: within a call of softmax, NumPy": after("softmax", lambda k, z, a: [(hidden, (a,))]),
+    **{f"allocation: in each run of a program, {b}": at(run, allocating) for b, run in RUNS.items()},
+    "product: of feedforward twice": at("backprop.equations:feedforward", first_twice),
+    "product: folded product twice, NumPy": again("add product"),
+    "product: norms of gradients twice, NumPy": again("product norms"),
+    "product: twice, Numba": at(
+        LOWERING + "SPECIAL", twice_if(lambda op: op.equation == "BP2"), "matmul"
+    ),
+    "loop: softmax by columns, NumPy": at(KERNELS, softmax_by_columns, "softmax"),
+    "loop: over the examples of a batch of fit": at(TAKE, looped),
+    "loop: over the examples of feedforward": at("model.model:Model.check_inputs", inputs_by_columns),
+    "loop: over the costs of examples in fit": at("model.costs:Cost.per_example", costs_by_columns),
+    "float64: constants, NumPy": at("backends.numpy.scratch:Scratch.constant", wide),
+    "float64: scratch arrays, NumPy": at(
+        "backends.numpy.scratch:Scratch.scratch",
+        lambda f: lambda self, like, which=0: f(self, np.empty(like.shape), which),
+    ),
+    "float64: decay rates of Adam": at("optimizers.adam:array_of", wide),
+    "float64: momentum": at("optimizers.sgd:zeros_like", wide),
+    "fold: lost, NumPy": at(FOLDS[0], no_fold),
+    "fold: lost, Numba": at(FOLDS[1], no_fold),
+    **{
+        f"fold: lost with {name}": lambda name=name: [at(f, no_fold_with(name))() for f in FOLDS]
+        for name in ("momentum", "decay")
+    },
+    "cache: of the program of feedforward": at(
+        "model.recent:Recent.take", lambda f: lambda self, key: None
+    ),
+    "cache: of the plan of fit": at(
+        "training.steps:StepRunner.plan", lambda f: lambda self, x: (self._plans.clear(), f(self, x))[1]
+    ),
+    "cache: of the compiled program with batches": at(
+        "backends.program:Batches.same_arrays", lambda f: lambda self, other: False
+    ),
+    "cache: of the addresses of compiled kernels": at(LOWERING + "compiled", without_cache),
+    **{
+        f"slower kernel: {name}, NumPy": at("backends.numpy.backend:calls_of", slower_calls(name))
+        for name in RANDOM.sample([*frozen_kernels.TWINS], 2)
+    },
+    **{
+        f"slower kernel: {name}, Numba": at(
+            "backends.numba.backend:NumbaBackend.compile", slower_program(name)
+        )
+        for name in RANDOM.sample([*frozen_kernels.TWINS], 2)
+    },
+    "slower fit: in the epoch": at("training.loop:Training.pass_over_examples", slower),
+    "slower fit: as a whole": at("network.network:Network.fit", slower),
+    **{f"slower fit: in the steps, {b}": at(f"{run}_batches", slower) for b, run in RUNS.items()},
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
