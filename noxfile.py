@@ -102,8 +102,8 @@ def allow_newer_numpy(session: nox.Session) -> None:
 
 @nox.session
 def perf(session: nox.Session) -> None:
-    """Counts and time ratios of training steps against the stored ones: docs/performance-check.md."""
-    session.install("-e", ".[numba]")
+    """Counts and time ratios of steps, kernels and calls: docs/performance-check.md."""
+    session.install("-e", ".[numba,estimators]")
     session.run("python", "benchmarks/perf.py", *(session.posargs or ["check"]))
 
 
@@ -146,24 +146,67 @@ def links(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Optional: the benchmark suite, and docs/benchmarks-core.md with its pictures."""
     session.install("-e", ".", *group("bench"))
-    session.run("pytest", "benchmarks", "--benchmark-group-by=group", "--benchmark-columns=median")
+    session.run("pytest", "benchmarks", "--benchmark-columns=median")
     session.run("python", "benchmarks/report.py", "core", *session.posargs)
 
 
 @nox.session(name="bench-quick")
 def bench_quick(session: nox.Session) -> None:
     """Whether the benchmarks run: the suite once, the scripts in their shortest form or their help."""
-    session.install("-e", ".[estimators]", *group("bench"))
+    session.install("-e", ".[numba,estimators]", *group("bench"))
     session.run("pytest", "benchmarks", "--benchmark-disable")
-    shortest = {
-        "book": ["--data", "none", "--examples", "20", "--epochs", "1", "--pairs", "5"],
-        "per_example": ["tiny", "--pairs", "5"],
-        "tried": ["tiny", "--pairs", "5"],
-    }
+    folder = session.create_tmp()
+    for option in ("save=before", "compare", f"json={folder}/times.json"):  # of docs/benchmarks.md
+        selected = ["-k", "nielsen and bpengine", f"--benchmark-storage={folder}"]
+        session.run("pytest", "benchmarks", *selected, f"--benchmark-{option}", silent=True)
     for path in sorted(Path("benchmarks").glob("*.py")):
         if '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
-            # the others take longer, or need other packages or a GPU
-            session.run("python", path, *shortest.get(path.stem, ["--help"]), silent=True)
+            needs_more = path.stem in ("compiled", "distributed")  # packages
+            # of the others, some need a GPU
+            options = ["--help"] if needs_more else SHORTEST.get(path.stem, ["--help"])
+            session.run("python", path, *options, silent=True)
+
+
+# the pages of benchmarks, by the scripts that write them, in order
+REPORTS = {
+    "report core": [],
+    "report peers": [],
+    "compiled": [],
+    "per_example": ["--threads", "1"],
+    "stacks": ["--pairs", "15"],
+    "estimators": ["--pairs", "5", "--examples", "4000", "--epochs", "30"],
+    "distributed": ["--pairs", "5"],
+}
+# as short as can be, and writing nothing
+SHORTEST = {
+    "book": ["--data", "none", "--examples", "20", "--epochs", "1", "--pairs", "5"],
+    "tried": ["tiny", "--pairs", "5"],
+    "report": ["core", "--rungs", "tiny", "--print"],
+    "report core": ["--rungs", "tiny", "--print"],
+    "report peers": ["--rungs", "tiny", "--print"],
+    "compiled": ["--rungs", "tiny", "--print"],
+    "per_example": ["tiny", "--pairs", "5", "--threads", "1", "--print"],
+    "stacks": ["--pairs", "5", "--networks", "2", "--threads", "1", "--print"],
+    "estimators": [
+        *("--pairs", "1", "--examples", "200", "--epochs", "1", "--print"),
+        *("--networks", "digits, 64-100-10"),
+    ],
+    "distributed": ["--pairs", "1", "--rungs", "small", "--print"],
+}
+
+
+@nox.session(name="bench-all", default=False)
+def bench_all(session: nox.Session) -> None:
+    """Optional: every page of benchmarks made again, on a machine that does nothing else.
+
+    `nox -s bench-all -- --quick` only tries whether all of them can be made.
+    """
+    session.install("-e", ".[numba,estimators,mpi]", *group("bench"), *group("peers"))
+    for name, full in REPORTS.items():
+        script, *what = name.split()
+        options = SHORTEST[name] if "--quick" in session.posargs else full
+        threads = {"OPENBLAS_NUM_THREADS": "1"} if script == "estimators" else None
+        session.run("python", f"benchmarks/{script}.py", *what, *options, env=threads)
 
 
 @nox.session(name="bench-peers", default=False)

@@ -7,9 +7,6 @@ bpengine with ``backend="numba"``, median over pairs with a 95 % bootstrap inter
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import os
-import platform
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -19,8 +16,9 @@ import bpengine as bp  # isort: skip
 
 import contenders
 import numpy as np
+import pages
 from ladder import LADDER, LEARNING_RATE, examples, plain_parameters, plan
-from report import DOCS, PAIRS, SKIPPED, STEPS, processor
+from report import PAIRS, SKIPPED, STEPS
 
 from bpengine.data.resident import InMemory
 from bpengine.reference.per_example import PerExampleNetwork
@@ -33,12 +31,11 @@ CONTENDERS = {
     "per-example loop": contenders.per_example_loop,
     "products alone, by NumPy": contenders.products_alone,
 }
-GOALS = {"tiny": 1.8, "nielsen": 1.8, "small": 1.1, "medium": 1.0, "large": 1.03}
 EXAMPLES, BATCH = 8000, 10
 
 
 def step_ratio(name: str, rung: str) -> Ratio:
-    """Time of a contender's step ÷ time of ours."""
+    """Time of a contender's step ÷ bpengine's."""
     theirs = 1 if name == "per-example loop" else STEPS[rung]
     ours = plan(rung, backend="numba")
     found = measure(
@@ -54,7 +51,7 @@ def scaled(found: Ratio, factor: float) -> Ratio:
 
 
 def epochs() -> dict[str, Ratio]:
-    """An epoch on 8,000 digits in random order, 784-30-10 in batches of 10, against ours by `fit`."""
+    """An epoch on 8,000 digits in random order, 784-30-10 in batches of 10, ÷ bpengine's by `fit`."""
     return {
         "JAX: scan over a shuffled epoch, gather included": measure(
             _jax_epoch(), _epoch(), pairs=21, rng=0
@@ -121,64 +118,46 @@ def _jax_epoch() -> Callable[[], object]:
     return run
 
 
-def shown(ratio: Ratio, goal: float | None = None) -> str:
-    """A cell of a table."""
-    digits = 0 if ratio.median >= 20 else 2
-    cell = f"**{ratio.median:.{digits}f}** {ratio.low:.{digits}f}–{ratio.high:.{digits}f}"
-    return cell + (f" (goal {goal:g})" if goal else "")
+WHAT = (
+    "How much time a training step takes relative to bpengine's plan compiled by Numba "
+    '(`backend="numba"`).'
+)
+MEANS = (
+    "Above 1, the compiled plan is faster. A step is plain SGD on a resident batch, update included: "
+    "float32, sigmoid, quadratic cost."
+)
 
 
 def main() -> None:
     """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rungs", nargs="+", default=list(LADDER), choices=list(LADDER))
-    parser.add_argument("--print", action="store_true", help="print the page, don't write it")
+    pages.options(parser)
     options = parser.parse_args()
-    rows, times = [], {}
+    found: dict[str, dict[str, Ratio]] = {name: {} for name in CONTENDERS}
     for name in CONTENDERS:
-        cells = []
         for rung in options.rungs:
-            if (name, rung) in SKIPPED:
-                cells.append("–")
-                continue
-            found = step_ratio(name, rung)
-            times[rung] = min(times.get(rung, np.inf), found.reference / STEPS[rung])
-            cells.append(shown(found, GOALS[rung] if name == "JAX scan" else None))
-            print(f"{rung:8} {name:24} {found}", file=sys.stderr, flush=True)
-        rows.append(f"| {name} | " + " | ".join(cells) + " |")
-    rows.append("| *ours, µs a step* | " + " | ".join(f"*{times[r]:.4g}*" for r in options.rungs) + " |")
+            if (name, rung) not in SKIPPED:
+                found[name][rung] = step_ratio(name, rung)
+                print(f"{rung:8} {name:24} {found[name][rung]}", file=sys.stderr, flush=True)
+    rows = {name: [pages.cell(of.get(rung)) for rung in options.rungs] for name, of in found.items()}
+    rows["*bpengine with Numba, µs a step*"] = [
+        f"*{min(of[rung].reference for of in found.values() if rung in of) / STEPS[rung]:.4g}*"
+        for rung in options.rungs
+    ]
     of_epochs = epochs()
-    goals = dict(zip(of_epochs, (1.8, None, 15), strict=True))
-    packages = ("numpy", "numba", "jax")
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
-    text = "\n".join(
-        [
-            "# Benchmarks: compiled plans",
-            "",
-            f"Made by `python benchmarks/compiled.py` (`nox -s bench-numba`) on {processor()}, "
-            f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}. Each figure is "
-            'the time of the alternative divided by the time of bpengine with `backend="numba"`, both '
-            "taken in turn in one process: median and 95 % interval. Above 1 bpengine is faster.",
-            "",
-            "A step of plain SGD on a resident batch, update included: float32, sigmoid, quadratic "
-            "cost.",
-            "",
-            "| × time of our step | " + " | ".join(options.rungs) + " |",
-            "|---" * (len(options.rungs) + 1) + "|",
-            *rows,
-            "",
-            f"An epoch of training on {EXAMPLES:,} examples of 784 in random order, 784-30-10 in "
-            f"batches of {BATCH}: shuffling, gathering, steps, costs.",
-            "",
-            "| | × time of our epoch |",
-            "|---|---|",
-            *(f"| {name} | {shown(ratio, goals[name])} |" for name, ratio in of_epochs.items()),
-            "",
-        ]
-    )
-    print(text)
-    if not options.print:
-        (DOCS / "benchmarks-numba.md").write_text(text, encoding="utf-8")
+    parts = [
+        *pages.first_lines(WHAT, MEANS, ["numba", "jax"], options.rungs),
+        pages.table("× time of the compiled step", options.rungs, rows),
+        pages.losses(found, ["products alone, by NumPy"]),
+        f"An epoch of training on {EXAMPLES:,} examples of 784 in random order, 784-30-10 in batches of "
+        f"{BATCH}: shuffling, gathering, steps, costs.",
+        pages.table(
+            "", ["× time of the epoch"], {name: [pages.cell(r)] for name, r in of_epochs.items()}
+        ),
+        pages.losses({name: {"an epoch": ratio} for name, ratio in of_epochs.items()}),
+    ]
+    pages.write("numba", "compiled plans", parts, options.print)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -25,14 +24,15 @@ from typing import Any
 import bpengine as bp  # isort: skip  before NumPy
 
 import numpy as np
+import pages
 from ladder import LADDER, LEARNING_RATE, network
 
 STEPS = {"medium": 40, "large": 4, "small": 300, "nielsen": 1500}  # of an epoch that is timed
 ALONE = ["nielsen", "small", "medium"]  # rungs on which a communicator of one rank is measured
 
 
-def start(rungs: list[str], pairs: int) -> None:
-    """Run this file on two ranks, and print the tables."""
+def start(rungs: list[str], pairs: int, only_print: bool) -> None:
+    """Run this file on two ranks, and write the page."""
     mpiexec = Path(sys.executable).with_name("mpiexec")
     command = [mpiexec, "-n", "2", sys.executable, __file__, "ranks", "--pairs", str(pairs)]
     command += ["--rungs", *rungs]
@@ -41,20 +41,34 @@ def start(rungs: list[str], pairs: int) -> None:
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
     found = json.loads(done.stdout.splitlines()[-1])
-    cores, load = os.cpu_count(), os.getloadavg()[0]
-    machine = f"{platform.processor() or platform.machine()}, {cores} cores, NumPy {np.__version__}"
-    print(f"{machine}, {found['library']}, load {load:.1f} at the end\n")
-    print("| | two ranks ÷ one process | without overlap | sync_every=8 | model ÷ measured |")
-    print("|---|---|---|---|---|")
-    for rung in rungs:
-        row = found[rung]
-        cells = [shown(row[name]) for name in ("overlap", "whole", "sync")]
-        print(f"| {rung} | {' | '.join(cells)} | {row['model']:.2f} |")
-    print("\n| | comm of one rank ÷ none, time |\n|---|---|")
-    for rung in ALONE:
-        print(f"| {rung} | {shown(found['alone'][rung])} |")
     link = found["link"]
-    print(f"\nlatency {link['latency'] * 1e6:.1f} µs, bandwidth {link['bandwidth'] * 8e-9:.1f} Gbit/s")
+    columns = ["two ranks ÷ one process", "without overlap", "sync_every=8", "model ÷ measured"]
+    rows = {
+        rung: [
+            *(shown(found[rung][kind]) for kind in ("overlap", "whole", "sync")),
+            f"{found[rung]['model']:.2f}",
+        ]
+        for rung in rungs
+    }
+    parts = [
+        *pages.first_lines(
+            "Speed of two ranks with one BLAS thread each, relative to one process with two threads, "
+            "through `fit`, on the same global batches.",
+            "Above 1, two ranks are faster. `sync_every=8` is another algorithm. The last column is the "
+            "time of a step that [the model](many-machines.md#how-many-machines-are-useful) predicts, "
+            f"divided by the measured one. {pairs} pairs; in brackets is the middle half of them.",
+            ["mpi4py"],
+            rungs,
+            2,
+        ),
+        found["library"],
+        pages.table("", columns, rows),
+        "A communicator of a single rank ÷ none, in the processor's time, with one thread:",
+        pages.table("", ["ratio"], {rung: [shown(found["alone"][rung])] for rung in ALONE}),
+        f"Latency and bandwidth between the two ranks were {link['latency'] * 1e6:.1f} µs and "
+        f"{link['bandwidth'] * 8e-9:.1f} Gbit/s.",
+    ]
+    pages.write("distributed", "several ranks", parts, only_print)
 
 
 def shown(ratios: list[float]) -> str:
@@ -172,9 +186,10 @@ def main() -> None:
     parser.add_argument("what", nargs="?", default="all", choices=["all", "link", "ranks"])
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--rungs", nargs="+", default=["medium", "large"])
+    pages.options(parser)
     options = parser.parse_args()
     if options.what == "all":
-        start(options.rungs, options.pairs)
+        start(options.rungs, options.pairs, options.print)
     elif options.what == "ranks":
         ranks(options.rungs, options.pairs)
     else:

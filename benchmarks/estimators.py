@@ -7,9 +7,6 @@ the same parameters and as many epochs, both taken in turn in this process; and 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import os
-import platform
 import sys
 import warnings
 from collections.abc import Callable
@@ -17,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from report import DOCS, processor
+import pages
 from scipy import stats
 from sklearn import neural_network
 from sklearn.exceptions import ConvergenceWarning
@@ -58,13 +55,13 @@ def mnist_like(dtype: str, examples: int) -> Data:
 def times(
     data: Data, backend: str, *, pairs: int, weights: np.ndarray | None = None, **parameters: Any
 ) -> Ratio:
-    """Time of scikit-learn's fit ÷ time of ours."""
+    """Time of scikit-learn's fit ÷ bpengine's."""
     theirs, ours = fits(data, backend, weights, **parameters)
     return measure(theirs, ours, pairs=pairs, rng=0)
 
 
 def fits(data: Data, backend: str, weights: np.ndarray | None = None, **parameters: Any) -> Any:
-    """scikit-learn's fit and ours."""
+    """scikit-learn's fit and bpengine's."""
     parameters = {"random_state": 0, "tol": 0.0, "n_iter_no_change": np.inf} | parameters
     theirs = neural_network.MLPClassifier(**parameters)
     ours = estimators.MLPClassifier(backend=backend, **parameters)
@@ -95,13 +92,14 @@ def products(data: Data, hidden: tuple[int, ...], batch: int, epochs: int) -> Ca
     return run
 
 
-def sizes_table(pairs: int, examples: int) -> str:
-    """Markdown: networks, batches and dtypes; ours by each backend, and how far any could get."""
+def sizes_table(pairs: int, examples: int, networks: list[str]) -> str:
+    """Markdown: networks, batches and dtypes; bpengine by each backend, and how far any could get."""
     lines = [
         "| network | batch | dtype | NumPy | Numba | products alone |",
         "|---|---|---|---|---|---|",
     ]
-    for name, hidden in SIZES.items():
+    for name in networks:
+        hidden = SIZES[name]
         small = name.startswith("digits")
         for batch in BATCHES:
             shown = "'auto' (200)" if batch == "auto" else batch
@@ -113,7 +111,7 @@ def sizes_table(pairs: int, examples: int) -> str:
                 alone = products(data, hidden, 200 if batch == "auto" else int(batch), epochs)
                 found.append(measure(fits(data, "numpy", **options)[0], alone, pairs=pairs, rng=0))
                 print(name, batch, dtype, *found, file=sys.stderr, flush=True)
-                lines.append(f"| {name} | {shown} | {dtype} | {' | '.join(map(cell, found))} |")
+                lines.append(f"| {name} | {shown} | {dtype} | {' | '.join(map(pages.cell, found))} |")
     return "\n".join(lines)
 
 
@@ -128,19 +126,14 @@ def variants_table(pairs: int) -> str:
             for backend in BACKENDS
         ]
         print(name, *found, file=sys.stderr, flush=True)
-        lines.append(f"| {name} | {' | '.join(map(cell, found))} |")
+        lines.append(f"| {name} | {' | '.join(map(pages.cell, found))} |")
     return "\n".join(lines)
-
-
-def cell(ratio: Ratio) -> str:
-    """Median and interval."""
-    return f"**{ratio.median:.2f}** {ratio.low:.2f}–{ratio.high:.2f}"
 
 
 def accuracy_table(epochs: int) -> str:
     """Markdown: accuracy on 500 digits after training on the others, over different seeds."""
     lines = [
-        "| | scikit-learn, mean | ours, mean | difference, 95 % interval | Mann–Whitney p | "
+        "| | scikit-learn, mean | bpengine, mean | difference, 95 % interval | Mann–Whitney p | "
         "same seeds: differing predictions |",
         "|---|---|---|---|---|---|",
     ]
@@ -181,38 +174,32 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=21)
     parser.add_argument("--examples", type=int, default=10_000, help="of the MNIST-like data")
     parser.add_argument("--epochs", type=int, default=100, help="of the comparison of accuracies")
-    parser.add_argument("--print", action="store_true", help="print the page and leave the file alone")
+    parser.add_argument("--networks", nargs="+", choices=[*SIZES], default=[*SIZES], metavar="name")
+    pages.options(parser)
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
-    versions = ", ".join(
-        f"{package} {importlib.metadata.version(package)}"
-        for package in ("numpy", "numba", "scikit-learn")
-    )
-    threads = os.environ.get("OPENBLAS_NUM_THREADS", "as many as cores")
-    made = (
-        f"Made by `python benchmarks/estimators.py` on {processor()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, {versions}; BLAS threads: {threads}. Each figure is the "
-        "time of scikit-learn's `MLPClassifier.fit` divided by the time of ours: above 1, ours is "
-        f"faster. Same data, parameters and epochs, {options.pairs} pairs of fits taken in turn in one "
-        "process; median and 95 % interval."
+    lines = pages.first_lines(
+        "How much time scikit-learn's `MLPClassifier.fit` takes relative to bpengine's estimator of the "
+        "same name, on the same data with the same parameters and epochs.",
+        f"Above 1, bpengine's is faster. {options.pairs} pairs of fits.",
+        ["numba", "scikit-learn"],
     )
     fitted = (
         f"Ten epochs of the 1,797 digits; five of {options.examples:,} examples of 784 pixels, of which "
-        '81 % are 0. The solver is Adam. The columns are ours with `backend="numpy"` and '
-        "`backend=\"numba\"`. The last is the time of scikit-learn's fit ÷ that of the fit's matrix "
-        "products alone, by NumPy and from the cache: on the same BLAS no library that does these "
-        "products gets further, and one whose data come from memory not as far."
+        '81 % are 0. The solver is Adam. The columns are bpengine with `backend="numpy"` and '
+        '`backend="numba"`. The last column is the time of scikit-learn\'s fit divided by that of its '
+        "matrix products alone, by NumPy with data in the cache: with the same BLAS, no library that "
+        "computes these products can reach more, and with data in main memory it reaches less."
     )
     compared = (
         f"On 500 digits after {options.epochs} epochs or fewer on the others; {SEEDS} seeds each, 0 to "
-        f"{SEEDS - 1} for scikit-learn and {SEEDS} to {2 * SEEDS - 1} for ours, compared as two "
+        f"{SEEDS - 1} for scikit-learn and {SEEDS} to {2 * SEEDS - 1} for bpengine, compared as two "
         "samples. The last column has the same seeds on both sides, where the weights should be the "
         "same too, up to rounding."
     )
     parts = [
-        "# Benchmarks: estimators",
-        made,
-        sizes_table(options.pairs, options.examples),
+        *lines,
+        sizes_table(options.pairs, options.examples, options.networks),
         fitted,
         "## Other parameters",
         variants_table(options.pairs),
@@ -220,10 +207,7 @@ def main() -> None:
         compared,
         accuracy_table(options.epochs),
     ]
-    text = "\n\n".join(parts)
-    if not options.print:
-        (DOCS / "benchmarks-estimators.md").write_text(text + "\n", encoding="utf-8")
-    print(text)
+    pages.write("estimators", "estimators", parts, options.print)
 
 
 if __name__ == "__main__":

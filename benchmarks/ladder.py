@@ -26,6 +26,9 @@ class Rung:
     activations: str | tuple[str, ...] = "sigmoid"
     cost: str = "quadratic"
 
+    def __str__(self) -> str:
+        return f"{'-'.join(map(str, self.sizes))}, batch {self.batch}"
+
 
 LADDER = {
     "tiny": Rung((2, 3, 3, 1), 50),

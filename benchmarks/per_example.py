@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +21,7 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("rungs", nargs="*", default=list(RUNGS))
 parser.add_argument("--pairs", type=int, default=41)
 parser.add_argument("--threads", type=int, help="of BLAS and of the peers; else as many as cores")
+parser.add_argument("--print", action="store_true", help="print the page, write nothing")
 options = parser.parse_args() if __name__ == "__main__" else parser.parse_args([])
 if options.threads is not None:  # before NumPy loads
     for what in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM"):
@@ -31,7 +31,8 @@ if options.threads is not None:  # before NumPy loads
 import bpengine as bp  # noqa: E402, I001  before NumPy
 
 import numpy as np  # noqa: E402
-from ladder import LEARNING_RATE, examples, network, plain_parameters  # noqa: E402
+import pages  # noqa: E402
+from ladder import LADDER, LEARNING_RATE, examples, network, plain_parameters  # noqa: E402
 
 from bpengine.privacy.dpsgd import DPSGD  # noqa: E402
 from bpengine.timing import Ratio  # noqa: E402
@@ -182,40 +183,57 @@ def check(name: str, theirs: np.ndarray) -> None:
     np.testing.assert_allclose(theirs, ours, rtol=1e-4)
 
 
-ROWS: list[tuple[str, Callable[[str], Call], Callable[[str], Call], str]] = [
-    ("norms ÷ plain gradient", norms, gradient, "≤ 1.15"),
-    ("clipped step ÷ plain step", clipped_step, step, ""),
-    ("private step, noise drawn in it ÷ plain step", private_step, step, "≤ 1.4"),
-    ('the same two with `backend="numba"`', compiled_private_step, compiled_step, "≤ 1.4"),
-    ("JAX, jit of vmap(grad), gradients kept ÷ norms", jax_gradients, norms, "≥ 50"),
-    ("JAX, jit of vmap(grad) and norms ÷ norms", jax_norms, norms, ""),
-    ("torch.func, vmap(grad) and norms ÷ norms", torch_norms, norms, "≥ 50"),
-    ("Opacus, ghost clipping ÷ private step", opacus_step, private_step, "≥ 3"),
-]
+ROWS: dict[str, tuple[Callable[[str], Call], Callable[[str], Call]]] = {
+    "norms ÷ plain gradient": (norms, gradient),
+    "clipped step ÷ plain step": (clipped_step, step),
+    "private step, noise drawn in it ÷ plain step": (private_step, step),
+    'the same two with `backend="numba"`': (compiled_private_step, compiled_step),
+}
+PEERS: dict[str, tuple[Callable[[str], Call], Callable[[str], Call]]] = {
+    "JAX, jit of vmap(grad), gradients stored ÷ norms": (jax_gradients, norms),
+    "JAX, jit of vmap(grad) and norms ÷ norms": (jax_norms, norms),
+    "torch.func, vmap(grad) and norms ÷ norms": (torch_norms, norms),
+    "Opacus, ghost clipping ÷ private step": (opacus_step, private_step),
+}
 
 
-def cell(ratio: Ratio) -> str:
-    digits = 2 if ratio.median < 10 else 0
-    return f"**{ratio.median:.{digits}f}** {ratio.low:.{digits}f}–{ratio.high:.{digits}f}"
+def ratios(
+    rows: dict[str, tuple[Callable[[str], Call], Callable[[str], Call]]], pairs: int
+) -> dict[str, dict[str, Ratio]]:
+    """Ratios of times by name and network, without those of peers that are not installed."""
+    found: dict[str, dict[str, Ratio]] = {label: {} for label in rows}
+    for label, (one, reference) in rows.items():
+        for name in options.rungs:
+            try:
+                found[label][name] = measure(one(name), reference(name), pairs=pairs, rng=0)
+            except ImportError as error:
+                print(f"not timed: {error}", file=sys.stderr)
+            print(f"{name:8} {label:50} {found[label].get(name)}", file=sys.stderr, flush=True)
+    return found
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure, and write the page."""
+    costs, peers = ratios(ROWS, options.pairs), ratios(PEERS, max(5, options.pairs // 4))
+    rows = {
+        label: [pages.cell(of.get(name)) for name in options.rungs]
+        for label, of in (costs | peers).items()
+    }
     threads = options.threads or os.cpu_count()
-    print(f"Python {platform.python_version()}, numpy {np.__version__}, {threads} threads\n")
-    print("| ratio of times | goal | " + " | ".join(options.rungs) + " |")
-    print("|---|---|" + "---|" * len(options.rungs))
-    for label, ours, reference, goal in ROWS:
-        cells = []
-        for name in options.rungs:
-            try:
-                slow = ours not in (norms, clipped_step, private_step, compiled_private_step)
-                pairs = max(5, options.pairs // 4) if slow else options.pairs
-                cells.append(cell(measure(ours(name), reference(name), pairs=pairs, rng=0)))
-            except ImportError as error:
-                print(f"not timed: {error}", file=sys.stderr)
-                cells.append("–")
-        print(f"| {label} | {goal} | " + " | ".join(cells) + " |", flush=True)
+    parts = [
+        *pages.first_lines(
+            "How much time per-example norms, clipping and private steps take, relative to plain "
+            "gradients and steps of bpengine; and peers, relative to bpengine.",
+            "In the first four rows, 1 means that they cost nothing. In those of peers, bpengine is "
+            "faster above 1. float32, sigmoids, quadratic cost, the batch in memory.",
+            ["numba", "jax", "torch", "opacus"],
+            [name for name in options.rungs if name in LADDER],
+            threads,
+        ),
+        pages.table("ratio of times", options.rungs, rows),
+        pages.losses(peers),
+    ]
+    pages.write("per-example", "per-example gradients", parts, options.print)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The performance check: `python benchmarks/perf.py check | refresh | study`.
+"""The performance check: `python benchmarks/perf.py check | refresh | record | study | campaign`.
 
 See docs/performance-check.md.
 """
@@ -6,15 +6,17 @@ See docs/performance-check.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import hashlib
 import json
 import os
 import platform
-import re
 import statistics
+import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,130 +24,196 @@ from typing import Any
 from bpengine import openblas  # isort: skip
 
 import exact
+import injections
 import numpy as np
 import study
 import timed
 
-from bpengine.timing import Ratio, steady
+from bpengine.timing import steady
 
 HERE = Path(__file__).parent
 BASELINE = HERE / "baseline.json"
-SCHEMA = 1
-PROCESSES = 5  # whose median ratio is stored: one process may have its arrays lie luckily in memory
-NAMED = ("processor", "BLAS core", "Python", "NumPy", "BLAS")  # what a ratio may depend on
+RECORDS = HERE.parent / "build" / "performance.jsonl"
+SCHEMA = 2
+PROCESSES = 7  # whose median ratio is stored: one process may have its arrays lie luckily in memory
+FROZEN = ("frozen.py", "frozen_kernels.py")
+PARTS = {  # of a baseline, that need a package
+    "Numba": lambda name: name.startswith("numba "),
+    "scikit-learn": lambda name: name.endswith("MLPClassifier"),
+}
+NAMED = ("processor", "BLAS core", "NumPy", "BLAS")  # what a ratio depends on
 
 
-def check(path: Path, measure: timed.Measure = timed.measure_fresh) -> tuple[int, list[str]]:
-    """Both parts against the stored baseline: the exit status, and the lines to print."""
+def check(
+    path: Path,
+    measure: timed.Measure = timed.measure_fresh,
+    inconclusive: str = "pass",
+    against: str | None = None,
+    only_counts: bool = False,
+) -> tuple[int, list[str]]:
+    """Both parts against the stored baseline: the exit status, and the lines to print.
+
+    The times are those of the revision `against`, where one is given.
+    """
     baseline = json.loads(path.read_text(encoding="utf-8"))
     if baseline.get("schema") != SCHEMA:
         found = baseline.get("schema")
         return 1, [f"FAIL: {path} has schema {found}, this check reads {SCHEMA}. Refresh it."]
-    skipped = [] if exact.COMPILED else _without_numba(baseline)
-    counts = _counts()
-    wrong = [fault for name, found in counts.items() for fault in exact.broken_rules(name, found)]
-    wrong += exact.differences(baseline["counts"], counts)
-    if baseline["yardstick"] != yardstick():
-        wrong.append("frozen.py: was edited; no stored ratio means anything now. Put it back.")
-    lines = [f"exact, for batches of {exact.BATCHES}:"]
-    lines += [line for part in _alike(counts) for line in exact.table(part)]
-    if skipped:
-        lines.append(f"SKIPPED, for Numba is not installed: {', '.join(skipped)}")
-
-    stored = {name: ratio["median"] for name, ratio in baseline["ratios"].items()}
-    wrong += [f"{name}: measured, but not stored" for name in timed.CASES if name not in stored]
-    wrong += [f"{name}: stored, but no longer measured" for name in stored if name not in timed.CASES]
-    result = timed.part({name: stored[name] for name in timed.CASES if name in stored}, measure)
-    lines += ["timed:", *result.lines]
+    stored = exact.unpacked(baseline["counts"])
+    ratios = {name: tuple(numbers) for name, numbers in baseline["ratios"].items()}
+    lines = []
+    for package, ours in PARTS.items():
+        if not any(map(ours, exact.NAMES)):
+            stored, ratios = (
+                {name: x for name, x in part.items() if not ours(name)} for part in (stored, ratios)
+            )
+            lines.append(f"SKIPPED, for {package} is not installed: what needs it")
     here, there = environment(), baseline["environment"]
-    lines += [
-        f"  note: {key} was {there.get(key)!r} for the stored ratios, is {here[key]!r}"
-        for key in NAMED
-        if here[key] != there.get(key)
-    ]
+    same_python = here["Python"].split(".")[:2] == there["Python"].split(".")[:2]
+    if not same_python:
+        lines.append(f"SKIPPED, for they are those of Python {there['Python']}: operations of Python")
+    wrong = counted(stored, same_python)
+    lines.append(f"exact: {len(exact.NAMES)} steps and calls counted, {len(wrong)} differences")
+    for name in FROZEN:
+        if baseline["yardsticks"].get(name) != yardstick(name):
+            wrong.append(f"{name}: was edited; no stored ratio means anything now. Put it back.")
+    if only_counts or wrong:
+        return int(bool(wrong)), [*lines, *_verdict(wrong, [])]
+
+    if against is None:
+        wrong += [f"{name}: measured, but not stored" for name in timed.CASES if name not in ratios]
+        wrong += [f"{name}: stored, not measured" for name in ratios if name not in timed.CASES]
+        other = [key for key in NAMED if here[key] != there.get(key)]
+        lines += [f"note: {key} was {there.get(key)!r}, is {here[key]!r}" for key in other]
+        names = [name for name in timed.CASES if name in ratios]
+        result = timed.part({name: ratios[name] for name in names}, measure)
+        if other:  # the ratios depend on it
+            result.open += [fault.partition(":")[0] for fault in result.slower]
+            result.slower.clear()
+    else:
+        with worktree(against) as tree:
+            names = common_cases(tree)
+            if names:
+                result = timed.part(dict.fromkeys(names, (1.0, 1.0, 1.0)), timed.measure_against(tree))
+            else:
+                result = timed.Timed([f"{against} has no cases of these"])
+        lines.append(f"this tree ÷ {against}:")
+    lines += ["timed:", *result.lines]
     wrong += result.slower
-    return int(bool(wrong)), [*lines, *_verdict(wrong, result.off)]
+    status = int(bool(wrong) or (bool(result.open) and inconclusive == "fail"))
+    return status, [*lines, *_verdict(wrong, result.open)]
 
 
-def _counts() -> dict[str, dict[str, list[int]]]:
-    return {name: exact.counts(name) for name in (*exact.NETWORKS, *exact.COMPILED)}
+def counted(stored: Mapping[str, Any], python: bool = True) -> list[str]:
+    """Broken rules and differences of the counts; what differs is counted again."""
+    found = {name: exact.counts(name) for name in exact.NAMES}
+    for _ in range(exact.TRIES - 1):
+        differ = exact.differences(stored, found, python)
+        names = {fault.partition(":")[0] for fault in differ if ": operations" in fault}
+        found |= {name: exact.counts(name) for name in names & {*stored} & {*found}}
+    wrong = [fault for name, counts in found.items() for fault in exact.broken_rules(name, counts)]
+    return wrong + exact.differences(stored, found, python)
 
 
-def _alike(counts: dict[str, dict[str, list[int]]]) -> list[dict[str, dict[str, list[int]]]]:
-    """The counts of NumPy's steps and those of compiled ones, which are counts of other things."""
-    compiled = {name: found for name, found in counts.items() if name in exact.COMPILED}
-    others = {name: found for name, found in counts.items() if name not in compiled}
-    return [part for part in (others, compiled) if part]
-
-
-def _without_numba(baseline: dict[str, Any]) -> list[str]:
-    """Take what needs Numba out of a baseline; gives the names."""
-    parts = baseline["counts"], baseline["ratios"]
-    names = [name for part in parts for name in part if name.startswith("numba ")]
-    for part in parts:
-        for name in names:
-            part.pop(name, None)
-    return list(dict.fromkeys(names))
-
-
-def _verdict(wrong: Sequence[str], off: Sequence[str]) -> list[str]:
+def _verdict(wrong: Sequence[str], open_: Sequence[str]) -> list[str]:
     if wrong:
         names = dict.fromkeys(fault.partition(":")[0] for fault in wrong)
         return [*(f"  {fault}" for fault in wrong), f"FAIL: {', '.join(names)}"]
-    if off:
+    if open_:
         return [
-            "INCONCLUSIVE: the counts are right; the machine is too busy for times to mean anything, "
-            f"as a step against itself shows: {', '.join(off)}"
+            "INCONCLUSIVE: the counts are right, and no case is known to be slower; not judged, because "
+            f"the machine was too busy or is another one than the baseline's: {', '.join(open_)}"
         ]
     return ["PASS: counts as stored, no case slower"]
 
 
-def refresh(path: Path, measure: timed.Measure = timed.measure_fresh) -> tuple[int, list[str]]:
+@contextlib.contextmanager
+def worktree(revision: str) -> Iterator[Path]:
+    """A revision of the repository in a temporary folder."""
+    git = ["git", "-C", str(HERE), "worktree"]
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        subprocess.run([*git, "add", "--quiet", "--detach", str(tree), revision], check=True)
+        try:
+            yield tree
+        finally:
+            subprocess.run([*git, "remove", "--force", str(tree)], check=True)
+
+
+def common_cases(tree: Path) -> list[str]:
+    """The cases that another tree has too, timed against the same frozen steps."""
+    if any(not (tree / "benchmarks" / name).exists() for name in ("kernels.py", *FROZEN)):
+        return []
+    theirs = timed.run(tree)
+    return [name for name in timed.CASES if name in theirs]
+
+
+def refresh(
+    path: Path, measure: timed.Measure = timed.measure_fresh, only_counts: bool = False
+) -> tuple[int, list[str]]:
     """Measure anew and write the baseline; the exit status, and the lines to print."""
-    counts = _counts()
+    counts = {name: exact.counts(name) for name in exact.NAMES}
     broken = [fault for name, found in counts.items() for fault in exact.broken_rules(name, found)]
     if broken:
         return 1, [*broken, f"FAIL: {path} is left as it is: no baseline may hold these"]
-    runs: list[dict[str, Ratio]] = []
-    for seed in range(2 * PROCESSES):
-        found = measure([*timed.CONTROLS, *timed.CASES], seed)
-        if all(steady(found[name]) for name in timed.CONTROLS):
-            runs.append(found)
-        if len(runs) == PROCESSES:
-            break
+    baseline: dict[str, Any] = {"schema": SCHEMA, "environment": environment()}
+    baseline["yardsticks"] = {name: yardstick(name) for name in FROZEN}
+    baseline["counts"] = exact.packed(counts)
+    if only_counts:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        baseline["environment"], baseline["ratios"] = before["environment"], before["ratios"]
+        baseline["environment"]["Python"] = platform.python_version()
     else:
-        return 1, [
-            f"INCONCLUSIVE: {path} is left as it is: only {len(runs)} of {2 * PROCESSES} processes had "
-            "steady controls, too few for a ratio that others are compared with"
-        ]
-    baseline = {
-        "schema": SCHEMA,
-        "environment": environment(),
-        "yardstick": yardstick(),
-        "counts": counts,
-        "ratios": {name: _summary([run[name] for run in runs]) for name in timed.CASES},
-    }
-    text = json.dumps(baseline, indent=2, ensure_ascii=False)
-    text = re.sub(r"\[\s+([\d,\s]+?)\s+\]", lambda list_: "[" + " ".join(list_[1].split()) + "]", text)
-    path.write_text(text + "\n", encoding="utf-8")
+        runs: dict[str, list[float]] = {name: [] for name in timed.CASES}
+        for seed in range(2 * PROCESSES):
+            left = [name for name in runs if len(runs[name]) < PROCESSES]
+            for name, ratio in measure(left, seed).items() if left else ():
+                if steady(ratio.control):
+                    runs[name].append(ratio.median)
+        few = [name for name in runs if len(runs[name]) < PROCESSES]
+        if few:
+            return 1, [
+                f"INCONCLUSIVE: {path} is left as it is: in too many of {2 * PROCESSES} processes the "
+                f"controls of these were off: {', '.join(few)}"
+            ]
+        baseline["ratios"] = {
+            name: [round(f(found), 4) for f in (statistics.median, min, max)]
+            for name, found in runs.items()
+        }
+    path.write_text(_text(baseline) + "\n", encoding="utf-8")
     return 0, [f"wrote {path}: look at the difference before it goes in"]
 
 
-def _summary(found: Sequence[Ratio]) -> dict[str, Any]:
-    """The median process; an interval that covers those of all processes."""
-    return {
-        "median": round(statistics.median(ratio.median for ratio in found), 4),
-        "low": round(min(ratio.low for ratio in found), 4),
-        "high": round(max(ratio.high for ratio in found), 4),
-        "pairs": sum(ratio.pairs for ratio in found),
-        "microseconds ours": round(statistics.median(ratio.ours for ratio in found), 1),
-        "microseconds frozen": round(statistics.median(ratio.reference for ratio in found), 1),
+def _text(x: Any, indent: str = "") -> str:
+    """JSON with each list on one line."""
+    if not isinstance(x, dict):
+        return json.dumps(x, ensure_ascii=False)
+    inner = indent + " "
+    entries = [f"{inner}{json.dumps(key)}: {_text(value, inner)}" for key, value in x.items()]
+    return "{\n" + ",\n".join(entries) + f"\n{indent}}}"
+
+
+def record(path: Path, measure: timed.Measure = timed.measure_fresh) -> tuple[int, list[str]]:
+    """Append the counts and the ratios of this commit to a file, as a line of JSON."""
+    git = subprocess.run(["git", "-C", HERE, "rev-parse", "HEAD"], capture_output=True, text=True)
+    found = measure(timed.CASES, 0)
+    entry = {
+        "commit": git.stdout.strip(),
+        "environment": environment(),
+        "ratios": {
+            name: round(ratio.median, 4) for name, ratio in found.items() if steady(ratio.control)
+        },
+        "counts": exact.packed({name: exact.counts(name) for name in exact.NAMES}),
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    return 0, [f"added a line to {path}: {len(entry['ratios'])} ratios, {len(exact.NAMES)} counts"]
 
 
-def yardstick() -> str:
-    """What the frozen file is recognised by, whatever its line ends."""
-    text = (HERE / "frozen.py").read_text(encoding="utf-8")
+def yardstick(name: str) -> str:
+    """What a frozen file is recognised by, whatever its line ends."""
+    text = (HERE / name).read_text(encoding="utf-8")
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -180,13 +248,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="perf.py", description=__doc__)
     parser.add_argument("--baseline", type=Path, default=BASELINE)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("check", help="compare with the baseline; exit status 1 if worse")
-    commands.add_parser("refresh", help="measure and write the baseline")
+    checking = commands.add_parser("check", help="compare with the baseline; exit status 1 if worse")
+    checking.add_argument(
+        "--inconclusive", choices=["pass", "fail"], default="pass", help="if a time can't be judged"
+    )
+    checking.add_argument("--against", metavar="REV", help="compare times with those of a revision")
+    refreshing = commands.add_parser("refresh", help="measure and write the baseline")
+    for command in (checking, refreshing):
+        command.add_argument("--only-counts", action="store_true", help="measure no times")
+    recording = commands.add_parser("record", help="add a line of JSON for this commit to a file")
+    recording.add_argument("--to", type=Path, default=RECORDS)
     study.add_arguments(commands.add_parser("study", help="how often the check errs on unchanged code"))
+    injections.add_arguments(commands.add_parser("campaign", help="which injected faults are caught"))
     chosen = parser.parse_args(arguments)
     if chosen.command == "study":
         return study.run(chosen, environment())
-    status, lines = {"check": check, "refresh": refresh}[chosen.command](chosen.baseline)
+    if chosen.command == "campaign":
+        return injections.run(chosen, environment())
+    if chosen.command == "check":
+        status, lines = check(
+            chosen.baseline,
+            inconclusive=chosen.inconclusive,
+            against=chosen.against,
+            only_counts=chosen.only_counts,
+        )
+    elif chosen.command == "refresh":
+        status, lines = refresh(chosen.baseline, only_counts=chosen.only_counts)
+    else:
+        status, lines = record(chosen.to)
     print_lines(lines)
     return status
 

@@ -7,16 +7,13 @@ bpengine's plan, median over pairs with a 95 % bootstrap interval.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import os
-import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 import contenders
 import numpy as np
+import pages
 from ladder import LADDER, RUNGS, Rung, examples, network, plan
 
 import bpengine as bp
@@ -24,7 +21,6 @@ from bpengine import plots
 from bpengine.data.resident import InMemory
 from bpengine.timing import Ratio, measure
 
-DOCS = Path(__file__).parent.parent / "docs"
 STEPS = {"tiny": 100, "nielsen": 100, "small": 100, "medium": 100, "large": 10}
 PAIRS = {"tiny": 41, "nielsen": 41, "small": 41, "medium": 11, "large": 5}
 SINGLE = {"per-example loop", "3-D stack, matmul", "3-D stack, einsum"}
@@ -34,13 +30,15 @@ SKIPPED = {
     ("3-D stack, einsum", "large"),
     ("3-D stack, einsum", "medium"),
 }
-GOALS = {
-    "per-example loop": {"tiny": 90, "nielsen": 13, "small": 30, "medium": 27},
-    "JAX scan": {"tiny": 0.37, "nielsen": 1.1, "small": 1.05, "medium": 1.0, "large": 1.05},
-    "PyTorch eager": {"tiny": 12, "nielsen": 9, "small": 2.3, "medium": 2.3, "large": 2.1},
-    "torch.compile": {"tiny": 12, "nielsen": 9, "small": 2.3, "medium": 2.3, "large": 2.1},
-    "scikit-learn": {"tiny": 20, "nielsen": 14, "small": 3.5, "medium": 2.3, "large": 1.9},
-    "products alone": {"nielsen": 0.72, "small": 0.85, "medium": 0.95, "large": 0.97},
+MEANS = (
+    "Above 1, bpengine is faster; below 1, the alternative is. A step is plain SGD on a resident batch, "
+    "update included: float32, sigmoid, quadratic cost."
+)
+WHAT = {
+    "core": "How much time a training step takes in other forms of the same computation, in NumPy, "
+    "relative to bpengine's plan on NumPy.",
+    "peers": "How much time a training step takes in other libraries, and compiled by Numba, relative "
+    "to bpengine's plan on NumPy.",
 }
 
 
@@ -49,24 +47,51 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["core", "peers"])
     parser.add_argument("--rungs", nargs="+", default=list(LADDER), choices=list(LADDER))
+    pages.options(parser)
     options = parser.parse_args()
-    makers = contenders.PARTS if options.what == "core" else contenders.installed_peers()
-    ratios = against(makers, options.rungs)
-    sections = [table(ratios, options.rungs)]
-    if options.what == "core":
-        sections += [gradient_table(), fit_table()]
+    what, rungs = options.what, options.rungs
+    makers = contenders.PARTS if what == "core" else contenders.installed_peers()
+    ratios = against(makers, rungs)
+    rows = {name: [pages.cell(found.get(rung)) for rung in rungs] for name, found in ratios.items()}
+    times = {rung: min(r[rung].reference for r in ratios.values() if rung in r) for rung in rungs}
+    rows["*bpengine, µs a step*"] = [f"*{times[rung]:.4g}*" for rung in rungs]
+    sections = [
+        pages.table("× time of bpengine's step", rungs, rows),
+        pages.losses(ratios, ["products alone"]),
+    ]
+    if what == "core":
+        sections += [
+            '"Products alone" are the matrix products of the step and nothing else.',
+            gradient_table(),
+            fit_table(),
+        ]
     throughput = samples_per_second(
         {"bpengine": contenders.engine}
         | {
             name: makers[name]
             for name in ("per-example loop", "batched NumPy", "JAX scan", "PyTorch eager")
             if name in makers
-        }
+        },
+        (16,) if options.print else BATCHES,
     )
-    title = "Training 784-100-10, float32, by batch size"
-    plots.throughput(throughput, title=title).savefig(DOCS / f"benchmarks-{options.what}-throughput.svg")
-    plots.ratios(ratios).savefig(DOCS / f"benchmarks-{options.what}-ratios.svg")
-    page(options.what, sections)
+    if not options.print:
+        title = "Training 784-100-10, float32, by batch size"
+        path = pages.DOCS / f"benchmarks-{what}-throughput.svg"
+        plots.throughput(throughput, title=title).savefig(path)
+        plots.ratios(ratios).savefig(pages.DOCS / f"benchmarks-{what}-ratios.svg")
+    packages = ["numba", "jax", "torch", "scikit-learn"] if what == "peers" else []
+    parts = [
+        *pages.first_lines(WHAT[what], MEANS, packages, rungs),
+        f"![Ratios with intervals](benchmarks-{what}-ratios.svg)",
+        *sections,
+        "## Examples per second",
+        f"![Examples per second against batch size](benchmarks-{what}-throughput.svg)",
+    ]
+    title = "other forms of backpropagation" if what == "core" else "other libraries"
+    pages.write(what, title, parts, options.print)
+
+
+BATCHES = (1, 4, 16, 64, 256, 1024)
 
 
 def against(makers: Mapping[str, object], rungs: list[str]) -> dict[str, dict[str, Ratio]]:
@@ -95,28 +120,6 @@ def scaled(ratio: Ratio, ours: int, steps: int) -> Ratio:
         ratio.ours / steps,
         ratio.reference / ours,
     )
-
-
-def table(ratios: dict[str, dict[str, Ratio]], rungs: list[str]) -> str:
-    """Markdown: a row a contender, a column a rung, goals in brackets."""
-    lines = [
-        "| × time of bpengine's step | " + " | ".join(rungs) + " |",
-        "|---" * (len(rungs) + 1) + "|",
-    ]
-    for name, by_rung in ratios.items():
-        cells = []
-        for rung in rungs:
-            if rung not in by_rung:
-                cells.append("–")
-                continue
-            r, goal = by_rung[rung], GOALS.get(name, {}).get(rung)
-            digits = 0 if r.median >= 20 else 2
-            cell = f"**{r.median:.{digits}f}** {r.low:.{digits}f}–{r.high:.{digits}f}"
-            cells.append(cell + (f" (goal {goal:g})" if goal else ""))
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    times = {rung: min(r[rung].reference for r in ratios.values() if rung in r) for rung in rungs}
-    lines.append("| *bpengine, µs a step* | " + " | ".join(f"*{times[r]:.4g}*" for r in rungs) + " |")
-    return "\n".join(lines)
 
 
 def gradient_table() -> str:
@@ -165,10 +168,12 @@ def fit_table() -> str:
     return "\n".join(lines)
 
 
-def samples_per_second(makers: Mapping[str, object]) -> dict[str, tuple[list[int], list[float]]]:
+def samples_per_second(
+    makers: Mapping[str, object], batches: Sequence[int]
+) -> dict[str, tuple[list[int], list[float]]]:
     """Examples trained on in a second, by batch size, 784-100-10."""
     found: dict[str, tuple[list[int], list[float]]] = {name: ([], []) for name in makers}
-    for m in (1, 4, 16, 64, 256, 1024):
+    for m in batches:
         RUNGS[f"batch {m}"] = Rung((784, 100, 10), m)
         for name, make in makers.items():
             steps = 1 if name in SINGLE else 20
@@ -178,45 +183,6 @@ def samples_per_second(makers: Mapping[str, object]) -> dict[str, tuple[list[int
             found[name][0].append(m)
             found[name][1].append(steps * m / ratio.ours * 1e6)
     return found
-
-
-def page(what: str, sections: list[str]) -> None:
-    """Write docs/benchmarks-<what>.md."""
-    packages = ["numpy", "jax", "torch", "scikit-learn"] if what == "peers" else ["numpy"]
-    versions = []
-    for package in packages:
-        try:
-            versions.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            versions.append(f"{package} not installed")
-    title = "other forms of backpropagation" if what == "core" else "other libraries"
-    command = "nox -s bench" if what == "core" else "nox -s bench-peers"
-    text = "\n\n".join(
-        [
-            f"# Benchmarks: {title}",
-            f"Made by `python benchmarks/report.py {what}` (`{command}` installs what it needs) on "
-            f"{processor()}, "
-            f"{os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(versions)}; "
-            "as many threads as cores. Each figure is the time of the alternative divided by the time "
-            "of bpengine's plan, both taken in turn in one process: median and 95 % interval. A step is "
-            "plain SGD on a resident batch, update included: float32, sigmoid, quadratic cost.",
-            f"![Ratios with intervals](benchmarks-{what}-ratios.svg)",
-            *sections,
-            "## Examples per second",
-            f"![Examples per second against batch size](benchmarks-{what}-throughput.svg)",
-        ]
-    )
-    (DOCS / f"benchmarks-{what}.md").write_text(text + "\n", encoding="utf-8")
-    print(text)
-
-
-def processor() -> str:
-    """The processor's name, as Linux gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -12,11 +12,9 @@ import argparse
 import gc
 import importlib.util
 import os
-import platform
 import sys
 import tracemalloc
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -25,27 +23,26 @@ parser.add_argument("--pairs", type=int, default=41)
 parser.add_argument("--threads", type=int, help="of BLAS and of the peers; else as many as cores")
 parser.add_argument("--print", action="store_true", help="print the page, write nothing")
 options = parser.parse_args() if __name__ == "__main__" else parser.parse_args([])
-if options.threads is not None:  # before NumPy loads
-    for what in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "NUMBA_NUM"):
-        os.environ[f"{what}_THREADS"] = str(options.threads)
+for name in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "NUMBA_NUM") if options.threads is not None else ():
+    os.environ[f"{name}_THREADS"] = str(options.threads)  # before NumPy loads
+if options.threads is not None:
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=" + str(options.threads > 1).lower()
 
 import bpengine as bp  # noqa: E402, I001  before NumPy
 
 import numpy as np  # noqa: E402
+import pages  # noqa: E402
 from ladder import LEARNING_RATE, RUNGS, examples  # noqa: E402
-from report import DOCS, processor  # noqa: E402
 
 from bpengine.timing import Ratio  # noqa: E402
 from bpengine.timing import measure  # noqa: E402
 
 STEPS = 100  # of a call, as JAX's scan has them
 TASKS = {"tiny": ("tiny", None), "nielsen": ("nielsen", None), "nielsen, batch 32": ("nielsen", 32)}
-GOALS = dict(zip(TASKS, (3, 1.8, 2.4), strict=True))
 BACKENDS = [name for name in ("numpy", "numba") if importlib.util.find_spec(name)]
 COUNTS = 1, 4, 16, 64, 256
 FIT = {"epochs": 20, "batch_size": 50, "optimizer": bp.SGD(LEARNING_RATE), "progress": False}
-FIT_EXAMPLES, FIT_GOAL = 500, 8
+FIT_EXAMPLES = 500
 
 Call = Callable[[], object]
 
@@ -177,27 +174,18 @@ def fit_alone(backend: str) -> Call:
 CONTENDERS: dict[str, Callable[[str, str], Call]] = {
     "JAX, vmap + jit + scan": jax_scan,
     "torch.func, vmap of grad": torch_func,
-    "single plans of ours": single_plans,
+    "single plans": single_plans,
 }
 
 
 def ratio(contender: Callable[[], Call], reference: Callable[[], Call], pairs: int) -> Ratio | None:
-    """Time of a contender ÷ ours; None where it is not installed."""
+    """Time of a contender ÷ that of the stack; None where it is not installed."""
     try:
         other = contender()
     except ImportError as error:
         print(f"not timed: {error}", file=sys.stderr)
         return None
     return measure(other, reference(), pairs=pairs, rng=0)
-
-
-def shown(found: Ratio | None, goal: float | None = None) -> str:
-    """A cell of a table."""
-    if found is None:
-        return "–"
-    digits = 0 if found.median >= 20 else 2
-    cell = f"**{found.median:.{digits}f}** {found.low:.{digits}f}–{found.high:.{digits}f}"
-    return cell + (f" (goal {goal:g})" if goal else "")
 
 
 def memory(task: str) -> tuple[int, ...]:
@@ -264,104 +252,73 @@ def picture(times: dict[str, list[float]]) -> Any:
     return figure
 
 
-def versions() -> str:
-    found = []
-    for package in ("numpy", "numba", "jax", "torch"):
-        if importlib.util.find_spec(package):
-            found.append(f"{package} {metadata.version(package)}")
-    return ", ".join(found)
-
-
-def page() -> str:
-    """Measure, and give the page."""
+def page() -> list[str]:
+    """Measure, and give the parts of the page."""
     threads = options.threads or os.cpu_count()
-    rows, plain = [], {}
+    P, few = options.networks, max(5, options.pairs // 4)
+    found: dict[str, dict[str, Ratio]] = {}
+    plain: dict[tuple[str, str], float] = {}
     for backend in BACKENDS:
         for name, contender in CONTENDERS.items():
-            cells = []
+            of = found[f"{name} ÷ stack on {backend}"] = {}
             for task in TASKS:
-                slow = contender is not jax_scan
-                pairs = max(5, options.pairs // 4) if slow else options.pairs
-                found = ratio(
+                measured = ratio(
                     lambda c=contender, t=task, b=backend: c(t, b),
                     lambda t=task, b=backend: ours(t, b),
-                    pairs,
+                    options.pairs if contender is jax_scan else few,
                 )
-                if found is not None:
-                    plain.setdefault((backend, task), found.reference / STEPS)
-                cells.append(shown(found, GOALS[task] if contender is jax_scan else None))
-                print(f"{backend:6} {task:18} {name:26} {found}", file=sys.stderr, flush=True)
-            rows.append(f"| {name} ÷ stack on {backend} | " + " | ".join(cells) + " |")
+                if measured is not None:
+                    of[task] = measured
+                    plain.setdefault((backend, task), measured.reference / STEPS)
+                print(f"{backend:6} {task:18} {name:26} {measured}", file=sys.stderr, flush=True)
+    rows = {name: [pages.cell(of.get(task)) for task in TASKS] for name, of in found.items()}
     for backend in BACKENDS:
-        cells = [f"*{plain[backend, task]:.4g}*" for task in TASKS]
-        rows.append(f"| *stack on {backend}, µs a step* | " + " | ".join(cells) + " |")
-    fits = []
-    for backend in BACKENDS:
-        found = measure(
-            fit_alone(backend), fit_together(backend), pairs=max(5, options.pairs // 4), rng=0
-        )
-        fits.append(f"| {backend} | {shown(found, FIT_GOAL)} |")
-    stored = [f"| {task} | " + " | ".join(f"{n:,}" for n in memory(task)) + " |" for task in TASKS]
+        rows[f"*stack on {backend}, µs a step*"] = [f"*{plain[backend, task]:.4g}*" for task in TASKS]
+    fits = {
+        backend: [pages.cell(measure(fit_alone(backend), fit_together(backend), pairs=few, rng=0))]
+        for backend in BACKENDS
+    }
+    stored = {task: [f"{n:,}" for n in memory(task)] for task in TASKS}
     times = times_per_network()
     if not options.print:
-        picture(times).savefig(DOCS / "benchmarks-stacks.svg", metadata={"Date": None})
-    per_network = [
-        f"| {backend} | " + " | ".join(f"{t:.3g}" for t in found) + " |"
-        for backend, found in times.items()
+        picture(times).savefig(pages.DOCS / "benchmarks-stacks.svg", metadata={"Date": None})
+    return [
+        *pages.first_lines(
+            f"How much time a training step of {P} networks takes relative to a stack of bpengine, in "
+            "peers and as single plans of bpengine.",
+            "Above 1, the stack is faster. A step is plain SGD for all networks, update included: "
+            f"float32, sigmoid, quadratic cost, one resident batch for all, {STEPS} steps a call.",
+            ["numba", "jax", "torch"],
+            ["tiny", "nielsen"],
+            threads,
+        ),
+        f"{options.pairs} pairs with JAX, {few} with the others.",
+        pages.table("ratio of times", [*TASKS], rows),
+        pages.losses(found),
+        f"`fit` of {P} networks at `tiny`, {FIT['epochs']} epochs of {FIT_EXAMPLES} examples in batches "
+        f"of {FIT['batch_size']}: {P} single `fit`s ÷ one `fit` of the stack.",
+        pages.table("backend", ["ratio of times"], fits),
+        f"Memory of {P} networks in bytes, on NumPy: the stack's arrays and one workspace. A plan also "
+        "holds the kernels' scratch arrays and Python's objects, and in steps NumPy buffers what it "
+        "broadcasts.",
+        pages.table(
+            "",
+            ["parameters", "gradient", "workspace", "held in all", "allocated at a time in steps"],
+            stored,
+        ),
+        "What a network costs in a stack, µs a step at `tiny`:",
+        pages.table(
+            "networks",
+            [*map(str, COUNTS)],
+            {backend: [f"{t:.3g}" for t in measured] for backend, measured in times.items()},
+        ),
+        "![Time of a step for each network, against the number of networks](benchmarks-stacks.svg)",
     ]
-    P = options.networks
-    arguments = "".join(f" {word}" for word in sys.argv[1:])
-    return "\n".join(
-        [
-            "# Benchmarks: stacks",
-            "",
-            f"Made by `python benchmarks/stacks.py{arguments}` on {processor()}, {os.cpu_count()} "
-            f"cores, {threads} of them used, Python {platform.python_version()}, {versions()}. Each "
-            f"figure is the time of the alternative divided by that of a stack of {P} networks here, "
-            "both taken in turn in one process: median and 95 % interval. Above 1 bpengine is faster. "
-            f"Of JAX {options.pairs} pairs, of the others {max(5, options.pairs // 4)}.",
-            "",
-            f"A step of plain SGD for all {P} networks, update included: float32, sigmoid, quadratic "
-            "cost, one resident batch for all. `tiny` is 2-3-3-1 with a batch of 50, `nielsen` "
-            f"784-30-10 with one of 10. {STEPS} steps a call.",
-            "",
-            "| ratio of times | " + " | ".join(TASKS) + " |",
-            "|---" * (len(TASKS) + 1) + "|",
-            *rows,
-            "",
-            f"`fit` of {P} networks at `tiny`, {FIT['epochs']} epochs of {FIT_EXAMPLES} examples in "
-            f"batches of {FIT['batch_size']}: {P} single `fit`s ÷ one `fit` of the stack.",
-            "",
-            "| backend | ratio of times |",
-            "|---|---|",
-            *fits,
-            "",
-            f"Memory of {P} networks in bytes, on NumPy: the stack's own arrays and one workspace; "
-            "beside these a plan holds the kernels' scratch arrays and Python's objects, and in steps "
-            "NumPy buffers what it broadcasts.",
-            "",
-            "| | parameters | gradient | workspace | held in all | allocated at a time in steps |",
-            "|---|---|---|---|---|---|",
-            *stored,
-            "",
-            "What a network costs in a stack, µs a step at `tiny`:",
-            "",
-            "| networks | " + " | ".join(map(str, COUNTS)) + " |",
-            "|---" * (len(COUNTS) + 1) + "|",
-            *per_network,
-            "",
-            "![Time of a step for each network, against the number of networks](benchmarks-stacks.svg)",
-            "",
-        ]
-    )
 
 
 def main() -> None:
     """Measure, and write the page and its picture."""
-    text = page()
-    print(text)
-    if not options.print:
-        (DOCS / "benchmarks-stacks.md").write_text(text, encoding="utf-8")
+    pages.write("stacks", "stacks", page(), options.print)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The A/A study: how often the timed part errs when nothing has changed.
 
-Each run is what `check` does: controls and cases in a fresh process, and one more fresh process for a
-case that seems slower. Runs are written as they end, so that a study can be stopped and resumed.
+Each run is the timed part of a check. Runs are written as they end, so that a study can be stopped and
+continued.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,16 +18,13 @@ from typing import Any
 import numpy as np
 import timed
 
-from bpengine import timing
-
 ROOT = Path(__file__).parents[1]
-TOLERANCES = (1.10, 1.15, 1.25, 1.50)
 BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("--runs", type=int, default=100, help="in all, those on record included")
+    parser.add_argument("--runs", type=int, default=300, help="in all, those on record included")
     parser.add_argument("--cases", nargs="+", choices=timed.CASES, default=list(timed.CASES))
     parser.add_argument("--records", type=Path, default=ROOT / "build" / "performance-study.jsonl")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance-check.md")
@@ -34,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, environment: Mapping[str, Any]) -> int:
     """Make the runs that are still missing, then write the tables into the page."""
     baseline = json.loads(options.baseline.read_text(encoding="utf-8"))
-    stored = {name: baseline["ratios"][name]["median"] for name in options.cases}
+    stored = {name: baseline["ratios"][name] for name in options.cases}
     options.records.parent.mkdir(parents=True, exist_ok=True)
     options.records.touch()
     records = [json.loads(line) for line in options.records.read_text("utf-8").splitlines()]
@@ -42,7 +41,7 @@ def run(options: argparse.Namespace, environment: Mapping[str, Any]) -> int:
         print(f"{options.records} is of another baseline or other cases: move it away first.")
         return 1
     for number in range(len(records), options.runs):
-        records.append(one_run(stored, number))
+        records.append(one_run(stored))
         with options.records.open("a", encoding="utf-8") as file:
             file.write(json.dumps(records[-1]) + "\n")
         print(f"run {number + 1} of {options.runs}", flush=True)
@@ -56,67 +55,56 @@ def run(options: argparse.Namespace, environment: Mapping[str, Any]) -> int:
 
 
 def one_run(
-    stored: Mapping[str, float], number: int, measure: timed.Measure = timed.measure_fresh
+    stored: Mapping[str, timed.Stored], measure: timed.Measure = timed.measure_fresh
 ) -> dict[str, Any]:
-    """Measure everything once, and again what is over the smallest of the tolerances."""
-    found = measure([*timed.CONTROLS, *stored], number)
-    again = {
-        name: measure([name], number)[name].low
-        for name in stored
-        if timing.judge(found[name], stored[name], min(TOLERANCES)) == "slower"
-    }
+    """Judge all cases once."""
+    start = time.perf_counter()
+    result = timed.part(stored, measure)
     return {
         "stored": stored,
-        "steady": all(timing.steady(found[name]) for name in timed.CONTROLS),
-        "median": {name: found[name].median for name in stored},
-        "low": {name: found[name].low for name in stored},
-        "again": again,
+        "slower": [fault.partition(":")[0] for fault in result.slower],
+        "open": result.open,
+        "medians": {name: round(ratio.median, 4) for name, ratio in result.ratios.items()},
+        "seconds": round(time.perf_counter() - start, 1),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
     }
 
 
 def tables(records: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]) -> list[str]:
-    """The study as Markdown: false alarms by tolerance, and how far each case strays."""
-    judged = [record for record in records if record["steady"]]
-    n = len(judged)
+    """The study as Markdown: false alarms, and from which factor on a slower case is caught."""
+    n, stored = len(records), records[0]["stored"]
     fields = ("processor", "cores", "Python", "NumPy", "BLAS", "BLAS core", "date")
     where = ", ".join(f"{key} {environment[key]}" for key in fields)
+    alarms = sum(bool(record["slower"]) for record in records)
+    undecided = sum(len(record["open"]) for record in records)
+    seconds, loads = ([record[key] for record in records] for key in ("seconds", "load"))
+    load = "" if None in loads else f" Load averages were {min(loads):.1f} to {max(loads):.1f}."
     lines = [
-        f"{len(records)} runs on unchanged code, {len(records) - n} of them inconclusive, {n} judged; "
-        f"command: `python benchmarks/perf.py study --runs {len(records)}`; {where}.",
+        f"{n} runs on unchanged code of {len(stored)} cases each: {alarms} with an alarm, a rate of "
+        f"at most {upper_bound(alarms, n):.1%} (95 %); {undecided} of {n * len(stored):,} not judged; "
+        f"median time {np.median(seconds):.0f} s.{load} Command: `python benchmarks/perf.py study "
+        f"--runs {n}`; {where}.",
         "",
-        "| tolerance | runs with an alarm | confirmed alarm | rate | at most (95 %) |",
-        "|---|---|---|---|---|",
+        "| cases | first measurement ÷ stored, middle 90 % | caught if slower by 1.3 | by 1.5 |",
+        "|---|---|---|---|",
     ]
-    if n == 0:
-        return [*lines[:1], "", "No run was judged."]
-    for tolerance in TOLERANCES:
-        first = sum(bool(_alarms(record, "low", tolerance)) for record in judged)
-        confirmed = sum(
-            bool(_alarms(record, "low", tolerance) & _alarms(record, "again", tolerance))
-            for record in judged
-        )
-        bound = upper_bound(confirmed, n)
-        lines.append(f"| {tolerance:.2f} | {first} | {confirmed} | {confirmed / n:.1%} | {bound:.1%} |")
-    lines += [
-        "",
-        "| case | stored | measured ÷ stored, middle 90 % of runs | highest lower end ÷ stored "
-        f"| slowdown that every run would catch at {timed.TOLERANCE} |",
-        "|---|---|---|---|---|",
-    ]
-    for name, ratio in records[0]["stored"].items():
-        medians = np.quantile([record["median"][name] / ratio for record in judged], (0.05, 0.95))
-        lows = [record["low"][name] / ratio for record in judged]
-        lines.append(
-            f"| {name} | {ratio:.3f} | {medians[0]:.3f} to {medians[1]:.3f} | {max(lows):.3f} "
-            f"| × {timed.TOLERANCE / min(lows):.2f} |"
-        )
+    for group, belongs in GROUPS.items():
+        names = [name for name in stored if belongs(name)]
+        if names:
+            medians = [r["medians"][name] / stored[name][0] for r in records for name in names]
+            low, high = np.quantile(medians, (0.05, 0.95))
+            factors = [timed.limit(stored[name]) / stored[name][0] for name in names]
+            caught = (sum(factor < by for factor in factors) for by in (1.3, 1.5))
+            shares = " | ".join(f"{number} of {len(names)}" for number in caught)
+            lines.append(f"| {group} | {low:.2f} to {high:.2f} | {shares} |")
     return lines
 
 
-def _alarms(record: Mapping[str, Any], which: str, tolerance: float) -> set[str]:
-    """Cases of a run whose lower end is over the tolerance."""
-    stored = record["stored"]
-    return {name for name, low in record[which].items() if low > tolerance * stored[name]}
+GROUPS = {
+    "steps and calls": lambda name: "kernel" not in name,
+    "kernels, NumPy": lambda name: name.startswith("kernel"),
+    "kernels, Numba": lambda name: name.startswith("numba kernel"),
+}
 
 
 def upper_bound(alarms: int, runs: int, confidence: float = 0.95) -> float:

@@ -20,8 +20,8 @@ def forward(name: str):
 
 @pytest.mark.parametrize("rung", ["tiny", "nielsen", "small", "medium"])
 @pytest.mark.parametrize("what", ["feedforward", "gradient"])
-def test_gradient_and_feedforward(benchmark, rung: str, what: str) -> None:
-    benchmark.group = f"gradient and feedforward: {rung}"
+def test_gradient_and_feedforward(benchmark, group, rung: str, what: str) -> None:
+    group(f"gradient and feedforward: {LADDER[rung]}")
     if what == "feedforward":
         program = forward(rung)
         benchmark(lambda: program.run(1))
@@ -32,11 +32,11 @@ def test_gradient_and_feedforward(benchmark, rung: str, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["backprop", "finite differences"])
-def test_gradient_and_finite_differences(benchmark, what: str) -> None:
+def test_gradient_and_finite_differences(benchmark, group, what: str) -> None:
     net = bp.Network([20, 15, 10], dtype="float64", rng=0, backend="numpy")
     rng = np.random.default_rng(0)
     X, Y = rng.random((20, 50)), rng.random((10, 50))
-    benchmark.group = "gradient of a 20-15-10 network, batch 50, float64"
+    group("gradient: 20-15-10, batch 50, float64")
     if what == "backprop":
         benchmark(net.backprop, X, Y)
     else:
@@ -44,21 +44,21 @@ def test_gradient_and_finite_differences(benchmark, what: str) -> None:
 
 
 @pytest.mark.parametrize("rung", ["nielsen", "small"])
-def test_fit(benchmark, rung: str) -> None:
+def test_fit(benchmark, group, rung: str) -> None:
     net = network(rung)
     X, Y = examples(rung, m=8000)
-    benchmark.group = f"an epoch of fit on 8,000 examples: {rung}"
+    group(f"an epoch of fit on 8,000 examples: {LADDER[rung]}")
     benchmark.pedantic(
         lambda: net.fit(X, Y, epochs=1, batch_size=LADDER[rung].batch, progress=False), rounds=5
     )
 
 
 @pytest.mark.parametrize("backend", ["numpy", "array_api_strict", "torch"])
-def test_backends(benchmark, backend: str) -> None:
+def test_backends(benchmark, group, backend: str) -> None:
     pytest.importorskip(backend)
     X, Y = examples("small")
     net = bp.Network([784, 100, 10], backend=backend, rng=0)
     plan = net.plan(128, bp.SGD(0.1))
     plan.load(X, Y)
-    benchmark.group = "a training step at small, by backend"
+    group(f"a training step by backend: {LADDER['small']}")
     benchmark(plan.run)

@@ -35,6 +35,8 @@ class Ratio:
         Number of pairs measured.
     ours, reference : float
         Median microseconds of one call, for information.
+    control : Ratio, optional
+        The reference relative to itself, timed in the same pairs.
 
     Examples
     --------
@@ -49,6 +51,7 @@ class Ratio:
     pairs: int
     ours: float
     reference: float
+    control: Ratio | None = None
 
     def __str__(self) -> str:
         return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
@@ -60,6 +63,7 @@ def measure(
     *,
     pairs: int = 151,
     seconds: float = 0.0005,
+    control: bool = False,
     rng: int | np.random.Generator | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Ratio:
@@ -77,6 +81,9 @@ def measure(
     seconds : float, optional
         Approximate length of a timing, which repeats its callable. On a busy machine many short timings
         are better than a few long ones, as most are not interrupted by other processes.
+    control : bool, optional
+        Whether each pair has a second timing of the reference. The ratio of the two, which should be 1,
+        shows what the machine does to ratios: see `steady`.
     rng : int or numpy.random.Generator, optional
         Seed for the order within pairs and for the bootstrap.
     clock : callable, optional
@@ -100,30 +107,45 @@ def measure(
     >>> import numpy as np
     >>> from bpengine.timing import measure
     >>> x, out = np.ones(1000), np.empty(1000)
-    >>> ratio = measure(lambda: np.add(x, x, out), lambda: x + x, pairs=5, rng=0)
+    >>> ratio = measure(lambda: np.add(x, x, out), lambda: x + x, pairs=5, control=True, rng=0)
     >>> ratio.low <= ratio.median <= ratio.high
     True
+    >>> ratio.control.pairs
+    5
     """
     if pairs < 1 or seconds <= 0:
         raise ValueError(f"pairs and seconds must be above 0; got pairs={pairs}, seconds={seconds}.")
     rng = np.random.default_rng(rng)
-    sides, times = (ours, reference), np.empty((pairs, 2))
+    sides = [ours, reference, reference][: 3 if control else 2]
+    times = np.empty((pairs, len(sides)))
     collecting = gc.isenabled()
     gc.disable()
     try:
-        repeats = [_repeats(side, seconds, clock) for side in sides]
+        repeats = [_repeats(side, seconds, clock) for side in sides[:2]]
+        repeats += repeats[1:]
         for pair in times:
-            for i in rng.permutation(2):
+            for i in rng.permutation(len(sides)):
                 pair[i] = _time(sides[i], repeats[i], clock) / repeats[i]
     finally:
         if collecting:
             gc.enable()
-    logs = np.log(times[:, 0] / times[:, 1])
+    checked = _ratio(times[:, 2], times[:, 1], rng) if control else None
+    return _ratio(times[:, 0], times[:, 1], rng, checked)
+
+
+def _ratio(
+    ours: np.ndarray[Any, Any],
+    reference: np.ndarray[Any, Any],
+    rng: np.random.Generator,
+    control: Ratio | None = None,
+) -> Ratio:
+    """The ratio of times in seconds, pair by pair."""
+    logs, pairs = np.log(ours / reference), len(ours)
     medians = np.median(rng.choice(logs, (RESAMPLES, pairs)), axis=1)
     tail = (1 - CONFIDENCE) / 2
     median, low, high = np.exp([np.median(logs), *np.quantile(medians, (tail, 1 - tail))]).tolist()
-    us = (1e6 * np.median(times, axis=0)).tolist()
-    return Ratio(median, low, high, pairs, ours=us[0], reference=us[1])
+    us, others = (1e6 * float(np.median(times)) for times in (ours, reference))
+    return Ratio(median, low, high, pairs, us, others, control)
 
 
 def judge(measured: Ratio, stored: float, tolerance: float = 1.25) -> Verdict:

@@ -49,6 +49,17 @@ def test_a_known_ratio_is_found_exactly():
     assert ratio.pairs == 31
 
 
+def test_a_control_is_the_reference_timed_twice_in_each_pair():
+    bench = Bench(noise=0.1)
+    ratio = bench.ratio(control=True, seconds=OURS / 2, pairs=200)
+    assert ratio.median == pytest.approx(TRUTH, rel=0.05)
+    assert ratio.control.median == pytest.approx(1.0, rel=0.05) and steady(ratio.control)
+    assert (ratio.control.pairs, ratio.control.control) == (200, None)
+    timed = bench.called[-600:]
+    assert timed.count("ours") * 2 == timed.count("reference") == 400
+    assert bench.ratio().control is None
+
+
 def test_what_slows_both_sides_of_a_pair_changes_nothing():
     bench = Bench()
     ours, reference = bench.takes(OURS, "ours"), bench.takes(REFERENCE, "reference")
