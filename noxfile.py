@@ -176,9 +176,16 @@ REPORTS = {
     "stacks": ["--pairs", "15"],
     "estimators": ["--pairs", "5", "--examples", "4000", "--epochs", "30"],
     "distributed": ["--pairs", "5"],
+    "calls": [],
 }
 # as short as can be, and writing nothing
 SHORTEST = {
+    "busy": ["--processes", "1", "--rungs", "tiny", "--pairs", "5"],
+    "calls": [
+        *("--sizes", "2-3-3-1, 50", "--pairs", "5", "--backends", "numpy"),
+        *("--searches", "--print"),
+    ],
+    "search": ["64-20-10", "--epochs", "2", "--rounds", "1"],
     "book": ["--data", "none", "--examples", "20", "--epochs", "1", "--pairs", "5"],
     "tried": ["tiny", "--pairs", "5"],
     "report": ["core", "--rungs", "tiny", "--print"],

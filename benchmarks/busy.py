@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from bpengine import openblas  # isort: skip
 
 import ladder
+import pages
 
 from bpengine.timing import measure
 
@@ -33,6 +34,20 @@ def pair(rung: str, backend: str) -> tuple[Callable[[], object], Callable[[], ob
     return threaded.run, alone
 
 
+def table(processes: int, rungs: Sequence[str], backends: Sequence[str], pairs: int) -> str:
+    """Markdown: the ratios by backend and network, with so many busy processes."""
+    others = [subprocess.Popen([sys.executable, "-c", BURN]) for _ in range(processes)]
+    rows = {}
+    try:
+        for backend in backends:
+            found = [measure(*pair(rung, backend), pairs=pairs, rng=0) for rung in rungs]
+            rows[f"{backend}, {processes} busy processes"] = list(map(pages.cell, found))
+    finally:
+        for other in others:
+            other.kill()
+    return pages.table("", rungs, rows)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -41,18 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--backends", nargs="+", default=["numpy", "numba"])
     parser.add_argument("--pairs", type=int, default=41)
     chosen = parser.parse_args(arguments)
-    others = [subprocess.Popen([sys.executable, "-c", BURN]) for _ in range(chosen.processes)]
-    try:
-        print(f"| {chosen.processes} busy processes | " + " | ".join(chosen.rungs) + " |")
-        print("|---" * (len(chosen.rungs) + 1) + "|")
-        for backend in chosen.backends:
-            cells = []
-            for rung in chosen.rungs:
-                cells.append(str(measure(*pair(rung, backend), pairs=chosen.pairs, rng=0)))
-            print(f"| {backend} | " + " | ".join(cells) + " |", flush=True)
-    finally:
-        for other in others:
-            other.kill()
+    print(table(chosen.processes, chosen.rungs, chosen.backends, chosen.pairs))
 
 
 if __name__ == "__main__":

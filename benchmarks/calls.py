@@ -1,23 +1,29 @@
 """Public calls ÷ the same work in the plain NumPy of frozen.py, in one process.
 
-    OPENBLAS_NUM_THREADS=1 python benchmarks/calls.py --backend numpy
+    python benchmarks/calls.py --print
 
-The calls that a loop that a user writes makes: prediction, evaluation, gradients, an update by hand,
+What a user calls: prediction, evaluation, gradients, an update by hand,
 `partial_fit`, an epoch of `fit`, an estimator's `predict`.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 # before NumPy, so that OpenBLAS takes the core that bpengine asks it for
 import bpengine as bp  # isort: skip
 
+import busy
 import frozen
 import ladder
 import numpy as np
+import pages
 
+from bpengine import openblas
+from bpengine.estimators import MLPClassifier
 from bpengine.timing import measure
 
 Pair = tuple[Callable[[], object], Callable[[], object]]
@@ -69,6 +75,10 @@ def pairs(name: str, m: int | None, backend: str) -> dict[str, Pair]:
     many_X, many_Y = ladder.examples(name, N)
     long_X, long_Y = ladder.examples(name, LONG * batch)
     plan = ladder.plan(name, m, backend)
+    estimator = MLPClassifier(net.sizes[1:-1], activation="logistic", max_iter=1, backend=backend)
+    rows = X.T.copy()
+    with warnings.catch_warnings(action="ignore"):  # it has not converged
+        estimator.fit(long_X.T, np.arange(long_X.shape[1]) % max(2, net.sizes[-1]))
     sgd, rng = bp.SGD(RATE), np.random.default_rng(0)
 
     def update_by_hand() -> None:
@@ -83,6 +93,10 @@ def pairs(name: str, m: int | None, backend: str) -> dict[str, Pair]:
         "evaluate": (lambda: net.evaluate(X, Y), lambda: plain_evaluate(weights, biases, X, Y)),
         "backprop": (lambda: net.backprop(X, Y), lambda: plain_gradient(weights, biases, X, Y)),
         "backprop, update by hand": (update_by_hand, step),
+        "predict of MLPClassifier": (
+            lambda: estimator.predict(rows),
+            lambda: frozen.predict(weights, biases, X).argmax(axis=0),
+        ),
         "partial_fit": (
             lambda: trained.partial_fit(X, Y, batch_size=batch, optimizer=sgd, shuffle=False),
             step,
@@ -102,22 +116,70 @@ def pairs(name: str, m: int | None, backend: str) -> dict[str, Pair]:
     }
 
 
+def tables(sizes: Sequence[str], calls: Sequence[str] | None, backend: str, count: int) -> str:
+    """Markdown: the ratios by call and network."""
+    rows: dict[str, list[str]] = {}
+    for size in sizes:
+        for call, sides in pairs(*SIZES[size], backend).items():
+            if calls is None or call in calls:
+                with openblas.one_thread:
+                    found = measure(*sides, pairs=count, rng=0)
+                print(f"{backend} {size:22} {call:36} {found}", file=sys.stderr, flush=True)
+                rows.setdefault(call, []).append(pages.cell(found))
+    return pages.table(backend, sizes, rows)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table."""
+    """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--backend", default="numpy")
+    pages.options(parser)
+    parser.add_argument("--backends", nargs="+", default=["numpy", "numba"])
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--calls", nargs="+")
+    parser.add_argument("--calls", nargs="+", help="these alone, and nothing else")
     parser.add_argument("--pairs", type=int, default=51)
+    parser.add_argument("--searches", nargs="*", default=["64-20-10", "64-100-10", "64-100-100-10"])
+    parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args(arguments)
-    print(f"| network, batch; {chosen.backend} | call | ÷ plain NumPy | µs | µs plain |")
-    print("|---|---|---|---|---|")
-    for size in chosen.sizes:
-        for call, (ours, plain) in pairs(*SIZES[size], chosen.backend).items():
-            if chosen.calls is None or call in chosen.calls:
-                found = measure(ours, plain, pairs=chosen.pairs, rng=0)
-                times = f"{found.ours:,.0f} | {found.reference:,.0f}"
-                print(f"| {size} | {call} | {found} | {times} |", flush=True)
+    found = [tables(chosen.sizes, chosen.calls, name, chosen.pairs) for name in chosen.backends]
+    if chosen.calls is not None:
+        print(*found, sep="\n\n")
+        return
+    import search
+
+    rungs = [SIZES[size][0] for size in chosen.sizes if SIZES[size][1] is None]
+    pages.write(
+        "calls",
+        "what you get, call by call",
+        [
+            *pages.first_lines(
+                "Public calls, relative to what they replace: plain NumPy, and for searches and "
+                "ensembles scikit-learn.",
+                "In the tables of calls, above 1 bpengine is slower.",
+                ["numba", "scikit-learn"],
+            ),
+            "## Calls, relative to plain NumPy",
+            "Plain NumPy is backpropagation as one writes it first and well "
+            "(`benchmarks/frozen.py`), with one BLAS thread on both sides. It checks nothing; each of "
+            "these calls checks shapes, types, NaN and infinity, and returns arrays that the next call "
+            f"does not overwrite. `fit` is an epoch of {EXAMPLES[0]} examples, or of {EXAMPLES[1]} "
+            "batches if that is less. Replays are steps of a plan on one batch, which stays in the "
+            "processor's cache.",
+            *found,
+            "## Searches and ensembles, relative to scikit-learn",
+            "The time of scikit-learn's `GridSearchCV` with as many jobs as cores, divided by that of "
+            "`StackSearchCV`: the digits, 12 candidates, 5 folds, 30 epochs, without the last fit. The "
+            "time of a `BaggingClassifier` divided by that of `MLPEnsembleClassifier`, both of "
+            f"{search.MEMBERS} networks. Above 1, bpengine is faster.",
+            search.table(chosen.searches, 30, chosen.rounds),
+            "## A busy machine",
+            "A step with as many BLAS threads as bpengine uses, divided by a step with one thread, with "
+            "no other process and with four on two cores. See "
+            "[threads](threads-and-reproducibility.md).",
+            busy.table(0, rungs, chosen.backends, chosen.pairs),
+            busy.table(4, rungs, chosen.backends, chosen.pairs),
+        ],
+        chosen.print,
+    )
 
 
 if __name__ == "__main__":

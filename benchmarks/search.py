@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pages
 from sklearn import neural_network
 from sklearn.ensemble import BaggingClassifier
 from sklearn.exceptions import ConvergenceWarning
@@ -64,6 +67,27 @@ def pairs(name: str, epochs: int) -> dict[str, tuple[Any, Any]]:
     }
 
 
+def table(names: Iterable[str], epochs: int, rounds: int) -> str:
+    """Markdown: a row for each network, with scikit-learn's time ÷ ours."""
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    os.environ["PYTHONWARNINGS"] = "ignore"  # of other processes
+    rows = {}
+    for name in names:
+        X, y = examples(NETWORKS[name][0])
+        cells = []
+        for models in pairs(name, epochs).values():
+            first = [[seconds(model, X, y) for model in models]]  # starts processes
+            more = [[seconds(model, X, y) for model in models] for _ in range(rounds - 1)]
+            ours, theirs = np.array(more or first).T
+            cells += [f"**{np.median(theirs / ours):.2f}**", f"{ours.min():.2f}", f"{theirs.min():.2f}"]
+        rows[name] = cells
+        print(name, *cells, file=sys.stderr, flush=True)
+    columns = [
+        f"{what}{unit}" for what in ("search", "ensemble") for unit in ("", ", s", ", scikit-learn, s")
+    ]
+    return pages.table("", columns, rows)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -71,21 +95,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=30)
     given = parser.parse_args()
-    warnings.simplefilter("ignore", ConvergenceWarning)
-    os.environ["PYTHONWARNINGS"] = "ignore"  # of other processes
-    print("| network | what | scikit-learn ÷ bpengine | seconds | of scikit-learn |")
-    print("|---|---|---|---|---|")
-    for name in given.names or NETWORKS:
-        X, y = examples(NETWORKS[name][0])
-        for what, models in pairs(name, given.epochs).items():
-            times = np.array(
-                [[seconds(model, X, y) for model in models] for _ in range(given.rounds + 1)]
-            )
-            ours, theirs = times[1:].T
-            ratio = np.median(theirs / ours)
-            print(
-                f"| {name} | {what} | {ratio:.2f} | {ours.min():.2f} | {theirs.min():.2f} |", flush=True
-            )
+    print(table(given.names or NETWORKS, given.epochs, given.rounds))
 
 
 def seconds(model: Any, X: np.ndarray, y: np.ndarray) -> float:
