@@ -17,23 +17,17 @@ import numpy as np
 import variations
 
 import bpengine as bp
+from bpengine import counting
+from bpengine.counting import CALLS, PRODUCTS_NUMPY, WITHOUT_OUTPUT, counted
 
 BATCHES = (1, 64, 1024)
-PRODUCTS = {"matmul", "dot", "inner", "einsum", "tensordot", "vdot", "vecdot", "matvec", "vecmat"}
 # In bytes. A row of the largest batch is the smallest array that grows with a batch. Python's own
 # objects in a step, which differ between its versions, take about a quarter of it.
 ROW = 4 * BATCHES[-1]
 
 BACKENDS = ("numpy", "numba") if importlib.util.find_spec("numba") else ("numpy",)
-COUNTED = CALLS, PRODUCTS_NUMPY, PRODUCTS_GEMM, WITHOUT_OUTPUT, UNSEEN = (
-    "calls",
-    "products by NumPy",
-    "products by gemm",
-    "calls without an output",
-    "calls unseen",
-)
-
-
+PRODUCTS_GEMM, UNSEEN = "products by gemm", "calls unseen"
+COUNTED = CALLS, PRODUCTS_NUMPY, PRODUCTS_GEMM, WITHOUT_OUTPUT, UNSEEN
 OTHER_TYPES, PEAK = "calls in other types", "peak bytes"
 STEP, EPOCH, CALL = (f"operations of {what}" for what in ("a step", "an epoch", "a call"))
 TOLERANCE = 0.05  # of the operations of a call, most of which check arguments
@@ -44,51 +38,6 @@ INSTRUCTIONS = {  # of Python: calls, and operators and subscripts, which make a
     for name in ("CALL", "CALL_KW", "CALL_FUNCTION_EX", "BINARY_OP", "BINARY_SUBSCR", "BINARY_SLICE")
     if name in dis.opmap
 }
-
-
-class Counted(np.ndarray):
-    """An array that writes down each NumPy function it is given to, and whether that had an output."""
-
-    record: Counter[str] | None = None
-
-    def __array_finalize__(self, parent: object) -> None:
-        self.record = getattr(parent, "record", None)
-
-    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **options):
-        if out:
-            options["out"] = _plain(out)
-        self._note(ufunc.__name__, bool(out))
-        result = getattr(ufunc, method)(*_plain(inputs), **options)
-        return out[0] if len(out) == 1 else counted(result, self.record)
-
-    def __array_function__(self, function, types, operands, options):
-        self._note(function.__name__, function is np.copyto or options.get("out") is not None)
-        options = {key: _plain(value) for key, value in options.items()}
-        return counted(function(*_plain(operands), **options), self.record)
-
-    def _note(self, name: str, has_output: bool) -> None:
-        self.record[CALLS] += 1
-        self.record[PRODUCTS_NUMPY] += name in PRODUCTS
-        self.record[WITHOUT_OUTPUT] += not has_output
-
-
-def counted(x: Any, record: Counter[str]) -> Any:
-    """`x` with every array in it replaced by a `Counted` view of the same memory."""
-    if isinstance(x, (tuple, list)):
-        return type(x)(counted(item, record) for item in x)
-    if isinstance(x, partial):
-        options = {key: counted(value, record) for key, value in x.keywords.items()}
-        return partial(x.func, *counted(x.args, record), **options)
-    if isinstance(x, np.ndarray):
-        x = x.view(Counted)
-        x.record = record
-    return x
-
-
-def _plain(x: Any) -> Any:
-    if isinstance(x, (tuple, list)):
-        return type(x)(_plain(item) for item in x)
-    return x.view(np.ndarray) if isinstance(x, Counted) else x
 
 
 def replay(calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Counter[str]:
@@ -111,23 +60,8 @@ def replay(calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Count
 
 
 def peak_bytes(call: Callable[[], object]) -> int:
-    """Memory that a call takes and gives back when it is repeated, to the nearest `ROW`.
-
-    NumPy reports its memory to tracemalloc: new arrays, and the buffers of ufuncs.
-    """
-    tracing = tracemalloc.is_tracing()
-    tracemalloc.start()
-    try:
-        call()
-        call()
-        tracemalloc.reset_peak()
-        before, _ = tracemalloc.get_traced_memory()
-        call()
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        if not tracing:
-            tracemalloc.stop()
-    return ROW * round((peak - before) / ROW)
+    """Memory that a warm call takes and gives back, to the nearest `ROW`."""
+    return ROW * round(counting.peak_bytes(call) / ROW)
 
 
 class EpochPeak(bp.Callback):
@@ -216,7 +150,6 @@ SIZES = (30,)
 TRAININGS: dict[str, Callable[[str], Training]] = {
     "fit": lambda backend: _fit(backend, bp.SGD(0.1)),
     "fit, schedule": lambda backend: _fit(backend, bp.Adam(bp.schedules.StepDecay(0.1, 0.9))),
-    "fit, lbfgs": lambda backend: _fit(backend, bp.LBFGS()),
     "fit, stack": lambda backend: _fit(backend, bp.SGD(0.1), "stack"),
 }
 if importlib.util.find_spec("sklearn"):
@@ -227,6 +160,9 @@ METHODS: dict[str, Callable[..., object]] = {
     "evaluate": lambda net, X, Y: net.evaluate(X, Y),
     "backprop": lambda net, X, Y: net.backprop(X, Y),
     "partial_fit": lambda net, X, Y: net.partial_fit(X, Y, optimizer=bp.SGD(0.1)),
+    "fit, lbfgs": lambda net, X, Y: variations.network("base", net.backend).fit(
+        X, Y, epochs=1, optimizer=bp.LBFGS(), progress=False
+    ),
 }
 NAMES = tuple(
     f"{backend} {what}"

@@ -243,7 +243,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
         lambda f: lambda self, like, which=0: f(self, np.empty(like.shape), which),
     ),
     "float64: decay rates of Adam": at("optimizers.adam:array_of", wide),
-    "float64: momentum": at("optimizers.sgd:zeros_like", wide),
+    "float64: state of RMSprop and Adagrad": at("optimizers.adaptive:zeros_like", wide),
     "fold: lost, NumPy": at(FOLDS[0], no_fold),
     "fold: lost, Numba": at(FOLDS[1], no_fold),
     **{

@@ -93,7 +93,7 @@ def tables(records: Sequence[Mapping[str, Any]], environment: Mapping[str, Any])
         if names:
             medians = [r["medians"][name] / stored[name][0] for r in records for name in names]
             low, high = np.quantile(medians, (0.05, 0.95))
-            factors = [timed.limit(stored[name]) / stored[name][0] for name in names]
+            factors = [timed.limit(name, stored[name]) / stored[name][0] for name in names]
             caught = (sum(factor < by for factor in factors) for by in (1.3, 1.5))
             shares = " | ".join(f"{number} of {len(names)}" for number in caught)
             lines.append(f"| {group} | {low:.2f} to {high:.2f} | {shares} |")

@@ -353,8 +353,9 @@ def test_ratios_of_another_processor_are_not_judged(baseline):
 
 
 def test_a_case_that_varied_when_it_was_stored_has_a_higher_limit():
-    assert timed.limit((1.0, 0.9, 1.05)) == pytest.approx(1.15)
-    assert timed.limit((1.0, 0.9, 1.4)) == pytest.approx(1.4 * timed.BEYOND)
+    assert timed.limit("tiny", (1.0, 0.9, 1.05)) == pytest.approx(1.15)
+    assert timed.limit("tiny", (1.0, 0.9, 1.4)) == pytest.approx(1.4 * timed.BEYOND)
+    assert timed.limit("kernel adam", (1.0, 1.0, 1.0)) == timed.KERNEL_TOLERANCE
 
 
 def test_a_quotient_of_two_trees():
