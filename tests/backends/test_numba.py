@@ -624,3 +624,13 @@ def test_total_norms_stay_in_range():
     op = Operation("total norms", "", None, (layers,), total)
     backends.get("numba").compile([op]).run(1)
     np.testing.assert_allclose(total, [2**0.5 * 1e200, 0.0])
+
+
+def test_kernels_are_read_from_disk_without_what_only_compilation_needs(monkeypatch):
+    from numba.core.registry import cpu_target
+
+    lowering.compiled("gather", np.dtype("float32"))  # on disk from now on
+    monkeypatch.setattr(cpu_target.target_context, "refresh", lambda: pytest.fail("refreshed"))
+    again = lowering.compiled.__wrapped__("gather", np.dtype("float32"))
+    assert again.cache_hits == 1
+    assert again.address
