@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 
@@ -338,3 +339,14 @@ def test_a_network_that_is_given_another_generator_draws_from_it():
         vectors.append(net.vector)
         assert_same_state(net.rng, net.rngs[0])
     np.testing.assert_allclose(*vectors, rtol=1e-10)
+
+
+def test_a_program_holds_the_generators_whose_addresses_it_has():
+    generator = np.random.default_rng(0)
+    alone = sys.getrefcount(generator)
+    net = bp.Network([4, 5, 3], backend="numba", dropout=0.5, rng=generator)
+    program = net.plan(8, bp.SGD(0.1)).program
+    del net
+    gc.collect()
+    assert sys.getrefcount(generator) > alone
+    program.run(1)

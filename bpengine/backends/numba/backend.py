@@ -58,22 +58,22 @@ class NumbaBackend(NumPyBackend):
                 )
             step += calls(lowering.scratch, op) if instructions is None else instructions
         log_compilation()
-        return CompiledProgram(step, lowering, BLASThreads(operations))
+        return CompiledProgram(step, lowering, operations)
 
 
 class CompiledProgram(QuietReplay):
     """A step as arrays of instructions, with calls between them where there are any.
 
-    `lowering` holds the arrays that instructions have addresses of.
+    `lowering` and `operations` hold the arrays and the random generators whose addresses are in them.
     """
 
     def __init__(
-        self, step: Sequence[Instruction | Call], lowering: Lowering, threads: BLASThreads
+        self, step: Sequence[Instruction | Call], lowering: Lowering, operations: Sequence[Operation]
     ) -> None:
         self._step, self._lowering = step, lowering
         self._batched: BatchedProgram | None = None
         self._most = 1  # steps that compiled code takes at a time
-        super().__init__(_calls(step, lowering), lowering, threads)
+        super().__init__(_calls(step, lowering), (lowering, operations), BLASThreads(operations))
 
     def run(self, steps: int) -> None:
         """Run the step `steps` times."""
