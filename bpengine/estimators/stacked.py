@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import joblib
 import numpy as np
+from joblib.parallel import get_active_backend
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
@@ -166,8 +167,10 @@ def _alone_is_faster(member: StackedFit, P: int) -> bool:
 
 
 def cores(n_jobs: int | None) -> int:
-    """The number of workers; None is all cores that this process may use."""
-    return int(joblib.effective_n_jobs(-1 if n_jobs is None else n_jobs))
+    """The number of workers; None is all cores that this process may use, within a worker one."""
+    if n_jobs is None:
+        n_jobs = 1 if get_active_backend()[0].nesting_level else -1
+    return int(joblib.effective_n_jobs(n_jobs))
 
 
 def run_all(calls: Sequence[Callable[[], T]], workers: int) -> list[T]:

@@ -504,6 +504,13 @@ def test_networks_that_are_faster_alone_are_fitted_at_the_same_time(monkeypatch,
         np.testing.assert_allclose(alone.predict_proba(X), together.predict_proba(X), rtol=1e-9)
 
 
+def test_the_number_of_workers():
+    assert stacked.cores(None) == joblib.cpu_count()
+    assert [stacked.cores(n) for n in (1, 3, -1)] == [1, 3, joblib.cpu_count()]
+    inside = joblib.Parallel(2, prefer="threads")(joblib.delayed(stacked.cores)(None) for _ in range(2))
+    assert inside == [1, 1]
+
+
 @pytest.mark.parametrize("case", ["lbfgs", "sparse", "callbacks"])
 def test_what_can_be_no_part_of_a_stack_is_fitted_alone(monkeypatch, case):
     alone = count_alone(monkeypatch)
