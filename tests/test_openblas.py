@@ -200,7 +200,8 @@ def test_importing_bpengine_sets_it(tmp_path: Path) -> None:
 
 @needs_openblas
 def test_openblas_follows(tmp_path: Path) -> None:
-    assert fresh(tmp_path, PRETEND + "import bpengine; print(blas_core.taken_core())") == ["Nehalem"]
+    code = "import bpengine, numpy; print(blas_core.taken_core())"
+    assert fresh(tmp_path, PRETEND + code) == ["Nehalem"]
 
 
 @needs_openblas
