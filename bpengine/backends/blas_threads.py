@@ -31,7 +31,8 @@ class BLASThreads:
 
     The threads of a product wait for each other. Where one waits for its core, as other processes use
     it, a step may take forty times as long as with a single thread. One thread rounds differently from
-    several, so it is not tried unless three blocks of steps in a row were much slower than they can be.
+    several, so it is not tried unless two of the last three blocks of steps were much slower than they
+    can be.
 
     Parameters
     ----------

@@ -61,8 +61,8 @@ class StackSearchCV(GridSearchCV):  # type: ignore[misc]
     cv : int, cross-validation generator or iterable, default=None
         As for `GridSearchCV`; None: 5 folds.
     n_jobs : int, default=None
-        Stacks at the same time, in threads; networks too large for stacks are fitted alone, in as many
-        processes where that saves time. None: all cores, other than for `GridSearchCV`.
+        Number of workers: threads that train stacks, and processes that fit the networks that are faster
+        alone, if that saves time. None means all cores; for `GridSearchCV` it means 1.
     verbose : int, default=0
         Above 0, print the number of fits; above 1, also their times, and above 2 their scores.
     error_score : 'raise' or numeric, default=np.nan

@@ -45,15 +45,18 @@ T = TypeVar("T")
 def is_for_stacks(estimator: BaseMLP, X: Any) -> bool:
     """Whether an estimator, not yet fitted, can be trained on X within a stack."""
     est = estimator
-    observed = est.callbacks or getattr(est, "_skl_callbacks", None) or est.verbose
-    return not (est.solver == "lbfgs" or est.warm_start or observed or hasattr(X, "tocsr"))
+    return not (est.solver == "lbfgs" or est.warm_start or _is_observed(est) or hasattr(X, "tocsr"))
 
 
 def is_for_processes(estimator: BaseMLP) -> bool:
-    """Whether a fit may be in another process: nothing of the user's sees it, and it is on a host."""
+    """Whether a fit may be in another process: it calls no callbacks, prints nothing, uses no device."""
+    return not _is_observed(estimator) and estimator.backend in (None, "numpy", "numba")
+
+
+def _is_observed(estimator: BaseMLP) -> bool:
+    """Whether a fit calls callbacks or prints."""
     est = estimator
-    observed = est.callbacks or getattr(est, "_skl_callbacks", None) or est.verbose
-    return not observed and est.backend in (None, "numpy", "numba")
+    return bool(est.callbacks or getattr(est, "_skl_callbacks", None) or est.verbose)
 
 
 class StackedFit:
