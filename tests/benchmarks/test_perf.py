@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 import subprocess
 import sys
 from functools import partial
@@ -527,38 +526,3 @@ def test_a_study_counts_alarms_and_can_be_continued(baseline, tmp_path, monkeypa
 def test_the_bound_on_a_rate_of_no_alarms_is_the_exact_one():
     assert study.upper_bound(0, 100) == pytest.approx(1 - 0.05 ** (1 / 100), abs=1e-5)
     assert study.upper_bound(100, 100) == 1.0
-
-
-@pytest.fixture
-def example(tmp_path, monkeypatch) -> ModuleType:
-    """The example of docs/performance-check.md, as the file it is meant to be."""
-    text = (ROOT / "docs" / "performance-check.md").read_text(encoding="utf-8")
-    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
-    path = tmp_path / "test_speed.py"
-    path.write_text(code, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("example", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_example_stores_its_ratio(example):
-    example.store()
-    assert json.loads(example.STORED.read_text())["step"] > 0
-
-
-def test_the_example_fails_for_a_slower_step_and_skips_on_a_busy_machine(example, monkeypatch):
-    example.STORED.write_text('{"step": 1.0}')
-
-    def pretend(ratio, control=1.0):
-        answers = [control, ratio, ratio]
-        monkeypatch.setattr(
-            example, "measure", lambda *_: Ratio(*[answers.pop(0)] * 3, pairs=1, ours=1, reference=1)
-        )
-        example.test_step_is_not_slower()
-
-    pretend(1.2)
-    with pytest.raises(AssertionError, match="slower"):
-        pretend(1.3)
-    with pytest.raises(pytest.skip.Exception):
-        pretend(1.3, control=1.1)
