@@ -281,7 +281,7 @@ def _seconds_per_example(loop: PerExampleNetwork, X: Any, Y: Any, options: argpa
     m, examples = options.batch_size, 0
     X, Y = X.astype(options.dtype), Y.astype(options.dtype)
     start = time.perf_counter()
-    while time.perf_counter() - start < LOOP_SECONDS:
+    while not examples or time.perf_counter() - start < LOOP_SECONDS:
         batch = slice(examples % (X.shape[1] - m + 1), None)
         loop.update_mini_batch(X[:, batch][:, :m], Y[:, batch][:, :m], RATE)
         examples += m

@@ -49,7 +49,7 @@ OPTIMIZERS = {
 dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
-FUNCTIONS = {"exp": 2, "expm1": 2, "log1p": 2, "sigmoid": 2.5, "tanh": 2}  # units in the last place
+FUNCTIONS = {"exp": 2, "expm1": 2, "log1p": 2, "sigmoid": 2.5, "tanh": 2.5}  # units in the last place
 
 
 def exactly(name, x, wider):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from types import SimpleNamespace
 
 import joblib
 import numpy as np
@@ -36,6 +37,7 @@ from bpengine.estimators import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+alone_is_faster = stacked._alone_is_faster
 
 X, LABELS = (array[:240] for array in load_digits(return_X_y=True))
 X = X / 16
@@ -51,6 +53,13 @@ DATA = {
     "outputs": (MLPRegressor, XR, YR),
 }
 FITTED = ["loss_curve_", "n_iter_", "t_", "best_loss_", "validation_scores_", "best_validation_score_"]
+
+
+@pytest.fixture(autouse=True)
+def no_choice_by_time(monkeypatch):
+    """Stacks, and one process: which is faster depends on what else the machine does."""
+    monkeypatch.setattr(stacked, "_alone_is_faster", lambda member, P: False)
+    monkeypatch.setattr(stacked, "START", np.inf)
 
 
 def assert_alike(one, other, tolerance=1e-9):
@@ -146,6 +155,17 @@ def test_what_may_differ_shares_a_stack_and_what_may_not_does_not():
     models = [clone(base).set_params(**options) for options in free + bound]
     parts = [np.arange(180 + i % 2) for i in range(len(models))]
     assert train_together(models, X, LABELS, parts) == [1] * len(bound) + [len(free)]
+
+
+@pytest.mark.parametrize(("alone", "together"), [(1.0, 2.5), (1.0, 4.0)])
+def test_networks_are_trained_alone_where_a_step_takes_less_time(monkeypatch, alone, together):
+    models = [MLPClassifier((5,), max_iter=1, batch_size=40, random_state=i) for i in range(3)]
+    starts = np.concatenate([np.full(stacked.TRIALS, alone), np.full(stacked.TRIALS, together)])
+    readings = iter(np.ravel([np.zeros(len(starts)), starts + np.arange(len(starts)) % 3], order="F"))
+    monkeypatch.setattr(stacked, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
+    member = stacked.StackedFit(models[0], np.arange(240), models[0]._prepare(X, LABELS, None).Y, None)
+    assert alone_is_faster(member, 3) == (together > 3 * alone)
+    assert alone_is_faster(member, 1)
 
 
 def test_a_stack_holds_no_more_than_so_many_bytes(monkeypatch):

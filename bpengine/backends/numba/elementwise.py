@@ -102,7 +102,8 @@ _root_of_tiny = series([1.0842021724855044e-19], [1.4916681462400413e-154])
 
 @inlined
 def _sign(x):
-    return real(1, x) if x > real(0, x) else (real(-1, x) if x < real(0, x) else x)
+    # a zero and a NaN stay what they are
+    return math.copysign(real(1, x), x) if abs(x) > real(0, x) else x
 
 
 @inlined
@@ -233,23 +234,24 @@ def _swish_slope(x, y, s):
 
 
 @inlined
-def _gelu_tanh(x):
+def _gelu_sigmoid(x):
+    # σ(2u) = (1 + tanh u) / 2 for u = √(2/π) (x + 0.044715 x³)
     cubic = real(0.044715, x) * x * x
-    return tanh(real(math.sqrt(2 / math.pi), x) * (x + cubic * x))
+    return sigmoid(real(2 * math.sqrt(2 / math.pi), x) * (x + cubic * x))
 
 
 @formula("gelu", "x")
 def _gelu(x, y, s):
-    return real(0.5, x) * x * (real(1, x) + _gelu_tanh(x))
+    return x * _gelu_sigmoid(x)
 
 
 @formula("gelu slope", "xy")
 def _gelu_slope(x, y, s):
-    # beyond ±10 the slope is 1 or 0 to all digits; the cut keeps z² from overflowing
-    z = _at_most(_at_least(y, real(-10, x)), real(10, x))
-    one, half, t = real(1, x), real(0.5, x), _gelu_tanh(z)
-    inner = real(math.sqrt(2 / math.pi), x) * (one + real(3 * 0.044715, x) * z * z)
-    return x * (half * (one + t) + half * z * (one - t * t) * inner)
+    # beyond ±30 the slope is 1 or 0; the cut keeps z² from overflowing
+    z = _at_most(_at_least(y, real(-30, x)), real(30, x))
+    one, a = real(1, x), _gelu_sigmoid(z)
+    inner = real(2 * math.sqrt(2 / math.pi), x) * (one + real(3 * 0.044715, x) * z * z)
+    return x * (a * (one + z * (one - a) * inner))
 
 
 @formula("absolute_error slope", "xys")
