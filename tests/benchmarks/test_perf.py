@@ -544,8 +544,9 @@ def test_a_fresh_process_measures_under_the_settings():
 
 @pytest.mark.parametrize(("slowdown", "expected"), [(1.0, 0), (1.5, 1)])
 def test_the_command_prints_and_gives_the_exit_status(
-    baseline, monkeypatch, tmp_path, capsys, slowdown, expected
+    baseline, compared, monkeypatch, tmp_path, capsys, slowdown, expected
 ):
+    compared(slowdown)
     monkeypatch.setattr(perf, "check", partial(perf.check, measure=pretend(slowdown)))
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     assert perf.main(["--baseline", str(baseline), "check"]) == expected
