@@ -208,7 +208,8 @@ def bench_all(session: nox.Session) -> None:
 
     `nox -s bench-all -- --quick` only tries whether all of them can be made.
     """
-    session.install("-e", ".[numba,estimators,mpi]", *group("bench"), *group("peers"))
+    packages = [*group("bench"), *group("peers"), "opacus>=1.5"]
+    session.install("-e", ".[numba,estimators,mpi]", *packages)
     for name, full in REPORTS.items():
         script, *what = name.split()
         options = SHORTEST[name] if "--quick" in session.posargs else full

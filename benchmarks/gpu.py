@@ -31,12 +31,6 @@ RUNGS["xlarge"] = Rung((4096,) * 5, 8192)
 SIZES = [*LADDER, "xlarge"]
 STEPS = {"tiny": 800, "nielsen": 800, "small": 400, "medium": 80, "large": 8, "xlarge": 1}
 PAIRS = 21
-# what each is to be measured against: × time of our step
-GOALS: dict[str, dict[str, float]] = {
-    "torch.compile": {"tiny": 2, "nielsen": 2, "small": 1, "medium": 1},
-    "JAX scan": {"tiny": 1, "nielsen": 1, "small": 1, "medium": 1},
-    "products alone": {"large": 0.95, "xlarge": 0.95},
-}
 PEERS = {"PyTorch eager": "torch", "torch.compile": "torch", "JAX scan": "jax"}
 SQUARE = 8192  # rows of the matrices by which the card's own product rate is measured
 
@@ -208,7 +202,7 @@ def page(
     rate: float,
     launch: tuple[float, float],
 ) -> str:
-    """The page: a row a contender, a column a rung, goals in brackets."""
+    """The page: a row a contender, a column a rung."""
     times = {rung: min(by[rung].reference for by in ratios.values() if rung in by) for rung in rungs}
     ahead = [r for r in rungs if r in ratios.get("NumPy", {}) and ratios["NumPy"][r].median > 1]
     setting = "float32" if precision == "full" else "float32 with TF32 products"
@@ -226,9 +220,7 @@ def page(
             "| × time of our step | " + " | ".join(rungs) + " |",
             "|---" * (len(rungs) + 1) + "|",
             *(
-                f"| {name} | "
-                + " | ".join(shown(by.get(r), GOALS.get(name, {}).get(r)) for r in rungs)
-                + " |"
+                f"| {name} | " + " | ".join(shown(by.get(r)) for r in rungs) + " |"
                 for name, by in ratios.items()
             ),
             "| *ours, µs a step* | " + " | ".join(f"*{times[r]:.4g}*" for r in rungs) + " |",
@@ -246,13 +238,12 @@ def page(
     )
 
 
-def shown(ratio: Ratio | None, goal: float | None = None) -> str:
+def shown(ratio: Ratio | None) -> str:
     """A cell of the table."""
     if ratio is None:
         return "–"
     digits = 0 if ratio.median >= 20 else 2
-    cell = f"**{ratio.median:.{digits}f}** {ratio.low:.{digits}f}–{ratio.high:.{digits}f}"
-    return cell + (f" (goal {goal:g})" if goal else "")
+    return f"**{ratio.median:.{digits}f}** {ratio.low:.{digits}f}–{ratio.high:.{digits}f}"
 
 
 def against(

@@ -28,7 +28,7 @@ import bpengine  # isort: skip  before NumPy
 import frozen_kernels
 import numpy as np
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 PACKAGE = Path(bpengine.__file__).parent
 SLOWDOWN = 1.3
 Make = Callable[[Any], Any]
@@ -308,8 +308,15 @@ def run(options: argparse.Namespace, environment: Mapping[str, Any]) -> int:
 def check_with(name: str, baseline: Path) -> tuple[int, list[str]]:
     """The status of a check in which the package has a fault, and the lines it prints."""
     with tempfile.TemporaryDirectory() as folder:
-        code = f"import sys; sys.path.insert(0, {str(HERE)!r}); import bpengine, injections\n"
-        (Path(folder) / "sitecustomize.py").write_text(f"{code}injections.FAULTS[{name!r}]()\n", "utf-8")
+        # not into unchanged code, which is imported from another folder
+        code = f"""
+import sys, bpengine
+if bpengine.__file__.startswith({str(HERE.parent)!r}):
+    sys.path.insert(0, {str(HERE)!r})
+    import injections
+    injections.FAULTS[{name!r}]()
+"""
+        (Path(folder) / "sitecustomize.py").write_text(code, "utf-8")
         path = os.pathsep.join(filter(None, [folder, str(HERE.parent), os.environ.get("PYTHONPATH")]))
         done = subprocess.run(
             [sys.executable, HERE / "perf.py", "--baseline", baseline, "check"],

@@ -20,9 +20,17 @@ from bpengine.timing import Ratio
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 END = "<!-- end of what is measured -->"  # what follows is written by hand
-COMMIT = subprocess.run(
-    ["git", "-C", DOCS, "describe", "--always", "--dirty=, changed"], capture_output=True, text=True
-).stdout.strip()  # as it is before anything is measured
+
+
+def _git(*command: str) -> str:
+    done = subprocess.run(["git", "-C", DOCS.parent, *command], capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+# before anything is measured; the pages that are written are no change of what is measured
+COMMIT = _git("rev-parse", "--short", "HEAD")
+if _git("status", "--porcelain", "--", "bpengine", "benchmarks"):
+    COMMIT += ", changed"
 
 
 def options(parser: argparse.ArgumentParser) -> None:

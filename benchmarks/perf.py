@@ -15,8 +15,7 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ import injections
 import numpy as np
 import study
 import timed
+from revisions import revision_of, worktree
 
 from bpengine.timing import steady
 
@@ -53,7 +53,8 @@ def check(
 ) -> tuple[int, list[str]]:
     """Both parts against the stored baseline: the exit status, and the lines to print.
 
-    The times are those of the revision `against`, where one is given.
+    Times are compared with the stored ratios, and where they look slower with the code that these are
+    of; with the revision `against` alone, where one is given.
     """
     baseline = json.loads(path.read_text(encoding="utf-8"))
     if baseline.get("schema") != SCHEMA:
@@ -85,19 +86,14 @@ def check(
         wrong += [f"{name}: stored, not measured" for name in ratios if name not in timed.CASES]
         other = [key for key in NAMED if here[key] != there.get(key)]
         lines += [f"note: {key} was {there.get(key)!r}, is {here[key]!r}" for key in other]
-        names = [name for name in timed.CASES if name in ratios]
-        result = timed.part({name: ratios[name] for name in names}, measure)
-        if other:  # the ratios depend on it
-            result.open += [fault.partition(":")[0] for fault in result.slower]
-            result.slower.clear()
-    else:
-        with worktree(against) as tree:
-            names = common_cases(tree)
-            if names:
-                result = timed.part(dict.fromkeys(names, (1.0, 1.0, 1.0)), timed.measure_against(tree))
-            else:
-                result = timed.Timed([f"{against} has no cases of these"])
-        lines.append(f"this tree ÷ {against}:")
+        ratios = {name: ratios[name] for name in timed.CASES if name in ratios}
+    revision = against or revision_of(path)
+    with worktree(revision) if revision else contextlib.nullcontext() as tree:
+        again = timed.measure_against(tree) if tree else None
+        if against and tree:
+            measure, ratios = timed.measure_against(tree), dict.fromkeys(common_cases(tree), timed.SAME)
+            lines.append(f"this tree ÷ {against}, which has {len(ratios)} of these cases:")
+        result = timed.part(ratios, measure, again)
     lines += ["timed:", *result.lines]
     wrong += result.slower
     status = int(bool(wrong) or (bool(result.open) and inconclusive == "fail"))
@@ -122,22 +118,10 @@ def _verdict(wrong: Sequence[str], open_: Sequence[str]) -> list[str]:
     if open_:
         return [
             "INCONCLUSIVE: the counts are right, and no case is known to be slower; not judged, because "
-            f"the machine was too busy or is another one than the baseline's: {', '.join(open_)}"
+            "the machine was too busy, or git has no commit of this baseline to compare with: "
+            f"{', '.join(open_)}"
         ]
     return ["PASS: counts as stored, no case slower"]
-
-
-@contextlib.contextmanager
-def worktree(revision: str) -> Iterator[Path]:
-    """A revision of the repository in a temporary folder."""
-    git = ["git", "-C", str(HERE), "worktree"]
-    with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "tree"
-        subprocess.run([*git, "add", "--quiet", "--detach", str(tree), revision], check=True)
-        try:
-            yield tree
-        finally:
-            subprocess.run([*git, "remove", "--force", str(tree)], check=True)
 
 
 def common_cases(tree: Path) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import timed
+from revisions import worktree
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
@@ -41,7 +42,8 @@ def run(options: argparse.Namespace, environment: Mapping[str, Any]) -> int:
         print(f"{options.records} is of another baseline or other cases: move it away first.")
         return 1
     for number in range(len(records), options.runs):
-        records.append(one_run(stored))
+        with worktree("HEAD") as tree:
+            records.append(one_run(stored, again=timed.measure_against(tree)))
         with options.records.open("a", encoding="utf-8") as file:
             file.write(json.dumps(records[-1]) + "\n")
         print(f"run {number + 1} of {options.runs}", flush=True)
@@ -55,11 +57,13 @@ def run(options: argparse.Namespace, environment: Mapping[str, Any]) -> int:
 
 
 def one_run(
-    stored: Mapping[str, timed.Stored], measure: timed.Measure = timed.measure_fresh
+    stored: Mapping[str, timed.Stored],
+    measure: timed.Measure = timed.measure_fresh,
+    again: timed.Measure | None = None,
 ) -> dict[str, Any]:
     """Judge all cases once."""
     start = time.perf_counter()
-    result = timed.part(stored, measure)
+    result = timed.part(stored, measure, again)
     return {
         "stored": stored,
         "slower": [fault.partition(":")[0] for fault in result.slower],

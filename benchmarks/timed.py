@@ -53,6 +53,7 @@ SETTINGS = {
 Pair = tuple[Callable[[], object], Callable[[], object]]
 Measure = Callable[[Iterable[str], int], dict[str, Ratio]]
 Stored = tuple[float, float, float]  # median, lowest and highest of some processes
+SAME: Stored = (1.0, 1.0, 1.0)  # of a quotient of two trees with the same code
 
 
 def step(rung: str, backend: str = "numpy") -> Pair:
@@ -184,27 +185,30 @@ def limit(name: str, stored: Stored) -> float:
     return max((KERNEL_TOLERANCE if "kernel" in name else TOLERANCE) * median, BEYOND * high)
 
 
-def part(stored: Mapping[str, Stored], measure: Measure = measure_fresh) -> Timed:
+def part(
+    stored: Mapping[str, Stored], measure: Measure = measure_fresh, again: Measure | None = None
+) -> Timed:
     """Measure the cases that have a stored ratio, and judge them.
 
-    A case is slower only if fresh processes say so too. What is measured while its control is off does
-    not count; a case that is never measured without that is not judged.
+    A ratio also grows where another program shares the processor's core and its caches. So a case above
+    its limit is slower only if it is slower than unchanged code, too: `again` measures both in turn, in
+    fresh processes. What is measured while its control is off does not count. A case that is never
+    measured without that, or can't be measured again, is not judged.
     """
     result = Timed([f"{'':40}stored  measured                     µs  µs reference"])
-    result.ratios = found = measure(list(stored), 0)
-    limits = {name: limit(name, ratios) for name, ratios in stored.items()}
+    result.ratios = found = measure(list(stored), 0) if stored else {}
     said: dict[str, list[Ratio]] = {
         name: []
-        for name in stored
-        if found[name].median > 0.95 * limits[name] or not timing.steady(found[name].control)
+        for name, ratios in stored.items()
+        if found[name].median > 0.95 * limit(name, ratios) or not timing.steady(found[name].control)
     }
     left = [*said]
     for number in range(1, ROUNDS + 1):
-        if left:
-            for name, ratio in measure(left, number).items():
+        if left and again:
+            for name, ratio in again(left, number).items():
                 if timing.steady(ratio.control):
                     said[name].append(ratio)
-        left = [name for name in left if not _decided(said[name], limits[name])]
+        left = [name for name in left if not _decided(name, said[name])]
     result.open += left
     for name, ratios in stored.items():
         verdict = "unchanged"
@@ -212,15 +216,16 @@ def part(stored: Mapping[str, Stored], measure: Measure = measure_fresh) -> Time
             verdict = "faster"
         if name in left:
             verdict = f"NOT JUDGED: its control was off, {found[name].control} and later"
+            if again is None:
+                verdict = "NOT JUDGED: looks slower, or its control was off"
         elif name in said:
-            last = said[name][-1]
-            verdict = f"unchanged, in a fresh process {last}"
-            if last.median > limits[name]:
-                medians = ", ".join(f"{ratio.median:.3f}" for ratio in said[name])
-                verdict = f"SLOWER, in fresh processes {medians}"
+            last, medians = said[name][-1], ", ".join(f"{ratio.median:.2f}" for ratio in said[name])
+            verdict = f"unchanged, in fresh processes {medians} of unchanged code's"
+            if last.median > limit(name, SAME):
+                verdict = f"SLOWER, in fresh processes {medians} of unchanged code's"
                 result.slower.append(
-                    f"{name}: {found[name]}, in fresh processes {medians}; stored {ratios[0]:.3f}, so "
-                    f"that it takes {last.median / ratios[0]:.2f} times as long"
+                    f"{name}: {found[name]}, stored {ratios[0]:.3f}; in fresh processes it takes "
+                    f"{medians} times as long as unchanged code"
                 )
         if verdict != "unchanged" or "kernel" not in name:
             result.lines.append(_line(name, ratios[0], found[name], verdict))
@@ -229,9 +234,9 @@ def part(stored: Mapping[str, Stored], measure: Measure = measure_fresh) -> Time
     return result
 
 
-def _decided(said: Sequence[Ratio], limit: float) -> bool:
-    """Whether measurements in fresh processes are enough: one not above the limit, or two above."""
-    return any(ratio.median <= limit for ratio in said) or len(said) >= CONFIRMATIONS
+def _decided(name: str, said: Sequence[Ratio]) -> bool:
+    """Whether measurements in fresh processes are enough: one not above the limit, or all above."""
+    return any(ratio.median <= limit(name, SAME) for ratio in said) or len(said) >= CONFIRMATIONS
 
 
 def _line(name: str, stored: float, found: Ratio, verdict: str) -> str:

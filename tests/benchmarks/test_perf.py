@@ -32,7 +32,19 @@ def load(name: str) -> ModuleType:
     return module
 
 
-frozen, frozen_kernels, ladder, variations, exact, kernels, timed, study, injections, perf = map(
+(
+    frozen,
+    frozen_kernels,
+    ladder,
+    variations,
+    exact,
+    kernels,
+    timed,
+    revisions,
+    study,
+    injections,
+    perf,
+) = map(
     load,
     (
         "frozen",
@@ -42,6 +54,7 @@ frozen, frozen_kernels, ladder, variations, exact, kernels, timed, study, inject
         "exact",
         "kernels",
         "timed",
+        "revisions",
         "study",
         "injections",
         "perf",
@@ -76,6 +89,20 @@ def pretend(*slowdowns: float, control: tuple[float, ...] = (1.0,)):
 
     measure.measured = measured
     return measure
+
+
+@pytest.fixture
+def compared(monkeypatch):
+    """Sets what is found where times are compared with those of unchanged code."""
+
+    def quotients(*found: float, control: tuple[float, ...] = (1.0,)):
+        measure = pretend(*(2.0 * quotient for quotient in found), control=control)
+        monkeypatch.setattr(perf, "revision_of", lambda baseline: "HEAD")
+        monkeypatch.setattr(perf, "worktree", lambda revision: perf.contextlib.nullcontext(ROOT))
+        monkeypatch.setattr(timed, "measure_against", lambda tree: measure)
+        return measure
+
+    return quotients
 
 
 @pytest.fixture(scope="module")
@@ -315,41 +342,74 @@ def test_operations_of_python_are_counted_in_the_package_alone():
     assert six - one == 5
 
 
-def test_a_slowdown_is_caught_and_confirmed_by_three_processes(baseline):
-    measure = pretend(1.3)
-    status, lines = perf.check(baseline, measure)
+def test_a_slowdown_is_caught_and_confirmed_by_three_processes(baseline, compared):
+    again = compared(1.3)
+    status, lines = perf.check(baseline, pretend(1.3))
     assert status == 1
     assert lines[-1] == "FAIL: tiny, kernel adam"
-    assert len(measure.measured) == 1 + timed.CONFIRMATIONS
-    assert perf.check(baseline, pretend(1.1))[0] == 0
+    assert len(again.measured) == timed.CONFIRMATIONS
+    again = compared(1.3)
+    assert perf.check(baseline, pretend(1.05))[0] == 0 and not again.measured
 
 
-@pytest.mark.parametrize("slowdowns", [(1.5, 1.0), (1.5, 1.5, 1.0)])
-def test_a_slowdown_that_a_fresh_process_does_not_confirm_is_not_red(baseline, slowdowns):
-    status, lines = perf.check(baseline, pretend(*slowdowns))
+@pytest.mark.parametrize("quotients", [(1.0,), (1.5, 1.0), (1.5, 1.5, 1.0)])
+def test_a_ratio_that_is_as_high_for_unchanged_code_is_not_red(baseline, compared, quotients):
+    compared(*quotients)
+    status, lines = perf.check(baseline, pretend(1.5))
     assert status == 0
-    assert any("in a fresh process" in line for line in lines)
+    assert any("of unchanged code's" in line for line in lines)
     assert lines[-1].startswith("PASS")
 
 
-def test_a_case_is_measured_again_while_its_control_is_off(baseline):
-    measure = pretend(1.3, control=(1.1, 1.2, 0.9, 1.0))
-    assert perf.check(baseline, measure)[0] == 1
-    assert len(measure.measured) == 3 + timed.CONFIRMATIONS  # the first three do not count
+def test_a_case_is_measured_again_while_its_control_is_off(baseline, compared):
+    again = compared(1.3, control=(1.2, 0.9, 1.0))
+    assert perf.check(baseline, pretend(1.0, control=(1.1,)))[0] == 1
+    assert len(again.measured) == 2 + timed.CONFIRMATIONS  # the first two do not count
 
 
 @pytest.mark.parametrize(("inconclusive", "expected"), [("pass", 0), ("fail", 1)])
-def test_what_can_not_be_judged_is_said_and_the_caller_decides(baseline, inconclusive, expected):
-    status, lines = perf.check(baseline, pretend(1.3, control=(1.2,)), inconclusive)
+@pytest.mark.parametrize("why", ["the machine is busy", "there is nothing to compare with"])
+def test_what_can_not_be_judged_is_said_and_the_caller_decides(
+    baseline, compared, why, inconclusive, expected
+):
+    if why == "the machine is busy":
+        compared(1.3, control=(1.2,))
+    status, lines = perf.check(baseline, pretend(1.3), inconclusive)
     assert status == expected
     assert lines[-1].startswith("INCONCLUSIVE") and lines[-1].endswith("tiny, kernel adam")
 
 
-def test_ratios_of_another_processor_are_not_judged(baseline):
+def test_another_processor_is_noted(baseline):
     edit(baseline, lambda content: content["environment"].update(processor="another"))
-    status, lines = perf.check(baseline, pretend(1.3))
-    assert status == 0 and lines[-1].startswith("INCONCLUSIVE")
+    _, lines = perf.check(baseline, pretend(1.0))
     assert any("note: processor was 'another'" in line for line in lines)
+
+
+def test_unchanged_code_is_the_commit_that_stored_the_ratios(tmp_path):
+    def git(*command: str, folder: Path = tmp_path) -> str:
+        options = ["-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(["git", *options, *command], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    def store(**content) -> str:
+        path.write_text(json.dumps(content), encoding="utf-8")
+        git("add", "-A")
+        git("commit", "-qm", "stored", "--allow-empty")
+        return git("rev-parse", "HEAD")
+
+    path = tmp_path / "baseline.json"
+    path.write_text('{"ratios": {}}', encoding="utf-8")
+    assert revisions.revision_of(path) is None  # not in a repository
+    git("init", "-q")
+    first = store(ratios={"tiny": 1})
+    second = store(ratios={"tiny": 2}, counts=1)
+    store(ratios={"tiny": 2}, counts=2)
+    store(ratios={"tiny": 2}, counts=2)
+    assert first != revisions.revision_of(path) == second
+    path.write_text('{"ratios": {"tiny": 3}}', encoding="utf-8")
+    assert revisions.revision_of(path) is None  # not committed
+    git("clone", "-q", "--depth", "1", tmp_path.as_uri(), str(tmp_path / "shallow"))
+    assert revisions.revision_of(tmp_path / "shallow" / "baseline.json") is None
 
 
 def test_a_case_that_varied_when_it_was_stored_has_a_higher_limit():
@@ -368,10 +428,9 @@ def test_a_quotient_of_two_trees():
     assert found.control is off
 
 
-def test_times_are_compared_with_those_of_another_tree(baseline, monkeypatch):
-    monkeypatch.setattr(perf, "worktree", lambda revision: perf.contextlib.nullcontext(ROOT))
+def test_times_are_compared_with_those_of_another_tree(baseline, compared, monkeypatch):
+    compared(1.3)
     monkeypatch.setattr(timed, "run", lambda root, *arguments: ["tiny", "gone"])
-    monkeypatch.setattr(timed, "measure_against", lambda tree: pretend(2.0 * 1.3))
     status, lines = perf.check(baseline, against="main")
     assert status == 1 and lines[-1] == "FAIL: tiny"
     monkeypatch.setattr(timed, "run", lambda root, *arguments: [])
@@ -485,8 +544,9 @@ def test_a_fresh_process_measures_under_the_settings():
 
 @pytest.mark.parametrize(("slowdown", "expected"), [(1.0, 0), (1.5, 1)])
 def test_the_command_prints_and_gives_the_exit_status(
-    baseline, monkeypatch, tmp_path, capsys, slowdown, expected
+    baseline, compared, monkeypatch, tmp_path, capsys, slowdown, expected
 ):
+    compared(slowdown)
     monkeypatch.setattr(perf, "check", partial(perf.check, measure=pretend(slowdown)))
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     assert perf.main(["--baseline", str(baseline), "check"]) == expected
@@ -500,14 +560,16 @@ def test_a_study_counts_alarms_and_can_be_continued(baseline, tmp_path, monkeypa
     page.write_text(f"before\n{study.BEGIN}\nold\n{study.END}\nafter\n", encoding="utf-8")
     made = []
 
-    def one_run(stored):
+    def one_run(stored, again):
         made.append(len(made))
         # run 1 is slower, run 2 can't be judged, the others are as stored
         control = 1.2 if made[-1] == 2 else 1.0
-        return judged(stored, pretend(1.3 if made[-1] == 1 else 1.0, control=(control,)))
+        measure = pretend(1.3 if made[-1] == 1 else 1.0, control=(control,))
+        return judged(stored, measure, pretend(2.6, control=(control,)))
 
     judged = study.one_run
     monkeypatch.setattr(study, "one_run", one_run)
+    monkeypatch.setattr(study, "worktree", lambda revision: perf.contextlib.nullcontext(ROOT))
     for runs in ("2", "5"):
         arguments = ["study", "--cases", "tiny", "--page", str(page), "--records", str(records)]
         assert perf.main(["--baseline", str(baseline), *arguments, "--runs", runs]) == 0
