@@ -190,9 +190,9 @@ def part(
 ) -> Timed:
     """Measure the cases that have a stored ratio, and judge them.
 
-    A ratio also grows where another program shares the processor's core and its caches. So a case above
-    its limit is slower only if it is slower than unchanged code, too: `again` measures both in turn, in
-    fresh processes. What is measured while its control is off does not count. A case that is never
+    A ratio also grows where other programs use the processor and its caches. So a case above its limit
+    is slower only if it is slower than unchanged code, too: `again` measures both in turn, in fresh
+    processes. What is measured while its control is off does not count. A case that is never
     measured without that, or can't be measured again, is not judged.
     """
     result = Timed([f"{'':40}stored  measured                     µs  µs reference"])
