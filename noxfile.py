@@ -153,7 +153,10 @@ def bench(session: nox.Session) -> None:
 @nox.session(name="bench-quick")
 def bench_quick(session: nox.Session) -> None:
     """Whether the benchmarks run: the suite once, the scripts in their shortest form or their help."""
-    session.install("-e", ".[numba,estimators]", *group("bench"))
+    session.install("-e", ".", *group("bench"))  # as `bench`, then what the other scripts need
+    session.run("pytest", "benchmarks", "--benchmark-disable")
+    session.run("python", "benchmarks/report.py", "core", *SHORTEST["report core"], silent=True)
+    session.install("-e", ".[numba,estimators]")
     session.run("pytest", "benchmarks", "--benchmark-disable")
     folder = session.create_tmp()
     for option in ("save=before", "compare", f"json={folder}/times.json"):  # of docs/benchmarks.md

@@ -13,6 +13,12 @@ for name in ("MKL_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
 os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={str(THREADS != '1').lower()}"
 
 
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave the scripts out: they have no doctests, and some need further packages."""
+    is_script = collection_path.suffix == ".py" and not collection_path.name.startswith("test_")
+    return is_script or None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep warnings of peers from failing a benchmark."""
     for item in items:

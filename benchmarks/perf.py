@@ -27,7 +27,7 @@ import injections
 import numpy as np
 import study
 import timed
-from revisions import revision_of, worktree
+from revisions import revision_of, tree_of
 
 from bpengine.timing import steady
 
@@ -88,7 +88,7 @@ def check(
         lines += [f"note: {key} was {there.get(key)!r}, is {here[key]!r}" for key in other]
         ratios = {name: ratios[name] for name in timed.CASES if name in ratios}
     revision = against or revision_of(path)
-    with worktree(revision) if revision else contextlib.nullcontext() as tree:
+    with tree_of(revision) if revision else contextlib.nullcontext() as tree:
         again = timed.measure_against(tree) if tree else None
         if against and tree:
             measure, ratios = timed.measure_against(tree), dict.fromkeys(common_cases(tree), timed.SAME)

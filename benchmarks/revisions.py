@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,15 +14,14 @@ HERE = Path(__file__).resolve().parent
 
 
 @contextmanager
-def worktree(revision: str) -> Iterator[Path]:
-    """A revision in a temporary folder."""
+def tree_of(revision: str) -> Iterator[Path]:
+    """The files of a revision, in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "tree"
-        subprocess.run([*_git(), "worktree", "add", "--quiet", "--detach", tree, revision], check=True)
-        try:
-            yield tree
-        finally:
-            subprocess.run([*_git(), "worktree", "remove", "--force", tree], check=True)
+        tree, archive = Path(folder) / "tree", Path(folder) / "tree.zip"
+        archived = [*_git(HERE.parent), "archive", f"--output={archive}", revision]
+        subprocess.run(archived, check=True)
+        shutil.unpack_archive(archive, tree)
+        yield tree
 
 
 def revision_of(baseline: Path) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import timed
-from revisions import worktree
+from revisions import tree_of
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace, environment: Mapping[str, Any]) -> int:
         print(f"{options.records} is of another baseline or other cases: move it away first.")
         return 1
     for number in range(len(records), options.runs):
-        with worktree("HEAD") as tree:
+        with tree_of("HEAD") as tree:
             records.append(one_run(stored, again=timed.measure_against(tree)))
         with options.records.open("a", encoding="utf-8") as file:
             file.write(json.dumps(records[-1]) + "\n")

@@ -98,7 +98,7 @@ def compared(monkeypatch):
     def quotients(*found: float, control: tuple[float, ...] = (1.0,)):
         measure = pretend(*(2.0 * quotient for quotient in found), control=control)
         monkeypatch.setattr(perf, "revision_of", lambda baseline: "HEAD")
-        monkeypatch.setattr(perf, "worktree", lambda revision: perf.contextlib.nullcontext(ROOT))
+        monkeypatch.setattr(perf, "tree_of", lambda revision: perf.contextlib.nullcontext(ROOT))
         monkeypatch.setattr(timed, "measure_against", lambda tree: measure)
         return measure
 
@@ -440,7 +440,7 @@ def test_times_are_compared_with_those_of_another_tree(baseline, compared, monke
 def test_a_revision_is_checked_out_beside_this_one():
     if subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True).returncode:
         pytest.skip("not a clone")
-    with perf.worktree("HEAD") as tree:
+    with perf.tree_of("HEAD") as tree:
         assert (tree / "bpengine" / "__init__.py").exists()
     assert not tree.exists()
 
@@ -569,7 +569,7 @@ def test_a_study_counts_alarms_and_can_be_continued(baseline, tmp_path, monkeypa
 
     judged = study.one_run
     monkeypatch.setattr(study, "one_run", one_run)
-    monkeypatch.setattr(study, "worktree", lambda revision: perf.contextlib.nullcontext(ROOT))
+    monkeypatch.setattr(study, "tree_of", lambda revision: perf.contextlib.nullcontext(ROOT))
     for runs in ("2", "5"):
         arguments = ["study", "--cases", "tiny", "--page", str(page), "--records", str(records)]
         assert perf.main(["--baseline", str(baseline), *arguments, "--runs", runs]) == 0
