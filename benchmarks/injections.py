@@ -108,7 +108,7 @@ def first_twice(feedforward: Any) -> Any:
 
 
 def hidden(a: Any) -> None:
-    np.copyto(a, np.empty_like(a) * 0 + np.asarray(a))
+    np.copyto(a, np.asarray(a) * 1)
 
 
 def copied(take: Any) -> Any:
