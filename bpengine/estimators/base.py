@@ -50,6 +50,8 @@ class BaseMLP(CallbackSupportMixin, Estimator):  # type: ignore[misc]
     warm_start: bool = False
     callbacks: Any = None
 
+    _fits = 1  # like this one, in this process: a search makes many, which load Numba once
+
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Estimator._parameter_constraints,
         "verbose": ["verbose"],

@@ -241,7 +241,7 @@ class MLPClassifier(MultilabelMixin, MLP):
     def _targets(self, y: Any, name: str) -> Host:
         """The network's targets of labels y."""
         many = self._label_binarizer.y_type_.startswith("multilabel")
-        if many != type_of_target(y).startswith("multilabel"):
+        if many != (y.ndim > 1 and type_of_target(y).startswith("multilabel")):
             what = (
                 "an indicator matrix, with a column for each label" if many else "one class per example"
             )

@@ -23,9 +23,8 @@ from bpengine.estimators.regressor import LOSS, MLPRegressor
 from bpengine.estimators.stacked import (
     StackedFit,
     cores,
-    is_for_processes,
+    fit_alone,
     is_for_stacks,
-    run_all,
     stacks,
     train,
 )
@@ -86,13 +85,13 @@ class BaseEnsemble(Estimator, FirstParameter):
         train(groups, X, workers)
         stacked = {numbers_of[member]: member.estimator for group in groups for member in group}
         alone = [i for i in range(len(estimators)) if i not in stacked]
-        if not is_for_processes(estimators[0]):
-            workers = 1
-        calls = [partial(_fit, estimators[i], X, y, sample_weight, samples[i]) for i in alone]
-        stacked |= dict(zip(alone, run_all(calls, workers), strict=True))
+        fits = [partial(_fit, estimators[i], X, y, sample_weight, samples[i]) for i in alone]
+        fitted = fit_alone([estimators[i] for i in alone], fits, workers)
+        stacked |= dict(zip(alone, fitted, strict=True))
         self.estimators_ = [stacked[i] for i in range(len(estimators))]
         for est in self.estimators_:
             est._check_trained()
+            est._fits = 1
         self.n_iter_ = max(est.n_iter_ for est in self.estimators_)
         self.n_outputs_ = self.estimators_[0].n_outputs_
 

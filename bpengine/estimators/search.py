@@ -25,9 +25,8 @@ from bpengine.estimators.base import BaseMLP
 from bpengine.estimators.stacked import (
     StackedFit,
     cores,
-    is_for_processes,
+    fit_alone,
     is_for_stacks,
-    run_all,
     stacks,
     train,
 )
@@ -191,9 +190,8 @@ class StackSearchCV(GridSearchCV):  # type: ignore[misc]
             options["split_progress"] = split, len(splits)
             calls[fit] = partial(fit.score, X, y, **options)
         alone = [fit for fit in fits if fit.member is None]
-        if not is_for_processes(self.estimator):
-            workers = 1
-        found = dict(zip(alone, run_all([calls[fit] for fit in alone], workers), strict=True))
+        scored = fit_alone([fit.estimator for fit in alone], [calls[fit] for fit in alone], workers)
+        found = dict(zip(alone, scored, strict=True))
         out = [found[fit] if fit in found else calls[fit]() for fit in fits]
         _warn_or_raise_about_fit_failures(out, self.error_score)
         if callable(self.scoring):

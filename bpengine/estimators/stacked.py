@@ -7,6 +7,7 @@ stack; layer sizes, activations, the optimizer and the number of steps per epoch
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from joblib.parallel import get_active_backend
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from bpengine.backends import Array, Entries
+from bpengine.backends import Array, Backend, Entries
 from bpengine.backprop.plan import Plan
 from bpengine.data.source import Chunk
 from bpengine.estimators import rules
@@ -31,7 +32,7 @@ from bpengine.network.stack import stack
 from bpengine.training.backend_choice import for_training
 from bpengine.training.steps import StepRunner
 
-__all__ = ["StackedFit", "cores", "is_for_processes", "is_for_stacks", "run_all", "stacks", "train"]
+__all__ = ["StackedFit", "cores", "fit_alone", "is_for_stacks", "stacks", "train"]
 
 STACK_BYTES = 2**23  # of a step's activations at most, but for a single network
 READBACK_ELEMENTS = 2**18  # outputs of training steps stored until their losses are summed
@@ -48,7 +49,7 @@ def is_for_stacks(estimator: BaseMLP, X: Any) -> bool:
     return not (est.solver == "lbfgs" or est.warm_start or _is_observed(est) or hasattr(X, "tocsr"))
 
 
-def is_for_processes(estimator: BaseMLP) -> bool:
+def _is_for_processes(estimator: BaseMLP) -> bool:
     """Whether a fit may be in another process: it calls no callbacks, prints nothing, uses no device."""
     return not _is_observed(estimator) and estimator.backend in (None, "numpy", "numba")
 
@@ -137,27 +138,33 @@ def stacks(found: Sequence[StackedFit], workers: int = 1) -> list[list[StackedFi
         net, m = group[0].network, max(member.batch_size for member in group)
         network_bytes = m * sum(net.sizes) * np.dtype(net.dtype).itemsize
         count = -(-len(group) // max(1, STACK_BYTES // network_bytes))
-        if _alone_is_faster(group[0], min(len(group), COMPARED)):
+        if _alone_is_faster(group[0], min(len(group), COMPARED), len(group)):
             count = len(group)
         count = min(len(group), max(count, workers))
         parts += [[group[i] for i in some] for some in np.array_split(np.arange(len(group)), count)]
     return parts
 
 
-def _alone_is_faster(member: StackedFit, P: int) -> bool:
-    """Whether P networks take less time for a step on their own than in a stack."""
-    net, est, m = member.network, member.estimator, member.batch_size
+def _executor(member: StackedFit, network: Network, networks: int) -> Backend:
+    """What runs the steps of so many networks like a member, in stacks like `network`."""
+    est = member.estimator
+    if est.backend is not None:
+        return network.backend
+    steps = member.steps * est.max_iter * networks // math.prod(network.stack)
+    return for_training(network, member.batch_size, steps, est.solver == "adam" or bool(est.momentum))
+
+
+def _alone_is_faster(member: StackedFit, P: int, networks: int) -> bool:
+    """Whether P of so many networks take less time for a step on their own than in a stack."""
+    net, m = member.network, member.batch_size
     if P == 1:
         return True
     seconds = []
     for count in (None, P):
         model = net.sizes, net.activations, net.cost, net.backend, net.dtype
         twin = Network(*model, dropout=net.dropout, stack=count, rng=0)
-        executor = net.backend
-        if count is None and est.backend is None:
-            steps = member.steps * est.max_iter
-            executor = for_training(twin, m, steps, est.solver == "adam" or bool(est.momentum))
         parts = ("inputs", "targets") if count else ()
+        executor = _executor(member, twin, networks)
         plan = Plan(twin, m, member.optimizer, per_network=parts, replayer=executor)
         plan.workspace.rows[...] = 0.1
         times = []
@@ -176,14 +183,18 @@ def cores(n_jobs: int | None) -> int:
     return int(joblib.effective_n_jobs(n_jobs))
 
 
-def run_all(calls: Sequence[Callable[[], T]], workers: int) -> list[T]:
-    """Results of calls, in processes where the first one's time says that this saves time."""
+def fit_alone(estimators: Sequence[BaseMLP], fits: Sequence[Callable[[], T]], workers: int) -> list[T]:
+    """Results of the estimators' fits, in processes if by the first one's time this saves time."""
+    if not all(map(_is_for_processes, estimators)):
+        workers = 1
+    for est in estimators:
+        est._fits = -(-len(fits) // workers)
     start = time.perf_counter()
-    found = [call() for call in calls[:1]]
-    seconds = (time.perf_counter() - start) * (len(calls) - 1)
+    found = [fit() for fit in fits[:1]]
+    seconds = (time.perf_counter() - start) * (len(fits) - 1)
     if workers == 1 or seconds * (1 - 1 / workers) < START:
-        return found + [call() for call in calls[1:]]
-    return found + list(joblib.Parallel(workers)(joblib.delayed(call)() for call in calls[1:]))
+        return found + [fit() for fit in fits[1:]]
+    return found + list(joblib.Parallel(workers)(joblib.delayed(fit)() for fit in fits[1:]))
 
 
 def train(groups: Sequence[Sequence[StackedFit]], X: Host, workers: int = 1) -> list[float]:
@@ -194,7 +205,8 @@ def train(groups: Sequence[Sequence[StackedFit]], X: Host, workers: int = 1) -> 
     threads = max(1, min(workers, len(groups)))
     with threadpool_limits(1 if threads > 1 else None, "blas"):
         parallel = joblib.Parallel(threads, prefer="threads")
-        found = list(parallel(joblib.delayed(_train)(group, X) for group in groups))
+        networks = sum(map(len, groups))
+        found = list(parallel(joblib.delayed(_train)(group, X, networks) for group in groups))
     unfinished = sum(count for count, _ in found)
     if unfinished:
         warnings.warn(
@@ -206,15 +218,15 @@ def train(groups: Sequence[Sequence[StackedFit]], X: Host, workers: int = 1) -> 
     return [seconds for _, seconds in found]
 
 
-def _train(group: Sequence[StackedFit], X: Host) -> tuple[int, float]:
-    """Train a stack; returns how many networks have not converged, and the seconds."""
+def _train(group: Sequence[StackedFit], X: Host, networks: int) -> tuple[int, float]:
+    """Train a stack of so many networks in all; returns how many have not converged, and the seconds."""
     start = time.perf_counter()
     Y = np.zeros((len(X), group[0].Y.shape[1]), group[0].Y.dtype)
     for member in group:
         Y[member.numbers] = member.Y  # equal where two have the same example
     rows = pack_examples(group[0].network, X, Y, None)
     running, unfinished = list(group), 0
-    steps = StackSteps(group, rows)
+    steps = StackSteps(group, rows, networks)
     views = steps.views(running)
     try:
         while running:
@@ -246,7 +258,7 @@ class StackSteps:
     `rows`, (N, K_1 + n_L), are all examples in the row layout of a workspace without weights.
     """
 
-    def __init__(self, group: Sequence[StackedFit], rows: Array) -> None:
+    def __init__(self, group: Sequence[StackedFit], rows: Array, networks: int) -> None:
         self.network, self.rows = stack([member.network for member in group]), rows
         self.targets = contiguous_columns(rows, rows.shape[1] - self.network.sizes[-1])
         self.loss = group[0].estimator._loss
@@ -258,7 +270,9 @@ class StackSteps:
         rates = self._rates(group)
         optimizer = dataclasses.replace(group[0].optimizer, learning_rate=rates)
         self._set_l2(np.full(len(group), group[0].batch_size))
-        self.runner = StepRunner(self.network, optimizer)
+        self.runner = StepRunner(
+            self.network, optimizer, executor=_executor(group[0], self.network, networks)
+        )
 
     def _rates(self, group: Sequence[StackedFit]) -> Any:
         if not self._rates_differ:

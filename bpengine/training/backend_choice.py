@@ -6,15 +6,19 @@ import importlib.util
 import math
 from itertools import pairwise
 
+import numpy as np
+
 from bpengine.backends import Backend, BackendUnavailableError, get
 from bpengine.model.model import Model
 
 __all__ = ["for_training", "rule"]
 
-SAVED = 10e-6  # seconds saved per step and layer of weights; measured: 5e-6 to 200e-6
-SAVED_BY_STATE = 2e-9  # with a stateful optimizer; measured: 1e-9 to 4e-9
+# seconds saved by a step
+SAVED = 10e-6  # for each layer of weights; measured: 5e-6 to 15e-6
+SAVED_BY_STATE = 2e-9  # for each weight, with a stateful optimizer; measured: 1e-9 to 4e-9
+SAVED_BY_BYTE = 5e-10  # for each byte of activations; measured: 3e-10 to 3e-9, most in stacks
 # seconds: importing Numba and its kernels takes 0.4 to 0.6, and half of the estimate may be saved
-START = 2.0
+START = 1.2
 LARGEST = 2**28  # multiplications a step; beyond, matrix products dominate on both
 
 
@@ -25,15 +29,19 @@ def for_training(network: Model, batch_size: int, steps: int, remembers: bool) -
     trainings agree.
 
     With a custom activation or cost the backend is not changed: compilation may take longer than it
-    saves. `steps` are those of the whole training; `remembers` is whether the optimizer has a state.
+    saves. `steps` are those of the whole training, or of all such trainings of this process; `remembers`
+    is whether the optimizer has a state.
     """
     backend, sizes = network.backend, network.sizes
     names = [*(σ.operation for σ in network.activations), network.cost.operation]
     custom = any(name.startswith("custom ") for name in names)
     if custom or backend.name != "numpy" or importlib.util.find_spec("numba") is None:
         return backend
-    weights = math.prod(network.stack) * sum(n * m for n, m in pairwise(sizes))
+    networks = math.prod(network.stack)
+    weights = networks * sum(n * m for n, m in pairwise(sizes))
+    activations = networks * batch_size * sum(sizes[1:]) * np.dtype(network.dtype).itemsize
     saved = SAVED * (len(sizes) - 1) + SAVED_BY_STATE * weights * remembers
+    saved += SAVED_BY_BYTE * activations
     if 3 * batch_size * weights > LARGEST or steps * saved < START:
         return backend
     try:
@@ -46,7 +54,7 @@ def rule() -> str:
     """A description of the rule."""
     return (
         f"replays trainings of networks with no backend named, where it saves {START:g} s or more: "
-        f"{SAVED * 1e6:g} µs a step and layer, with momentum, Adam and the like "
-        f"{SAVED_BY_STATE * 1e9:g} ns for each weight besides; in steps of "
+        f"{SAVED * 1e6:g} µs a step and layer, {SAVED_BY_BYTE * 1e9:g} ns for each byte of activations, "
+        f"with momentum, Adam and the like {SAVED_BY_STATE * 1e9:g} ns for each weight; in steps of "
         f"{LARGEST / 1e6:.0f} million multiplications or fewer"
     )

@@ -58,7 +58,7 @@ FITTED = ["loss_curve_", "n_iter_", "t_", "best_loss_", "validation_scores_", "b
 @pytest.fixture(autouse=True)
 def no_choice_by_time(monkeypatch):
     """Stacks, and one process: which is faster depends on what else the machine does."""
-    monkeypatch.setattr(stacked, "_alone_is_faster", lambda member, P: False)
+    monkeypatch.setattr(stacked, "_alone_is_faster", lambda *arguments: False)
     monkeypatch.setattr(stacked, "START", np.inf)
 
 
@@ -164,8 +164,8 @@ def test_networks_are_trained_alone_where_a_step_takes_less_time(monkeypatch, al
     readings = iter(np.ravel([np.zeros(len(starts)), starts + np.arange(len(starts)) % 3], order="F"))
     monkeypatch.setattr(stacked, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
     member = stacked.StackedFit(models[0], np.arange(240), models[0]._prepare(X, LABELS, None).Y, None)
-    assert alone_is_faster(member, 3) == (together > 3 * alone)
-    assert alone_is_faster(member, 1)
+    assert alone_is_faster(member, 3, 3) == (together > 3 * alone)
+    assert alone_is_faster(member, 1, 1)
 
 
 def test_a_stack_holds_no_more_than_so_many_bytes(monkeypatch):
@@ -514,7 +514,7 @@ def test_networks_that_are_faster_alone_are_fitted_at_the_same_time(monkeypatch,
     else:
         model = MLPEnsembleClassifier(5, (4,), max_iter=3, random_state=0, n_jobs=2)
     together = clone(model).fit(X, LABELS)
-    monkeypatch.setattr(stacked, "_alone_is_faster", lambda member, P: True)
+    monkeypatch.setattr(stacked, "_alone_is_faster", lambda *arguments: True)
     monkeypatch.setattr(stacked, "START", 0.0)
     with joblib.parallel_config("threading"):
         alone = clone(model).fit(X, LABELS)
@@ -522,6 +522,37 @@ def test_networks_that_are_faster_alone_are_fitted_at_the_same_time(monkeypatch,
         assert_same_results(alone, together)
     else:
         np.testing.assert_allclose(alone.predict_proba(X), together.predict_proba(X), rtol=1e-9)
+
+
+@pytest.mark.parametrize("what", ["stacks", "alone"])
+def test_many_fits_are_compiled_where_that_is_worth_it_for_all_of_them(monkeypatch, what):
+    pytest.importorskip("numba")
+    from bpengine.backends.numba.backend import NumbaBackend
+    from bpengine.training import backend_choice
+
+    base = MLPClassifier((4,), max_iter=3, random_state=0)
+    models = [
+        StackSearchCV(base, {"alpha": [1e-3, 1.0]}, cv=3, n_jobs=1, refit=False),
+        MLPEnsembleClassifier(6, (4,), max_iter=3, random_state=0, n_jobs=1),
+    ]
+    monkeypatch.setattr(stacked, "_alone_is_faster", lambda *arguments: what == "alone")
+    expected = [clone(model).fit(X, LABELS) for model in models]
+    compiled, original = [], NumbaBackend.compile
+    monkeypatch.setattr(
+        NumbaBackend, "compile", lambda *arguments: compiled.append(1) or original(*arguments)
+    )
+    monkeypatch.setattr(backend_choice, "START", 1.5e-4)  # between what one fit saves and what six do
+    clone(base).fit(X[:160], LABELS[:160])
+    assert not compiled
+    search, ensemble = (clone(model).fit(X, LABELS) for model in models)
+    # in the ensemble a program for batches of 200 and one for the rest of 40
+    assert len(compiled) == (6 + 6 * 2 if what == "alone" else 1 + 2)
+    assert_same_results(search, expected[0])
+    for one, other in zip(ensemble.estimators_, expected[1].estimators_, strict=True):
+        assert_alike(one, other)
+        compiled.clear()
+        one.fit(X[:160], LABELS[:160])  # one fit again
+        assert not compiled
 
 
 def test_the_number_of_workers():
