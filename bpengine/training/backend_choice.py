@@ -16,7 +16,8 @@ __all__ = ["for_training", "rule"]
 # seconds saved by a step
 SAVED = 10e-6  # for each layer of weights; measured: 5e-6 to 15e-6
 SAVED_BY_STATE = 2e-9  # for each weight, with a stateful optimizer; measured: 1e-9 to 4e-9
-SAVED_BY_BYTE = 5e-10  # for each byte of activations; measured: 3e-10 to 3e-9, most in stacks
+SAVED_BY_BYTE = 5e-10  # for each byte of activations; measured: 3e-10 to 5e-10
+CACHED, SAVED_BEYOND = 2**20, 2e-9  # and for each beyond so many, which no cache holds; to 3e-9
 # seconds: importing Numba and its kernels takes 0.4 to 0.6, and half of the estimate may be saved
 START = 1.2
 LARGEST = 2**28  # multiplications a step; beyond, matrix products dominate on both
@@ -41,7 +42,7 @@ def for_training(network: Model, batch_size: int, steps: int, remembers: bool) -
     weights = networks * sum(n * m for n, m in pairwise(sizes))
     activations = networks * batch_size * sum(sizes[1:]) * np.dtype(network.dtype).itemsize
     saved = SAVED * (len(sizes) - 1) + SAVED_BY_STATE * weights * remembers
-    saved += SAVED_BY_BYTE * activations
+    saved += SAVED_BY_BYTE * activations + SAVED_BEYOND * max(0, activations - CACHED)
     if 3 * batch_size * weights > LARGEST or steps * saved < START:
         return backend
     try:
@@ -55,6 +56,7 @@ def rule() -> str:
     return (
         f"replays trainings of networks with no backend named, where it saves {START:g} s or more: "
         f"{SAVED * 1e6:g} µs a step and layer, {SAVED_BY_BYTE * 1e9:g} ns for each byte of activations, "
+        f"{SAVED_BEYOND * 1e9:g} ns more for each beyond {CACHED:,}, "
         f"with momentum, Adam and the like {SAVED_BY_STATE * 1e9:g} ns for each weight; in steps of "
         f"{LARGEST / 1e6:.0f} million multiplications or fewer"
     )

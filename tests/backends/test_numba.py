@@ -556,13 +556,16 @@ def test_the_name_and_pickles():
 def test_the_rule_takes_long_trainings_of_small_networks(monkeypatch):
     long, short = 200_000, 1_000
 
-    def taken(sizes, *arguments, activations="sigmoid"):
-        return backend_choice.for_training(bp.Network(sizes, activations), *arguments).name
+    def taken(sizes, *arguments, activations="sigmoid", stack=None):
+        net = bp.Network(sizes, activations, stack=stack)
+        return backend_choice.for_training(net, *arguments).name
 
     assert taken((784, 30, 10), 10, long, False) == "numba"
     assert taken((784, 30, 10), 10, short, False) == "numpy"
     assert taken((784, 100, 10), 32, 20 * short, False) == "numpy"
     assert taken((784, 100, 10), 32, 20 * short, True) == "numba"  # Adam
+    assert taken((64, 100, 10), 200, short, True) == "numpy"
+    assert taken((64, 100, 10), 200, short, True, stack=20) == "numba"  # too large for a cache
     assert taken((2048,) * 5, 1024, long, True) == "numpy"
     custom = bp.Activation("a function", np.sin, np.cos)
     assert taken((784, 30, 10), 10, long, False, activations=custom) == "numpy"
