@@ -21,6 +21,7 @@ import frozen
 import ladder
 import numpy as np
 import pages
+from sklearn import neural_network
 
 from bpengine import openblas
 from bpengine.estimators import MLPClassifier
@@ -75,10 +76,13 @@ def pairs(name: str, m: int | None, backend: str) -> dict[str, Pair]:
     many_X, many_Y = ladder.examples(name, N)
     long_X, long_Y = ladder.examples(name, LONG * batch)
     plan = ladder.plan(name, m, backend)
-    estimator = MLPClassifier(net.sizes[1:-1], activation="logistic", max_iter=1, backend=backend)
+    options = {"hidden_layer_sizes": net.sizes[1:-1], "activation": "logistic", "max_iter": 1}
+    estimator = MLPClassifier(**options, backend=backend)
+    theirs = neural_network.MLPClassifier(**options)
     rows = X.T.copy()
-    with warnings.catch_warnings(action="ignore"):  # it has not converged
-        estimator.fit(long_X.T, np.arange(long_X.shape[1]) % max(2, net.sizes[-1]))
+    with warnings.catch_warnings(action="ignore"):  # they have not converged
+        for model in (estimator, theirs):
+            model.fit(long_X.T, np.arange(long_X.shape[1]) % max(2, net.sizes[-1]))
     sgd, rng = bp.SGD(RATE), np.random.default_rng(0)
 
     def update_by_hand() -> None:
@@ -96,6 +100,10 @@ def pairs(name: str, m: int | None, backend: str) -> dict[str, Pair]:
         "predict of MLPClassifier": (
             lambda: estimator.predict(rows),
             lambda: frozen.predict(weights, biases, X).argmax(axis=0),
+        ),
+        "predict of MLPClassifier ÷ scikit-learn's": (
+            lambda: estimator.predict(rows),
+            lambda: theirs.predict(rows),
         ),
         "partial_fit": (
             lambda: trained.partial_fit(X, Y, batch_size=batch, optimizer=sgd, shuffle=False),

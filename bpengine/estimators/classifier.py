@@ -202,8 +202,15 @@ class MLPClassifier(MultilabelMixin, MLP):
 
     def _labels(self, outputs: Host) -> Host:
         """The classes that outputs of shape (n_samples, n_outputs) stand for."""
-        single = outputs.shape[1] == 1
-        found: Host = self._label_binarizer.inverse_transform(outputs.ravel() if single else outputs)
+        binarizer, single = self._label_binarizer, outputs.shape[1] == 1
+        found: Host
+        # as the binarizer, which takes longer than a small network
+        if binarizer.y_type_ == "multiclass":
+            found = self.classes_[outputs.argmax(axis=1)]
+        elif binarizer.y_type_ == "binary" and len(self.classes_) == 2:
+            found = self.classes_[(outputs[:, 0] > 0.5).astype(int)]
+        else:
+            found = binarizer.inverse_transform(outputs.ravel() if single else outputs)
         return found
 
     def predict_proba(self, X: Any) -> np.ndarray[Any, Any]:
