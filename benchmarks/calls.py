@@ -24,6 +24,7 @@ import pages
 from sklearn import neural_network
 
 from bpengine import openblas
+from bpengine.data.resident import InMemory
 from bpengine.estimators import MLPClassifier
 from bpengine.timing import measure
 
@@ -92,6 +93,18 @@ def pairs(name: str, m: int | None, backend: str) -> dict[str, Pair]:
     def step() -> None:
         frozen.step(weights, biases, X, Y, RATE)
 
+    def replays() -> None:
+        plan.run(10 * LONG)
+
+    source = InMemory(net, long_X, long_Y, None, batch, shuffle=True)
+    gathered = ladder.plan(name, m, backend)
+
+    def gathers_and_replays() -> None:
+        for order in (rng.permutation(LONG * batch) for _ in range(10)):
+            for chosen in order.reshape(LONG, batch):
+                source.rows.take(chosen, 0, gathered.workspace.rows, "clip")
+                gathered.program.run(1)
+
     return {
         "feedforward": (lambda: net.feedforward(X), lambda: frozen.predict(weights, biases, X)),
         "evaluate": (lambda: net.evaluate(X, Y), lambda: plain_evaluate(weights, biases, X, Y)),
@@ -119,8 +132,9 @@ def pairs(name: str, m: int | None, backend: str) -> dict[str, Pair]:
             lambda: trained.fit(
                 long_X, long_Y, epochs=10, batch_size=batch, optimizer=sgd, progress=False
             ),
-            lambda: plan.run(10 * (long_X.shape[1] // batch)),
+            replays,
         ),
+        "gathers and replays of ten epochs ÷ replays": (gathers_and_replays, replays),
     }
 
 
@@ -171,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "these calls checks shapes, types, NaN and infinity, and returns arrays that the next call "
             f"does not overwrite. `fit` is an epoch of {EXAMPLES[0]} examples, or of {EXAMPLES[1]} "
             "batches if that is less. Replays are steps of a plan on one batch, which stays in the "
-            "processor's cache.",
+            "processor's cache; gathers load another batch of the examples before each of them.",
             *found,
             "## Searches and ensembles, relative to scikit-learn",
             "The time of scikit-learn's `GridSearchCV` with as many jobs as cores, divided by that of "
