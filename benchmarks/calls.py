@@ -12,11 +12,13 @@ import argparse
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 # before NumPy, so that OpenBLAS takes the core that bpengine asks it for
 import bpengine as bp  # isort: skip
 
 import busy
+import contenders
 import frozen
 import ladder
 import numpy as np
@@ -29,6 +31,7 @@ from bpengine.estimators import MLPClassifier
 from bpengine.timing import measure
 
 Pair = tuple[Callable[[], object], Callable[[], object]]
+PREDICTIONS = contenders.installed(contenders.PREDICTIONS)
 SIZES: dict[str, tuple[str, int | None]] = {
     "2-3-3-1, 50": ("tiny", None),
     "784-30-10, 10": ("nielsen", None),
@@ -138,16 +141,26 @@ def pairs(name: str, m: int | None, backend: str) -> dict[str, Pair]:
     }
 
 
+def predictions(name: str, m: int | None, backend: str) -> dict[str, Pair]:
+    """`feedforward`, and predictions of other libraries."""
+    X, net = ladder.examples(name, m)[0], ladder.network(name, backend)
+    return {
+        f"feedforward ÷ {peer}'s": (lambda: net.feedforward(X), predict(name, m))
+        for peer, predict in PREDICTIONS.items()
+    }
+
+
 def tables(sizes: Sequence[str], calls: Sequence[str] | None, backend: str, count: int) -> str:
     """Markdown: the ratios by call and network."""
     rows: dict[str, list[str]] = {}
     for size in sizes:
-        for call, sides in pairs(*SIZES[size], backend).items():
-            if calls is None or call in calls:
-                with openblas.one_thread:
-                    found = measure(*sides, pairs=count, rng=0)
-                print(f"{backend} {size:22} {call:36} {found}", file=sys.stderr, flush=True)
-                rows.setdefault(call, []).append(pages.cell(found))
+        for made, threads in ((pairs, openblas.one_thread), (predictions, nullcontext())):
+            for call, sides in made(*SIZES[size], backend).items():
+                if calls is None or call in calls:
+                    with threads:
+                        found = measure(*sides, pairs=count, rng=0)
+                    print(f"{backend} {size:22} {call:36} {found}", file=sys.stderr, flush=True)
+                    rows.setdefault(call, []).append(pages.cell(found))
     return pages.table(backend, sizes, rows)
 
 
@@ -177,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "Public calls, relative to what they replace: plain NumPy, and for searches and "
                 "ensembles scikit-learn.",
                 "In the tables of calls, above 1 bpengine is slower.",
-                ["numba", "scikit-learn"],
+                ["numba", "scikit-learn", "jax", "torch"],
             ),
             "## Calls, relative to plain NumPy",
             "Plain NumPy is backpropagation as one writes it first and well "
@@ -185,7 +198,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "these calls checks shapes, types, NaN and infinity, and returns arrays that the next call "
             f"does not overwrite. `fit` is an epoch of {EXAMPLES[0]} examples, or of {EXAMPLES[1]} "
             "batches if that is less. Replays are steps of a plan on one batch, which stays in the "
-            "processor's cache; gathers load another batch of the examples before each of them.",
+            "processor's cache; gathers load another batch of the examples before each of them. "
+            "In the rows of JAX and PyTorch, which have the batch in arrays of their own, each library "
+            "uses as many threads as by default.",
             *found,
             "## Searches and ensembles, relative to scikit-learn",
             "The time of scikit-learn's `GridSearchCV` with as many jobs as cores, divided by that of "

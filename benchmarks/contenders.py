@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 from ladder import LEARNING_RATE, RUNGS, examples, frozen_step, network, plain_parameters, plan
@@ -19,6 +19,7 @@ from bpengine.reference.per_example import PerExampleNetwork
 from bpengine.reference.stacked import StackedNetwork
 
 Steps = Callable[[], object]
+Make = TypeVar("Make")
 
 
 def engine(name: str, steps: int) -> Steps:
@@ -105,19 +106,39 @@ def jax_steps(name: str, steps: int) -> Steps:
     return run
 
 
+def jax_prediction(name: str, m: int | None) -> Steps:
+    """JAX: jit of the outputs for a batch."""
+    import jax
+
+    X = jax.numpy.asarray(examples(name, m)[0])
+    state, predict = _jax_state(name), jax.jit(_jax_outputs)
+    return lambda: jax.block_until_ready(predict(state, X))
+
+
+def _jax_state(name: str) -> Any:
+    import jax.numpy as jnp
+
+    pairs = zip(*plain_parameters(name), strict=True)
+    return [(jnp.array(w), jnp.array(b)) for w, b in pairs]
+
+
+def _jax_outputs(state: Any, X: Any) -> Any:
+    import jax
+
+    for w, b in state:
+        X = jax.nn.sigmoid(w @ X + b)
+    return X
+
+
 def _jax(name: str) -> tuple[Any, Any]:
     import jax
     import jax.numpy as jnp
 
     X, Y = map(jnp.asarray, examples(name))
-    weights, biases = plain_parameters(name)
-    state = [(jnp.array(w), jnp.array(b)) for w, b in zip(weights, biases, strict=True)]
+    state = _jax_state(name)
 
     def cost(state: Any) -> Any:
-        a = X
-        for w, b in state:
-            a = jax.nn.sigmoid(w @ a + b)
-        return 0.5 * jnp.sum((a - Y) ** 2) / X.shape[1]
+        return 0.5 * jnp.sum((_jax_outputs(state, X) - Y) ** 2) / X.shape[1]
 
     def step(state: Any) -> Any:
         return jax.tree.map(lambda p, g: p - LEARNING_RATE * g, state, jax.grad(cost)(state))
@@ -137,17 +158,32 @@ def torch_compile(name: str, steps: int) -> Steps:
     return lambda: [step() for _ in range(steps)]
 
 
-def _torch(name: str, compiled: bool) -> Steps:
+def torch_prediction(name: str, m: int | None) -> Steps:
+    """PyTorch: the outputs for a batch, without gradients."""
     import torch
 
-    X, Y = (torch.from_numpy(np.ascontiguousarray(x.T)) for x in examples(name))
+    X = torch.from_numpy(np.ascontiguousarray(examples(name, m)[0].T))
+    predict = torch.inference_mode()(_torch_model(name))
+    return lambda: predict(X)
+
+
+def _torch_model(name: str) -> Any:
+    import torch
+
     layers: list[Any] = []
     for w, b in zip(*plain_parameters(name), strict=True):
         layer = torch.nn.Linear(w.shape[1], w.shape[0])
         layer.weight.data = torch.from_numpy(w)
         layer.bias.data = torch.from_numpy(b[:, 0].copy())
         layers += [layer, torch.nn.Sigmoid()]
-    model = torch.nn.Sequential(*layers)
+    return torch.nn.Sequential(*layers)
+
+
+def _torch(name: str, compiled: bool) -> Steps:
+    import torch
+
+    X, Y = (torch.from_numpy(np.ascontiguousarray(x.T)) for x in examples(name))
+    model = _torch_model(name)
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, fused=True)
 
     def cost(X: Any, Y: Any) -> Any:
@@ -201,11 +237,12 @@ PEERS = {
     "torch.compile": ("torch", torch_compile),
     "scikit-learn": ("sklearn", scikit_learn),
 }
+PREDICTIONS = {"JAX": ("jax", jax_prediction), "PyTorch": ("torch", torch_prediction)}
 
 
-def installed_peers() -> dict[str, Callable[[str, int], Steps]]:
+def installed(peers: Mapping[str, tuple[str, Make]]) -> dict[str, Make]:
     """The peers whose packages are there; the others are named on stderr."""
-    missing = sorted({package for package, _ in PEERS.values() if not importlib.util.find_spec(package)})
+    missing = sorted({package for package, _ in peers.values() if not importlib.util.find_spec(package)})
     if missing:
         print(f"peers that are not installed and not timed: {', '.join(missing)}", file=sys.stderr)
-    return {name: make for name, (package, make) in PEERS.items() if package not in missing}
+    return {name: make for name, (package, make) in peers.items() if package not in missing}

@@ -50,7 +50,7 @@ def main() -> None:
     pages.options(parser)
     options = parser.parse_args()
     what, rungs = options.what, options.rungs
-    makers = contenders.PARTS if what == "core" else contenders.installed_peers()
+    makers = contenders.PARTS if what == "core" else contenders.installed(contenders.PEERS)
     ratios = against(makers, rungs)
     rows = {name: [pages.cell(found.get(rung)) for rung in rungs] for name, found in ratios.items()}
     times = {rung: min(r[rung].reference for r in ratios.values() if rung in r) for rung in rungs}
