@@ -42,5 +42,5 @@ def _output(path: Path, *command: str) -> str:
     return subprocess.run([*_git(path.parent), *command], capture_output=True, text=True).stdout
 
 
-def _git(folder: Path = HERE) -> list[str | Path]:
+def _git(folder: Path) -> list[str | Path]:
     return ["git", "-C", folder]

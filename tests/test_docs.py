@@ -201,9 +201,10 @@ def test_the_picture_of_the_packages_shows_their_levels():
     assert all(f"`{name}`" in text for level in LEVELS[2:] for name in level - {"legacy"})
 
 
-def rows(page):
+def rows(page, until=None):
     """The rows of a page's tables: their first cells, and the others."""
-    lines = [line for line in TEXTS[DOCS / page].splitlines() if line.startswith("|")]
+    text = TEXTS[DOCS / page].partition(until)[0] if until else TEXTS[DOCS / page]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
     cells = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
     return {name: others for name, *others in cells}
 
@@ -226,6 +227,45 @@ def test_figures_that_the_tutorial_quotes_are_those_of_the_benchmarks():
         r"Finite differences ÷ backprop, .*?: ([\d.]+)", TEXTS[DOCS / "benchmarks-core.md"]
     )
     assert f"finite differences take {float(differences[1]):.0f} times as long" in text
+
+
+def test_figures_that_the_page_on_when_to_use_quotes_are_those_of_the_benchmarks():
+    core, peers, stacks = (rows(f"benchmarks-{page}.md") for page in ("core", "peers", "calls"))
+    calls = rows("benchmarks-calls.md", until="| numba |")  # the first table
+    norms = rows("benchmarks-per-example.md")
+    fits = rows("benchmarks-estimators.md", until="\n| digits, 64-100-10 | 'auto' (200) | float32")
+    epoch = rows("benchmarks-numba.md")
+
+    def median(cell):
+        return cell.split("*")[0]
+
+    def inverse(cell):
+        return f"{1 / float(median(cell)):.2f}"
+
+    epochs = [
+        float(median(epoch[name][0]))
+        for name in ("JAX: scan over a shuffled epoch, gather included", "bpengine, NumPy")
+    ]
+    names = ["feedforward", "predict of MLPClassifier ÷ scikit-learn's"]
+    names += ["feedforward ÷ JAX's", "feedforward ÷ PyTorch's"]
+    steps = [core["batched NumPy"], *(peers[x] for x in ("scikit-learn", "JAX scan", "PyTorch eager"))]
+    quoted = rows("when-to-use.md")
+    assert quoted["prediction of 10 examples, 784-30-10"] == [inverse(calls[name][1]) for name in names]
+    assert quoted["a training step of a plan, 784-30-10, batch 10"] == [median(x[1]) for x in steps]
+    assert quoted["an epoch of `fit`, 784-30-10, batch 10"] == [
+        inverse(calls["fit, one epoch"][1]),
+        "–",
+        f"{epochs[0] / epochs[1]:.2f}",
+        "–",
+    ]
+    digits = fits["digits, 64-100-10"]
+    assert quoted["`fit` of the digits by an estimator, 64-100-10"][1] == median(digits[2])
+    assert quoted["a search over 12 candidates, 5 folds, 64-100-10"][1] == median(stacks["64-100-10"][0])
+    assert quoted["an ensemble of 20 networks, 64-100-10"][1] == median(stacks["64-100-10"][3])
+    assert quoted["norms of 128 gradients, 784-100-10"][2:] == [
+        median(norms[f"{peer} and norms ÷ norms"][0])
+        for peer in ("JAX, jit of vmap(grad)", "torch.func, vmap(grad)")
+    ]
 
 
 URLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]

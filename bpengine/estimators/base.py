@@ -50,7 +50,7 @@ class BaseMLP(CallbackSupportMixin, Estimator):  # type: ignore[misc]
     warm_start: bool = False
     callbacks: Any = None
 
-    _fits = 1  # like this one, in this process: a search makes many, which load Numba once
+    _all_steps = 0  # of the fits like this one in a process, which loads Numba once for all of them
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Estimator._parameter_constraints,

@@ -20,14 +20,8 @@ from bpengine.estimators.classifier import CLASS_WEIGHT, MLPClassifier, Multilab
 from bpengine.estimators.data import Data, Host, check_weights
 from bpengine.estimators.parameters import Estimator
 from bpengine.estimators.regressor import LOSS, MLPRegressor
-from bpengine.estimators.stacked import (
-    StackedFit,
-    cores,
-    fit_alone,
-    is_for_stacks,
-    stacks,
-    train,
-)
+from bpengine.estimators.stacked import StackedFit, is_for_stacks, stacks, train
+from bpengine.estimators.workers import cores, fit_alone
 
 __all__ = ["MLPEnsembleClassifier", "MLPEnsembleRegressor"]
 
@@ -81,7 +75,10 @@ class BaseEnsemble(Estimator, FirstParameter):
                 member = StackedFit(est, samples[i], data.Y[samples[i]], data.weights)
                 if member.steps_each_time:
                     numbers_of[member] = i
-        groups = [group for group in stacks(list(numbers_of), workers) if len(group) > 1]
+        groups = stacks(list(numbers_of), workers)
+        for group in groups:
+            estimators[numbers_of[group[0]]]._all_steps = group[0].all_steps // workers
+        groups = [group for group in groups if len(group) > 1]
         train(groups, X, workers)
         stacked = {numbers_of[member]: member.estimator for group in groups for member in group}
         alone = [i for i in range(len(estimators)) if i not in stacked]
@@ -91,7 +88,7 @@ class BaseEnsemble(Estimator, FirstParameter):
         self.estimators_ = [stacked[i] for i in range(len(estimators))]
         for est in self.estimators_:
             est._check_trained()
-            est._fits = 1
+            est._all_steps = 0
         self.n_iter_ = max(est.n_iter_ for est in self.estimators_)
         self.n_outputs_ = self.estimators_[0].n_outputs_
 

@@ -22,14 +22,8 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
 
 from bpengine.estimators.base import BaseMLP
-from bpengine.estimators.stacked import (
-    StackedFit,
-    cores,
-    fit_alone,
-    is_for_stacks,
-    stacks,
-    train,
-)
+from bpengine.estimators.stacked import StackedFit, is_for_stacks, stacks, train
+from bpengine.estimators.workers import cores, fit_alone
 from bpengine.validation import check_unmasked
 
 __all__ = ["StackSearchCV"]
@@ -286,7 +280,8 @@ def _train_in_stacks(fits: list[Fit], X: Any, y: Any, fit_params: dict[str, Any]
     groups = stacks(list(found), workers)
     for group in groups:
         if len(group) == 1:
-            found[group[0]].member = None
+            fit = found[group[0]]
+            fit.member, fit.estimator._all_steps = None, group[0].all_steps // workers
     groups = [group for group in groups if len(group) > 1]
     for group, seconds in zip(groups, train(groups, whole, workers), strict=True):
         for member in group:

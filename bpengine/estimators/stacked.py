@@ -7,16 +7,14 @@ stack; layer sizes, activations, the optimizer and the number of steps per epoch
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import joblib
 import numpy as np
-from joblib.parallel import get_active_backend
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
@@ -26,38 +24,25 @@ from bpengine.data.source import Chunk
 from bpengine.estimators import rules
 from bpengine.estimators.base import BaseMLP
 from bpengine.estimators.data import Data, Host, pack_examples
+from bpengine.estimators.workers import is_observed
 from bpengine.model.packed_examples import contiguous_columns
 from bpengine.network.network import Network
 from bpengine.network.stack import stack
 from bpengine.training.backend_choice import for_training
 from bpengine.training.steps import StepRunner
 
-__all__ = ["StackedFit", "cores", "fit_alone", "is_for_stacks", "stacks", "train"]
+__all__ = ["StackedFit", "is_for_stacks", "stacks", "train"]
 
 STACK_BYTES = 2**23  # of a step's activations at most, but for a single network
 READBACK_ELEMENTS = 2**18  # outputs of training steps stored until their losses are summed
 READBACK_STEPS = 256  # at most; at least 1, as 8 of a large stack's exceed the cache
 COMPARED, TRIALS = 8, 5  # networks and steps by which stacks are compared with single networks
-START = 2.0  # seconds that it takes to start processes
-
-T = TypeVar("T")
 
 
 def is_for_stacks(estimator: BaseMLP, X: Any) -> bool:
     """Whether an estimator, not yet fitted, can be trained on X within a stack."""
     est = estimator
-    return not (est.solver == "lbfgs" or est.warm_start or _is_observed(est) or hasattr(X, "tocsr"))
-
-
-def _is_for_processes(estimator: BaseMLP) -> bool:
-    """Whether a fit may be in another process: it calls no callbacks, prints nothing, uses no device."""
-    return not _is_observed(estimator) and estimator.backend in (None, "numpy", "numba")
-
-
-def _is_observed(estimator: BaseMLP) -> bool:
-    """Whether a fit calls callbacks or prints."""
-    est = estimator
-    return bool(est.callbacks or getattr(est, "_skl_callbacks", None) or est.verbose)
+    return not (est.solver == "lbfgs" or est.warm_start or is_observed(est) or hasattr(X, "tocsr"))
 
 
 class StackedFit:
@@ -80,6 +65,7 @@ class StackedFit:
         self.steps = -(-len(self.order) // self.batch_size)
         self.rest = len(self.order) - (self.steps - 1) * self.batch_size  # examples of the last step
         est.n_iter_, est._best = 0, None
+        self.all_steps = self.steps * est.max_iter  # at most, of all fits of its kind
 
     @property
     def steps_each_time(self) -> bool:
@@ -135,27 +121,30 @@ def stacks(found: Sequence[StackedFit], workers: int = 1) -> list[list[StackedFi
         groups[kinds.index(kind)].append(member)
     parts: list[list[StackedFit]] = []
     for group in groups:
+        all_steps = sum(member.all_steps for member in group)
+        for member in group:
+            member.all_steps = all_steps
         net, m = group[0].network, max(member.batch_size for member in group)
         network_bytes = m * sum(net.sizes) * np.dtype(net.dtype).itemsize
         count = -(-len(group) // max(1, STACK_BYTES // network_bytes))
-        if _alone_is_faster(group[0], min(len(group), COMPARED), len(group)):
+        if _alone_is_faster(group[0], min(len(group), COMPARED), workers):
             count = len(group)
         count = min(len(group), max(count, workers))
         parts += [[group[i] for i in some] for some in np.array_split(np.arange(len(group)), count)]
     return parts
 
 
-def _executor(member: StackedFit, network: Network, networks: int) -> Backend:
-    """What runs the steps of so many networks like a member, in stacks like `network`."""
+def _executor(member: StackedFit, network: Network, parts: int) -> Backend:
+    """What runs the steps of a member's kind, divided among so many processes or networks of a stack."""
     est = member.estimator
     if est.backend is not None:
         return network.backend
-    steps = member.steps * est.max_iter * networks // math.prod(network.stack)
-    return for_training(network, member.batch_size, steps, est.solver == "adam" or bool(est.momentum))
+    has_state = est.solver == "adam" or bool(est.momentum)
+    return for_training(network, member.batch_size, member.all_steps // parts, has_state)
 
 
-def _alone_is_faster(member: StackedFit, P: int, networks: int) -> bool:
-    """Whether P of so many networks take less time for a step on their own than in a stack."""
+def _alone_is_faster(member: StackedFit, P: int, workers: int) -> bool:
+    """Whether P networks take less time for a step on their own than in a stack."""
     net, m = member.network, member.batch_size
     if P == 1:
         return True
@@ -164,7 +153,7 @@ def _alone_is_faster(member: StackedFit, P: int, networks: int) -> bool:
         model = net.sizes, net.activations, net.cost, net.backend, net.dtype
         twin = Network(*model, dropout=net.dropout, stack=count, rng=0)
         parts = ("inputs", "targets") if count else ()
-        executor = _executor(member, twin, networks)
+        executor = _executor(member, twin, count or workers)
         plan = Plan(twin, m, member.optimizer, per_network=parts, replayer=executor)
         plan.workspace.rows[...] = 0.1
         times = []
@@ -176,27 +165,6 @@ def _alone_is_faster(member: StackedFit, P: int, networks: int) -> bool:
     return seconds[0] < seconds[1]
 
 
-def cores(n_jobs: int | None) -> int:
-    """The number of workers; None is all cores that this process may use, within a worker one."""
-    if n_jobs is None:
-        n_jobs = 1 if get_active_backend()[0].nesting_level else -1
-    return int(joblib.effective_n_jobs(n_jobs))
-
-
-def fit_alone(estimators: Sequence[BaseMLP], fits: Sequence[Callable[[], T]], workers: int) -> list[T]:
-    """Results of the estimators' fits, in processes if by the first one's time this saves time."""
-    if not all(map(_is_for_processes, estimators)):
-        workers = 1
-    for est in estimators:
-        est._fits = -(-len(fits) // workers)
-    start = time.perf_counter()
-    found = [fit() for fit in fits[:1]]
-    seconds = (time.perf_counter() - start) * (len(fits) - 1)
-    if workers == 1 or seconds * (1 - 1 / workers) < START:
-        return found + [fit() for fit in fits[1:]]
-    return found + list(joblib.Parallel(workers)(joblib.delayed(fit)() for fit in fits[1:]))
-
-
 def train(groups: Sequence[Sequence[StackedFit]], X: Host, workers: int = 1) -> list[float]:
     """Train groups of `stacks`, each in a thread; returns their seconds.
 
@@ -205,8 +173,7 @@ def train(groups: Sequence[Sequence[StackedFit]], X: Host, workers: int = 1) -> 
     threads = max(1, min(workers, len(groups)))
     with threadpool_limits(1 if threads > 1 else None, "blas"):
         parallel = joblib.Parallel(threads, prefer="threads")
-        networks = sum(map(len, groups))
-        found = list(parallel(joblib.delayed(_train)(group, X, networks) for group in groups))
+        found = list(parallel(joblib.delayed(_train)(group, X) for group in groups))
     unfinished = sum(count for count, _ in found)
     if unfinished:
         warnings.warn(
@@ -218,15 +185,15 @@ def train(groups: Sequence[Sequence[StackedFit]], X: Host, workers: int = 1) -> 
     return [seconds for _, seconds in found]
 
 
-def _train(group: Sequence[StackedFit], X: Host, networks: int) -> tuple[int, float]:
-    """Train a stack of so many networks in all; returns how many have not converged, and the seconds."""
+def _train(group: Sequence[StackedFit], X: Host) -> tuple[int, float]:
+    """Train a stack; returns how many networks have not converged, and the seconds."""
     start = time.perf_counter()
     Y = np.zeros((len(X), group[0].Y.shape[1]), group[0].Y.dtype)
     for member in group:
         Y[member.numbers] = member.Y  # equal where two have the same example
     rows = pack_examples(group[0].network, X, Y, None)
     running, unfinished = list(group), 0
-    steps = StackSteps(group, rows, networks)
+    steps = StackSteps(group, rows)
     views = steps.views(running)
     try:
         while running:
@@ -258,7 +225,7 @@ class StackSteps:
     `rows`, (N, K_1 + n_L), are all examples in the row layout of a workspace without weights.
     """
 
-    def __init__(self, group: Sequence[StackedFit], rows: Array, networks: int) -> None:
+    def __init__(self, group: Sequence[StackedFit], rows: Array) -> None:
         self.network, self.rows = stack([member.network for member in group]), rows
         self.targets = contiguous_columns(rows, rows.shape[1] - self.network.sizes[-1])
         self.loss = group[0].estimator._loss
@@ -271,7 +238,7 @@ class StackSteps:
         optimizer = dataclasses.replace(group[0].optimizer, learning_rate=rates)
         self._set_l2(np.full(len(group), group[0].batch_size))
         self.runner = StepRunner(
-            self.network, optimizer, executor=_executor(group[0], self.network, networks)
+            self.network, optimizer, executor=_executor(group[0], self.network, len(group))
         )
 
     def _rates(self, group: Sequence[StackedFit]) -> Any:

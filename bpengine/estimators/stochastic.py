@@ -46,7 +46,7 @@ def train(estimator: BaseMLP, data: Data, task: Task | None) -> None:
     examples = Examples(est.network_, data)
     count = -(-len(order) // batch_size)
     if est.backend is None and not incremental:
-        most, remembers = count * est.max_iter * est._fits, bool(steps.runner.state.arrays)
+        most, remembers = max(count * est.max_iter, est._all_steps), bool(steps.runner.state.arrays)
         steps.runner.executor = for_training(est.network_, batch_size, most, remembers)
     with CallbackRunner(
         est, steps.optimizer, steps.runner, count, held_out, silent=incremental

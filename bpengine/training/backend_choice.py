@@ -30,8 +30,8 @@ def for_training(network: Model, batch_size: int, steps: int, remembers: bool) -
     trainings agree.
 
     With a custom activation or cost the backend is not changed: compilation may take longer than it
-    saves. `steps` are those of the whole training, or of all such trainings of this process; `remembers`
-    is whether the optimizer has a state.
+    saves. `steps` are those of the whole training, or of all trainings of a search; `remembers` is
+    whether the optimizer has a state.
     """
     backend, sizes = network.backend, network.sizes
     names = [*(σ.operation for σ in network.activations), network.cost.operation]

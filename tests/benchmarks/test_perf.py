@@ -437,7 +437,7 @@ def test_times_are_compared_with_those_of_another_tree(baseline, compared, monke
     assert perf.check(baseline, against="main")[0] == 0
 
 
-def test_a_revision_is_checked_out_beside_this_one():
+def test_the_files_of_a_revision_are_in_a_folder_of_their_own():
     if subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True).returncode:
         pytest.skip("not a clone")
     with perf.tree_of("HEAD") as tree:

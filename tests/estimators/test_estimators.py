@@ -980,6 +980,27 @@ def test_shown_in_a_notebook():
     assert repr(model) == "MLPClassifier(dropout=0.1, hidden_layer_sizes=(8,), max_iter=3)"
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "classes",
+    [["b"], ["b", "a"], [True, False], [2.0, -1.0], ["c", "a", "b"], [3, 1, 2], [(0, 0, 1), (1, 1, 0)]],
+    ids=str,
+)
+def test_predicted_classes_are_those_of_the_label_binarizer(classes, dtype):
+    rng = np.random.default_rng(0)
+    y = np.array([classes[i % len(classes)] for i in range(12)])
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+        model = MLPClassifier((3,), max_iter=1, random_state=0).fit(rng.random((12, 2)), y)
+    outputs = rng.random((20, model.n_outputs_)).astype(dtype)
+    outputs[:2], outputs[2] = 0.5, np.nan
+    single = outputs.ravel() if model.n_outputs_ == 1 else outputs
+    with np.errstate(invalid="ignore"):
+        expected = model._label_binarizer.inverse_transform(single)
+    found = model._labels(outputs)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_many_threads_predict_at_once():
     model = MLPClassifier((16,), max_iter=2, random_state=0).fit(X, LABELS)
     expected = model.predict_proba(X)

@@ -34,6 +34,7 @@ from bpengine.estimators import (
     StackSearchCV,
     search,
     stacked,
+    workers,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -59,7 +60,7 @@ FITTED = ["loss_curve_", "n_iter_", "t_", "best_loss_", "validation_scores_", "b
 def no_choice_by_time(monkeypatch):
     """Stacks, and one process: which is faster depends on what else the machine does."""
     monkeypatch.setattr(stacked, "_alone_is_faster", lambda *arguments: False)
-    monkeypatch.setattr(stacked, "START", np.inf)
+    monkeypatch.setattr(workers, "START", np.inf)
 
 
 def assert_alike(one, other, tolerance=1e-9):
@@ -515,13 +516,24 @@ def test_networks_that_are_faster_alone_are_fitted_at_the_same_time(monkeypatch,
         model = MLPEnsembleClassifier(5, (4,), max_iter=3, random_state=0, n_jobs=2)
     together = clone(model).fit(X, LABELS)
     monkeypatch.setattr(stacked, "_alone_is_faster", lambda *arguments: True)
-    monkeypatch.setattr(stacked, "START", 0.0)
+    monkeypatch.setattr(workers, "START", 0.0)
     with joblib.parallel_config("threading"):
         alone = clone(model).fit(X, LABELS)
     if what == "search":
         assert_same_results(alone, together)
     else:
         np.testing.assert_allclose(alone.predict_proba(X), together.predict_proba(X), rtol=1e-9)
+
+
+def test_the_steps_of_a_kind_are_those_of_all_its_fits():
+    models = [MLPClassifier((5,), max_iter=n, batch_size=40, random_state=0) for n in (10, 20_000)]
+    models.append(MLPClassifier((6,), max_iter=10, batch_size=40, random_state=0))
+    found = []
+    for model in models:
+        data = model._prepare(X, LABELS, None)
+        found.append(stacked.StackedFit(model, np.arange(240), data.Y, data.weights))
+    stacked.stacks(found)
+    assert [member.all_steps for member in found] == [6 * 20_010, 6 * 20_010, 6 * 10]
 
 
 @pytest.mark.parametrize("what", ["stacks", "alone"])
@@ -556,9 +568,9 @@ def test_many_fits_are_compiled_where_that_is_worth_it_for_all_of_them(monkeypat
 
 
 def test_the_number_of_workers():
-    assert stacked.cores(None) == joblib.cpu_count()
-    assert [stacked.cores(n) for n in (1, 3, -1)] == [1, 3, joblib.cpu_count()]
-    inside = joblib.Parallel(2, prefer="threads")(joblib.delayed(stacked.cores)(None) for _ in range(2))
+    assert workers.cores(None) == joblib.cpu_count()
+    assert [workers.cores(n) for n in (1, 3, -1)] == [1, 3, joblib.cpu_count()]
+    inside = joblib.Parallel(2, prefer="threads")(joblib.delayed(workers.cores)(None) for _ in range(2))
     assert inside == [1, 1]
 
 
