@@ -36,7 +36,7 @@ __all__ = ["StackedFit", "is_for_stacks", "stacks", "train"]
 STACK_BYTES = 2**23  # of a step's activations at most, but for a single network
 READBACK_ELEMENTS = 2**18  # outputs of training steps stored until their losses are summed
 READBACK_STEPS = 256  # at most; at least 1, as 8 of a large stack's exceed the cache
-COMPARED, TRIALS = 8, 5  # networks and steps by which stacks are compared with single networks
+TRIALS = 3  # steps by which stacks are compared with single networks
 
 
 def is_for_stacks(estimator: BaseMLP, X: Any) -> bool:
@@ -127,9 +127,9 @@ def stacks(found: Sequence[StackedFit], workers: int = 1) -> list[list[StackedFi
         net, m = group[0].network, max(member.batch_size for member in group)
         network_bytes = m * sum(net.sizes) * np.dtype(net.dtype).itemsize
         count = -(-len(group) // max(1, STACK_BYTES // network_bytes))
-        if _alone_is_faster(group[0], min(len(group), COMPARED), workers):
-            count = len(group)
         count = min(len(group), max(count, workers))
+        if _alone_is_faster(group[0], -(-len(group) // count), workers):
+            count = len(group)
         parts += [[group[i] for i in some] for some in np.array_split(np.arange(len(group)), count)]
     return parts
 
