@@ -199,8 +199,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"does not overwrite. `fit` is an epoch of {EXAMPLES[0]} examples, or of {EXAMPLES[1]} "
             "batches if that is less. Replays are steps of a plan on one batch, which stays in the "
             "processor's cache; gathers load another batch of the examples before each of them. "
-            "In the rows of JAX and PyTorch, which have the batch in arrays of those libraries, each uses "
-            "as many threads as by default.",
+            "In the rows of JAX and PyTorch, which have the batch in arrays of those libraries, each "
+            "uses as many threads as by default.",
             *found,
             "## Searches and ensembles, relative to scikit-learn",
             "The time of scikit-learn's `GridSearchCV` with as many jobs as cores, divided by that of "
