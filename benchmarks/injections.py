@@ -207,7 +207,7 @@ def no_fold(fold: Any) -> Any:
 
 RANDOM = random.Random(0)
 RUNS = {
-    "NumPy": "backends.numpy.backend:QuietReplay.run",
+    "NumPy": "backends.array_api:Replay.run",
     "Numba": "backends.numba.backend:CompiledProgram.run",
 }
 FOLDS = ["backends.numpy.backend:fold", "backends.numba.backend:fold"]

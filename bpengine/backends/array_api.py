@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
+import functools
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -16,34 +19,55 @@ from bpengine.backends.namespace import array_namespace
 from bpengine.backends.operation import Array, Operation
 from bpengine.backends.program import Batches, Program
 
-__all__ = ["ArrayAPIBackend", "Call", "Calls", "Replay", "fallback", "library_name"]
+__all__ = ["ArrayAPIBackend", "Call", "Calls", "Replay", "fallback", "library_name", "repeat"]
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 Calls = Iterator[Call]
 
 
+def repeat(calls: Iterable[Call], steps: int) -> None:
+    """Make calls ``function(*operands)`` in order, `steps` times."""
+    for _ in range(steps):
+        for function, operands in calls:
+            function(*operands)
+
+
 class Replay:
-    """A program as a list of (function, operands), called in order as ``function(*operands)``."""
+    """A program as a list of (function, operands), without NumPy's warnings.
 
-    threads: BLASThreads | None = None
+    A saturated exp overflows to infinity, as it should, and OpenBLAS's products raise the flag of an
+    invalid operation for numbers that they read and don't use. NumPy has its error state in a context
+    variable; running in a context costs a tenth of what entering ``np.errstate`` at every step would.
 
-    def __init__(self, calls: list[Call]) -> None:
-        self.calls = calls
+    Parameters
+    ----------
+    calls : list of (callable, tuple)
+    operations : sequence of Operation, optional
+        Of NumPy arrays, which the calls compute; BLAS's threads are chosen by them. They stay alive, as
+        calls may hold their arrays' addresses.
+    """
+
+    def __init__(self, calls: list[Call], operations: Sequence[Operation] = ()) -> None:
+        self.calls, self.threads = calls, BLASThreads(operations)
+        self._operations = operations
+        self._context = contextvars.Context()  # not the error state of whoever calls first
+        self._context.run(np.seterr, all="ignore")
 
     def run(self, steps: int) -> None:
         """Make all calls in order, `steps` times."""
-        calls = self.calls
-        for _ in range(steps):
-            for function, operands in calls:
-                function(*operands)
+        self._context.run(self.threads.run, functools.partial(repeat, self.calls), steps)
 
     def run_batches(self, batches: Batches, steps_taken: list[int]) -> None:
         """A step on each of some batches."""
-        for _ in self.batched_steps(batches, steps_taken):
-            pass
+        steps = self._steps(batches, steps_taken)
 
-    def batched_steps(self, batches: Batches, steps_taken: list[int]) -> Iterator[None]:
-        """Take a step at a time."""
+        def take(count: int) -> None:
+            for _ in itertools.islice(steps, count):
+                pass
+
+        self._context.run(self.threads.run, take, len(batches.batches))
+
+    def _steps(self, batches: Batches, steps_taken: list[int]) -> Iterator[None]:
         calls, load, rows, output = self.calls, batches.load, batches.rows, batches.output
         settings = batches.settings
         for batch, slot in zip(batches.batches, batches.slots, strict=False):

@@ -93,15 +93,15 @@ class Forward:
         if isinstance(self._program, Replay) and isinstance(z, np.ndarray):
             self._calls = self._program.calls
             self._calls[:0] = (np.matmul, ()), (np.add, (z, b, z))
-            if self._program.threads is not None:
-                self._program.threads.include(equations.product("feedforward", w, X, z))
+            self._program.threads.include(equations.product("feedforward", w, X, z))
 
     def run(self, X: Array) -> None:
         """Write weighted inputs and activations to the workspace."""
         w, b, z = self._first
         x = self._backend.asarray(X, self._dtype)
         if self._calls is None:
-            z[...] = w @ x + b
+            with np.errstate(all="ignore"):
+                z[...] = w @ x + b
         else:
             self._calls[0] = np.matmul, (w, x, z)
         self._program.run(1)

@@ -68,6 +68,7 @@ class Curvature:
     array([2.41, 1.46, 1.91])
     """
 
+    @np.errstate(all="ignore")
     def __init__(self, network: Model, X: Array, Y: Array, sample_weight: Array | None = None) -> None:
         check_single(network, "Curvature")
         X, Y = network.check_examples(X, Y)
@@ -88,6 +89,7 @@ class Curvature:
         sizes = "-".join(map(str, self.network.sizes))
         return f"Curvature({sizes}, {self._ws.a[-1].shape[-1]} examples)"
 
+    @np.errstate(all="ignore")
     def hessian_vector(self, v: Array) -> AnyArray:
         """The Hessian times v.
 
@@ -125,6 +127,7 @@ class Curvature:
                 Rδ = slope_change(σ[l - 1], g, Rg, Rz[l - 1], z, a)
         return out.vector
 
+    @np.errstate(all="ignore")
     def gauss_newton_vector(self, v: Array) -> AnyArray:
         """The Gauss-Newton matrix times v; as `hessian_vector`, but needs no second derivative of σ."""
         V, ws, σ = self._direction(v), self._ws, self.network.activations

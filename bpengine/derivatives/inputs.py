@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from bpengine.backends import AnyArray, Array
 from bpengine.backprop.forward import chunk_size, forward_chunks
 from bpengine.backprop.per_example import Norms
@@ -11,6 +13,7 @@ from bpengine.model.model import Model, check_single
 __all__ = ["input_gradients", "jacobians"]
 
 
+@np.errstate(all="ignore")
 def input_gradients(network: Model, X: Array, Y: Array) -> AnyArray:
     """``∂C_x/∂x`` of every example, its saliency.
 
@@ -50,6 +53,7 @@ def input_gradients(network: Model, X: Array, Y: Array) -> AnyArray:
     return out
 
 
+@np.errstate(all="ignore")
 def jacobians(network: Model, X: Array) -> AnyArray:
     """``∂a[L]/∂x`` of every example.
 

@@ -540,3 +540,28 @@ def test_setting_a_view_writes_into_the_vector(lab):
 @pytest.mark.parametrize("dtype", [np.float64, np.dtype("float64"), "f8"])
 def test_dtypes_as_numpy_writes_them(dtype):
     assert bp.Network([2, 1], dtype=dtype).dtype == "float64"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_that_overflow_give_no_warnings(lab, dtype):
+    # nor do products of finite numbers: OpenBLAS's raise flags of numbers that it reads and doesn't use
+    net = network(lab, (2, 3, 2), activations="linear", dtype=dtype)
+    big = float(np.finfo(dtype).max) ** 0.75
+    net.weights[0][...] = lab.array([[big, -big], [-big, big], [big, big]], dtype)
+    net.weights[1][...] = lab.array([[big, -big, big], [big, big, -big]], dtype)
+    X, Y = lab.array([[big, -big], [big, 1.0]], dtype), lab.array([[1.0, big], [big, -big]], dtype)
+    assert not np.isfinite(lab.numpy(net.feedforward(X))).all()
+    assert not np.isfinite(net.evaluate(X, Y)["cost"])
+    for per_example in (None, "gradients", "norms"):
+        plan = net.plan(2, per_example=per_example)
+        plan.load(X, Y)
+        assert not np.isfinite(plan.run().cost)
+    curvature = bp.Curvature(net, X, Y)
+    for found in (
+        net.backprop(X, Y).vector,
+        bp.input_gradients(net, X, Y),
+        bp.jacobians(net, X),
+        curvature.hessian_vector(net.vector),
+        curvature.gauss_newton_vector(net.vector),
+    ):
+        assert not np.isfinite(lab.numpy(found)).all()

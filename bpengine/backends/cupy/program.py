@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bpengine.backends.array_api import Call, Replay
+from bpengine.backends.array_api import Call, repeat
 from bpengine.backends.base import warn_once
 from bpengine.backends.cupy.device import Device
 from bpengine.backends.cupy.lowering import Lowering
@@ -212,7 +212,7 @@ class CUDAProgram:
         """Steps call by call, or captured as a graph."""
         if kind == CALLS:
             return functools.partial(self._call, form.calls)
-        steps = functools.partial(Replay(list(form.calls)).run, kind)
+        steps = functools.partial(repeat, form.calls, kind)
         try:
             if self._workspace is None and self._device.library is not None:
                 self._workspace = self._device.library.workspace()
@@ -223,7 +223,7 @@ class CUDAProgram:
     def _call(self, calls: Sequence[Call]) -> None:
         """A step without a graph."""
         self._library = self._device.enter_library()  # must stay alive while its work is queued
-        Replay(list(calls)).run(1)
+        repeat(calls, 1)
 
     def _by_expressions(
         self, form: Form, at: int, count: int, rng: np.random.Generator | None = None

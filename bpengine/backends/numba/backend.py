@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from bpengine.backends.array_api import Call, Replay
+from bpengine.backends.array_api import Call, Replay, repeat
 from bpengine.backends.base import warn_once
-from bpengine.backends.blas_threads import BLASThreads
 from bpengine.backends.folded_sgd import fold
 from bpengine.backends.numba.instruction import Instruction
 from bpengine.backends.numba.lowering import Lowering, log_compilation
 from bpengine.backends.numba.threads import ThreadPool, distribute, replay
-from bpengine.backends.numpy.backend import NumPyBackend, QuietReplay
+from bpengine.backends.numpy.backend import NumPyBackend
 from bpengine.backends.numpy.blas import NUMPY
 from bpengine.backends.numpy.kernels import calls
 from bpengine.backends.operation import Array, Operation
@@ -61,7 +60,7 @@ class NumbaBackend(NumPyBackend):
         return CompiledProgram(step, lowering, operations)
 
 
-class CompiledProgram(QuietReplay):
+class CompiledProgram(Replay):
     """A step as arrays of instructions, with calls between them where there are any.
 
     `lowering` and `operations` hold the arrays and the random generators whose addresses are in them.
@@ -73,12 +72,12 @@ class CompiledProgram(QuietReplay):
         self._step, self._lowering = step, lowering
         self._batched: BatchedProgram | None = None
         self._most = 1  # steps that compiled code takes at a time
-        super().__init__(_calls(step, lowering), (lowering, operations), BLASThreads(operations))
+        super().__init__(_calls(step, lowering), operations)
 
     def run(self, steps: int) -> None:
         """Run the step `steps` times."""
-        if steps == 1 and len(self.calls) == 1:
-            function, operands = self.calls[0]
+        if steps == 1 and len(self.calls) == 1 and isinstance(self._step[0], Instruction):
+            function, operands = self.calls[0]  # compiled code warns of nothing
             self.threads.run(lambda count: function(*operands), 1)
         else:
             self._context.run(self.threads.run, partial(self._replay, self.calls), steps)
@@ -108,7 +107,7 @@ class CompiledProgram(QuietReplay):
     def _replay(self, calls: Sequence[Call], steps: int) -> None:
         run = calls[0][0] if len(calls) == 1 else None
         if steps == 1 or not (run is replay or isinstance(run, (ThreadPool, LockedReplay))):
-            Replay(list(calls)).run(steps)
+            repeat(calls, steps)
             return
         instructions = calls[0][1][0]
         while steps:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
-import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,15 +10,13 @@ import numpy as np
 from bpengine.backends import namespace
 from bpengine.backends.array_api import ArrayAPIBackend, Call, Replay
 from bpengine.backends.base import Backend
-from bpengine.backends.blas_threads import BLASThreads
 from bpengine.backends.folded_sgd import fold
 from bpengine.backends.numpy.blas import NUMPY, library
 from bpengine.backends.numpy.kernels import calls as calls_of
 from bpengine.backends.numpy.scratch import Scratch
 from bpengine.backends.operation import Array, Operation
-from bpengine.backends.program import Batches
 
-__all__ = ["NumPyBackend", "QuietReplay"]
+__all__ = ["NumPyBackend"]
 
 
 class NumPyBackend(ArrayAPIBackend):
@@ -66,36 +62,4 @@ class NumPyBackend(ArrayAPIBackend):
         for i, whole in enumerate(operations):
             for op in folded.get(i, [whole]):
                 calls += calls_of(scratch, op)
-        return QuietReplay(calls, operations, BLASThreads(operations))
-
-
-class QuietReplay(Replay):
-    """A replay without NumPy's warnings: a saturated exp overflows to infinity, as it should.
-
-    NumPy has its error state in a context variable; running in a context costs a tenth of what entering
-    ``np.errstate`` at every step would.
-    """
-
-    def __init__(self, calls: list[Call], keep_alive: object, threads: BLASThreads) -> None:
-        super().__init__(calls)
-        self.threads: BLASThreads = threads
-        self._keep_alive = keep_alive  # the arrays whose addresses calls of BLAS hold
-        self._context = contextvars.Context()  # not the error state of whoever calls first
-        self._context.run(np.seterr, all="ignore")
-
-    def run(self, steps: int) -> None:
-        """Make all calls in order, `steps` times."""
-        if self.threads.used:
-            self._context.run(self.threads.run, super().run, steps)
-        else:
-            self._context.run(super().run, steps)
-
-    def run_batches(self, batches: Batches, steps_taken: list[int]) -> None:
-        """A step on each of some batches."""
-        steps = super().batched_steps(batches, steps_taken)
-
-        def take(count: int) -> None:
-            for _ in itertools.islice(steps, count):
-                pass
-
-        self._context.run(self.threads.run, take, len(batches.batches))
+        return Replay(calls, operations)
