@@ -139,7 +139,12 @@ def evaluate(network: Model, X: Array, Y: Array, sample_weight: Array | None = N
         if wanted is None:
             right = None
         else:
-            right = right + total(xp.astype(classes(xp, ws.a[-1]) == wanted, xp.float64), columns)
+            hits = classes(xp, ws.a[-1]) == wanted
+            if weights is None:
+                hits = xp.count_nonzero(hits, axis=-1 if network.stack else None)
+                right = right + backend.to_float(hits)
+            else:
+                right = right + total(xp.astype(hits, xp.float64), columns)
     result = {"cost": cost / m + network.penalty.value(network.parameters)}
     if right is not None:
         result["accuracy"] = right / m
