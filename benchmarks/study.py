@@ -26,7 +26,9 @@ BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("--runs", type=int, default=300, help="in all, those on record included")
-    parser.add_argument("--cases", nargs="+", choices=timed.CASES, default=list(timed.CASES))
+    parser.add_argument(
+        "--cases", nargs="+", choices=timed.CASES, default=list(timed.CASES), metavar="case"
+    )
     parser.add_argument("--records", type=Path, default=ROOT / "build" / "performance-study.jsonl")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance-check.md")
 

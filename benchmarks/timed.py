@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # from the study in docs/performance-check.md; kernels vary more between processes
 TOLERANCE, KERNEL_TOLERANCE = 1.15, 1.2
 BEYOND = 1.08  # of the highest ratio that was stored for unchanged code
-CONFIRMATIONS, ROUNDS = 3, 7  # fresh processes that must say slower, and how many are tried
+CONFIRMATIONS, ROUNDS = 4, 7  # fresh processes that must say slower, and how many are tried
 PAIRS, KERNEL_PAIRS = 151, 61
 SLOW, SLOW_PAIRS = {"medium"}, 31  # of 10 ms a call
 EXAMPLES, BATCH = 200, 10  # of the epoch that is timed
