@@ -238,11 +238,10 @@ class BaseMLP(CallbackSupportMixin, Estimator):  # type: ignore[misc]
     def _functions(self, hidden: int) -> tuple[list[Any], str | Cost, str | None]:
         """Activations of the layers, the cost, and the loss to report."""
         out, cost, loss = self._output(hidden)
-        inner, last = self._layer_activations(hidden, out)
-        return [*inner, last], cost, loss
+        return self._layer_activations(hidden, out), cost, loss
 
-    def _layer_activations(self, hidden: int, out: Any) -> tuple[list[Any], Any]:
-        """The engine's activations of the hidden layers and of the output."""
+    def _layer_activations(self, hidden: int, out: Any) -> list[Any]:
+        """The engine's activations of the hidden layers and the output; `out` unless one is given."""
         chosen = self.activation if self.activations is None else self.activations
         if isinstance(chosen, (str, Activation)):
             chosen = [chosen] * hidden
@@ -252,8 +251,8 @@ class BaseMLP(CallbackSupportMixin, Estimator):  # type: ignore[misc]
                 f"{self.hidden_layer_sizes} it takes {hidden}, one for each hidden layer, or "
                 f"{hidden + 1} with the output layer's."
             )
-        names = [ENGINE_NAMES.get(σ, σ) if isinstance(σ, str) else σ for σ in (*chosen, out)]
-        return names[:hidden], names[hidden]
+        names = [*chosen, out][: hidden + 1]
+        return [ENGINE_NAMES.get(σ, σ) if isinstance(σ, str) else σ for σ in names]
 
     def _held_out(self) -> Data | None:
         """Validated `validation`."""

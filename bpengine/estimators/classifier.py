@@ -157,10 +157,7 @@ class MLPClassifier(MultilabelMixin, MLP):
 
     class_weight: Any = None
 
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **MLP._parameter_constraints,
-        **CLASS_WEIGHT,
-    }
+    _parameter_constraints: ClassVar[dict[str, Any]] = {**MLP._parameter_constraints, **CLASS_WEIGHT}
 
     @stochastic_only  # type: ignore[untyped-decorator]
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -292,7 +289,7 @@ class MLPClassifier(MultilabelMixin, MLP):
         if self.cost is not None:
             canonical = resolve(self.cost).canonical
             return canonical if canonical in ("softmax", "sigmoid") else out, self.cost, None
-        chosen = self._layer_activations(hidden, out)[1]
+        chosen = self._layer_activations(hidden, out)[-1]
         if chosen != ENGINE_NAMES.get(out, out):
             return out, "softmax_cross_entropy" if chosen == "softmax" else "binary_cross_entropy", None
         return out, "softmax_cross_entropy" if multiclass else "binary_cross_entropy", "log_loss"

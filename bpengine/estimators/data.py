@@ -89,9 +89,10 @@ class Examples:
         self.rows: Array | SideBySide | None = None
         self.weights = data.weights
         self._data = data
+        on_host = isinstance(network.backend, NumPyBackend)
         if hasattr(data.X, "tocsr"):
             self._data = data._replace(X=data.X.tocsr())
-        elif _is_gathered(network, data.X):
+        elif on_host and data.X.flags.c_contiguous and data.X.nbytes > PACKED_BYTES:
             self._targets = np.asarray(data.Y, network.dtype)
             self.rows = _side_by_side(network, data._replace(Y=self._targets))
         else:
@@ -134,12 +135,6 @@ class Examples:
         else:
             Y = xp.take(self._targets, indices, axis=0)
         return xp.reshape(Y, (-1, m, n)).mT, shares
-
-
-def _is_gathered(network: Network, X: Host) -> bool:
-    """Whether batches are gathered from X itself."""
-    on_host = isinstance(network.backend, NumPyBackend)
-    return on_host and bool(X.flags.c_contiguous) and X.nbytes > PACKED_BYTES
 
 
 def _side_by_side(network: Network, data: Data) -> SideBySide:

@@ -61,10 +61,7 @@ class BaseEnsemble(Estimator, FirstParameter):
         for name in ("n_estimators", "bootstrap", "n_jobs", "random_state"):
             del parameters[name]
         if self.validation:  # by its column names, which the estimators don't have
-            parameters["validation"] = (
-                self._checked(self.validation[0]),
-                *self.validation[1:],
-            )
+            parameters["validation"] = (self._checked(self.validation[0]), *self.validation[1:])
         estimators = [self._single(**parameters, random_state=int(seed)) for seed in self._seeds[:, 0]]
         samples, workers = self.estimators_samples_, cores(self.n_jobs)
         numbers_of = {}

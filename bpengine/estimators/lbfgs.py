@@ -8,7 +8,6 @@ import numpy as np
 import scipy.optimize
 from sklearn.utils.optimize import _check_optimize_result
 
-from bpengine.backends import Array
 from bpengine.estimators.base import BaseMLP
 from bpengine.estimators.callbacks import CallbackRunner, Task
 from bpengine.estimators.data import Data, Host, pack_examples
@@ -77,17 +76,12 @@ def minimize(estimator: BaseMLP, data: Data, task: Task) -> None:
 
 def _parts(network: Network, data: Data) -> list[Part]:
     """The examples; sparse ones in chunks that are converted to dense in turn."""
-    n = len(data.Y)
-    chunk = n
+    chunk = n = len(data.Y)
     if hasattr(data.X, "tocsr"):
         chunk = max(1, min(n, DENSE_ELEMENTS // data.X.shape[1]))
         data = data._replace(X=data.X.tocsr())
     parts = [data.take(slice(i, i + chunk)) for i in range(0, n, chunk)]
-    return [(len(part.Y), partial(_write, network, part)) for part in parts]
-
-
-def _write(network: Network, part: Data, rows: Array) -> None:
-    pack_examples(network, *part, out=rows)
+    return [(len(part.Y), partial(pack_examples, network, *part)) for part in parts]
 
 
 def _loss(objective: Objective, loss: Loss) -> float:

@@ -27,8 +27,9 @@ def cores(n_jobs: int | None) -> int:
 
 def fit_alone(estimators: Sequence[BaseMLP], fits: Sequence[Callable[[], T]], workers: int) -> list[T]:
     """Results of the estimators' fits, in processes if by the second one's time this saves time."""
-    if not all(map(_is_for_processes, estimators)):
-        workers = 1
+    for est in estimators:  # processes call no callbacks, print nothing and use no device
+        if is_observed(est) or est.backend not in (None, "numpy", "numba"):
+            workers = 1
     found, seconds = [], 0.0
     for fit in fits[:2]:  # the first one may load Numba
         start = time.perf_counter()
@@ -40,12 +41,6 @@ def fit_alone(estimators: Sequence[BaseMLP], fits: Sequence[Callable[[], T]], wo
     return found + list(joblib.Parallel(workers)(joblib.delayed(fit)() for fit in rest))
 
 
-def _is_for_processes(estimator: BaseMLP) -> bool:
-    """Whether a fit may be in another process: it calls no callbacks, prints nothing, uses no device."""
-    return not is_observed(estimator) and estimator.backend in (None, "numpy", "numba")
-
-
-def is_observed(estimator: BaseMLP) -> bool:
+def is_observed(est: BaseMLP) -> bool:
     """Whether a fit calls callbacks or prints."""
-    est = estimator
     return bool(est.callbacks or getattr(est, "_skl_callbacks", None) or est.verbose)

@@ -21,7 +21,7 @@ from bpengine.training.steps import NonFiniteCostError, first_non_finite_layer
 
 __all__ = ["Objective", "check", "minimize"]
 
-Part = tuple[int, Callable[[Array], None]]
+Part = tuple[int, Callable[[Array], object]]
 
 
 def check(network: Model, monitor: int | str | None) -> None:
@@ -94,7 +94,7 @@ class Objective:
         if len(parts) == 1:
             self._load(*parts[0])
 
-    def _load(self, size: int, load: Callable[[Array], None]) -> Plan:
+    def _load(self, size: int, load: Callable[[Array], object]) -> Plan:
         plan = self._plans[size]
         load(plan.workspace.rows)
         return plan
