@@ -234,11 +234,10 @@ def picture(times: dict[str, list[float]]) -> Any:
 
     figure = style.figure(6.0, 4.0)
     axes = figure.subplots()
-    for i, (name, measured) in enumerate(times.items()):
-        colour = style.shades(axes, len(times))[i]
-        dash, marker = style.DASHES[i % len(style.DASHES)], style.MARKERS[i % len(style.MARKERS)]
-        axes.loglog(COUNTS, measured, marker=marker, linestyle=dash, color=colour, label=name)
-        axes.loglog(COUNTS, [measured[0]] * len(COUNTS), linestyle=":", color=colour, alpha=0.5)
+    for (name, measured), stroke in zip(times.items(), style.strokes(axes, len(times)), strict=True):
+        axes.loglog(COUNTS, measured, label=name, **stroke)
+        alone = [measured[0]] * len(COUNTS)
+        axes.loglog(COUNTS, alone, linestyle=":", color=stroke["color"], alpha=0.5)
     axes.set_xticks(COUNTS, map(str, COUNTS))
     axes.minorticks_off()
     style.log_ticks(axes.yaxis, *axes.get_ylim())

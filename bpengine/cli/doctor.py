@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+import timeit
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -188,9 +189,7 @@ def _rate(dtype: str, shape: tuple[int, int, int], seconds: float) -> float:
     c = np.matmul(a, b)  # warms up
     times: list[float] = []
     while sum(times) < seconds or len(times) < 3:
-        start = time.perf_counter()
-        np.matmul(a, b, out=c)
-        times.append(time.perf_counter() - start)
+        times.append(timeit.timeit(lambda: np.matmul(a, b, out=c), number=1))
     return 2e-9 * m * k * n / statistics.median(times)
 
 

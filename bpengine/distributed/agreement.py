@@ -14,22 +14,11 @@ from bpengine.model.model import Model
 __all__ = ["Phase", "generators", "seed_of_rank"]
 
 
-class Phase(IntEnum):
-    """Control points of a training."""
-
-    START = 1
-    DRAW = 2
-    COUNTS = 3
-    WEIGHTS = 4
-    BEGIN = 5
-    SAME = 6
-    EPOCH = 7
-    ROUND = 8
-    COSTS = 9
-    LAYER = 10
-    VALIDATION = 11
-    STOP = 12
-    RANDOM = 13
+# control points of a training
+Phase = IntEnum(
+    "Phase",
+    "START DRAW COUNTS WEIGHTS BEGIN SAME EPOCH ROUND COSTS LAYER VALIDATION STOP RANDOM",
+)
 
 
 def generators(network: Model) -> list[np.random.Generator]:

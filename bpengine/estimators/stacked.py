@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import timeit
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -156,12 +157,7 @@ def _alone_is_faster(member: StackedFit, P: int, workers: int) -> bool:
         executor = _executor(member, twin, count or workers)
         plan = Plan(twin, m, member.optimizer, per_network=parts, replayer=executor)
         plan.workspace.rows[...] = 0.1
-        times = []
-        for _ in range(TRIALS):
-            start = time.perf_counter()
-            plan.run_loaded()
-            times.append(time.perf_counter() - start)
-        seconds.append(min(times) / (count or 1))
+        seconds.append(min(timeit.repeat(plan.run_loaded, repeat=TRIALS, number=1)) / (count or 1))
     return seconds[0] < seconds[1]
 
 

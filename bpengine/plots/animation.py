@@ -198,8 +198,6 @@ def _animation(
 
 
 def _limits(network: Network, layer: int, values: np.ndarray[Any, Any]) -> tuple[float, float]:
-    low, high = network.activations[layer].range
-    low = low if np.isfinite(low) else float(values.min())
-    high = high if np.isfinite(high) else float(values.max())
+    low, high = style.span(network.activations[layer].range, values)
     margin = 0.05 * (high - low) or 0.5
     return low - margin, high + margin

@@ -64,11 +64,9 @@ def throughput(
                 "batch size."
             )
     figure, (axes,) = style.panels(ax, 1, (7.0, 4.5))
-    for i, ((name, (batches, rates)), colour) in enumerate(
-        zip(curves.items(), style.shades(axes, len(curves)), strict=True)
-    ):
-        dash, marker = style.DASHES[i % len(style.DASHES)], style.MARKERS[i % len(style.MARKERS)]
-        axes.loglog(batches, rates, marker=marker, linestyle=dash, color=colour, label=style.plain(name))
+    strokes = style.strokes(axes, len(curves))
+    for (name, (batches, rates)), stroke in zip(curves.items(), strokes, strict=True):
+        axes.loglog(batches, rates, label=style.plain(name), **stroke)
     every = sorted({int(m) for batches, _ in curves.values() for m in batches})
     axes.set_xticks(every, map(str, every))
     axes.minorticks_off()

@@ -52,15 +52,15 @@ def training_curves(history: History, *, ax: Axes | Sequence[Axes] | None = None
     _check(history)
     if not history.cost:
         raise ValueError("history has no complete epoch; there is nothing to draw.")
-    n = 2 if history.validation_accuracy else 1
+    epochs, accuracy = range(1, len(history.cost) + 1), history.validation_accuracy
+    n = 2 if accuracy else 1
     figure, (costs, *rest) = style.panels(ax, n, (6.0 * n, 4.0))
     curves = [("training", history.cost), ("validation", history.validation_cost)]
-    style.lines(costs, _epochs(history.cost), [curve for curve in curves if curve[1]])
+    style.lines(costs, epochs, [curve for curve in curves if curve[1]])
     costs.set_ylabel("average cost C")
     costs.legend()
     for axes in rest:
-        accuracy = history.validation_accuracy
-        style.lines(axes, _epochs(accuracy), [("validation", accuracy)])
+        style.lines(axes, epochs, [("validation", accuracy)])
         axes.set(yscale="linear", ylabel="share of right classes")
         axes.legend(loc="lower right")
     for axes in (costs, *rest):
@@ -180,10 +180,6 @@ def _steps(records: Sequence[Any]) -> tuple[list[int], str]:
     )
     steps = max(steps, *(record.step for record in records))
     return [(record.epoch - 1) * steps + record.step for record in records], "step"
-
-
-def _epochs(values: Sequence[float]) -> range:
-    return range(1, len(values) + 1)
 
 
 def _count(axes: Axes, what: str) -> None:

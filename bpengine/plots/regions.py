@@ -89,7 +89,8 @@ def decision_regions(
     fills = colormaps["YlGnBu"](np.linspace(*LIGHT, max(outputs, 2)))
     if outputs == 1:
         ramp = LinearSegmentedColormap.from_list("light", shades)
-        levels = _levels(network.activations[-1].range, values)
+        low, high = style.span(network.activations[-1].range, values)
+        levels = np.linspace(low, high if high > low else low + 1, 11)
         filled = axes.contourf(*axis, values[0], levels=levels, cmap=ramp, extend="both")
         figure.colorbar(filled, ax=axes, label="output activation", extendfrac=0, ticks=levels[::2])
         margins = values - 0.5
@@ -121,13 +122,6 @@ def decision_regions(
     )
     style.legend(figure, axes, new=ax is None, ncols=5)
     return figure
-
-
-def _levels(ends: tuple[float, float], values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Eleven values over the range of the activation, or if infinite, of the outputs."""
-    low = ends[0] if math.isfinite(ends[0]) else float(values.min())
-    high = ends[1] if math.isfinite(ends[1]) else float(values.max())
-    return np.linspace(low, high if high > low else low + 1, 11)
 
 
 def _classes(outputs: Array) -> np.ndarray[Any, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["DASHES", "MARKERS", "figure", "host", "ink", "is_log", "layer_name", "legend", "lines"]
-__all__ += ["log_ticks", "numbers", "panels", "plain", "shades"]
+__all__ = ["MARKERS", "figure", "host", "ink", "is_log", "layer_name", "legend", "lines", "log_ticks"]
+__all__ += ["numbers", "panels", "plain", "shades", "span", "strokes"]
 
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
@@ -71,36 +72,50 @@ def shades(axes: Axes, n: int) -> list[Any]:
     return [colormaps["viridis"](x) for x in np.linspace(low, high, n)]
 
 
+def strokes(axes: Axes, n: int) -> Iterator[dict[str, Any]]:
+    """Options of `n` lines that differ in lightness, dash and marker."""
+    for i, colour in enumerate(shades(axes, n)):
+        dash, marker = DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)]
+        yield {"color": colour, "linestyle": dash, "marker": marker}
+
+
 def lines(axes: Axes, x: Sequence[float], curves: Iterable[tuple[str, Sequence[float]]]) -> None:
-    """Draw named curves over x with different shades, dashes and markers.
+    """Draw named curves over x.
 
     Values of shape (epochs, P), of a stack, are drawn as their median and range.
     """
     curves = list(curves)
     every = max(1, len(x) // MARKED)
     drawn = []
-    for i, ((name, values), colour) in enumerate(zip(curves, shades(axes, len(curves)), strict=True)):
+    for i, ((name, values), stroke) in enumerate(zip(curves, strokes(axes, len(curves)), strict=True)):
         y = np.asarray(values, "float64")
         drawn.append(y[~np.isnan(y)] if y.ndim > 1 else y)  # networks that have stopped are NaN
         if y.ndim > 1:
             low, high = np.nanmin(y, axis=1), np.nanmax(y, axis=1)
-            axes.fill_between(x[: len(y)], low, high, color=colour, alpha=0.2, linewidth=0)
+            axes.fill_between(x[: len(y)], low, high, color=stroke["color"], alpha=0.2, linewidth=0)
             y = np.nanmedian(y, axis=1)
         axes.plot(
             x[: len(y)],
             y,
             label=name,
-            color=colour,
-            linestyle=DASHES[i % len(DASHES)],
-            marker=MARKERS[i % len(MARKERS)],
             # markers of different lines don't overlap
             markevery=(i * every // len(curves), every),
             markersize=5,
+            **stroke,
         )
     if is_log(np.concatenate(drawn)):
         axes.set_yscale("log")
         log_ticks(axes.yaxis, *axes.get_ylim())
     axes.grid(alpha=0.3)
+
+
+def span(ends: tuple[float, float], values: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """The range of an activation; where it is infinite, the end of the values."""
+    low, high = ends
+    return (
+        low if math.isfinite(low) else float(values.min()),
+        high if math.isfinite(high) else float(values.max()),
+    )
 
 
 def log_ticks(axis: Axis, low: float, high: float) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -69,7 +68,10 @@ class Poisson(InMemory):
             numbers = np.full((len(some), width), N)
             for row, size in zip(numbers, some, strict=True):
                 row[:size] = self.rng.choice(N, size, replace=False, shuffle=False)
-            chunk = self._padded(numbers, int(some.sum()))
+            indices = self._placed(numbers.ravel())
+            load = partial(self.backend.take, self.rows)
+            outcomes, total = partial(self._outcomes, indices, width), int(some.sum())
+            chunk = Chunk(width, True, Slices(indices, width), load, outcomes, self.rows, total)
             self._spend(len(some))
             yield chunk
             step += len(some)
@@ -84,9 +86,3 @@ class Poisson(InMemory):
         """The padded size: a multiple of √m, so that few plans are needed."""
         grain = max(1, math.isqrt(self.batch_size))
         return max(1, -(-size // grain)) * grain
-
-    def _padded(self, numbers: np.ndarray[Any, Any], total: int) -> Chunk:
-        indices = self._placed(numbers.ravel())
-        m = numbers.shape[1]
-        load, outcomes = partial(self.backend.take, self.rows), partial(self._outcomes, indices, m)
-        return Chunk(m, True, Slices(indices, m), load, outcomes, self.rows, total)

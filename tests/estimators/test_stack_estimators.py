@@ -161,9 +161,8 @@ def test_what_may_differ_shares_a_stack_and_what_may_not_does_not():
 @pytest.mark.parametrize(("alone", "together"), [(1.0, 2.5), (1.0, 4.0)])
 def test_networks_are_trained_alone_where_a_step_takes_less_time(monkeypatch, alone, together):
     models = [MLPClassifier((5,), max_iter=1, batch_size=40, random_state=i) for i in range(3)]
-    starts = np.concatenate([np.full(stacked.TRIALS, alone), np.full(stacked.TRIALS, together)])
-    readings = iter(np.ravel([np.zeros(len(starts)), starts + np.arange(len(starts)) % 3], order="F"))
-    monkeypatch.setattr(stacked, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
+    times = iter([alone + np.arange(3), together + np.arange(3)])
+    monkeypatch.setattr(stacked, "timeit", SimpleNamespace(repeat=lambda *_, **__: next(times)))
     member = stacked.StackedFit(models[0], np.arange(240), models[0]._prepare(X, LABELS, None).Y, None)
     assert alone_is_faster(member, 3, 3) == (together > 3 * alone)
     assert alone_is_faster(member, 1, 1)
