@@ -15,7 +15,7 @@ from bpengine.model.packed_examples import pack_examples
 from bpengine.model.parameters import padded
 from bpengine.validation import shown
 
-__all__ = ["Examples", "column"]
+__all__ = ["Examples", "no_column"]
 
 CHUNK = 128  # examples converted at a time
 SHAPE = operator.attrgetter("shape")
@@ -116,18 +116,12 @@ class Examples(list[Any]):
         if any(type(a) is not np.ndarray for a in columns) or set(map(SHAPE, columns)) != {(n, 1)}:
             for i, a in enumerate(columns):
                 if _shape(a) != (n, 1):
-                    raise _no_column(a, n, f"{self.name}[{i}]: {'xy'[which]}", hint)
+                    raise no_column(a, n, f"{self.name}[{i}]: {'xy'[which]}", hint)
         return columns
 
 
-def column(a: Any, n: int, name: str) -> Array:
-    """Check that `a` is a column of n numbers; return it in float64."""
-    if _shape(a) != (n, 1):
-        raise _no_column(a, n, name)
-    return np.asarray(a, "float64")
-
-
-def _no_column(a: Any, n: int, name: str, hint: str = "") -> ValueError:
+def no_column(a: Any, n: int, name: str, hint: str = "") -> ValueError:
+    """The error for `a`, which is not a column of n numbers."""
     shape = _shape(a)
     if math.prod(shape) == n:
         hint = f"Did you mean its column, .reshape({n}, 1)?"

@@ -15,7 +15,7 @@ from bpengine.backends import Array
 from bpengine.backprop.forward import forward_chunks
 from bpengine.backprop.plan import Plan
 from bpengine.book.costs import engine_cost, sigmoid
-from bpengine.book.examples import Examples, column
+from bpengine.book.examples import Examples, no_column
 from bpengine.network.network import Network as Engine
 from bpengine.optimizers.sgd import SGD
 
@@ -70,7 +70,7 @@ class Program(ABC):
         """
         a = validation.host_numbers(a, "a")
         if a.ndim != 2 or a.shape[0] != self.sizes[0]:
-            column(a, self.sizes[0], "a")
+            raise no_column(a, self.sizes[0], "a")
         for w, b in zip(self.weights, self.biases, strict=True):
             a = sigmoid(np.dot(w, a) + b)
         return a

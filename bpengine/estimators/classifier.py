@@ -10,15 +10,13 @@ from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from bpengine.estimators.base import ENGINE_NAMES
 from bpengine.estimators.class_weight import class_weights
 from bpengine.estimators.data import Host
 from bpengine.estimators.fit import MLP, stochastic_only
-from bpengine.estimators.parameters import SPARSE
 from bpengine.model.costs import Cost, resolve
-from bpengine.validation import check_unmasked
 
 __all__ = ["CLASS_WEIGHT", "MLPClassifier", "MultilabelMixin"]
 
@@ -273,8 +271,7 @@ class MLPClassifier(MultilabelMixin, MLP):
             )
 
     def _check_held_out(self, X: Any, y: Any) -> tuple[Any, Any]:
-        check_unmasked(X=X, y=y)
-        X, y = validate_data(self, X, y, accept_sparse=SPARSE, multi_output=True, reset=False)
+        X, y = self._checked_pair(X, y, reset=False)
         unseen = np.setdiff1d(unique_labels(y), self.classes_)
         if len(unseen):
             raise ValueError(f"validation has classes {unseen} that y has not.")

@@ -19,7 +19,7 @@ from bpengine.model.activations import Activation
 from bpengine.model.costs import Cost
 from bpengine.validation import check_unmasked, finite_number, whole_number
 
-__all__ = ["SPARSE", "Estimator"]
+__all__ = ["Estimator"]
 
 SPARSE = ["csr", "csc"]
 

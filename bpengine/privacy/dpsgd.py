@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
 from bpengine.model.suggestions import known_keywords
-from bpengine.optimizers.base import Rate
+from bpengine.optimizers.base import Optimizer, Rate
 from bpengine.optimizers.sgd import SGD
 from bpengine.validation import convert_fields, flag, non_negative_number, optional, positive_number
 
@@ -92,10 +92,7 @@ class DPSGD:
         for name in ("learning_rate", "momentum", "weight_decay", "averaging"):
             object.__setattr__(self, name, getattr(rule, name))
 
-    def __repr__(self) -> str:
-        values = ((field, getattr(self, field.name)) for field in fields(self))
-        shown = [f"{field.name}={value!r}" for field, value in values if value != field.default]
-        return f"DPSGD({', '.join(shown)})"
+    __repr__ = Optimizer.__repr__
 
     @property
     def rule(self) -> SGD:

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bpengine.reference.checks import check_example
-from bpengine.reference.per_example import PerExampleNetwork
+from bpengine.reference.per_example import PerExampleNetwork, check_example
 
 __all__ = ["DiagonalNetwork", "slopes"]
 

@@ -9,8 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bpengine.reference.checks import check_entry, check_example
-from bpengine.reference.per_example import ACTIVATIONS, COSTS, PerExampleNetwork
+from bpengine.reference.per_example import (
+    ACTIVATIONS,
+    COSTS,
+    PerExampleNetwork,
+    check_entry,
+    check_example,
+)
 
 __all__ = ["Nudges", "nudge"]
 

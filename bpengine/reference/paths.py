@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from bpengine.reference.checks import check_entry, check_example
 from bpengine.reference.diagonal import slopes
-from bpengine.reference.per_example import ACTIVATIONS, PerExampleNetwork
+from bpengine.reference.per_example import ACTIVATIONS, PerExampleNetwork, check_entry, check_example
 
 __all__ = ["MOST_PATHS", "Path", "PathNetwork"]
 

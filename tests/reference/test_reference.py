@@ -27,7 +27,7 @@ from strategies import (
 )
 
 import bpengine as bp
-from bpengine.reference import checks, nudges, paths, per_example
+from bpengine.reference import nudges, paths, per_example
 from bpengine.reference.diagonal import DiagonalNetwork, slopes
 from bpengine.reference.linear import collapse
 from bpengine.reference.paths import Path, PathNetwork
@@ -340,7 +340,7 @@ def test_too_many_paths_are_counted_not_listed():
 )
 def test_a_weight_that_is_not_there_is_an_error(layer, entry, message):
     with pytest.raises(IndexError, match=message):
-        checks.check_entry(network("tanh", "quadratic"), layer, entry)
+        per_example.check_entry(network("tanh", "quadratic"), layer, entry)
 
 
 @pytest.mark.parametrize("form", [DiagonalNetwork, PathNetwork])
