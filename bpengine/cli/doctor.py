@@ -146,8 +146,7 @@ def measure(tried: Sequence[Setting]) -> list[Measurement]:
 
 def _try(setting: Setting, measurement: Measurement) -> None:
     # OPT_OUT: the child's `import bpengine` must not choose another core
-    changes = {**setting.variables, openblas.OPT_OUT: "0"}
-    merged = {**os.environ, **changes}
+    merged = {**os.environ, **setting.variables, openblas.OPT_OUT: "0"}
     environment = {name: value for name, value in merged.items() if value is not None}
     code = f"from bpengine.cli import doctor; print(doctor.rates({SECONDS}))"
     try:

@@ -64,13 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        commands = {
-            "doctor": lambda _: doctor.main(),
-            "predict": predict,
-            "scale": scale,
-            "train": train,
-        }
-        return commands[options.command](options)
+        run = {"doctor": lambda _: doctor.main(), "predict": predict, "scale": scale, "train": train}
+        return run[options.command](options)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -233,11 +228,11 @@ def train(options: argparse.Namespace) -> int:
 def _optimizer(options: argparse.Namespace) -> Any:
     """The optimizer of --optimizer and --learning-rate."""
     kind, rate = BY_NAME[options.optimizer], options.learning_rate
-    if kind is LBFGS:
-        if rate is not None:
-            raise ValueError("--learning-rate is not for lbfgs, which searches along its steps.")
-        return kind()
-    return kind() if rate is None and kind is not SGD else kind(RATE if rate is None else rate)
+    if kind is LBFGS and rate is not None:
+        raise ValueError("--learning-rate is not for lbfgs, which searches along its steps.")
+    if kind is SGD and rate is None:
+        rate = RATE
+    return kind() if rate is None else kind(rate)
 
 
 def _examples(options: argparse.Namespace, rng: np.random.Generator) -> Any:

@@ -109,11 +109,12 @@ class BaseEnsemble(Estimator, FirstParameter):
             )
         return [est.loss_curve_ for est in self.estimators_]
 
-    def _mean_and_std(self, X: Any) -> tuple[Host, Host]:
+    def _mean(self, X: Any, return_std: bool = False) -> Any:
         check_is_fitted(self)
         X = self._checked(X)
         found = np.stack([getattr(est, self._averaged)(X) for est in self.estimators_])
-        return found.mean(axis=0), found.std(axis=0)
+        mean = found.mean(axis=0)
+        return (mean, found.std(axis=0)) if return_std else mean
 
 
 def _fit(est: BaseMLP, X: Any, y: Any, sample_weight: Any, numbers: Host) -> BaseMLP:
@@ -218,7 +219,7 @@ validation, max_norm
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
         """
-        mean = self._mean_and_std(X)[0]
+        mean = self._mean(X)
         single = self.estimators_[0]
         labels: Host = single._labels(mean[:, 1:] if single.n_outputs_ == 1 else mean)
         return labels
@@ -236,8 +237,7 @@ validation, max_norm
         -------
         ndarray of shape (n_samples, n_classes), or two of them
         """
-        mean, std = self._mean_and_std(X)
-        return (mean, std) if return_std else mean
+        return self._mean(X, return_std)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -298,5 +298,4 @@ max_norm
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs), or two of them
         """
-        mean, std = self._mean_and_std(X)
-        return (mean, std) if return_std else mean
+        return self._mean(X, return_std)

@@ -24,12 +24,7 @@ LIGHT = 0.05, 0.6  # part of the colour map that contrasts with black markers
 
 
 def decision_regions(
-    network: Network,
-    X: Array,
-    labels: Array,
-    *,
-    resolution: SupportsIndex = 200,
-    ax: Axes | None = None,
+    network: Network, X: Array, labels: Array, *, resolution: SupportsIndex = 200, ax: Axes | None = None
 ) -> Figure:
     """Classes that a network of two inputs predicts over the plane, and the examples.
 

@@ -86,12 +86,8 @@ def nudge(
 
     Parameters
     ----------
-    weights : sequence of arrays of shape (n_l, n_{l-1})
-        Not changed; computed in float64.
-    biases : sequence of arrays of shape (n_l, 1)
-    activations : sequence of str
-        One name per layer after the input.
-    cost : str
+    weights, biases, activations, cost
+        As for `PerExampleNetwork`; computed in float64.
     x : array of shape (n_1, 1)
     y : array of shape (n_L, 1)
     layer : int

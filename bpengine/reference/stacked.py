@@ -16,6 +16,7 @@ from bpengine.reference.per_example import PerExampleNetwork
 __all__ = ["StackedNetwork"]
 
 Array = np.ndarray[Any, Any]
+By = Literal["matmul", "einsum"]
 
 
 class StackedNetwork(PerExampleNetwork):
@@ -48,9 +49,7 @@ class StackedNetwork(PerExampleNetwork):
             raise ValueError("this form takes elementwise activations; softmax is not one.")
         super().__init__(weights, biases, activations, cost)
 
-    def per_example(
-        self, X: Array, Y: Array, by: Literal["matmul", "einsum"] = "matmul"
-    ) -> tuple[list[Array], list[Array]]:
+    def per_example(self, X: Array, Y: Array, by: By = "matmul") -> tuple[list[Array], list[Array]]:
         """Gradients of C_x for every column x of X.
 
         Parameters
@@ -80,16 +79,12 @@ class StackedNetwork(PerExampleNetwork):
         pairs = zip(deltas, activations[:-1], strict=True)
         return [np.einsum("jm,km->mjk", δ, a) for δ, a in pairs], nabla_b
 
-    def gradient(
-        self, X: Array, Y: Array, by: Literal["matmul", "einsum"] = "matmul"
-    ) -> tuple[list[Array], list[Array]]:
+    def gradient(self, X: Array, Y: Array, by: By = "matmul") -> tuple[list[Array], list[Array]]:
         """Averages over the columns of X and Y: the stacks of `per_example` summed, divided by m."""
         nabla_w, nabla_b = self.per_example(X, Y, by)
         return [dw.mean(axis=0) for dw in nabla_w], [db.mean(axis=0) for db in nabla_b]
 
-    def update_mini_batch(
-        self, X: Array, Y: Array, learning_rate: float, by: Literal["matmul", "einsum"] = "matmul"
-    ) -> None:
+    def update_mini_batch(self, X: Array, Y: Array, learning_rate: float, by: By = "matmul") -> None:
         """One step of gradient descent on the columns of X and Y."""
         nabla_w, nabla_b = self.gradient(X, Y, by)
         for w, b, dw, db in zip(self.weights, self.biases, nabla_w, nabla_b, strict=True):
