@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -39,14 +39,7 @@ class Examples(list[Any]):
             return
         for i, pair in enumerate(self):
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                length = (
-                    f" of length {len(pair)}"
-                    if isinstance(pair, Sized) and getattr(pair, "shape", True)
-                    else ""
-                )
-                raise ValueError(
-                    f"{name}[{i}] is of type {type(pair).__name__}{length}; expected a pair (x, y)."
-                )
+                raise ValueError(f"{name}[{i}] must be a pair (x, y), got {shown(pair)}.")
 
     @classmethod
     def of(cls, data: Iterable[Any], name: str) -> Examples:

@@ -101,12 +101,8 @@ def start_together(training: Training, ranks: Ranks, resume: str | os.PathLike[s
     # schedules follow the rank with the most steps
     training.source.steps = int(steps.max()) if steps.all() else None
     if validated[0].any():  # accuracies need classes on every rank with validation data
-        are_classes = (validated[0] == validated[1]).all()
-        training.figures = (
-            "cost",
-            "validation_cost",
-            *(("validation_accuracy",) if are_classes else ()),
-        )
+        accuracy = ["validation_accuracy"] if (validated[0] == validated[1]).all() else []
+        training.figures = ("cost", "validation_cost", *accuracy)
     shared = [x for x in training.callbacks if not x.main_rank_only]
     here = {
         **files.describe(network)[0],

@@ -287,9 +287,8 @@ class MLPClassifier(MultilabelMixin, MLP):
             canonical = resolve(self.cost).canonical
             return canonical if canonical in ("softmax", "sigmoid") else out, self.cost, None
         chosen = self._layer_activations(hidden, out)[-1]
-        if chosen != ENGINE_NAMES.get(out, out):
-            return out, "softmax_cross_entropy" if chosen == "softmax" else "binary_cross_entropy", None
-        return out, "softmax_cross_entropy" if multiclass else "binary_cross_entropy", "log_loss"
+        cost = "softmax_cross_entropy" if chosen == "softmax" else "binary_cross_entropy"
+        return out, cost, "log_loss" if chosen == ENGINE_NAMES.get(out, out) else None
 
     def _score(self, X: Any, Y: Any, sample_weight: Any) -> float:
         outputs = self._outputs(X)

@@ -77,7 +77,7 @@ class StackedFit:
     def kind(self) -> tuple[Any, ...]:
         """The properties that are equal within a stack."""
         net, est = self.network, self.estimator
-        classes = np.asarray(getattr(est, "classes_", ())).tolist()
+        classes = tuple(getattr(est, "classes_", ()))
         return (
             (type(est), net.sizes, net.activations, net.cost, net.dtype, est._loss.name, classes),
             (net.backend.name, str(net.backend.device)),
@@ -112,16 +112,11 @@ def stacks(found: Sequence[StackedFit], workers: int = 1) -> list[list[StackedFi
 
     A large network is faster alone, as it stays in the processor's cache from one step to the next.
     """
-    kinds: list[tuple[Any, ...]] = []
-    groups: list[list[StackedFit]] = []
+    groups: dict[tuple[Any, ...], list[StackedFit]] = {}
     for member in found:
-        kind = member.kind
-        if kind not in kinds:
-            kinds.append(kind)
-            groups.append([])
-        groups[kinds.index(kind)].append(member)
+        groups.setdefault(member.kind, []).append(member)
     parts: list[list[StackedFit]] = []
-    for group in groups:
+    for group in groups.values():
         all_steps = sum(member.all_steps for member in group)
         for member in group:
             member.all_steps = all_steps
