@@ -21,7 +21,10 @@ import numpy as np
 
 from bpengine.backends import Array, Backend
 
-__all__ = ["Group", "HostSum", "RankError", "StagedSum", "pieces"]
+__all__ = ["Group", "Host", "HostSum", "Parts", "RankError", "StagedSum", "pieces"]
+
+Host = np.ndarray[Any, Any]
+Parts = Sequence[tuple[int, int]]  # start and stop of each part of a vector
 
 PIECE_BYTES = 2**22  # of one all-reduce: larger ones exceed the cache
 SPINS = 100  # polls before a waiting rank yields its core
@@ -88,7 +91,7 @@ class Group:
         """Whether all ranks raise `error`."""
         return error is self._agreed
 
-    def agree(self, kind: float, *values: float) -> np.ndarray[Any, Any]:
+    def agree(self, kind: float, *values: float) -> Host:
         """A control point: gather the values of all ranks, shape (ranks, 7).
 
         Parameters
@@ -126,17 +129,17 @@ class Group:
         self.finish()
         self._gather(INTERRUPTED)
 
-    def sum(self, array: np.ndarray[Any, Any]) -> None:
+    def sum(self, array: Host) -> None:
         """Sum a contiguous array over the ranks in place, bitwise equal on all of them."""
         if self.size > 1:
             for piece in pieces(array.reshape(-1)):
                 self.wait(self.start_sum(piece))
 
-    def start_sum(self, piece: np.ndarray[Any, Any]) -> Any:
+    def start_sum(self, piece: Host) -> Any:
         """Begin the sum of a piece over the ranks, in place; return the request to `wait` for."""
         return self.comm.Iallreduce(self._mpi.IN_PLACE, piece)
 
-    def broadcast(self, array: np.ndarray[Any, Any]) -> None:
+    def broadcast(self, array: Host) -> None:
         """Broadcast rank 0's contiguous array into that of every rank."""
         for piece in pieces(array.reshape(-1)):
             self.wait(self.comm.Ibcast(piece, 0))
@@ -186,7 +189,7 @@ class Group:
         self._given.Abort(1)
         raise SystemExit(1)  # if Abort returns
 
-    def _gather(self, *sent: float) -> np.ndarray[Any, Any]:
+    def _gather(self, *sent: float) -> Host:
         values, table = np.zeros(WIDTH), np.empty((self.size, WIDTH))
         values[: len(sent)] = sent
         self.wait(self.comm.Iallgather(values, table))
@@ -216,12 +219,10 @@ class HostSum:
     It overwrites this rank's `vector`; `parts` are the start and stop of each part.
     """
 
-    def __init__(
-        self, group: Group, vector: np.ndarray[Any, Any], parts: Sequence[tuple[int, int]]
-    ) -> None:
+    def __init__(self, group: Group, vector: Host, parts: Parts) -> None:
         self.group = group
         self._parts = [list(pieces(vector[start:stop])) for start, stop in parts]
-        self._waiting: list[np.ndarray[Any, Any]] = []
+        self._waiting: list[Host] = []
         self._request: Any = None
 
     def begin(self, part: int) -> None:
@@ -244,9 +245,7 @@ class HostSum:
 class StagedSum(HostSum):
     """The sum over the ranks of a vector on a device, through a copy in host memory."""
 
-    def __init__(
-        self, group: Group, vector: Array, parts: Sequence[tuple[int, int]], backend: Backend, dtype: str
-    ) -> None:
+    def __init__(self, group: Group, vector: Array, parts: Parts, backend: Backend, dtype: str) -> None:
         self.vector, self.backend, self.dtype, self.parts = vector, backend, dtype, parts
         self.host = np.empty(vector.shape, dtype)
         super().__init__(group, self.host, parts)
@@ -263,7 +262,7 @@ class StagedSum(HostSum):
         self.vector[...] = self.backend.asarray(self.host, self.dtype)
 
 
-def pieces(vector: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
+def pieces(vector: Host) -> Iterator[Host]:
     """A vector in pieces of `PIECE_BYTES` or less: contiguous views."""
     length = PIECE_BYTES // vector.itemsize
     return (vector[i : i + length] for i in range(0, vector.size, length))

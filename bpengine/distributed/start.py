@@ -14,7 +14,7 @@ import numpy as np
 
 from bpengine.data.prepare import Totals
 from bpengine.distributed.agreement import Phase, generators, seed_of_rank
-from bpengine.distributed.collectives import Group
+from bpengine.distributed.collectives import Group, Host
 from bpengine.distributed.options import DataParallel
 from bpengine.distributed.strategy import on_host, to_host
 from bpengine.model import files
@@ -67,13 +67,13 @@ class Ranks(Totals):
                 "share inputs, order and sample_weight, and with accumulate above 1 targets too."
             )
 
-    def count(self, counts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def count(self, counts: Host) -> Host:
         """Sum counts over all ranks."""
         self.group.agree(Phase.COUNTS)
         self.group.sum(counts)
         return counts
 
-    def relative(self, weights: np.ndarray[Any, Any] | None, N: int) -> np.ndarray[Any, Any] | None:
+    def relative(self, weights: Host | None, N: int) -> Host | None:
         """The weights of N examples, relative to the mean of all ranks; None if no rank has any."""
         total = N if weights is None else float(weights.sum())
         table = self.group.agree(Phase.WEIGHTS, weights is not None, total, N)

@@ -14,7 +14,7 @@ from bpengine.backends import Array, Backend
 from bpengine.backprop.plan import Plan
 from bpengine.data.source import Chunk
 from bpengine.distributed.agreement import Phase, generators, seed_of_rank
-from bpengine.distributed.collectives import Group, RankError
+from bpengine.distributed.collectives import Group, Host, RankError
 from bpengine.distributed.options import DataParallel
 from bpengine.distributed.summed_gradient import AccumulatedPlan, Summed
 from bpengine.model.examples import sample_weights
@@ -119,9 +119,7 @@ class DataParallelStrategy(SingleProcess):
             step += steps
         self._average(training)
 
-    def take_steps(
-        self, training: Training, chunk: Chunk | None, steps: int, step: int
-    ) -> np.ndarray[Any, Any]:
+    def take_steps(self, training: Training, chunk: Chunk | None, steps: int, step: int) -> Host:
         """Take the steps of a round, without a chunk if no examples are left.
 
         Returns the sum of the costs of each step's examples, of all ranks.
@@ -252,12 +250,12 @@ class DataParallelStrategy(SingleProcess):
         return bool(self.group.agree(Phase.STOP, stopped)[:, 0].any())
 
 
-def to_host(model: Model, array: Array) -> np.ndarray[Any, Any]:
+def to_host(model: Model, array: Array) -> Host:
     """A contiguous copy in host memory."""
     return np.array(model.backend.to_numpy(array), order="C")
 
 
-def on_host(model: Model, array: Array, change: Callable[[np.ndarray[Any, Any]], None]) -> None:
+def on_host(model: Model, array: Array, change: Callable[[Host], None]) -> None:
     """Apply `change`, in place, to a copy in host memory, and copy it back."""
     host = to_host(model, array)
     change(host)

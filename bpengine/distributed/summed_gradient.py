@@ -20,7 +20,7 @@ from bpengine.backends.base import warn_once
 from bpengine.backends.operation import itemsize, size
 from bpengine.backprop.plan import Plan
 from bpengine.backprop.reduction import Mean
-from bpengine.distributed.collectives import Group, HostSum, StagedSum
+from bpengine.distributed.collectives import Group, HostSum, Parts, StagedSum
 from bpengine.model.parameters import Parameters
 
 __all__ = ["AccumulatedPlan", "Summed", "SummedProgram", "summing"]
@@ -63,7 +63,7 @@ class SummedProgram:
 
     gradient: Callable[[Callable[[int], None]], None]
     sums: Any
-    parts: Sequence[tuple[int, int]]
+    parts: Parts
     vector: Array
     update: Program
     _begun: int = 0
@@ -198,9 +198,7 @@ def _program(plan: Plan) -> SummedProgram:
     return plan.program
 
 
-def summing(
-    group: Group, backend: Backend, vector: Array, parts: Sequence[tuple[int, int]], dtype: str
-) -> Any:
+def summing(group: Group, backend: Backend, vector: Array, parts: Parts, dtype: str) -> Any:
     """The sum of a vector over the ranks: on the device if the backend can, else on the host."""
     found = backend.all_reduce(group, vector, parts)
     if found is not None:
