@@ -45,7 +45,7 @@ def table(processes: int, rungs: Sequence[str], backends: Sequence[str], pairs: 
     finally:
         for other in others:
             other.kill()
-    return pages.table("", rungs, rows)
+    return pages.table("", [str(ladder.LADDER[rung]) for rung in rungs], rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -31,7 +31,6 @@ from bpengine.estimators import MLPClassifier
 from bpengine.timing import measure
 
 Pair = tuple[Callable[[], object], Callable[[], object]]
-PREDICTIONS = contenders.installed(contenders.PREDICTIONS)
 SIZES: dict[str, tuple[str, int | None]] = {
     "2-3-3-1, 50": ("tiny", None),
     "784-30-10, 10": ("nielsen", None),
@@ -146,7 +145,7 @@ def predictions(name: str, m: int | None, backend: str) -> dict[str, Pair]:
     X, net = ladder.examples(name, m)[0], ladder.network(name, backend)
     return {
         f"feedforward ÷ {peer}'s": (lambda: net.feedforward(X), predict(name, m))
-        for peer, predict in PREDICTIONS.items()
+        for peer, predict in contenders.installed(contenders.PREDICTIONS).items()
     }
 
 

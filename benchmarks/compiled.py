@@ -7,8 +7,8 @@ bpengine with ``backend="numba"``, median over pairs with a 95 % bootstrap inter
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 # before NumPy, so that OpenBLAS takes the core that bpengine asks it for
@@ -17,8 +17,8 @@ import bpengine as bp  # isort: skip
 import contenders
 import numpy as np
 import pages
-from ladder import LADDER, LEARNING_RATE, examples, plain_parameters, plan
-from report import PAIRS, SKIPPED, STEPS
+from ladder import LADDER, LEARNING_RATE, examples, plain_parameters
+from report import MEANS, against
 
 from bpengine.data.resident import InMemory
 from bpengine.reference.per_example import PerExampleNetwork
@@ -26,39 +26,26 @@ from bpengine.timing import Ratio, measure
 from bpengine.training.loop import Training
 
 CONTENDERS = {
-    "JAX scan": contenders.jax_scan,
-    "bpengine, NumPy": contenders.engine,
-    "per-example loop": contenders.per_example_loop,
-    "products alone, by NumPy": contenders.products_alone,
+    "JAX scan": ("jax", contenders.jax_scan),
+    "bpengine, NumPy": ("numpy", contenders.engine),
+    "per-example loop": ("numpy", contenders.per_example_loop),
+    "products alone, by NumPy": ("numpy", contenders.products_alone),
 }
 EXAMPLES, BATCH = 8000, 10
-
-
-def step_ratio(name: str, rung: str) -> Ratio:
-    """Time of a contender's step ÷ bpengine's."""
-    theirs = 1 if name == "per-example loop" else STEPS[rung]
-    ours = plan(rung, backend="numba")
-    found = measure(
-        CONTENDERS[name](rung, theirs), lambda: ours.run(STEPS[rung]), pairs=PAIRS[rung], rng=0
-    )
-    return scaled(found, STEPS[rung] / theirs)
-
-
-def scaled(found: Ratio, factor: float) -> Ratio:
-    """A ratio of times for different numbers of steps, as one for the same number."""
-    low, high = found.low * factor, found.high * factor
-    return Ratio(found.median * factor, low, high, found.pairs, found.ours, found.reference)
+LOOPED = 500  # examples on which the loop is timed
 
 
 def epochs() -> dict[str, Ratio]:
     """An epoch on 8,000 digits in random order, 784-30-10 in batches of 10, ÷ bpengine's by `fit`."""
-    return {
-        "JAX: scan over a shuffled epoch, gather included": measure(
-            _jax_epoch(), _epoch(), pairs=21, rng=0
-        ),
-        "bpengine, NumPy": measure(_epoch("numpy"), _epoch(), pairs=21, rng=0),
-        "per-example loop": scaled(measure(_loop(), _epoch(), pairs=11, rng=0), EXAMPLES / 500),
-    }
+    makers = contenders.installed(
+        {
+            "JAX: scan over a shuffled epoch, gather included": ("jax", _jax_epoch),
+            "bpengine, NumPy": ("numpy", partial(_epoch, "numpy")),
+        }
+    )
+    found = {name: measure(make(), _epoch(), pairs=21, rng=0) for name, make in makers.items()}
+    loop = measure(_loop(), _epoch(), pairs=11, rng=0)
+    return found | {"per-example loop": pages.per_step(loop, LOOPED, EXAMPLES)}
 
 
 def _epoch(backend: str = "numba") -> Callable[[], object]:
@@ -72,14 +59,14 @@ def _epoch(backend: str = "numba") -> Callable[[], object]:
 
 
 def _loop() -> Callable[[], object]:
-    """The per-example loop on 500 examples; an epoch takes 16 times as long."""
-    X, Y = examples("nielsen", 500)
+    """The per-example loop on some of the examples."""
+    X, Y = examples("nielsen", LOOPED)
     weights, biases = plain_parameters("nielsen")
     loop = PerExampleNetwork(weights, biases, ["sigmoid"] * 2, "quadratic")
 
     def run() -> None:
-        order = np.random.default_rng(0).permutation(500)
-        for start in range(0, 500, BATCH):
+        order = np.random.default_rng(0).permutation(LOOPED)
+        for start in range(0, LOOPED, BATCH):
             chosen = order[start : start + BATCH]
             loop.update_mini_batch(X[:, chosen], Y[:, chosen], LEARNING_RATE)
 
@@ -118,37 +105,23 @@ def _jax_epoch() -> Callable[[], object]:
     return run
 
 
-WHAT = (
-    "How much time a training step takes relative to bpengine's plan compiled by Numba "
-    '(`backend="numba"`).'
-)
-MEANS = (
-    "Above 1, the compiled plan is faster. A step is plain SGD on a resident batch, update included: "
-    "float32, sigmoid, quadratic cost."
-)
-
-
 def main() -> None:
     """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rungs", nargs="+", default=list(LADDER), choices=list(LADDER))
     pages.options(parser)
     options = parser.parse_args()
-    found: dict[str, dict[str, Ratio]] = {name: {} for name in CONTENDERS}
-    for name in CONTENDERS:
-        for rung in options.rungs:
-            if (name, rung) not in SKIPPED:
-                found[name][rung] = step_ratio(name, rung)
-                print(f"{rung:8} {name:24} {found[name][rung]}", file=sys.stderr, flush=True)
-    rows = {name: [pages.cell(of.get(rung)) for rung in options.rungs] for name, of in found.items()}
-    rows["*bpengine with Numba, µs a step*"] = [
-        f"*{min(of[rung].reference for of in found.values() if rung in of) / STEPS[rung]:.4g}*"
-        for rung in options.rungs
-    ]
+    found = against(contenders.installed(CONTENDERS), options.rungs, contenders.compiled_engine)
     of_epochs = epochs()
     parts = [
-        *pages.first_lines(WHAT, MEANS, ["numba", "jax"], options.rungs),
-        pages.table("× time of the compiled step", options.rungs, rows),
+        *pages.first_lines(
+            "How much time a training step takes relative to bpengine's plan compiled by Numba "
+            '(`backend="numba"`).',
+            MEANS,
+            ["numba", "jax"],
+            options.rungs,
+        ),
+        pages.step_table("× time of the compiled step", found, options.rungs),
         pages.losses(found, ["products alone, by NumPy"]),
         f"An epoch of training on {EXAMPLES:,} examples of 784 in random order, 784-30-10 in batches of "
         f"{BATCH}: shuffling, gathering, steps, costs.",

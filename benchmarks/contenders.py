@@ -19,6 +19,7 @@ from bpengine.reference.per_example import PerExampleNetwork
 from bpengine.reference.stacked import StackedNetwork
 
 Steps = Callable[[], object]
+Maker = Callable[[str, int], Steps]
 Make = TypeVar("Make")
 
 

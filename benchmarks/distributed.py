@@ -56,10 +56,11 @@ def start(rungs: list[str], pairs: int, only_print: bool) -> None:
             "through `fit`, on the same global batches.",
             "Above 1, two ranks are faster. `sync_every=8` is another algorithm. The last column is the "
             "time of a step that [the model](many-machines.md#how-many-machines-are-useful) predicts, "
-            f"divided by the measured one. {pairs} pairs; in brackets is the middle half of them.",
+            f"divided by the measured one. {pairs} pairs.",
             ["mpi4py"],
             rungs,
-            2,
+            threads=2,
+            interval="the median, and in brackets the middle half",
         ),
         found["library"],
         pages.table("", columns, rows),

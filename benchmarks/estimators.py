@@ -94,10 +94,7 @@ def products(data: Data, hidden: tuple[int, ...], batch: int, epochs: int) -> Ca
 
 def sizes_table(pairs: int, examples: int, networks: list[str]) -> str:
     """Markdown: networks, batches and dtypes; bpengine by each backend, and how far any could get."""
-    lines = [
-        "| network | batch | dtype | NumPy | Numba | products alone |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = {}
     for name in networks:
         hidden = SIZES[name]
         small = name.startswith("digits")
@@ -111,14 +108,13 @@ def sizes_table(pairs: int, examples: int, networks: list[str]) -> str:
                 alone = products(data, hidden, 200 if batch == "auto" else int(batch), epochs)
                 found.append(measure(fits(data, "numpy", **options)[0], alone, pairs=pairs, rng=0))
                 print(name, batch, dtype, *found, file=sys.stderr, flush=True)
-                lines.append(f"| {name} | {shown} | {dtype} | {' | '.join(map(pages.cell, found))} |")
-    return "\n".join(lines)
+                rows[f"{name} | {shown} | {dtype}"] = [pages.cell(ratio) for ratio in found]
+    return pages.table("network", ["batch", "dtype", "NumPy", "Numba", "products alone"], rows)
 
 
 def variants_table(pairs: int) -> str:
     """Markdown: other parameters, on digits."""
-    lines = ["| digits, 64-100-10, float64 | NumPy | Numba |", "|---|---|---|"]
-    data = digits("float64")
+    rows, data = {}, digits("float64")
     for name, options in VARIANTS.items():
         weights = np.linspace(0.5, 1.5, len(data[1])) if name == "sample_weight" else None
         found = [
@@ -126,17 +122,13 @@ def variants_table(pairs: int) -> str:
             for backend in BACKENDS
         ]
         print(name, *found, file=sys.stderr, flush=True)
-        lines.append(f"| {name} | {' | '.join(map(pages.cell, found))} |")
-    return "\n".join(lines)
+        rows[name] = [pages.cell(ratio) for ratio in found]
+    return pages.table("digits, 64-100-10, float64", ["NumPy", "Numba"], rows)
 
 
 def accuracy_table(epochs: int) -> str:
     """Markdown: accuracy on 500 digits after training on the others, over different seeds."""
-    lines = [
-        "| | scikit-learn, mean | bpengine, mean | difference, 95 % interval | Mann–Whitney p | "
-        "same seeds: differing predictions |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = {}
     for dtype in DTYPES:
         found: list[list[float]] = [[], []]
         differing = 0
@@ -150,12 +142,15 @@ def accuracy_table(epochs: int) -> str:
         interval = stats.ttest_ind(found[1], found[0], equal_var=False).confidence_interval()
         difference = np.mean(found[1]) - np.mean(found[0])
         p = stats.mannwhitneyu(*found).pvalue
-        lines.append(
-            f"| {dtype} | {np.mean(found[0]):.4f} | {np.mean(found[1]):.4f} | {difference:+.4f} "
-            f"[{interval.low:+.4f}, {interval.high:+.4f}] | {p:.2f} | {differing} of {SEEDS * 500:,} |"
-        )
-        print(lines[-1], file=sys.stderr, flush=True)
-    return "\n".join(lines)
+        rows[dtype] = [
+            *(f"{np.mean(accuracies):.4f}" for accuracies in found),
+            f"{difference:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]",
+            f"{p:.2f}",
+            f"{differing} of {SEEDS * 500:,}",
+        ]
+        print(dtype, *rows[dtype], file=sys.stderr, flush=True)
+    columns = ["scikit-learn, mean", "bpengine, mean", "difference, 95 % interval", "Mann–Whitney p"]
+    return pages.table("", [*columns, "same seeds: differing predictions"], rows)
 
 
 def accuracy(library: Any, dtype: str, seed: int, epochs: int) -> tuple[float, np.ndarray]:

@@ -10,10 +10,10 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from ladder import LADDER
+from ladder import RUNGS
 
 from bpengine import openblas
 from bpengine.timing import Ratio
@@ -38,8 +38,26 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--print", action="store_true", help="print the page, write nothing")
 
 
+def parsed_with_threads(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line, with those options and a number of threads, which is set."""
+    options(parser)
+    parser.add_argument("--threads", type=int, help="of BLAS and of the peers; else as many as cores")
+    chosen = parser.parse_args()
+    number = chosen.threads
+    if number is not None:  # peers are not loaded yet
+        openblas._set_threads(number)
+        os.environ |= {f"{name}_NUM_THREADS": str(number) for name in ("MKL", "OMP", "NUMBA")}
+        os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={str(number > 1).lower()}"
+    return chosen
+
+
 def first_lines(
-    what: str, means: str, packages: Iterable[str] = (), names: Iterable[str] = (), threads: Any = None
+    what: str,
+    means: str,
+    packages: Iterable[str] = (),
+    names: Iterable[str] = (),
+    threads: int | None = None,
+    interval: str = "the median, and a 95 % interval",
 ) -> list[str]:
     """Paragraphs: what was measured and what it means; on what, when, at which commit."""
     command = " ".join(["python", *map(str, sys.argv)]).replace(str(DOCS.parent) + os.sep, "")
@@ -48,7 +66,7 @@ def first_lines(
     load = f", load average {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else ""
     machine = [processor(), cores, f"Python {platform.python_version()}", *versions(packages)]
     sizes = [
-        f"`{name}` is {'-'.join(map(str, LADDER[name].sizes))} with batches of {LADDER[name].batch}"
+        f"`{name}` is {'-'.join(map(str, RUNGS[name].sizes))} with batches of {RUNGS[name].batch}"
         for name in names
     ]
     return [
@@ -56,7 +74,7 @@ def first_lines(
         *([f"{', '.join(sizes)}."] if sizes else []),
         f"Measured on {datetime.date.today().isoformat()} at commit {COMMIT or 'unknown'}, with "
         f"`{command}`, on {', '.join(machine)}{load}. Figures are ratios of times that were taken in "
-        "turn in one process: the median, and a 95 % interval.",
+        f"turn in one process: {interval}.",
     ]
 
 
@@ -76,6 +94,13 @@ def processor() -> str:
     return openblas.processor().name or platform.processor() or platform.machine()
 
 
+def per_step(ratio: Ratio, theirs: int, ours: int) -> Ratio:
+    """The ratio for one step, where a call took `theirs` on one side and `ours` on bpengine's."""
+    median, low, high = (x * ours / theirs for x in (ratio.median, ratio.low, ratio.high))
+    times = {"ours": ratio.ours / theirs, "reference": ratio.reference / ours}
+    return replace(ratio, median=median, low=low, high=high, **times)
+
+
 def cell(ratio: Ratio | None) -> str:
     """Median and interval; a dash where nothing was measured."""
     if ratio is None:
@@ -88,6 +113,14 @@ def table(corner: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]
     """A table in Markdown."""
     lines = [f"| {corner} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     return "\n".join([*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items())])
+
+
+def step_table(corner: str, found: Mapping[str, Mapping[str, Ratio]], rungs: Sequence[str]) -> str:
+    """A table of ratios by contender and network, and in the last row bpengine's times."""
+    rows = {name: [cell(of.get(rung)) for rung in rungs] for name, of in found.items()}
+    times = [min(of[rung].reference for of in found.values() if rung in of) for rung in rungs]
+    rows["*bpengine, µs a step*"] = [f"*{time:.4g}*" for time in times]
+    return table(corner, rungs, rows)
 
 
 def losses(found: Mapping[str, Mapping[str, Ratio]], bounds: Iterable[str] = ()) -> str:

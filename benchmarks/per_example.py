@@ -9,77 +9,36 @@ cost, the batch resident. Peers that are not installed are left out.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-RUNGS = "small", "medium"
+# before NumPy, so that OpenBLAS takes the core that bpengine asks it for
+import bpengine as bp  # isort: skip
+
+import numpy as np
+import pages
+from ladder import LEARNING_RATE, examples, network, plain_parameters
+
+from bpengine.timing import Ratio, measure
+
 BOUND, NOISE = 1.0, 1.0
-
-parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("rungs", nargs="*", default=list(RUNGS))
-parser.add_argument("--pairs", type=int, default=41)
-parser.add_argument("--threads", type=int, help="of BLAS and of the peers; else as many as cores")
-parser.add_argument("--print", action="store_true", help="print the page, write nothing")
-options = parser.parse_args() if __name__ == "__main__" else parser.parse_args([])
-if options.threads is not None:  # before NumPy loads
-    for what in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM"):
-        os.environ[f"{what}_THREADS"] = str(options.threads)
-    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=" + str(options.threads > 1).lower()
-
-import bpengine as bp  # noqa: E402, I001  before NumPy
-
-import numpy as np  # noqa: E402
-import pages  # noqa: E402
-from ladder import LADDER, LEARNING_RATE, examples, network, plain_parameters  # noqa: E402
-
-from bpengine.privacy.dpsgd import DPSGD  # noqa: E402
-from bpengine.timing import Ratio  # noqa: E402
-from bpengine.timing import measure  # noqa: E402
 
 Call = Callable[[], object]
 
 
-def plan(name: str, *arguments: Any, backend: str = "numpy", **keywords: Any) -> Call:
+def plan(name: str, optimizer: Any = None, backend: str = "numpy", **options: Any) -> Call:
     """A loaded plan's run."""
     X, Y = examples(name)
-    made = network(name, backend).plan(X.shape[1], *arguments, **keywords)
+    made = network(name, backend).plan(X.shape[1], optimizer, **options)
     made.load(X, Y)
     return made.run
 
 
-def norms(name: str) -> Call:
-    return plan(name, per_example="norms")
-
-
-def gradient(name: str) -> Call:
-    return plan(name)
-
-
-def step(name: str, backend: str = "numpy") -> Call:
-    return plan(name, bp.SGD(LEARNING_RATE), backend=backend)
-
-
-def clipped_step(name: str) -> Call:
-    return plan(name, bp.SGD(LEARNING_RATE), per_example="clip", max_norm=BOUND)
-
-
-def private_step(name: str, backend: str = "numpy") -> Call:
-    return plan(name, DPSGD(LEARNING_RATE, NOISE, BOUND), backend=backend)
-
-
-def compiled_step(name: str) -> Call:
-    return step(name, "numba")
-
-
-def compiled_private_step(name: str) -> Call:
-    return private_step(name, "numba")
-
-
-def jax_gradients(name: str) -> Call:
-    """jit of vmap of grad: the gradients themselves."""
-    return jax_norms(name, only_gradients=True)
+SGD, DPSGD = bp.SGD(LEARNING_RATE), bp.DPSGD(LEARNING_RATE, NOISE, BOUND)
+norms = partial(plan, per_example="norms")
+step, private_step = partial(plan, optimizer=SGD), partial(plan, optimizer=DPSGD)
 
 
 def jax_norms(name: str, only_gradients: bool = False) -> Call:
@@ -114,8 +73,6 @@ def torch_norms(name: str) -> Call:
     import torch
     from torch.func import grad, vmap
 
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     X, Y = (torch.from_numpy(np.ascontiguousarray(x.T)) for x in examples(name))
     pairs = zip(*plain_parameters(name), strict=True)
     parameters = [torch.from_numpy(p) for w, b in pairs for p in (w, b[:, 0].copy())]
@@ -140,8 +97,6 @@ def opacus_step(name: str) -> Call:
     import torch
     from opacus import PrivacyEngine
 
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     X, Y = (torch.from_numpy(np.ascontiguousarray(x.T)) for x in examples(name))
     layers: list[Any] = []
     for w, b in zip(*plain_parameters(name), strict=True):
@@ -183,29 +138,31 @@ def check(name: str, theirs: np.ndarray) -> None:
     np.testing.assert_allclose(theirs, ours, rtol=1e-4)
 
 
-ROWS: dict[str, tuple[Callable[[str], Call], Callable[[str], Call]]] = {
-    "norms ÷ plain gradient": (norms, gradient),
-    "clipped step ÷ plain step": (clipped_step, step),
+Pair = tuple[Callable[[str], Call], Callable[[str], Call]]
+ROWS: dict[str, Pair] = {
+    "norms ÷ plain gradient": (norms, plan),
+    "clipped step ÷ plain step": (partial(step, per_example="clip", max_norm=BOUND), step),
     "private step, noise drawn in it ÷ plain step": (private_step, step),
-    'the same two with `backend="numba"`': (compiled_private_step, compiled_step),
+    'the same two with `backend="numba"`': (
+        partial(private_step, backend="numba"),
+        partial(step, backend="numba"),
+    ),
 }
-PEERS: dict[str, tuple[Callable[[str], Call], Callable[[str], Call]]] = {
-    "JAX, jit of vmap(grad), gradients stored ÷ norms": (jax_gradients, norms),
+PEERS: dict[str, Pair] = {
+    "JAX, jit of vmap(grad), gradients stored ÷ norms": (partial(jax_norms, only_gradients=True), norms),
     "JAX, jit of vmap(grad) and norms ÷ norms": (jax_norms, norms),
     "torch.func, vmap(grad) and norms ÷ norms": (torch_norms, norms),
     "Opacus, ghost clipping ÷ private step": (opacus_step, private_step),
 }
 
 
-def ratios(
-    rows: dict[str, tuple[Callable[[str], Call], Callable[[str], Call]]], pairs: int
-) -> dict[str, dict[str, Ratio]]:
+def ratios(pairs: dict[str, Pair], names: Sequence[str], count: int) -> dict[str, dict[str, Ratio]]:
     """Ratios of times by name and network, without those of peers that are not installed."""
-    found: dict[str, dict[str, Ratio]] = {label: {} for label in rows}
-    for label, (one, reference) in rows.items():
-        for name in options.rungs:
+    found: dict[str, dict[str, Ratio]] = {label: {} for label in pairs}
+    for label, (one, reference) in pairs.items():
+        for name in names:
             try:
-                found[label][name] = measure(one(name), reference(name), pairs=pairs, rng=0)
+                found[label][name] = measure(one(name), reference(name), pairs=count, rng=0)
             except ImportError as error:
                 print(f"not timed: {error}", file=sys.stderr)
             print(f"{name:8} {label:50} {found[label].get(name)}", file=sys.stderr, flush=True)
@@ -214,12 +171,14 @@ def ratios(
 
 def main() -> None:
     """Measure, and write the page."""
-    costs, peers = ratios(ROWS, options.pairs), ratios(PEERS, max(5, options.pairs // 4))
-    rows = {
-        label: [pages.cell(of.get(name)) for name in options.rungs]
-        for label, of in (costs | peers).items()
-    }
-    threads = options.threads or os.cpu_count()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("rungs", nargs="*", default=["small", "medium"], metavar="rung")
+    parser.add_argument("--pairs", type=int, default=41)
+    options = pages.parsed_with_threads(parser)
+    rungs, pairs = options.rungs, options.pairs
+    costs, peers = ratios(ROWS, rungs, pairs), ratios(PEERS, rungs, max(5, pairs // 4))
+    found = costs | peers
+    rows = {label: [pages.cell(of.get(name)) for name in rungs] for label, of in found.items()}
     parts = [
         *pages.first_lines(
             "How much time per-example norms, clipping and private steps take, relative to plain "
@@ -227,10 +186,9 @@ def main() -> None:
             "In the first four rows, 1 means that they cost nothing. In those of peers, bpengine is "
             "faster above 1. float32, sigmoids, quadratic cost, the batch in memory.",
             ["numba", "jax", "torch", "opacus"],
-            [name for name in options.rungs if name in LADDER],
-            threads,
+            rungs,
         ),
-        pages.table("ratio of times", options.rungs, rows),
+        pages.table("ratio of times", rungs, rows),
         pages.losses(peers),
     ]
     pages.write("per-example", "per-example gradients", parts, options.print)

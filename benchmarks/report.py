@@ -23,6 +23,7 @@ from bpengine.timing import Ratio, measure
 
 STEPS = {"tiny": 100, "nielsen": 100, "small": 100, "medium": 100, "large": 10}
 PAIRS = {"tiny": 41, "nielsen": 41, "small": 41, "medium": 11, "large": 5}
+BATCHES = 1, 4, 16, 64, 256, 1024
 SINGLE = {"per-example loop", "3-D stack, matmul", "3-D stack, einsum"}
 SKIPPED = {
     ("per-example loop", "large"),
@@ -52,17 +53,14 @@ def main() -> None:
     what, rungs = options.what, options.rungs
     makers = contenders.PARTS if what == "core" else contenders.installed(contenders.PEERS)
     ratios = against(makers, rungs)
-    rows = {name: [pages.cell(found.get(rung)) for rung in rungs] for name, found in ratios.items()}
-    times = {rung: min(r[rung].reference for r in ratios.values() if rung in r) for rung in rungs}
-    rows["*bpengine, µs a step*"] = [f"*{times[rung]:.4g}*" for rung in rungs]
     sections = [
-        pages.table("× time of bpengine's step", rungs, rows),
+        pages.step_table("× time of bpengine's step", ratios, rungs),
         pages.losses(ratios, ["products alone"]),
     ]
     if what == "core":
         sections += [
             '"Products alone" are the matrix products of the step and nothing else.',
-            gradient_table(),
+            *gradient_table(),
             fit_table(),
         ]
     throughput = samples_per_second(
@@ -91,85 +89,66 @@ def main() -> None:
     pages.write(what, title, parts, options.print)
 
 
-BATCHES = (1, 4, 16, 64, 256, 1024)
-
-
-def against(makers: Mapping[str, object], rungs: list[str]) -> dict[str, dict[str, Ratio]]:
+def against(
+    makers: Mapping[str, contenders.Maker],
+    rungs: list[str],
+    engine: contenders.Maker = contenders.engine,
+) -> dict[str, dict[str, Ratio]]:
     """Time of each contender ÷ time of bpengine, for a step at each rung."""
     found: dict[str, dict[str, Ratio]] = {name: {} for name in makers}
     for rung in rungs:
         for name, make in makers.items():
             if (name, rung) in SKIPPED:
                 continue
-            steps = 1 if name in SINGLE else STEPS[rung]
-            ours = STEPS[rung] if name not in SINGLE else min(STEPS[rung], 20)
-            ratio = measure(make(rung, steps), contenders.engine(rung, ours), pairs=PAIRS[rung], rng=0)
-            found[name][rung] = scaled(ratio, ours, steps)
-            print(f"{rung:8} {name:20} {found[name][rung]}", file=sys.stderr, flush=True)
+            theirs, ours = (1, min(STEPS[rung], 20)) if name in SINGLE else (STEPS[rung],) * 2
+            ratio = measure(make(rung, theirs), engine(rung, ours), pairs=PAIRS[rung], rng=0)
+            found[name][rung] = pages.per_step(ratio, theirs, ours)
+            print(f"{rung:8} {name:24} {found[name][rung]}", file=sys.stderr, flush=True)
     return found
 
 
-def scaled(ratio: Ratio, ours: int, steps: int) -> Ratio:
-    """The ratio for one step each, where the two sides took several a call."""
-    k = ours / steps
-    return Ratio(
-        ratio.median * k,
-        ratio.low * k,
-        ratio.high * k,
-        ratio.pairs,
-        ratio.ours / steps,
-        ratio.reference / ours,
-    )
-
-
-def gradient_table() -> str:
-    """Markdown: gradient ÷ feedforward, and finite differences ÷ backprop."""
+def gradient_table() -> list[str]:
+    """Parts of the page: gradient ÷ feedforward, and finite differences ÷ backprop."""
     from test_costs import forward
 
-    lines = [
-        "## Cost of a gradient",
-        "",
-        "Chapter 2 of the book says: all derivatives for about the price of two passes. A gradient here "
-        "is feedforward and backward pass together; finite differences take two passes for each "
-        "parameter.",
-        "",
-        "| | gradient ÷ feedforward, time | gradient ÷ feedforward, FLOPs |",
-        "|---|---|---|",
-    ]
+    rows = {}
     for rung in ("tiny", "nielsen", "small", "medium"):
         step, program = network(rung).plan(LADDER[rung].batch), forward(rung)
         step.load(*examples(rung))
-        ratio = measure(step.run, lambda p=program: p.run(1), rng=0)
+        ratio = measure(step.run, partial(program.run, 1), rng=0)
         flops = sum(op.flops for op in step.operations if op.equation == "feedforward")
-        lines.append(f"| {rung} | {ratio} | {step.flops / flops:.2f} |")
+        rows[rung] = [str(ratio), f"{step.flops / flops:.2f}"]
     net = bp.Network([20, 15, 10], dtype="float64", rng=0, backend="numpy")
     rng = np.random.default_rng(0)
     X, Y = rng.random((20, 50)), rng.random((10, 50))
     ratio = measure(
         lambda: bp.numerical_gradient(net, X, Y), lambda: net.backprop(X, Y), pairs=11, rng=0
     )
-    lines += [
-        "",
+    return [
+        "## Cost of a gradient",
+        "Chapter 2 of the book says: all derivatives for about the price of two passes. A gradient here "
+        "is feedforward and backward pass together; finite differences take two passes for each "
+        "parameter.",
+        pages.table("", [f"gradient ÷ feedforward, {unit}" for unit in ("time", "FLOPs")], rows),
         f"Finite differences ÷ backprop, 20-15-10 ({net.vector.size} parameters), batch 50: {ratio}.",
     ]
-    return "\n".join(lines)
 
 
 def fit_table() -> str:
     """Markdown: an epoch of fit ÷ its steps alone."""
-    lines = ["## An epoch of `fit`", "", "| | fit ÷ steps alone |", "|---|---|"]
+    rows = {}
     for rung in ("nielsen", "small"):
         net, (X, Y), m = network(rung), examples(rung, m=8000), LADDER[rung].batch
         step, steps = plan(rung), 8000 // m
         source = InMemory(net, X, Y, None, m, shuffle=True)
         training = bp.Training(net, bp.SGD(0.1), source)  # what fit does after it has prepared the data
         ratio = measure(training.pass_over_examples, partial(step.run, steps), pairs=21, rng=0)
-        lines.append(f"| {rung}: shuffle, gather, steps, costs, on 8,000 examples | {ratio} |")
-    return "\n".join(lines)
+        rows[f"{rung}: shuffle, gather, steps, costs, on 8,000 examples"] = [str(ratio)]
+    return "## An epoch of `fit`\n\n" + pages.table("", ["fit ÷ steps alone"], rows)
 
 
 def samples_per_second(
-    makers: Mapping[str, object], batches: Sequence[int]
+    makers: Mapping[str, contenders.Maker], batches: Sequence[int]
 ) -> dict[str, tuple[list[int], list[float]]]:
     """Examples trained on in a second, by batch size, 784-100-10."""
     found: dict[str, tuple[list[int], list[float]]] = {name: ([], []) for name in makers}

@@ -11,31 +11,20 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib.util
-import os
 import sys
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--networks", type=int, default=64)
-parser.add_argument("--pairs", type=int, default=41)
-parser.add_argument("--threads", type=int, help="of BLAS and of the peers; else as many as cores")
-parser.add_argument("--print", action="store_true", help="print the page, write nothing")
-options = parser.parse_args() if __name__ == "__main__" else parser.parse_args([])
-for name in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "NUMBA_NUM") if options.threads is not None else ():
-    os.environ[f"{name}_THREADS"] = str(options.threads)  # before NumPy loads
-if options.threads is not None:
-    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=" + str(options.threads > 1).lower()
+# before NumPy, so that OpenBLAS takes the core that bpengine asks it for
+import bpengine as bp  # isort: skip
 
-import bpengine as bp  # noqa: E402, I001  before NumPy
+import numpy as np
+import pages
+from ladder import LEARNING_RATE, RUNGS, examples
 
-import numpy as np  # noqa: E402
-import pages  # noqa: E402
-from ladder import LEARNING_RATE, RUNGS, examples  # noqa: E402
-
-from bpengine.timing import Ratio  # noqa: E402
-from bpengine.timing import measure  # noqa: E402
+from bpengine.timing import Ratio, measure
 
 STEPS = 100  # of a call, as JAX's scan has them
 TASKS = {"tiny": ("tiny", None), "nielsen": ("nielsen", None), "nielsen, batch 32": ("nielsen", 32)}
@@ -47,26 +36,27 @@ FIT_EXAMPLES = 500
 Call = Callable[[], object]
 
 
-def stack(task: str, backend: str = "numpy", networks: int | None = None) -> bp.Network:
+def stack(task: str, P: int, backend: str = "numpy") -> bp.Network:
     """A task's networks, from the same parameters at every call."""
-    sizes = RUNGS[TASKS[task][0]].sizes
-    return bp.Network(sizes, backend=backend, stack=networks or options.networks, rng=0)
+    return bp.Network(RUNGS[TASKS[task][0]].sizes, backend=backend, stack=P, rng=0)
 
 
-def ours(task: str, backend: str, networks: int | None = None) -> Call:
-    """Steps of a stack's plan."""
+def plan_of(net: bp.Network, task: str) -> bp.Plan:
+    """A training step, its batch loaded."""
     X, Y = examples(*TASKS[task])
-    plan = stack(task, backend, networks).plan(X.shape[1], bp.SGD(LEARNING_RATE))
+    plan = net.plan(X.shape[1], bp.SGD(LEARNING_RATE))
     plan.load(X, Y)
-    return lambda: plan.run(STEPS)
+    return plan
 
 
-def single_plans(task: str, backend: str) -> Call:
+def ours(task: str, P: int, backend: str) -> Call:
+    """Steps of a stack's plan."""
+    return partial(plan_of(stack(task, P, backend), task).run, STEPS)
+
+
+def single_plans(task: str, P: int, backend: str) -> Call:
     """The same steps by a plan for each network."""
-    X, Y = examples(*TASKS[task])
-    plans = [net.plan(X.shape[1], bp.SGD(LEARNING_RATE)) for net in alone(stack(task, backend))]
-    for plan in plans:
-        plan.load(X, Y)
+    plans = [plan_of(net, task) for net in alone(stack(task, P, backend))]
     return lambda: [plan.run(STEPS) for plan in plans]
 
 
@@ -81,14 +71,14 @@ def alone(nets: bp.Network) -> list[bp.Network]:
     return found
 
 
-def jax_scan(task: str, backend: str) -> Call:
+def jax_scan(task: str, P: int, backend: str) -> Call:
     """vmap over the networks, jit, and lax.scan over the steps."""
     import jax
     import jax.numpy as jnp
 
     X, Y = map(jnp.asarray, examples(*TASKS[task]))
     m = X.shape[1]
-    nets = stack(task)
+    nets = stack(task, P)
     start = [(jnp.array(w), jnp.array(b)) for w, b in zip(nets.weights, nets.biases, strict=True)]
 
     def cost(parameters: Any) -> Any:
@@ -105,7 +95,7 @@ def jax_scan(task: str, backend: str) -> Call:
     def run(parameters: Any) -> Any:
         return jax.lax.scan(step, parameters, None, length=STEPS)[0]
 
-    check(task, [np.asarray(w) for w, _ in run(start)])
+    check(task, P, [np.asarray(w) for w, _ in run(start)])
     state = [start]
 
     def call() -> None:
@@ -114,16 +104,14 @@ def jax_scan(task: str, backend: str) -> Call:
     return call
 
 
-def torch_func(task: str, backend: str) -> Call:
+def torch_func(task: str, P: int, backend: str) -> Call:
     """torch.func: vmap of grad over the networks, and the update."""
     import torch
     from torch.func import grad, vmap
 
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     X, Y = (torch.from_numpy(np.ascontiguousarray(x)) for x in examples(*TASKS[task]))
     m = X.shape[1]
-    nets = stack(task)
+    nets = stack(task, P)
     pairs = zip(nets.weights, nets.biases, strict=True)
     parameters = [torch.from_numpy(np.array(p)) for pair in pairs for p in pair]
 
@@ -142,60 +130,38 @@ def torch_func(task: str, backend: str) -> Call:
                     p.sub_(g, alpha=LEARNING_RATE)
 
     call()
-    check(task, [p.numpy() for p in parameters[::2]])
+    check(task, P, [p.numpy() for p in parameters[::2]])
     return call
 
 
-def check(task: str, weights: list[np.ndarray]) -> None:
+def check(task: str, P: int, weights: list[np.ndarray]) -> None:
     """Stop if a peer's steps lead elsewhere."""
-    X, Y = examples(*TASKS[task])
-    nets = stack(task)
-    plan = nets.plan(X.shape[1], bp.SGD(LEARNING_RATE))
-    plan.load(X, Y)
-    plan.run(STEPS)
+    nets = stack(task, P)
+    plan_of(nets, task).run(STEPS)
     for theirs, w in zip(weights, nets.weights, strict=True):
         np.testing.assert_allclose(theirs, w, rtol=1e-3, atol=1e-4)
 
 
-def fit_together(backend: str) -> Call:
-    """`fit` of a stack at tiny."""
-    X, Y = examples("tiny", FIT_EXAMPLES)
-    nets = stack("tiny", backend)
-    return lambda: nets.fit(X, Y, **FIT)
+def fits(P: int, backend: str) -> tuple[Call, Call]:
+    """`fit` of each of the networks of a stack at tiny, and of the stack."""
+    data, nets = examples("tiny", FIT_EXAMPLES), stack("tiny", P, backend)
+    single = alone(nets)
+    return lambda: [net.fit(*data, **FIT) for net in single], lambda: nets.fit(*data, **FIT)
 
 
-def fit_alone(backend: str) -> Call:
-    """`fit` of each of its networks."""
-    X, Y = examples("tiny", FIT_EXAMPLES)
-    nets = alone(stack("tiny", backend))
-    return lambda: [net.fit(X, Y, **FIT) for net in nets]
-
-
-CONTENDERS: dict[str, Callable[[str, str], Call]] = {
+CONTENDERS: dict[str, Callable[[str, int, str], Call]] = {
     "JAX, vmap + jit + scan": jax_scan,
     "torch.func, vmap of grad": torch_func,
     "single plans": single_plans,
 }
 
 
-def ratio(contender: Callable[[], Call], reference: Callable[[], Call], pairs: int) -> Ratio | None:
-    """Time of a contender ÷ that of the stack; None where it is not installed."""
-    try:
-        other = contender()
-    except ImportError as error:
-        print(f"not timed: {error}", file=sys.stderr)
-        return None
-    return measure(other, reference(), pairs=pairs, rng=0)
-
-
-def memory(task: str) -> tuple[int, ...]:
+def memory(task: str, P: int) -> tuple[int, ...]:
     """Bytes of the parameters, the gradient and the workspace; held in all; allocated in steps."""
-    X, Y = examples(*TASKS[task])
-    stack(task).plan(X.shape[1], bp.SGD(LEARNING_RATE))  # what Python makes once is there
+    plan_of(stack(task, P), task)  # what Python makes once is there
     tracemalloc.start()
-    nets = stack(task)
-    plan = nets.plan(X.shape[1], bp.SGD(LEARNING_RATE))
-    plan.load(X, Y)
+    nets = stack(task, P)
+    plan = plan_of(nets, task)
     plan.run()
     gc.collect()
     held = tracemalloc.get_traced_memory()[0]
@@ -216,13 +182,13 @@ def owner_of(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def times_per_network() -> dict[str, list[float]]:
+def times_per_network(pairs: int) -> dict[str, list[float]]:
     """Microseconds of a step a network at tiny, by backend and number of networks."""
     return {
         backend: [
-            measure(call, call, pairs=max(5, options.pairs // 4), rng=0).ours / STEPS / P
+            measure(call, call, pairs=pairs, rng=0).ours / STEPS / P
             for P in COUNTS
-            for call in [ours("tiny", backend, P)]
+            for call in [ours("tiny", P, backend)]
         ]
         for backend in BACKENDS
     }
@@ -251,35 +217,33 @@ def picture(times: dict[str, list[float]]) -> Any:
     return figure
 
 
-def page() -> list[str]:
+def page(P: int, pairs: int, only_print: bool) -> list[str]:
     """Measure, and give the parts of the page."""
-    threads = options.threads or os.cpu_count()
-    P, few = options.networks, max(5, options.pairs // 4)
+    few = max(5, pairs // 4)
     found: dict[str, dict[str, Ratio]] = {}
     plain: dict[tuple[str, str], float] = {}
     for backend in BACKENDS:
         for name, contender in CONTENDERS.items():
             of = found[f"{name} ÷ stack on {backend}"] = {}
             for task in TASKS:
-                measured = ratio(
-                    lambda c=contender, t=task, b=backend: c(t, b),
-                    lambda t=task, b=backend: ours(t, b),
-                    options.pairs if contender is jax_scan else few,
-                )
-                if measured is not None:
-                    of[task] = measured
-                    plain.setdefault((backend, task), measured.reference / STEPS)
-                print(f"{backend:6} {task:18} {name:26} {measured}", file=sys.stderr, flush=True)
+                try:
+                    other = contender(task, P, backend)
+                except ImportError as error:
+                    print(f"not timed: {error}", file=sys.stderr)
+                    continue
+                count = pairs if contender is jax_scan else few
+                of[task] = measure(other, ours(task, P, backend), pairs=count, rng=0)
+                plain.setdefault((backend, task), of[task].reference / STEPS)
+                print(f"{backend:6} {task:18} {name:26} {of[task]}", file=sys.stderr, flush=True)
     rows = {name: [pages.cell(of.get(task)) for task in TASKS] for name, of in found.items()}
     for backend in BACKENDS:
         rows[f"*stack on {backend}, µs a step*"] = [f"*{plain[backend, task]:.4g}*" for task in TASKS]
-    fits = {
-        backend: [pages.cell(measure(fit_alone(backend), fit_together(backend), pairs=few, rng=0))]
-        for backend in BACKENDS
+    fitted = {
+        backend: [pages.cell(measure(*fits(P, backend), pairs=few, rng=0))] for backend in BACKENDS
     }
-    stored = {task: [f"{n:,}" for n in memory(task)] for task in TASKS}
-    times = times_per_network()
-    if not options.print:
+    stored = {task: [f"{n:,}" for n in memory(task, P)] for task in TASKS}
+    times = times_per_network(few)
+    if not only_print:
         picture(times).savefig(pages.DOCS / "benchmarks-stacks.svg", metadata={"Date": None})
     return [
         *pages.first_lines(
@@ -289,14 +253,13 @@ def page() -> list[str]:
             f"float32, sigmoid, quadratic cost, one resident batch for all, {STEPS} steps a call.",
             ["numba", "jax", "torch"],
             ["tiny", "nielsen"],
-            threads,
         ),
-        f"{options.pairs} pairs with JAX, {few} with the others.",
+        f"{pairs} pairs with JAX, {few} with the others.",
         pages.table("ratio of times", [*TASKS], rows),
         pages.losses(found),
         f"`fit` of {P} networks at `tiny`, {FIT['epochs']} epochs of {FIT_EXAMPLES} examples in batches "
         f"of {FIT['batch_size']}: {P} single `fit`s ÷ one `fit` of the stack.",
-        pages.table("backend", ["ratio of times"], fits),
+        pages.table("backend", ["ratio of times"], fitted),
         f"Memory of {P} networks in bytes, on NumPy: the stack's arrays and one workspace. A plan also "
         "holds the kernels' scratch arrays and Python's objects, and in steps NumPy buffers what it "
         "broadcasts.",
@@ -317,7 +280,12 @@ def page() -> list[str]:
 
 def main() -> None:
     """Measure, and write the page and its picture."""
-    pages.write("stacks", "stacks", page(), options.print)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--networks", type=int, default=64)
+    parser.add_argument("--pairs", type=int, default=41)
+    options = pages.parsed_with_threads(parser)
+    parts = page(options.networks, options.pairs, options.print)
+    pages.write("stacks", "stacks", parts, options.print)
 
 
 if __name__ == "__main__":

@@ -43,36 +43,33 @@ def step(name: str, backend: Backend) -> bp.Plan:
     return plan
 
 
-class Unfolded(NumPyBackend):
-    """A gradient array and an update pass, instead of the update within the gradient's product."""
-
-    def calls(self, op: Operation, kernels: Scratch) -> list[Call]:
-        return calls_of(kernels, op)
-
-    def compile(self, operations):
-        operations = list(operations)
-        kernels = Scratch()
-        program = super().compile(operations)
-        program.calls = [call for op in operations for call in self.calls(op, kernels)]
-        return program
-
-
 class Variant(NumPyBackend):
     """The plan as it is, but for the calls of some operations."""
 
     def calls(self, op: Operation, kernels: Scratch) -> list[Call]:
         return calls_of(kernels, op)
 
+    def replaced(self, operations: list[Operation], kernels: Scratch) -> dict[int, list[Call]]:
+        """The calls of operations that are not carried out by themselves."""
+        return folded_calls(operations, kernels)
+
     def compile(self, operations):
         operations, kernels = list(operations), Scratch()
-        folded = folded_calls(operations, kernels)
+        replaced = self.replaced(operations, kernels)
         program = super().compile(operations)
         program.calls = [
             call
             for i, op in enumerate(operations)
-            for call in (folded[i] if i in folded else self.calls(op, kernels))
+            for call in (replaced[i] if i in replaced else self.calls(op, kernels))
         ]
         return program
+
+
+class Unfolded(Variant):
+    """A gradient array and an update pass, instead of the update within the gradient's product."""
+
+    def replaced(self, operations: list[Operation], kernels: Scratch) -> dict[int, list[Call]]:
+        return {}
 
 
 class Dot(Variant):
@@ -102,7 +99,7 @@ class TanhSigmoid(Variant):
 
 
 class Blocked(Variant):
-    """Elementwise lines in blocks that a core's own cache holds, block after block."""
+    """Elementwise operations in blocks that a core's own cache holds, block after block."""
 
     def calls(self, op: Operation, kernels: Scratch) -> list[Call]:
         whole = calls_of(kernels, op)
@@ -140,28 +137,20 @@ class Aligned(NumPyBackend):
     alignment = 64
 
 
-class Negated(NumPyBackend):
+class Negated(Variant):
     """Hidden sigmoids fed with -z, which BLAS gives for nothing: one pass less."""
 
-    def compile(self, operations):
-        operations = list(operations)
-        kernels = Scratch()
-        folded = folded_calls(operations, kernels)
+    def replaced(self, operations: list[Operation], kernels: Scratch) -> dict[int, list[Call]]:
+        calls = folded_calls(operations, kernels)
         for i, (product, op) in enumerate(pairwise(operations)):
             if (
                 op.name == "sigmoid"
                 and op.inputs[0] is product.output
                 and _same(op.inputs[0], op.output)
             ):
-                folded[i] = _negative_product(kernels, *product.inputs, product.output)
-                folded[i + 1] = calls_of(kernels, op)[1:]
-        program = super().compile(operations)
-        program.calls = [
-            call
-            for i, op in enumerate(operations)
-            for call in (folded[i] if i in folded else calls_of(kernels, op))
-        ]
-        return program
+                calls[i] = _negative_product(kernels, *product.inputs, product.output)
+                calls[i + 1] = calls_of(kernels, op)[1:]
+        return calls
 
 
 def _same(x: np.ndarray, y: np.ndarray) -> bool:
