@@ -8,6 +8,7 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import nox
 
@@ -112,6 +113,7 @@ def mpi(session: nox.Session) -> None:
     """Ranks under a real mpiexec, and a search over a local Dask cluster: docs/many-machines.md."""
     session.install("-e", ".", *group("mpi"))
     session.run("pytest", "tests/mpi", *session.posargs)
+    script(session, "distributed", *SHORTEST["distributed"], silent=True)
 
 
 @nox.session
@@ -152,22 +154,34 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(name="bench-quick")
 def bench_quick(session: nox.Session) -> None:
-    """Whether the benchmarks run: the suite once, the scripts in their shortest form or their help."""
+    """Whether the benchmarks run: the suite once, each script in its shortest form or its help."""
     session.install("-e", ".", *group("bench"))  # as `bench`, then what the other scripts need
     session.run("pytest", "benchmarks", "--benchmark-disable")
-    session.run("python", "benchmarks/report.py", "core", *SHORTEST["report core"], silent=True)
+    script(session, "report core", *SHORTEST["report core"], silent=True)
     session.install("-e", ".[numba,estimators]")
     session.run("pytest", "benchmarks", "--benchmark-disable")
     folder = session.create_tmp()
     for option in ("save=before", "compare", f"json={folder}/times.json"):  # of docs/benchmarks.md
         selected = ["-k", "nielsen and bpengine", f"--benchmark-storage={folder}"]
         session.run("pytest", "benchmarks", *selected, f"--benchmark-{option}", silent=True)
-    for path in sorted(Path("benchmarks").glob("*.py")):
-        if '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
-            needs_more = path.stem in ("compiled", "distributed")  # packages
-            # of the others, some need a GPU
-            options = ["--help"] if needs_more else SHORTEST.get(path.stem, ["--help"])
-            session.run("python", path, *options, silent=True)
+    paths = sorted(Path("benchmarks").glob("*.py"))
+    code = "import sys; sys.path.insert(0, 'benchmarks'); sys.argv[1:] = ['--unknown']; import "
+    code += ", ".join(path.stem for path in paths)
+    if printed := session.run("python", "-c", code, silent=True):
+        session.error(f"importing the scripts prints: {printed}")
+    for name, options in SHORTEST.items():
+        if name != "distributed":  # which needs MPI: the session `mpi` runs it
+            script(session, name, *options, silent=True)
+    run = {name.split()[0] for name in SHORTEST}
+    for path in paths:  # those that take too long, or need a GPU
+        if path.stem not in run and '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
+            script(session, path.stem, "--help", silent=True)
+
+
+def script(session: nox.Session, name: str, *options: str, **keywords: Any) -> None:
+    """Run one of benchmarks/, named with its first argument if it has some."""
+    stem, *what = name.split()
+    session.run("python", f"benchmarks/{stem}.py", *what, *options, **keywords)
 
 
 # the pages of benchmarks, by the scripts that write them, in order
@@ -191,7 +205,6 @@ SHORTEST = {
     "search": ["64-20-10", "--epochs", "2", "--rounds", "1"],
     "book": ["--data", "none", "--examples", "20", "--epochs", "1", "--pairs", "5"],
     "tried": ["tiny", "--pairs", "5"],
-    "report": ["core", "--rungs", "tiny", "--print"],
     "report core": ["--rungs", "tiny", "--print"],
     "report peers": ["--rungs", "tiny", "--print"],
     "compiled": ["--rungs", "tiny", "--print"],
@@ -214,10 +227,9 @@ def bench_all(session: nox.Session) -> None:
     packages = [*group("bench"), *group("peers"), "opacus>=1.5"]
     session.install("-e", ".[numba,estimators,mpi]", *packages)
     for name, full in REPORTS.items():
-        script, *what = name.split()
         options = SHORTEST[name] if "--quick" in session.posargs else full
-        threads = {"OPENBLAS_NUM_THREADS": "1"} if script == "estimators" else None
-        session.run("python", f"benchmarks/{script}.py", *what, *options, env=threads)
+        threads = {"OPENBLAS_NUM_THREADS": "1"} if name == "estimators" else None
+        script(session, name, *options, env=threads)
 
 
 @nox.session(name="bench-peers", default=False)

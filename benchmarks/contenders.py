@@ -164,11 +164,11 @@ def torch_prediction(name: str, m: int | None) -> Steps:
     import torch
 
     X = torch.from_numpy(np.ascontiguousarray(examples(name, m)[0].T))
-    predict = torch.inference_mode()(_torch_model(name))
+    predict = torch.inference_mode()(torch_model(name))
     return lambda: predict(X)
 
 
-def _torch_model(name: str) -> Any:
+def torch_model(name: str) -> Any:
     import torch
 
     layers: list[Any] = []
@@ -184,7 +184,7 @@ def _torch(name: str, compiled: bool) -> Steps:
     import torch
 
     X, Y = (torch.from_numpy(np.ascontiguousarray(x.T)) for x in examples(name))
-    model = _torch_model(name)
+    model = torch_model(name)
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, fused=True)
 
     def cost(X: Any, Y: Any) -> Any:

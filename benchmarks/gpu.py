@@ -8,26 +8,22 @@ needs a GPU, and says so where there is none.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
 import os
-import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import contenders
 import numpy as np
-from ladder import LADDER, LEARNING_RATE, RUNGS, Rung, examples, network, plain_parameters
+import pages
+from ladder import LADDER, LEARNING_RATE, RUNGS, examples, network
 
 import bpengine as bp
 from bpengine import backends, plots
 from bpengine.backprop.equations import product as product_of
 from bpengine.timing import Ratio, measure
 
-DOCS = Path(__file__).parent.parent / "docs"
-RUNGS["xlarge"] = Rung((4096,) * 5, 8192)
 SIZES = [*LADDER, "xlarge"]
 STEPS = {"tiny": 800, "nielsen": 800, "small": 400, "medium": 80, "large": 8, "xlarge": 1}
 PAIRS = 21
@@ -100,12 +96,7 @@ class Card:
 
         torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
         X, Y = (torch.from_numpy(np.ascontiguousarray(x.T)).cuda() for x in examples(name))
-        layers: list[Any] = []
-        for w, b in zip(*plain_parameters(name), strict=True):
-            layer = torch.nn.Linear(w.shape[1], w.shape[0])
-            layer.weight.data, layer.bias.data = torch.from_numpy(w), torch.from_numpy(b[:, 0].copy())
-            layers += [layer, torch.nn.Sigmoid()]
-        model = torch.nn.Sequential(*layers).cuda()
+        model = contenders.torch_model(name).cuda()
         optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, fused=True)
 
         def cost(X: Any, Y: Any) -> Any:
@@ -165,19 +156,14 @@ class Card:
         return float(np.median(times))
 
     def describe(self) -> str:
-        """The device, the driver and the packages."""
+        """The device, the driver and CuPy."""
         runtime = self.cuda.runtime
         name = runtime.getDeviceProperties(self.backend.gpu.number)["name"].decode()
-        found = [
-            f"{package} {importlib.metadata.version(package)}"
-            for package in ("numpy", "torch", "jax")
-            if importlib.util.find_spec(package)
-        ]
         driver, cuda = runtime.driverGetVersion(), runtime.runtimeGetVersion()
         cupy = self.backend.gpu.cupy.__version__
         return (
             f"{name}, driver for CUDA {driver // 1000}.{driver % 1000 // 10}, CUDA {cuda // 1000}."
-            f"{cuda % 1000 // 10}, CuPy {cupy}, Python {platform.python_version()}, {', '.join(found)}"
+            f"{cuda % 1000 // 10}, CuPy {cupy}"
         )
 
 
@@ -187,7 +173,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rungs", nargs="+", default=SIZES, choices=SIZES)
     parser.add_argument("--precision", default="full", choices=["full", "tf32"])
     parser.add_argument("--pairs", type=int, default=PAIRS)
-    parser.add_argument("--print", action="store_true", help="print the page, don't write it")
+    pages.options(parser)
     chosen = parser.parse_args(arguments)
     if chosen.pairs < 1:
         parser.error("--pairs must be 1 or more")
@@ -201,49 +187,28 @@ def page(
     precision: str,
     rate: float,
     launch: tuple[float, float],
-) -> str:
-    """The page: a row a contender, a column a rung."""
-    times = {rung: min(by[rung].reference for by in ratios.values() if rung in by) for rung in rungs}
+) -> list[str]:
+    """The parts of the page: a row a contender, a column a rung."""
     ahead = [r for r in rungs if r in ratios.get("NumPy", {}) and ratios["NumPy"][r].median > 1]
     setting = "float32" if precision == "full" else "float32 with TF32 products"
-    return "\n".join(
-        [
-            "# Benchmarks: on a GPU",
-            "",
-            f"Made by `python benchmarks/gpu.py` on {machine}. Each figure is the "
-            "time of the contender divided by the time of bpengine's graph, both taken in turn in one "
-            "process by events on the device: median and 95 % interval. Above 1 bpengine is faster. "
-            f"All compute in {setting}.",
-            "",
-            "A step of plain SGD on a resident batch, update included: sigmoid, quadratic cost.",
-            "",
-            "| × time of our step | " + " | ".join(rungs) + " |",
-            "|---" * (len(rungs) + 1) + "|",
-            *(
-                f"| {name} | " + " | ".join(shown(by.get(r)) for r in rungs) + " |"
-                for name, by in ratios.items()
-            ),
-            "| *ours, µs a step* | " + " | ".join(f"*{times[r]:.4g}*" for r in rungs) + " |",
-            "",
-            f"This card multiplies square matrices of {SQUARE} rows at {rate / 1e12:.1f} TFLOP/s in "
-            f"that setting. Launching a graph of one kernel takes {1e6 * launch[0]:.1f} µs, a further "
-            f"kernel in it {1e6 * launch[1]:.2f} µs.",
-            "",
-            "The GPU is ahead of NumPy on the same machine "
-            + (f"at {', '.join(ahead)}." if ahead else "at none of these sizes."),
-            "",
-            "![Times of contenders over the time of bpengine](benchmarks-gpu-ratios.svg)",
-            "",
-        ]
-    )
-
-
-def shown(ratio: Ratio | None) -> str:
-    """A cell of the table."""
-    if ratio is None:
-        return "–"
-    digits = 0 if ratio.median >= 20 else 2
-    return f"**{ratio.median:.{digits}f}** {ratio.low:.{digits}f}–{ratio.high:.{digits}f}"
+    return [
+        *pages.first_lines(
+            "How much time a training step takes in other libraries on the same GPU, and by bpengine on "
+            "NumPy, relative to bpengine's graph.",
+            "Above 1, bpengine on the GPU is faster. A step is plain SGD on a resident batch, update "
+            f"included: {setting}, sigmoid, quadratic cost, timed by events on the device.",
+            ["torch", "jax"],
+            rungs,
+        ),
+        f"The GPU: {machine}.",
+        pages.step_table("× time of bpengine's step", ratios, rungs),
+        f"This GPU multiplies square matrices of {SQUARE} rows at {rate / 1e12:.1f} TFLOP/s in that "
+        f"setting. Launching a graph of one kernel takes {1e6 * launch[0]:.1f} µs, a further kernel in "
+        f"it {1e6 * launch[1]:.2f} µs.",
+        "The GPU is ahead of NumPy on the same machine "
+        + (f"at {', '.join(ahead)}." if ahead else "at none of these sizes."),
+        "![Times of contenders over the time of bpengine](benchmarks-gpu-ratios.svg)",
+    ]
 
 
 def against(
@@ -271,22 +236,9 @@ def against(
             for _ in range(3):
                 run(), ours()
             ratio = measure(run, ours, pairs=pairs, rng=0, clock=card.clock)
-            found[name][rung] = scaled(ratio, theirs, STEPS[rung])
+            found[name][rung] = pages.per_step(ratio, theirs, STEPS[rung])
             print(f"{rung:8} {name:16} {found[name][rung]}", file=sys.stderr, flush=True)
         yield rung, found
-
-
-def scaled(ratio: Ratio, theirs: int, ours: int) -> Ratio:
-    """The ratio for one step each, where the two sides took several a call."""
-    k = ours / theirs
-    return Ratio(
-        ratio.median * k,
-        ratio.low * k,
-        ratio.high * k,
-        ratio.pairs,
-        ratio.ours / theirs,
-        ratio.reference / ours,
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -298,14 +250,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"benchmarks/gpu.py needs a GPU: {error}") from None
     if card.backend.gpu.library is None:
         raise SystemExit("benchmarks/gpu.py needs cuBLAS: pip install 'bpengine[cuda13]'")
-    rate, launch, done, text = card.rate(), card.launch_cost(), [], ""
+    rate, launch, done = card.rate(), card.launch_cost(), []
     for rung, ratios in against(card, chosen.rungs, chosen.pairs):
         done.append(rung)
-        text = page(ratios, done, card.describe(), chosen.precision, rate, launch)
-        if not chosen.print:  # after every rung, as the next may take too long
-            (DOCS / "benchmarks-gpu.md").write_text(text, encoding="utf-8")
-            plots.ratios(ratios).savefig(DOCS / "benchmarks-gpu-ratios.svg")
-    print(text)
+        parts = page(ratios, done, card.describe(), chosen.precision, rate, launch)
+        pages.write("gpu", "on a GPU", parts, chosen.print)  # now, as the next may take too long
+        if not chosen.print:
+            plots.ratios(ratios).savefig(pages.DOCS / "benchmarks-gpu-ratios.svg")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ LADDER = {
 }
 RUNGS = LADDER | {
     "softmax": Rung((784, 100, 10), 128, ("relu", "softmax"), "softmax_cross_entropy"),
+    "xlarge": Rung((4096,) * 5, 8192),  # of a GPU
 }
 
 

@@ -17,6 +17,7 @@ from typing import Any
 # before NumPy, so that OpenBLAS takes the core that bpengine asks it for
 import bpengine as bp  # isort: skip
 
+import contenders
 import numpy as np
 import pages
 from ladder import LEARNING_RATE, examples, network, plain_parameters
@@ -98,12 +99,7 @@ def opacus_step(name: str) -> Call:
     from opacus import PrivacyEngine
 
     X, Y = (torch.from_numpy(np.ascontiguousarray(x.T)) for x in examples(name))
-    layers: list[Any] = []
-    for w, b in zip(*plain_parameters(name), strict=True):
-        layer = torch.nn.Linear(w.shape[1], w.shape[0])
-        layer.weight.data, layer.bias.data = torch.from_numpy(w), torch.from_numpy(b[:, 0].copy())
-        layers += [layer, torch.nn.Sigmoid()]
-    model = torch.nn.Sequential(*layers)
+    model = contenders.torch_model(name)
 
     class Quadratic(torch.nn.Module):
         reduction = "mean"
