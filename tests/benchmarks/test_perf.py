@@ -6,13 +6,11 @@ and twice.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -24,42 +22,19 @@ from bpengine.timing import Ratio
 ROOT = Path(__file__).parents[2]
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # the later ones import the earlier
-    spec.loader.exec_module(module)
-    return module
-
-
-(
-    frozen,
-    frozen_kernels,
-    ladder,
-    variations,
-    exact,
-    kernels,
-    timed,
-    revisions,
-    study,
-    injections,
-    perf,
-) = map(
-    load,
-    (
-        "frozen",
-        "frozen_kernels",
-        "ladder",
-        "variations",
-        "exact",
-        "kernels",
-        "timed",
-        "revisions",
-        "study",
-        "injections",
-        "perf",
-    ),
-)
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(ROOT / "benchmarks")
+    import exact
+    import frozen
+    import frozen_kernels
+    import injections
+    import kernels
+    import ladder
+    import perf
+    import revisions
+    import study
+    import timed
+    import variations
 
 ALL_NAMES, ALL_CASES = exact.NAMES, timed.CASES
 NAMES = ("numpy base", "numpy adam", "numpy feedforward", "numba base", "numpy fit")
