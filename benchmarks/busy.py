@@ -48,14 +48,14 @@ def table(processes: int, rungs: Sequence[str], backends: Sequence[str], pairs: 
     return pages.table("", [str(ladder.LADDER[rung]) for rung in rungs], rows)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--rungs", nargs="+", choices=ladder.LADDER, default=list(ladder.LADDER))
     parser.add_argument("--backends", nargs="+", default=["numpy", "numba"])
     parser.add_argument("--pairs", type=int, default=41)
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_args()
     print(table(chosen.processes, chosen.rungs, chosen.backends, chosen.pairs))
 
 

@@ -23,6 +23,7 @@ import frozen
 import ladder
 import numpy as np
 import pages
+import search
 from sklearn import neural_network
 
 from bpengine import openblas
@@ -149,38 +150,33 @@ def predictions(name: str, m: int | None, backend: str) -> dict[str, Pair]:
     }
 
 
-def tables(sizes: Sequence[str], calls: Sequence[str] | None, backend: str, count: int) -> str:
+def tables(sizes: Sequence[str], backend: str, count: int) -> str:
     """Markdown: the ratios by call and network."""
     rows: dict[str, list[str]] = {}
     for size in sizes:
         for made, threads in ((pairs, openblas.one_thread), (predictions, nullcontext())):
             for call, sides in made(*SIZES[size], backend).items():
-                if calls is None or call in calls:
-                    with threads:
-                        found = measure(*sides, pairs=count, rng=0)
-                    print(f"{backend} {size:22} {call:36} {found}", file=sys.stderr, flush=True)
-                    rows.setdefault(call, []).append(pages.cell(found))
+                with threads:
+                    found = measure(*sides, pairs=count, rng=0)
+                print(f"{backend} {size:22} {call:36} {found}", file=sys.stderr, flush=True)
+                rows.setdefault(call, []).append(pages.cell(found))
     return pages.table(backend, sizes, rows)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     pages.options(parser)
     parser.add_argument("--backends", nargs="+", default=["numpy", "numba"])
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--calls", nargs="+", help="these alone, and nothing else")
     parser.add_argument("--pairs", type=int, default=51)
     parser.add_argument("--searches", nargs="*", default=["64-20-10", "64-100-10", "64-100-100-10"])
     parser.add_argument("--rounds", type=int, default=3)
-    chosen = parser.parse_args(arguments)
-    found = [tables(chosen.sizes, chosen.calls, name, chosen.pairs) for name in chosen.backends]
-    if chosen.calls is not None:
-        print(*found, sep="\n\n")
-        return
-    import search
-
+    chosen = parser.parse_args()
+    found = [tables(chosen.sizes, name, chosen.pairs) for name in chosen.backends]
+    searches = search.table(chosen.searches, 30, chosen.rounds)
     rungs = [SIZES[size][0] for size in chosen.sizes if SIZES[size][1] is None]
+    busy_steps = [busy.table(number, rungs, chosen.backends, chosen.pairs) for number in (0, 4)]
     pages.write(
         "calls",
         "what you get, call by call",
@@ -206,13 +202,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "`StackSearchCV`: the digits, 12 candidates, 5 folds, 30 epochs, without the last fit. The "
             "time of a `BaggingClassifier` divided by that of `MLPEnsembleClassifier`, both of "
             f"{search.MEMBERS} networks. Above 1, bpengine is faster.",
-            search.table(chosen.searches, 30, chosen.rounds),
+            searches,
             "## A busy machine",
             "A step with as many BLAS threads as bpengine uses, divided by a step with one thread, with "
             "no other process and with four on two cores. See "
             "[threads](threads-and-reproducibility.md).",
-            busy.table(0, rungs, chosen.backends, chosen.pairs),
-            busy.table(4, rungs, chosen.backends, chosen.pairs),
+            *busy_steps,
         ],
         chosen.print,
     )

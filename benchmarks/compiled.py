@@ -75,34 +75,19 @@ def _loop() -> Callable[[], object]:
 
 def _jax_epoch() -> Callable[[], object]:
     import jax
-    import jax.numpy as jnp
 
-    X, Y = (jnp.asarray(np.ascontiguousarray(x.T)) for x in examples("nielsen", EXAMPLES))
-    weights, biases = plain_parameters("nielsen")
-    state = [(jnp.array(w), jnp.array(b)) for w, b in zip(weights, biases, strict=True)]
-
-    def cost(state: Any, x: Any, y: Any) -> Any:
-        a = x.T
-        for w, b in state:
-            a = jax.nn.sigmoid(w @ a + b)
-        return 0.5 * jnp.sum((a - y.T) ** 2) / x.shape[0]
+    X, Y = (jax.numpy.asarray(np.ascontiguousarray(x.T)) for x in examples("nielsen", EXAMPLES))
 
     def step(state: Any, chosen: Any) -> Any:
-        value, gradient = jax.value_and_grad(cost)(state, X[chosen], Y[chosen])
-        return jax.tree.map(lambda p, g: p - LEARNING_RATE * g, state, gradient), value
+        cost, gradient = jax.value_and_grad(contenders.jax_cost)(state, X[chosen].T, Y[chosen].T)
+        return contenders.jax_update(state, gradient), cost
 
     @jax.jit
-    def epoch(state: Any, key: Any) -> Any:
-        order = jax.random.permutation(key, EXAMPLES).reshape(-1, BATCH)
-        return jax.lax.scan(step, state, order)
+    def epoch(state: Any) -> Any:
+        order = jax.random.permutation(jax.random.PRNGKey(0), EXAMPLES).reshape(-1, BATCH)
+        return jax.lax.scan(step, state, order)[0]
 
-    key, box = jax.random.PRNGKey(0), [state]
-
-    def run() -> None:
-        box[0], _ = jax.block_until_ready(epoch(box[0], key))
-
-    run()
-    return run
+    return contenders.advancing(epoch, contenders.jax_state("nielsen"))
 
 
 def main() -> None:

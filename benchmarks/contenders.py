@@ -78,31 +78,36 @@ def jax_scan(name: str, steps: int) -> Steps:
     """JAX: jit of a scan over all steps, buffers donated."""
     import jax
 
-    step, state = _jax(name)
+    step = _jax_step(name)
     scan = jax.jit(
         lambda state: jax.lax.scan(lambda s, _: (step(s), None), state, None, length=steps)[0],
         donate_argnums=0,
     )
-    box = [scan(state)]
-
-    def run() -> None:
-        box[0] = jax.block_until_ready(scan(box[0]))
-
-    return run
+    return advancing(scan, jax_state(name))
 
 
 def jax_steps(name: str, steps: int) -> Steps:
     """JAX: jit of one step, called for each."""
     import jax
 
-    step, state = _jax(name)
-    jitted = jax.jit(step, donate_argnums=0)
-    box = [jitted(state)]
+    jitted = jax.jit(_jax_step(name), donate_argnums=0)
+
+    def several(state: Any) -> Any:
+        for _ in range(steps):
+            state = jitted(state)
+        return state
+
+    return advancing(several, jax_state(name))
+
+
+def advancing(further: Callable[[Any], Any], state: Any) -> Steps:
+    """Calls of a function of JAX, each with the state that the one before returned."""
+    import jax
+
+    box = [further(state)]
 
     def run() -> None:
-        for _ in range(steps):
-            box[0] = jitted(box[0])
-        jax.block_until_ready(box[0])
+        box[0] = jax.block_until_ready(further(box[0]))
 
     return run
 
@@ -112,11 +117,12 @@ def jax_prediction(name: str, m: int | None) -> Steps:
     import jax
 
     X = jax.numpy.asarray(examples(name, m)[0])
-    state, predict = _jax_state(name), jax.jit(_jax_outputs)
+    state, predict = jax_state(name), jax.jit(_jax_outputs)
     return lambda: jax.block_until_ready(predict(state, X))
 
 
-def _jax_state(name: str) -> Any:
+def jax_state(name: str) -> Any:
+    """The parameters of a rung as arrays of JAX."""
     import jax.numpy as jnp
 
     pairs = zip(*plain_parameters(name), strict=True)
@@ -131,20 +137,23 @@ def _jax_outputs(state: Any, X: Any) -> Any:
     return X
 
 
-def _jax(name: str) -> tuple[Any, Any]:
+def jax_cost(state: Any, X: Any, Y: Any) -> Any:
+    """The quadratic cost, averaged over a batch."""
+    return 0.5 * ((_jax_outputs(state, X) - Y) ** 2).sum() / X.shape[1]
+
+
+def jax_update(state: Any, gradient: Any) -> Any:
+    """Parameters after a step of gradient descent."""
     import jax
-    import jax.numpy as jnp
 
-    X, Y = map(jnp.asarray, examples(name))
-    state = _jax_state(name)
+    return jax.tree.map(lambda p, g: p - LEARNING_RATE * g, state, gradient)
 
-    def cost(state: Any) -> Any:
-        return 0.5 * jnp.sum((_jax_outputs(state, X) - Y) ** 2) / X.shape[1]
 
-    def step(state: Any) -> Any:
-        return jax.tree.map(lambda p, g: p - LEARNING_RATE * g, state, jax.grad(cost)(state))
+def _jax_step(name: str) -> Callable[[Any], Any]:
+    import jax
 
-    return step, state
+    X, Y = map(jax.numpy.asarray, examples(name))
+    return lambda state: jax_update(state, jax.grad(jax_cost)(state, X, Y))
 
 
 def torch_eager(name: str, steps: int) -> Steps:

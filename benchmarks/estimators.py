@@ -173,12 +173,8 @@ def main() -> None:
     pages.options(parser)
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
-    lines = pages.first_lines(
-        "How much time scikit-learn's `MLPClassifier.fit` takes relative to bpengine's estimator of the "
-        "same name, on the same data with the same parameters and epochs.",
-        f"Above 1, bpengine's is faster. {options.pairs} pairs of fits.",
-        ["numba", "scikit-learn"],
-    )
+    sizes = sizes_table(options.pairs, options.examples, options.networks)
+    variants, accuracies = variants_table(options.pairs), accuracy_table(options.epochs)
     fitted = (
         f"Ten epochs of the 1,797 digits; five of {options.examples:,} examples of 784 pixels, of which "
         '81 % are 0. The solver is Adam. The columns are bpengine with `backend="numpy"` and '
@@ -193,14 +189,19 @@ def main() -> None:
         "same too, up to rounding."
     )
     parts = [
-        *lines,
-        sizes_table(options.pairs, options.examples, options.networks),
+        *pages.first_lines(
+            "How much time scikit-learn's `MLPClassifier.fit` takes relative to bpengine's estimator of "
+            "the same name, on the same data with the same parameters and epochs.",
+            f"Above 1, bpengine's is faster. {options.pairs} pairs of fits.",
+            ["numba", "scikit-learn"],
+        ),
+        sizes,
         fitted,
         "## Other parameters",
-        variants_table(options.pairs),
+        variants,
         "## Accuracy",
         compared,
-        accuracy_table(options.epochs),
+        accuracies,
     ]
     pages.write("estimators", "estimators", parts, options.print)
 

@@ -20,6 +20,7 @@ from typing import Any
 # before NumPy, so that OpenBLAS takes the core that bpengine asks it for
 import bpengine as bp  # isort: skip
 
+import contenders
 import numpy as np
 import pages
 from ladder import LEARNING_RATE, RUNGS, examples
@@ -77,31 +78,16 @@ def jax_scan(task: str, P: int, backend: str) -> Call:
     import jax.numpy as jnp
 
     X, Y = map(jnp.asarray, examples(*TASKS[task]))
-    m = X.shape[1]
     nets = stack(task, P)
     start = [(jnp.array(w), jnp.array(b)) for w, b in zip(nets.weights, nets.biases, strict=True)]
+    gradients = jax.vmap(jax.grad(contenders.jax_cost), (0, None, None))
 
-    def cost(parameters: Any) -> Any:
-        a = X
-        for w, b in parameters:
-            a = jax.nn.sigmoid(w @ a + b)
-        return 0.5 * jnp.sum((a - Y) ** 2) / m
+    def step(state: Any, _: Any) -> Any:
+        return contenders.jax_update(state, gradients(state, X, Y)), None
 
-    def step(parameters: Any, _: Any) -> Any:
-        gradients = jax.vmap(jax.grad(cost))(parameters)
-        return jax.tree.map(lambda p, g: p - LEARNING_RATE * g, parameters, gradients), None
-
-    @jax.jit
-    def run(parameters: Any) -> Any:
-        return jax.lax.scan(step, parameters, None, length=STEPS)[0]
-
+    run = jax.jit(lambda state: jax.lax.scan(step, state, None, length=STEPS)[0])
     check(task, P, [np.asarray(w) for w, _ in run(start)])
-    state = [start]
-
-    def call() -> None:
-        state[0] = jax.block_until_ready(run(state[0]))
-
-    return call
+    return contenders.advancing(run, start)
 
 
 def torch_func(task: str, P: int, backend: str) -> Call:
