@@ -202,6 +202,7 @@ SHORTEST = {
         *("--sizes", "2-3-3-1, 50", "--pairs", "5", "--backends", "numpy"),
         *("--searches", "--print"),
     ],
+    "numba_rule": ["--shapes", "2-3-3-1, batch 50", "--pairs", "5"],
     "search": ["64-20-10", "--epochs", "2", "--rounds", "1"],
     "book": ["--data", "none", "--examples", "20", "--epochs", "1", "--pairs", "5"],
     "tried": ["tiny", "--pairs", "5"],

@@ -11,7 +11,7 @@ import numpy as np
 from bpengine.backends import Backend, BackendUnavailableError, get
 from bpengine.model.model import Model
 
-__all__ = ["for_training", "rule"]
+__all__ = ["for_training", "rule", "saved_by_step"]
 
 # seconds saved by a step
 SAVED = 10e-6  # for each layer of weights; measured: 5e-6 to 15e-6
@@ -33,22 +33,30 @@ def for_training(network: Model, batch_size: int, steps: int, remembers: bool) -
     saves. `steps` are those of the whole training, or of all trainings of a search; `remembers` is
     whether the optimizer has a state.
     """
-    backend, sizes = network.backend, network.sizes
+    backend = network.backend
     names = [*(σ.operation for σ in network.activations), network.cost.operation]
     custom = any(name.startswith("custom ") for name in names)
     if custom or backend.name != "numpy" or importlib.util.find_spec("numba") is None:
         return backend
-    networks = math.prod(network.stack)
-    weights = networks * sum(n * m for n, m in pairwise(sizes))
-    activations = networks * batch_size * sum(sizes[1:]) * np.dtype(network.dtype).itemsize
-    saved = SAVED * (len(sizes) - 1) + SAVED_BY_STATE * weights * remembers
-    saved += SAVED_BY_BYTE * activations + SAVED_BEYOND * max(0, activations - CACHED)
-    if 3 * batch_size * weights > LARGEST or steps * saved < START:
+    multiplications = 3 * batch_size * _weights(network)
+    if multiplications > LARGEST or steps * saved_by_step(network, batch_size, remembers) < START:
         return backend
     try:
         return get("numba")
     except BackendUnavailableError:
         return backend  # a broken Numba is no error, as the user did not name it
+
+
+def saved_by_step(network: Model, batch_size: int, remembers: bool) -> float:
+    """Seconds that a compiled step is assumed to save."""
+    values = math.prod(network.stack) * batch_size * sum(network.sizes[1:])
+    activations = values * np.dtype(network.dtype).itemsize
+    saved = SAVED * (len(network.sizes) - 1) + SAVED_BY_STATE * _weights(network) * remembers
+    return saved + SAVED_BY_BYTE * activations + SAVED_BEYOND * max(0, activations - CACHED)
+
+
+def _weights(network: Model) -> int:
+    return math.prod(network.stack) * sum(n * m for n, m in pairwise(network.sizes))
 
 
 def rule() -> str:
