@@ -119,8 +119,7 @@ def lone_kernel(name, dtype):
     views = [View(4096 * (i + 1), (5, 7), (7, 1), dtype) for i in range(10)]
     if name == "uniform":
         return elementwise.fuse([elementwise.ElementwiseOp(name, (), views[0], (4096, 0))])[0]
-    code, _ = cuda_source.ELEMENTWISE[name]
-    count = 1 + max(int(i) for i in re.findall(r"\$(\d)", code))
+    count = 1 + max(int(i) for i in re.findall(r"\$(\d)", cuda_source.ELEMENTWISE[name]))
     return elementwise.fuse([elementwise.ElementwiseOp(name, tuple(views[:count]), views[9])])[0]
 
 

@@ -24,76 +24,62 @@ __device__ inline T sigmoid(T z) {{
     return (z >= 0 ? (T)1 : e) / (1 + e);
 }}
 """
-# name: (code, indices of the inputs that are written too). $0, $1, … are the inputs, $o is the output,
-# which is assigned last, as it may be one of the inputs
-ELEMENTWISE: dict[str, tuple[str, tuple[int, ...]]] = {
-    "difference": ("$o = ($0 - $1) * $2;", ()),
-    "reverse difference": ("$o = $0 - $1;", ()),
-    "descend": ("$o = $0 - $1;", ()),
-    "add": ("$o = $0 + $1;", ()),
-    "shrink": ("$o = $0 - $2 * $1;", ()),
-    "multiply": ("$o = $0 * $1;", ()),
-    "hypot": ("$o = hypot($0, $1);", ()),
-    "linear": ("$o = $0;", ()),
-    "linear slope": ("$o = $0;", ()),
-    "sigmoid": ("$o = sigmoid($0);", ()),
-    "sigmoid slope": ("$o = $0 * ($1 * (1 - $1));", ()),
-    "tanh": ("$o = tanh($0);", ()),
-    "tanh slope": ("$o = $0 * (1 - $1 * $1);", ()),
-    "relu": ("$o = $0 < 0 ? (T)0 : $0;", ()),
-    "relu slope": ("$o = $0 * sign($1);", ()),
-    "leaky_relu": ("$o = $0 < 0 ? (T)0.01 * $0 : $0;", ()),
-    "leaky_relu slope": ("$o = $0 * at_least(sign($1), (T)0.01);", ()),
-    "softplus": ("$o = at_least($0, (T)0) + log1p(exp(-fabs($0)));", ()),
-    "softplus slope": ("$o = -$0 * expm1(-$1);", ()),
-    "exponential": ("$o = exp($0);", ()),
-    "exponential slope": ("$o = $0 * $1;", ()),
-    "swish": ("$o = $0 * sigmoid($0);", ()),
-    "swish slope": ("const T s = sigmoid($1); $o = $0 * (s * (1 + $1 * (1 - s)));", ()),
-    "gelu": (
-        "$o = (T)0.5 * $0 * (1 + tanh(GELU_SCALE * ($0 + (T)0.044715 * $0 * $0 * $0)));",
-        (),
-    ),
+# $0, $1, … are the inputs, of which some are written too; $o is the output, which is assigned last, as
+# it may be one of the inputs
+ELEMENTWISE: dict[str, str] = {
+    "difference": "$o = ($0 - $1) * $2;",
+    "reverse difference": "$o = $0 - $1;",
+    "descend": "$o = $0 - $1;",
+    "add": "$o = $0 + $1;",
+    "shrink": "$o = $0 - $2 * $1;",
+    "multiply": "$o = $0 * $1;",
+    "hypot": "$o = hypot($0, $1);",
+    "linear": "$o = $0;",
+    "linear slope": "$o = $0;",
+    "sigmoid": "$o = sigmoid($0);",
+    "sigmoid slope": "$o = $0 * ($1 * (1 - $1));",
+    "tanh": "$o = tanh($0);",
+    "tanh slope": "$o = $0 * (1 - $1 * $1);",
+    "relu": "$o = $0 < 0 ? (T)0 : $0;",
+    "relu slope": "$o = $0 * sign($1);",
+    "leaky_relu": "$o = $0 < 0 ? (T)0.01 * $0 : $0;",
+    "leaky_relu slope": "$o = $0 * at_least(sign($1), (T)0.01);",
+    "softplus": "$o = at_least($0, (T)0) + log1p(exp(-fabs($0)));",
+    "softplus slope": "$o = -$0 * expm1(-$1);",
+    "exponential": "$o = exp($0);",
+    "exponential slope": "$o = $0 * $1;",
+    "swish": "$o = $0 * sigmoid($0);",
+    "swish slope": "const T s = sigmoid($1); $o = $0 * (s * (1 + $1 * (1 - s)));",
+    "gelu": "$o = (T)0.5 * $0 * (1 + tanh(GELU_SCALE * ($0 + (T)0.044715 * $0 * $0 * $0)));",
     "gelu slope": (
         # beyond ±10 the slope is 1 or 0 to all digits; the cut keeps z² from overflowing
         "const T z = within($1, (T)-10, (T)10);"
         " const T t = tanh(GELU_SCALE * (z + (T)0.044715 * z * z * z));"
         " const T inner = GELU_SCALE * (1 + (T)(3 * 0.044715) * z * z);"
-        " $o = $0 * ((T)0.5 * (1 + t) + (T)0.5 * z * (1 - t * t) * inner);",
-        (),
+        " $o = $0 * ((T)0.5 * (1 + t) + (T)0.5 * z * (1 - t * t) * inner);"
     ),
-    "absolute_error slope": ("$o = sign($0 - $1) * $2;", ()),
-    "huber slope": ("$o = within($0 - $1, (T)-1, (T)1) * $2;", ()),
-    "poisson slope": ("$o = ($0 - $1) / at_least($0, ROOT_TINY) * $2;", ()),
-    "binary_cross_entropy slope": (
-        "$o = ($0 - $1) / at_least($0 * (1 - $0), ROOT_TINY) * $2;",
-        (),
-    ),
-    "clip factors": ("$o = $2 * ($1 / at_least($0, $1));", ()),
-    "l2": ("$o = $0 + $2 * $1;", ()),
-    "l1": ("$o = $0 + $2 * sign($1);", ()),
-    "dropout mask": ("$o = $0 < $1 ? 1 / $1 : (T)0;", ()),
+    "absolute_error slope": "$o = sign($0 - $1) * $2;",
+    "huber slope": "$o = within($0 - $1, (T)-1, (T)1) * $2;",
+    "poisson slope": "$o = ($0 - $1) / at_least($0, ROOT_TINY) * $2;",
+    "binary_cross_entropy slope": "$o = ($0 - $1) / at_least($0 * (1 - $0), ROOT_TINY) * $2;",
+    "clip factors": "$o = $2 * ($1 / at_least($0, $1));",
+    "l2": "$o = $0 + $2 * $1;",
+    "l1": "$o = $0 + $2 * sign($1);",
+    "dropout mask": "$o = $0 < $1 ? 1 / $1 : (T)0;",
     # v ← μ v - step, θ ← θ + v
-    "momentum": ("$2 = $3 * $2 - $1; $o = $0 + $2;", (2,)),
-    "nesterov": ("$2 = $3 * $2 - $1; $o = $0 + ($3 * $2 - $1);", (2,)),
-    "rmsprop": (
-        "$2 = $3 * $2 + $4 * $1 * $1; $o = $0 - $6 * $1 / (sqrt($2) + $5);",
-        (2,),
-    ),
-    "adagrad": ("$2 = $2 + $1 * $1; $o = $0 - $4 * $1 / (sqrt($2) + $3);", (2,)),
+    "momentum": "$2 = $3 * $2 - $1; $o = $0 + $2;",
+    "nesterov": "$2 = $3 * $2 - $1; $o = $0 + ($3 * $2 - $1);",
+    "rmsprop": "$2 = $3 * $2 + $4 * $1 * $1; $o = $0 - $6 * $1 / (sqrt($2) + $5);",
+    "adagrad": "$2 = $2 + $1 * $1; $o = $0 - $4 * $1 / (sqrt($2) + $3);",
     # the sums of the weights, and with them α = η √W₂ / W₁ and ε' = ε √W₂
     "adam weights": (
         "$0 = $2 * $0 + 1; $1 = $3 * $1 + 1;"
-        " const T root = sqrt($1); $6 = $5 * root; $o = $4 * root / $0;",
-        (0, 1, 6),
+        " const T root = sqrt($1); $6 = $5 * root; $o = $4 * root / $0;"
     ),
     # η m̂ / (√v̂ + ε) = α G / (√S + ε')
-    "adam": (
-        "$2 = $4 * $2 + $1; $3 = $5 * $3 + $1 * $1; $o = $0 - $7 * $2 / (sqrt($3) + $6);",
-        (2, 3),
-    ),
-    "average share": ("$0 = $0 + 1; $o = at_least(1 / $0, $1);", (0,)),
-    "average": ("$o = $0 + $2 * ($1 - $0);", ()),
+    "adam": "$2 = $4 * $2 + $1; $3 = $5 * $3 + $1 * $1; $o = $0 - $7 * $2 / (sqrt($3) + $6);",
+    "average share": "$0 = $0 + 1; $o = at_least(1 / $0, $1);",
+    "average": "$o = $0 + $2 * ($1 - $0);",
 }
 
 

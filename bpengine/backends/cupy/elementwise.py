@@ -36,8 +36,12 @@ class View(NamedTuple):
     @property
     def contiguous(self) -> bool:
         """Whether it is row-major, without gaps."""
-        steps = zip(self.shape, self.strides, _row_major(self.shape), strict=True)
-        return all(stride == wanted for n, stride, wanted in steps if n > 1)
+        step = 1
+        for n, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if n > 1 and stride != step:
+                return False
+            step *= n
+        return True
 
     @property
     def mT(self) -> View:  # noqa: N802, as the array API has it
@@ -136,7 +140,7 @@ class ElementwiseOp:
         """The formula."""
         if self.name == "uniform":
             return "$o = uniform((const u64*)$a, (u64)i + $b, (T)0);"
-        return ELEMENTWISE[self.name][0]
+        return ELEMENTWISE[self.name]
 
     @property
     def operands(self) -> tuple[View, ...]:
@@ -147,9 +151,8 @@ class ElementwiseOp:
     @property
     def written(self) -> tuple[View, ...]:
         """Those operands that are written."""
-        state = () if self.name == "uniform" else ELEMENTWISE[self.name][1]
         operands = self.operands
-        return *(operands[i] for i in state), operands[-1]
+        return *(operands[int(i)] for i in re.findall(r"\$(\d) =", self.code)), operands[-1]
 
     def can_follow(self, others: Sequence[ElementwiseOp]) -> bool:
         """Whether a kernel may compute it after other operations, element by element."""
@@ -274,31 +277,15 @@ def _place(k: int, steps: tuple[int, ...], parameters: list[str], arguments: lis
     return " + ".join(terms) or "0"
 
 
-def _row_major(shape: Sequence[int]) -> list[int]:
-    strides = [1] * len(shape)
-    for axis in range(len(shape) - 2, -1, -1):
-        strides[axis] = strides[axis + 1] * shape[axis + 1]
-    return strides
-
-
 def _merged(
     shape: tuple[int, ...], strides: Sequence[tuple[int, ...]]
 ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
     """The same elements in the same order with as few axes as possible, at least one."""
-    sizes: list[int] = []
-    steps: list[list[int]] = [[] for _ in strides]
-    for axis, n in enumerate(shape):
-        of_axis = [x[axis] for x in strides]
-        if n == 1:
-            continue
-        if sizes and all(merged[-1] == step * n for merged, step in zip(steps, of_axis, strict=True)):
-            sizes[-1] *= n
-            for merged, step in zip(steps, of_axis, strict=True):
-                merged[-1] = step
-        else:
-            sizes.append(n)
-            for merged, step in zip(steps, of_axis, strict=True):
-                merged.append(step)
-    if not sizes:
-        return (1,), [(0,) for _ in strides]
-    return tuple(sizes), [tuple(merged) for merged in steps]
+    axes: list[tuple[int, tuple[int, ...]]] = []
+    for n, *steps in zip(shape, *strides, strict=True):
+        if axes and all(outer == n * step for outer, step in zip(axes[-1][1], steps, strict=True)):
+            axes[-1] = axes[-1][0] * n, tuple(steps)
+        elif n > 1:
+            axes.append((n, tuple(steps)))
+    sizes, merged = zip(*axes or [(1, (0,) * len(strides))], strict=True)
+    return sizes, list(zip(*merged, strict=True))

@@ -28,6 +28,10 @@ class Cache(FunctionCache):
         with self._guard_against_spurious_io_errors():
             return self._load_overload(sig, target_context)
 
+    def _index_key(self, sig, codegen):
+        """The key in a function's file, without its closure: that is as constant as the source."""
+        return sig, codegen.magic_tuple()
+
 
 def cached_cfunc(function: Callable[..., Any], signature: Any, **options: Any) -> Any:
     """As ``numba.cfunc(signature, cache=True, **options)(function)``."""

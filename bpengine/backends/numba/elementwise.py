@@ -21,8 +21,6 @@ from bpengine.backends.numba.vector_math import exp, expm1, log1p, sigmoid, tanh
 __all__ = ["ELEMENTWISE", "KERNELS", "elementwise", "helper", "inlined", "kernel", "number", "view"]
 
 KERNELS: dict[str, Callable[..., None]] = {}
-ELEMENTWISE: dict[str, str] = {}
-"""Which inputs of an operation are the arrays x, y and the number s of its kernel, in that order."""
 helper = njit(error_model="numpy")
 inlined = register_jitable(error_model="numpy")
 
@@ -33,22 +31,6 @@ def kernel(name: str) -> Callable[..., Any]:
     def register(function: Callable[..., None]) -> Callable[..., None]:
         KERNELS[name] = function
         return function
-
-    return register
-
-
-def formula(name: str, operands: str) -> Callable[..., Any]:
-    """Register ``output = f(x, y, s)`` as the elementwise kernel of a name."""
-
-    def register(f: Callable[..., Any]) -> Callable[..., Any]:
-        inlined(f)
-
-        def run(instruction, like):
-            elementwise(f, instruction, like)
-
-        run.__qualname__ = f.__qualname__  # Numba's cache on disk has a file for each
-        KERNELS[name], ELEMENTWISE[name] = run, operands
-        return f
 
     return register
 
@@ -117,117 +99,6 @@ def _at_most(x, most):
     return most if x > most else x
 
 
-@formula("copy", "x")
-def _first(x, y, s):
-    return x
-
-
-@formula("add", "xy")
-def _add(x, y, s):
-    return x + y
-
-
-@formula("subtract", "xy")
-def _subtract(x, y, s):
-    return x - y
-
-
-@formula("multiply", "xy")
-def _multiply(x, y, s):
-    return x * y
-
-
-@formula("scale", "xs")
-def _scale(x, y, s):
-    return x * s
-
-
-@formula("shrink", "xys")
-def _shrink(x, y, s):
-    return x - s * y
-
-
-@formula("l2", "xys")
-def _l2(x, y, s):
-    return x + s * y
-
-
-@formula("l1", "xys")
-def _l1(x, y, s):
-    return x + s * _sign(y)
-
-
-@formula("dropout mask", "xs")
-def _dropout_mask(x, y, s):
-    return real(1, x) / s if x < s else real(0, x)
-
-
-@formula("difference", "xys")
-def _difference(x, y, s):
-    return (x - y) * s
-
-
-@formula("sigmoid", "x")
-def _sigmoid(x, y, s):
-    return sigmoid(x)
-
-
-@formula("sigmoid slope", "xy")
-def _sigmoid_slope(x, y, s):
-    return x * (y * (real(1, x) - y))
-
-
-@formula("tanh", "x")
-def _tanh(x, y, s):
-    return tanh(x)
-
-
-@formula("tanh slope", "xy")
-def _tanh_slope(x, y, s):
-    return x * (real(1, x) - y * y)
-
-
-@formula("relu", "x")
-def _relu(x, y, s):
-    return _at_least(x, real(0, x))
-
-
-@formula("relu slope", "xy")
-def _relu_slope(x, y, s):
-    return x * _sign(y)
-
-
-@formula("leaky_relu", "x")
-def _leaky_relu(x, y, s):
-    return _at_least(x, real(0.01, x) * x)
-
-
-@formula("leaky_relu slope", "xy")
-def _leaky_relu_slope(x, y, s):
-    return x * _at_least(_sign(y), real(0.01, x))
-
-
-@formula("softplus", "x")
-def _softplus(x, y, s):
-    return _at_least(x, real(0, x)) + log1p(exp(-abs(x)))
-
-
-@formula("softplus slope", "xy")
-def _softplus_slope(x, y, s):
-    return x * -expm1(-y)
-
-
-@formula("exponential", "x")
-def _exponential(x, y, s):
-    return exp(x)
-
-
-@formula("swish", "x")
-def _swish(x, y, s):
-    return x * sigmoid(x)
-
-
-@formula("swish slope", "xy")
 def _swish_slope(x, y, s):
     a, one = sigmoid(y), real(1, x)
     return x * (a * (one + y * (one - a)))
@@ -240,12 +111,6 @@ def _gelu_sigmoid(x):
     return sigmoid(real(2 * math.sqrt(2 / math.pi), x) * (x + cubic * x))
 
 
-@formula("gelu", "x")
-def _gelu(x, y, s):
-    return x * _gelu_sigmoid(x)
-
-
-@formula("gelu slope", "xy")
 def _gelu_slope(x, y, s):
     # beyond ±30 the slope is 1 or 0; the cut keeps z² from overflowing
     z = _at_most(_at_least(y, real(-30, x)), real(30, x))
@@ -254,26 +119,52 @@ def _gelu_slope(x, y, s):
     return x * (a * (one + z * (one - a) * inner))
 
 
-@formula("absolute_error slope", "xys")
-def _absolute_error_slope(x, y, s):
-    return _sign(x - y) * s
+ELEMENTWISE = {
+    "copy": ("x", lambda x, y, s: x),
+    "add": ("xy", lambda x, y, s: x + y),
+    "subtract": ("xy", lambda x, y, s: x - y),
+    "multiply": ("xy", lambda x, y, s: x * y),
+    "scale": ("xs", lambda x, y, s: x * s),
+    "shrink": ("xys", lambda x, y, s: x - s * y),
+    "l2": ("xys", lambda x, y, s: x + s * y),
+    "l1": ("xys", lambda x, y, s: x + s * _sign(y)),
+    "dropout mask": ("xs", lambda x, y, s: real(1, x) / s if x < s else real(0, x)),
+    "difference": ("xys", lambda x, y, s: (x - y) * s),
+    "sigmoid": ("x", lambda x, y, s: sigmoid(x)),
+    "sigmoid slope": ("xy", lambda x, y, s: x * (y * (real(1, x) - y))),
+    "tanh": ("x", lambda x, y, s: tanh(x)),
+    "tanh slope": ("xy", lambda x, y, s: x * (real(1, x) - y * y)),
+    "relu": ("x", lambda x, y, s: _at_least(x, real(0, x))),
+    "relu slope": ("xy", lambda x, y, s: x * _sign(y)),
+    "leaky_relu": ("x", lambda x, y, s: _at_least(x, real(0.01, x) * x)),
+    "leaky_relu slope": ("xy", lambda x, y, s: x * _at_least(_sign(y), real(0.01, x))),
+    "softplus": ("x", lambda x, y, s: _at_least(x, real(0, x)) + log1p(exp(-abs(x)))),
+    "softplus slope": ("xy", lambda x, y, s: x * -expm1(-y)),
+    "exponential": ("x", lambda x, y, s: exp(x)),
+    "swish": ("x", lambda x, y, s: x * sigmoid(x)),
+    "swish slope": ("xy", _swish_slope),
+    "gelu": ("x", lambda x, y, s: x * _gelu_sigmoid(x)),
+    "gelu slope": ("xy", _gelu_slope),
+    "absolute_error slope": ("xys", lambda x, y, s: _sign(x - y) * s),
+    "huber slope": ("xys", lambda x, y, s: _at_most(_at_least(x - y, real(-1, x)), real(1, x)) * s),
+    "clip factors": ("xys", lambda x, y, s: s * (y / (y if x < y else x))),
+    "poisson slope": ("xys", lambda x, y, s: ((x - y) * s) / _at_least(x, _root_of_tiny(x))),
+    "binary_cross_entropy slope": (
+        "xys",
+        lambda x, y, s: ((x - y) * s) / _at_least(x * (real(1, x) - x), _root_of_tiny(x)),
+    ),
+}
+"""The inputs of an operation that are the arrays x and y and the number s, and output = f(x, y, s)."""
 
 
-@formula("huber slope", "xys")
-def _huber_slope(x, y, s):
-    return _at_most(_at_least(x - y, real(-1, x)), real(1, x)) * s
+def _kernel_of(name: str, f: Callable[..., Any]) -> Callable[..., None]:
+    inlined(f)
+
+    def run(instruction, like):
+        elementwise(f, instruction, like)
+
+    run.__qualname__ = name.replace(" ", "_")  # Numba's cache on disk has a file for each
+    return run
 
 
-@formula("clip factors", "xys")
-def _clip_factor(x, y, s):
-    return s * (y / (y if x < y else x))
-
-
-@formula("poisson slope", "xys")
-def _poisson_slope(x, y, s):
-    return ((x - y) * s) / _at_least(x, _root_of_tiny(x))
-
-
-@formula("binary_cross_entropy slope", "xys")
-def _binary_cross_entropy_slope(x, y, s):
-    return ((x - y) * s) / _at_least(x * (real(1, x) - x), _root_of_tiny(x))
+KERNELS |= {name: _kernel_of(name, f) for name, (_, f) in ELEMENTWISE.items()}

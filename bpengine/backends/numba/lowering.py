@@ -80,7 +80,7 @@ class Lowering:
             return None
         if name == "copy" and location(op.inputs[0]) == location(op.output):
             return []
-        return self._elementwise(self._kernel(name, op), ELEMENTWISE[name], op)
+        return self._elementwise(self._kernel(name, op), ELEMENTWISE[name][0], op)
 
     def _custom(self, op: Operation) -> list[Instruction] | None:
         found = custom_kernel(op)
