@@ -19,6 +19,7 @@ __all__ = [
     "Processor",
     "better_core",
     "chooses",
+    "numpy_library",
     "one_thread",
     "parse",
     "prepare",
@@ -45,7 +46,7 @@ LESSER = frozenset(
     {"Katmai", "Prescott", "Nehalem", "Barcelona", "Sandybridge", "Excavator", "Haswell", "Zen"}
 )
 Decision = Literal["opted out", "given", "set", "too late", "not needed"]
-QUOTA_FILES = ("/sys/fs/cgroup/cpu.max",)
+QUOTA_FILE = "/sys/fs/cgroup/cpu.max"
 FOUND: dict[str, Callable[..., Any]] = {}  # functions of the library
 decision: Decision = "not needed"
 
@@ -141,20 +142,19 @@ def _warn() -> None:
 
 def taken_core() -> str | None:
     """The core that the loaded NumPy's OpenBLAS took; None without NumPy or OpenBLAS."""
-    function = _openblas("get_corename", ctypes.c_char_p)
-    return None if function is None else function().decode()
+    name = _openblas("get_corename", ctypes.c_char_p)
+    return None if name is None else name.decode()
 
 
 def chooses() -> bool:
     """Whether the loaded OpenBLAS selects its core at run time."""
-    function = _openblas("get_config", ctypes.c_char_p)
-    return function is not None and b"DYNAMIC_ARCH" in function()
+    return b"DYNAMIC_ARCH" in (_openblas("get_config", ctypes.c_char_p) or b"")
 
 
 def threads() -> int | None:
     """The number of threads of the loaded NumPy's OpenBLAS; None without NumPy or OpenBLAS."""
-    function = _openblas("get_num_threads", ctypes.c_int)
-    return None if function is None else function()
+    found: int | None = _openblas("get_num_threads", ctypes.c_int)
+    return found
 
 
 def usable_cores() -> int:
@@ -166,14 +166,12 @@ def usable_cores() -> int:
 @functools.cache
 def _quota() -> int | None:
     """Cores of the control group's quota, rounded up; None where there is none."""
-    for path in QUOTA_FILES:
-        try:
-            with open(path, encoding="ascii") as file:
-                quota, period = file.read().split()
-            return max(1, -(-int(quota) // int(period)))
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-    return None
+    try:
+        with open(QUOTA_FILE, encoding="ascii") as file:
+            quota, period = file.read().split()
+        return max(1, -(-int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
 
 
 class Limit:
@@ -194,13 +192,13 @@ class Limit:
             Limit._inside += 1
             if number > most:
                 Limit._before = max(Limit._before, number)
-                _set_threads(most)
+                _openblas("set_num_threads", None, most)
 
     def __exit__(self, *error: object) -> None:
         with Limit._lock:
             Limit._inside -= 1
             if Limit._before and not Limit._inside:
-                _set_threads(Limit._before)
+                _openblas("set_num_threads", None, Limit._before)
                 Limit._before = 0
 
 
@@ -208,32 +206,14 @@ within_cores = Limit(usable_cores)
 one_thread = Limit(lambda: 1)
 
 
-def _set_threads(number: int) -> None:
-    function = _openblas("set_num_threads", None)
-    if function is not None:
-        function(number)
+def _openblas(name: str, result: Any, *operands: Any) -> Any:
+    """What a function of NumPy's OpenBLAS returns; None where there is no such function."""
+    function = FOUND.get(name) or _find(name, result)
+    return None if function is None else function(*operands)
 
 
-@functools.cache
-def _library(path: str) -> Any:
-    return ctypes.CDLL(path)
-
-
-def _openblas(name: str, result: Any) -> Callable[..., Any] | None:
-    """A function of NumPy's OpenBLAS, looked up in its extension module.
-
-    Other packages may have loaded another OpenBLAS.
-    """
-    if name in FOUND:
-        return FOUND[name]
-    extension = sys.modules.get("numpy._core._multiarray_umath")
-    path = getattr(extension, "__file__", None)
-    if path is None:
-        return None
-    try:
-        library = _library(path)
-    except OSError:
-        return None
+def _find(name: str, result: Any) -> Callable[..., Any] | None:
+    library = numpy_library()
     for prefix in ("scipy_openblas_", "openblas_"):
         for suffix in ("64_", ""):
             function = getattr(library, f"{prefix}{name}{suffix}", None)
@@ -242,3 +222,20 @@ def _openblas(name: str, result: Any) -> Callable[..., Any] | None:
                 FOUND[name] = function
                 return FOUND[name]
     return None
+
+
+def numpy_library() -> ctypes.CDLL | None:
+    """NumPy's extension module, which names its BLAS: other packages may have loaded another OpenBLAS.
+
+    None where NumPy is not loaded yet, or not from a file.
+    """
+    path = getattr(sys.modules.get("numpy._core._multiarray_umath"), "__file__", None)
+    try:
+        return None if path is None else _opened(path)
+    except OSError:
+        return None
+
+
+@functools.cache
+def _opened(path: str) -> ctypes.CDLL:
+    return ctypes.CDLL(path)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from bpengine.backends.namespace import array_namespace
 from bpengine.backends.operation import Array
@@ -22,9 +25,9 @@ def overflow_unit(greatest: float) -> float:
     return 2.0 ** (-3 * math.frexp(greatest)[1] // 4)
 
 
-def least_norm(greatest: float) -> float:
-    """√u of `overflow_unit`: smaller norms come from scaled vectors."""
-    return math.sqrt(overflow_unit(greatest))
+def least_norm(x: np.ndarray[Any, Any]) -> float:
+    """√u of `overflow_unit` for the dtype of `x`: smaller norms come from scaled vectors."""
+    return math.sqrt(overflow_unit(float(np.finfo(x.dtype).max)))
 
 
 def norms(
@@ -43,7 +46,7 @@ def norms(
     if least is not None:
         top = xp.maximum(top, least)
     one = xp.ones_like(top)
-    units = xp.where(top < least_norm(most), one / unit, one)
+    units = xp.where(top < math.sqrt(unit), one / unit, one)
     # squares of 2^32 numbers up to here have a finite sum
     units = xp.where(top > math.sqrt(most) * 2.0**-16, unit * one, units)
     return xp.sqrt(sum(xp.sum((x * units) ** 2, **axes) for x in vectors)), units

@@ -27,8 +27,11 @@ def machine(monkeypatch):
             self.now += count * self.seconds[self.threads]
 
     found = Machine()
-    monkeypatch.setattr(openblas, "threads", lambda: found.threads)
-    monkeypatch.setattr(openblas, "_set_threads", lambda number: setattr(found, "threads", number))
+    functions = {
+        "get_num_threads": lambda: found.threads,
+        "set_num_threads": lambda number: setattr(found, "threads", number),
+    }
+    monkeypatch.setattr(openblas, "FOUND", functions)
     monkeypatch.setattr(openblas, "usable_cores", lambda: found.cores)
     monkeypatch.setattr(openblas, "within_cores", openblas.Limit(lambda: found.cores))
     monkeypatch.setattr(blas_threads, "rate_of_one_thread", lambda: 2e10)
@@ -122,8 +125,9 @@ def test_limits_within_limits_in_several_threads(machine):
 @pytest.mark.parametrize(("text", "cores"), [("150000 100000", 2), ("50000 100000", 1), ("max 1", None)])
 def test_the_quota_of_a_container(monkeypatch, tmp_path, text, cores):
     file = tmp_path / "cpu.max"
+    monkeypatch.setattr(openblas, "QUOTA_FILE", str(file))
+    assert openblas._quota.__wrapped__() is None
     file.write_text(text)
-    monkeypatch.setattr(openblas, "QUOTA_FILES", (str(tmp_path / "absent"), str(file)))
     assert openblas._quota.__wrapped__() == cores
 
 

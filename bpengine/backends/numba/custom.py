@@ -26,7 +26,7 @@ __all__ = ["custom_kernel", "matches"]
 
 # Compiled code, of 1 to 2 MB with what its compiler leaves behind, is there as long as the process is.
 LIMIT = 128
-_kernels: dict[tuple[Callable[..., Any], _Source, np.dtype[Any]], Any] = {}
+_kernels: dict[tuple[Any, ...], Any] = {}  # by form, `_key` of the function, and dtype
 inlined = numba.njit(error_model="numpy", inline="always")
 
 
@@ -44,10 +44,18 @@ def custom_kernel(op: Operation) -> tuple[Any, str] | None:
     if len(op.inputs) != len(operands) or not isinstance(function, (FunctionType, np.ufunc)):
         return None
     try:
-        source = _Source(function, op.name)
+        key = form, _key(function), op.output.dtype
     except ValueError:  # a variable of its closure is not yet set
         return None
-    kernel = _compiled(form, source, op.output.dtype)
+    if key not in _kernels:
+        if len(_kernels) >= LIMIT:
+            warn_once(
+                f"{LIMIT} custom functions are compiled, and their memory can't be freed: NumPy carries "
+                "out further ones"
+            )
+            return None
+        _kernels[key] = _compile(form, function, op)
+    kernel = _kernels[key]
     return None if kernel is None else (kernel, operands)
 
 
@@ -73,20 +81,8 @@ class _Same:
         return id(self.value)
 
 
-class _Source:
-    """A function, equal to those that compile to the same: of equal code, closure and globals."""
-
-    def __init__(self, function: Any, name: str) -> None:
-        self.function, self.name, self.key = function, name, _key(function)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Source) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-
 def _key(x: Any, inside: tuple[Any, ...] = ()) -> Any:
+    """Equal for functions that compile to the same: of equal code, closure and globals."""
     if isinstance(x, (bool, int, float, complex, str, np.generic, type(None))):
         return type(x), repr(x)  # 0.0 and -0.0 differ, NaN is itself
     if isinstance(x, tuple):
@@ -109,23 +105,8 @@ def _names(code: CodeType) -> set[str]:
     return set(code.co_names).union(*map(_names, nested))
 
 
-def _compiled(form: Callable[..., Any], source: _Source, dtype: np.dtype[Any]) -> Any:
-    key = form, source, dtype
-    if key in _kernels:
-        return _kernels[key]
-    if len(_kernels) >= LIMIT:
-        warn_once(
-            f"{LIMIT} custom functions are compiled, and their memory can't be freed: NumPy carries out "
-            "further ones"
-        )
-        return None
-    _kernels[key] = kernel = _compile(form, source, dtype)
-    return kernel
-
-
-def _compile(form: Callable[..., Any], source: _Source, dtype: np.dtype[Any]) -> Any:
-    function = source.function
-    of_type = types.float32 if dtype == np.float32 else types.float64
+def _compile(form: Callable[..., Any], function: Any, op: Operation) -> Any:
+    of_type = types.float32 if op.output.dtype == np.float32 else types.float64
     signature = types.void(types.CPointer(types.int64), types.CPointer(of_type))
     start = time.perf_counter()
     try:
@@ -141,7 +122,7 @@ def _compile(form: Callable[..., Any], source: _Source, dtype: np.dtype[Any]) ->
     seconds = time.perf_counter() - start
     if seconds > 1:
         logging.getLogger("bpengine").info(
-            "bpengine compiled %r in %.1f s, as it does once in each process", source.name, seconds
+            "bpengine compiled %r in %.1f s, as it does once in each process", op.name, seconds
         )
     return kernel
 

@@ -15,7 +15,6 @@ __all__ = [
     "atomic_add_one",
     "atomic_load",
     "call",
-    "doubles",
     "draw",
     "overflow_unit",
     "pointer",
@@ -103,22 +102,12 @@ def _two_to(builder, of_type, n):
 
 @intrinsic
 def pointer(typing, address, like):
-    """The memory at an address, as a pointer of the type of `like`."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(like))
-
-    return like(types.int64, like), generate
-
-
-@intrinsic
-def doubles(typing, address):
-    """The memory at an address, as a pointer to float64."""
+    """The memory at an address, as a pointer to a type, or to what another pointer points to."""
 
     def generate(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
-    return types.CPointer(types.float64)(types.int64), generate
+    return types.CPointer(like.dtype)(types.int64, like), generate
 
 
 @intrinsic

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from numba import carray, njit
 
 from bpengine.backends.numba.elementwise import helper, kernel, number, view
 from bpengine.backends.numba.instruction import FIELDS
-from bpengine.backends.numba.intrinsics import doubles, overflow_unit, pointer, real, widest
+from bpengine.backends.numba.intrinsics import overflow_unit, pointer, real, widest
 
 __all__ = ["PER_EXAMPLE"]
 
@@ -76,7 +77,7 @@ def add_squares(instruction, like):
     total = 0.0
     for i in range(r[1]):
         total += squares(view(r[3] + i * r[4], r[2], like))
-    carray(doubles(r[6]), 1)[0] += number(r[5], like) * total
+    pointer(r[6], np.float64)[0] += number(r[5], like) * total
 
 
 @kernel("max norm")

@@ -75,21 +75,16 @@ def adam(instruction, like):
     widest()
     r = carray(instruction, FIELDS)
     n, ε, η = r[1], number(r[8], like), number(r[9], like)
-    θ, g, gradients, squares = (
-        view(r[2], n, like),
-        view(r[3], n, like),
-        view(r[4], n, like),
-        view(r[5], n, like),
-    )
+    θ, g, G, S = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like), view(r[5], n, like)
     weights, β = view(r[6], 2, like), view(r[7], 2, like)
     # η m̂ / (√v̂ + ε) = α G / (√S + ε') for sums G, S of weights W, α = η √W₂ / W₁, ε' = ε √W₂
     root = math.sqrt(weights[1])
     α, ε = η * root / weights[0], ε * root
     β1, β2 = β[0], β[1]
     for i in range(n):
-        gradients[i] = β1 * gradients[i] + g[i]
-        squares[i] = β2 * squares[i] + g[i] * g[i]
-        θ[i] -= α * gradients[i] / (math.sqrt(squares[i]) + ε)
+        G[i] = β1 * G[i] + g[i]
+        S[i] = β2 * S[i] + g[i] * g[i]
+        θ[i] -= α * G[i] / (math.sqrt(S[i]) + ε)
 
 
 @kernel("adam per parameter")
@@ -98,20 +93,15 @@ def adam_per_parameter(instruction, like):
     widest()
     r = carray(instruction, FIELDS)
     n, ε, η = r[1], number(r[8], like), view(r[9], r[1], like)
-    θ, g, gradients, squares = (
-        view(r[2], n, like),
-        view(r[3], n, like),
-        view(r[4], n, like),
-        view(r[5], n, like),
-    )
+    θ, g, G, S = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like), view(r[5], n, like)
     weights, β = view(r[6], 2, like), view(r[7], 2, like)
     root = math.sqrt(weights[1])
     share, ε = root / weights[0], ε * root
     β1, β2 = β[0], β[1]
     for i in range(n):
-        gradients[i] = β1 * gradients[i] + g[i]
-        squares[i] = β2 * squares[i] + g[i] * g[i]
-        θ[i] -= η[i] * share * gradients[i] / (math.sqrt(squares[i]) + ε)
+        G[i] = β1 * G[i] + g[i]
+        S[i] = β2 * S[i] + g[i] * g[i]
+        θ[i] -= η[i] * share * G[i] / (math.sqrt(S[i]) + ε)
 
 
 @kernel("epsilon")

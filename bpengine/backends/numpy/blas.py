@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from bpengine import openblas
 from bpengine.backends.array_api import Calls
 from bpengine.backends.folded_sgd import Layout
 from bpengine.backends.numpy.elementwise import by_ufunc
@@ -123,10 +123,7 @@ def library(dtype: str) -> tuple[int, int]:
 def _library(dtype: str) -> tuple[Callable[..., None] | None, Any]:
     """NumPy's gemm for a dtype, after a test on a small product; (None, None) where there is none."""
     letter, real = REALS[dtype]
-    try:
-        library = ctypes.CDLL(sys.modules["numpy._core._multiarray_umath"].__file__)
-    except (KeyError, OSError, TypeError):
-        return None, None
+    library = openblas.numpy_library()
     for symbol, integer in SYMBOLS:
         function = getattr(library, symbol.format(letter), None)
         if function is None:

@@ -27,7 +27,7 @@ def _square_sums(x: Array, out: Array) -> Call:
 def _product_norms(k: Scratch, δ: Array, x: Array, out: Array) -> Calls:
     # ‖δ‖ ‖x‖, column by column
     both = np.empty((2, *out.shape), out.dtype)
-    ends = (k.constant(end, out) for end in (least_norm(float(np.finfo(out.dtype).max)), math.inf))
+    ends = (k.constant(end, out) for end in (least_norm(out), math.inf))
     yield _square_sums(δ, both[0])
     yield _square_sums(x, both[1])
     yield np.sqrt, (both, both)

@@ -126,7 +126,7 @@ def _average(k: Scratch, average: Array, θ: Array, count: Array, least: Array, 
 def _clip_factor(k: Scratch, g: Array, bound: Array, out: Array) -> Calls:
     # bound / max(‖g‖, bound)
     yield np.dot, (g, g, out)
-    yield _limit_factor, (out, g, bound, _least_norm(g))
+    yield _limit_factor, (out, g, bound, least_norm(g))
 
 
 def _limit_factor(out: Array, g: Array, bound: Array, least: float) -> None:
@@ -153,7 +153,7 @@ def _bounded(factors: Array, vectors: Sequence[Array], bound: Array, axis: Any) 
     yield np.sqrt, (factors, factors)
     yield maximum(factors, bound, factors)
     yield np.divide, (bound, factors, factors)
-    yield _rescale, (factors, vectors, bound, axis, _least_norm(factors))
+    yield _rescale, (factors, vectors, bound, axis, least_norm(factors))
 
 
 def _rescale(factors: Array, vectors: Sequence[Array], bound: Array, axis: Any, least: float) -> None:
@@ -161,10 +161,6 @@ def _rescale(factors: Array, vectors: Sequence[Array], bound: Array, axis: Any, 
     smallest = bound.min() if bound.ndim else bound.item()
     if np.count_nonzero(factors) < factors.size or smallest < least:
         factors[...] = limit_factors(vectors, bound, axis)
-
-
-def _least_norm(x: Array) -> float:
-    return least_norm(float(np.finfo(x.dtype).max))
 
 
 def _epsilon(k: Scratch, correction: Array, β: Array, rest: Array, ε: Array, out: Array) -> Calls:
