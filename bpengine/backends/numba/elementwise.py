@@ -26,7 +26,7 @@ inlined = register_jitable(error_model="numpy")
 
 
 def kernel(name: str) -> Callable[..., Any]:
-    """Register a function as the kernel of a name."""
+    """Register a function of an instruction's fields, and of `like`, as the kernel of a name."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         KERNELS[name] = function

@@ -6,10 +6,10 @@ The comment at each kernel lists the fields of its instruction from 1 on; field 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 from __future__ import annotations
 
+import numpy as np
 from numba import carray
 
 from bpengine.backends.numba.elementwise import kernel, view
-from bpengine.backends.numba.instruction import FIELDS
 from bpengine.backends.numba.intrinsics import pointer
 
 __all__ = ["GATHER", "SET", "STORE"]
@@ -18,11 +18,10 @@ GATHER, SET, STORE = "gather", "set", "store"
 
 
 @kernel(GATHER)
-def gather(instruction, like):
+def gather(r, like):
     # number of examples, their indices, length, source, its stride, target, its stride
-    r = carray(instruction, FIELDS)
     count, length = r[1], r[3]
-    numbers = carray(pointer(r[2], instruction), count)
+    numbers = carray(pointer(r[2], np.int64), count)
     for i in range(count):
         source = view(r[4] + numbers[i] * r[5], length, like)
         target = view(r[6] + i * r[7], length, like)
@@ -32,22 +31,20 @@ def gather(instruction, like):
 
 
 @kernel(SET)
-def set_numbers(instruction, like):
+def set_numbers(r, like):
     # number of settings, their values, addresses of their targets, bytes of a step's values
-    r = carray(instruction, FIELDS)
     count = r[1]
-    numbers, places = view(r[2], count, like), carray(pointer(r[3], instruction), count)
+    numbers, places = view(r[2], count, like), carray(pointer(r[3], np.int64), count)
     for i in range(count):
         view(places[i], 1, like)[0] = numbers[i]
     r[2] += r[4]  # the next step's
 
 
 @kernel(STORE)
-def store(instruction, like):
+def store(r, like):
     # length, source, target, its stride, address of the count of steps
-    r = carray(instruction, FIELDS)
     source, target = view(r[2], r[1], like), view(r[3], r[1], like)
     for j in range(r[1]):
         target[j] = source[j]
     r[3] += r[4]
-    carray(pointer(r[5], instruction), 1)[0] += 1
+    pointer(r[5], np.int64)[0] += 1

@@ -140,9 +140,9 @@ def draw(typing, function, state, like):
     """Call a bit generator's function at an address with its state.
 
     For float32 it gives 32 bits, of which 24 become a number from 0 to below 1; for float64 such a
-    number; for a pointer to int64 it gives 64 bits.
+    number; for int64 it gives 64 bits.
     """
-    single, integer = like == types.CPointer(types.float32), like == types.CPointer(types.int64)
+    single, integer = like.dtype == types.float32, like.dtype == types.int64
 
     def generate(context, builder, signature, arguments):
         opaque = ir.PointerType(ir.IntType(8))

@@ -200,16 +200,11 @@ class Lowering:
         *stack, n, m = op.output.shape
         self.keep_alive.append(scratch := np.empty((math.prod(stack), m), op.output.dtype))
         kernel, size, ends = self._kernel(op.name, op), scratch.itemsize, range(3, 3 + len(arrays))
-        return [
-            Instruction(
-                [kernel, n, m, *(address_of(x[i]) for x in arrays), address_of(sums)],
-                "network",
-                size,
-                ends,
-                (p, len(scratch)),
-            )
-            for p, (i, sums) in enumerate(zip(np.ndindex(*stack), scratch, strict=True))
-        ]
+        made = []
+        for p, i in enumerate(np.ndindex(*stack)):
+            fields = [kernel, n, m, *(address_of(x[i]) for x in arrays), address_of(scratch[p])]
+            made.append(Instruction(fields, "network", size, ends, (p, len(scratch))))
+        return made
 
     def _draw(self, op: Operation) -> list[Instruction] | None:
         found = draws(op, self.keep_alive, self.locks)
@@ -225,10 +220,8 @@ class Lowering:
         parts = [(x.size // out.size, address_of(x), x.nbytes // out.size) for x in blocks]
         self.keep_alive.append(places := np.array(parts, np.int64))
         bounds = address_of(bound), bound.strides[0] if bound.size > 1 else 0
-        kernel = self._kernel("clip factor", op)
-        return [
-            Instruction([kernel, out.size, address_of(out), *bounds, len(blocks), address_of(places)])
-        ]
+        kernel, more = self._kernel("clip factor", op), (len(blocks), address_of(places))
+        return [Instruction([kernel, out.size, address_of(out), *bounds, *more])]
 
     def _update(self, op: Operation) -> list[Instruction] | None:
         if len(op.inputs) != UPDATES[op.name] or not all(x.flags.c_contiguous for x in op.inputs):

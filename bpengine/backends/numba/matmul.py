@@ -11,11 +11,10 @@ are in bytes.
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, njit, types
+from numba import njit, types
 from numba.extending import intrinsic
 
 from bpengine.backends.numba.elementwise import kernel, number, view
-from bpengine.backends.numba.instruction import FIELDS
 from bpengine.backends.numba.intrinsics import call
 from bpengine.backends.numba.simd import I64, REGISTERS, WIDTH, Vectors
 
@@ -214,8 +213,7 @@ def _transpose(rows, columns, source, row, column, target, target_row, like):
 
 
 @kernel("rows product")
-def rows(instruction, like):
-    r = carray(instruction, FIELDS)
+def rows(r, like):
     m, n, k, a, b, c = r[1], r[2], r[3], r[4], r[7], r[10]
     α, β, size = number(r[12], like), number(r[13], like), view(r[12], 1, like).itemsize
     for p in range(r[16]):
@@ -229,8 +227,7 @@ def rows(instruction, like):
 
 
 @kernel("dots product")
-def dots(instruction, like):
-    r = carray(instruction, FIELDS)
+def dots(r, like):
     m, n, k, a, b, c = r[1], r[2], r[3], r[4], r[7], r[10]
     α, β, size = number(r[12], like), number(r[13], like), view(r[12], 1, like).itemsize
     for _ in range(r[16]):
@@ -239,8 +236,7 @@ def dots(instruction, like):
 
 
 @kernel("library product")
-def library(instruction, like):
-    r = carray(instruction, FIELDS)
+def library(r, like):
     m, n, k, a, b, c = r[1], r[2], r[3], r[4], r[7], r[10]
     α, β, size = number(r[12], like), number(r[13], like), view(r[12], 1, like).itemsize
     a_plain, b_plain = r[6] == size, r[9] == size

@@ -12,7 +12,6 @@ import numpy as np
 from numba import carray, njit
 
 from bpengine.backends.numba.elementwise import helper, kernel, number, view
-from bpengine.backends.numba.instruction import FIELDS
 from bpengine.backends.numba.intrinsics import overflow_unit, pointer, real, widest
 
 __all__ = ["PER_EXAMPLE"]
@@ -48,11 +47,10 @@ def unit_of(norm):
 
 
 @kernel("clip factor")
-def clip_factor(instruction, like):
+def clip_factor(r, like):
     # networks, factors, bound, its stride; number of blocks, their lengths, addresses and strides
     widest()
-    r = carray(instruction, FIELDS)
-    factors, blocks = view(r[2], r[1], like), carray(pointer(r[6], instruction), 3 * r[5])
+    factors, blocks = view(r[2], r[1], like), carray(pointer(r[6], np.int64), 3 * r[5])
     for p in range(r[1]):
         bound = number(r[3] + p * r[4], like)
         total = real(0, bound)
@@ -70,10 +68,9 @@ def clip_factor(instruction, like):
 
 
 @kernel("add squares")
-def add_squares(instruction, like):
+def add_squares(r, like):
     # rows, columns, w, its stride in bytes, factor, total in float64
     widest()
-    r = carray(instruction, FIELDS)
     total = 0.0
     for i in range(r[1]):
         total += squares(view(r[3] + i * r[4], r[2], like))
@@ -81,10 +78,9 @@ def add_squares(instruction, like):
 
 
 @kernel("max norm")
-def max_norm(instruction, like):
+def max_norm(r, like):
     # rows, columns, w, its stride in bytes, bound
     widest()
-    r = carray(instruction, FIELDS)
     bound = number(r[5], like)
     for i in range(r[1]):
         w = view(r[3] + i * r[4], r[2], like)
@@ -98,10 +94,9 @@ def max_norm(instruction, like):
 
 
 @kernel("product norms")
-def product_norms(instruction, like):
+def product_norms(r, like):
     # columns, norms; of δ and of x: rows, address, strides in bytes; scratch
     widest()
-    r = carray(instruction, FIELDS)
     norms, others = view(r[2], r[1], like), view(r[11], r[1], like)
     _square_sums(r, 3, norms, like)
     _square_sums(r, 7, others, like)
@@ -140,9 +135,8 @@ def _square_sums(r, at, sums, like):
 
 
 @kernel("total norms")
-def total_norms(instruction, like):
+def total_norms(r, like):
     # columns, norms; layers, address, strides in bytes
-    r = carray(instruction, FIELDS)
     norms = view(r[2], r[1], like)
     for j in range(r[1]):
         total = number(r[4] + j * r[6], like)

@@ -25,7 +25,6 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from bpengine.backends.numba.elementwise import kernel, number, view
-from bpengine.backends.numba.instruction import FIELDS
 from bpengine.backends.numba.intrinsics import call, draw, pointer, real, series, widest
 from bpengine.backends.numba.vector_math import scalar
 from bpengine.backends.operation import NOISE_BLOCK, Operation
@@ -227,24 +226,22 @@ _turn = _of_bits((0, 0), (-30, -62), True)  # from -2 to 2: an angle in quarters
 
 
 @kernel("uniform")
-def uniform(instruction, like):
+def uniform(r, like):
     # count, numbers, state, its function; without a state, zeros
-    r = carray(instruction, FIELDS)
     out, state, function = view(r[2], r[1], like), r[3], r[4]
     for i in range(out.size):
         out[i] = draw(function, state, like) if state else real(0, out[i])
 
 
 @kernel("uniform of PCG64")
-def uniform_of_pcg64(instruction, like):
+def uniform_of_pcg64(r, like):
     # count, numbers, a PCG64's state, its function
     widest()
-    r = carray(instruction, FIELDS)
     out, state, function = view(r[2], r[1], like), r[3], r[4]
     size = 8 // out.itemsize  # numbers that an output of 64 bits makes
     # half an output may be left, which comes first; the last draw is the generator's, so that the half
     # it leaves is stored
-    start = carray(pointer(state, instruction), 2)[1] & (size - 1)
+    start = pointer(state, np.int64)[1] & (size - 1)
     bulk = max(0, (out.size - start - size + 1) // size)
     for i in range(start):
         out[i] = draw(function, state, like)
@@ -331,18 +328,17 @@ def _add_circles(first, second, radii, angles, strength):
 
 
 @kernel("gaussian noise")
-def gaussian_noise(instruction, like):
+def gaussian_noise(r, like):
     # count, x, state, its function or 0 for a PCG64's, strength, scratch
     widest()
-    r = carray(instruction, FIELDS)
     x, strength, bits = view(r[2], r[1], like), number(r[5], like), view(r[6], NOISE_BLOCK, like)
-    outputs, function = carray(pointer(r[6], instruction), NOISE_BLOCK // 2), r[4]
+    outputs, function = carray(pointer(r[6], np.int64), NOISE_BLOCK // 2), r[4]
     for start in range(0, x.size, NOISE_BLOCK):
         size = min(NOISE_BLOCK, x.size - start)
         half = (size + 1) // 2
         if function:
             for i in range(half):
-                outputs[i] = draw(function, r[3], instruction)
+                outputs[i] = draw(function, r[3], np.int64)
         else:
             _pcg64(r[3], r[6], half)
         first, second = x[start : start + half], x[start + half : start + size]
@@ -350,10 +346,9 @@ def gaussian_noise(instruction, like):
 
 
 @kernel("normal noise")
-def normal_noise(instruction, like):
+def normal_noise(r, like):
     # count, x, bit generator, what fills an array from it, strength, scratch
     widest()
-    r = carray(instruction, FIELDS)
     x, strength, noise = view(r[2], r[1], like), number(r[5], like), view(r[6], NOISE_BLOCK, like)
     for start in range(0, x.size, NOISE_BLOCK):
         size = min(NOISE_BLOCK, x.size - start)

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import math
 
-from numba import carray
-
 from bpengine.backends.numba.elementwise import helper, inlined, kernel, number, view
-from bpengine.backends.numba.instruction import FIELDS
 from bpengine.backends.numba.intrinsics import real, widest
 from bpengine.backends.numba.vector_math import exp
 
@@ -37,10 +34,9 @@ PASSES = UPDATES.keys() - {"epsilon", "average"}
 
 
 @kernel("momentum")
-def momentum(instruction, like):
+def momentum(r, like):
     # θ, step, v, μ
     widest()
-    r = carray(instruction, FIELDS)
     n, μ = r[1], number(r[5], like)
     θ, step, v = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
     for i in range(n):
@@ -49,10 +45,9 @@ def momentum(instruction, like):
 
 
 @kernel("nesterov")
-def nesterov(instruction, like):
+def nesterov(r, like):
     # θ, step, v, μ
     widest()
-    r = carray(instruction, FIELDS)
     n, μ = r[1], number(r[5], like)
     θ, step, v = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
     for i in range(n):
@@ -61,19 +56,17 @@ def nesterov(instruction, like):
 
 
 @kernel("adam weights")
-def adam_weights(instruction, like):
+def adam_weights(r, like):
     # the sums' weights, β
-    r = carray(instruction, FIELDS)
     weights, β = view(r[1], 2, like), view(r[2], 2, like)
     weights[0] = β[0] * weights[0] + real(1, β[0])
     weights[1] = β[1] * weights[1] + real(1, β[0])
 
 
 @kernel("adam")
-def adam(instruction, like):
+def adam(r, like):
     # θ, g, Σ g, Σ g², the sums' weights, β, ε, η
     widest()
-    r = carray(instruction, FIELDS)
     n, ε, η = r[1], number(r[8], like), number(r[9], like)
     θ, g, G, S = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like), view(r[5], n, like)
     weights, β = view(r[6], 2, like), view(r[7], 2, like)
@@ -88,10 +81,9 @@ def adam(instruction, like):
 
 
 @kernel("adam per parameter")
-def adam_per_parameter(instruction, like):
+def adam_per_parameter(r, like):
     # the same with η for each parameter
     widest()
-    r = carray(instruction, FIELDS)
     n, ε, η = r[1], number(r[8], like), view(r[9], r[1], like)
     θ, g, G, S = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like), view(r[5], n, like)
     weights, β = view(r[6], 2, like), view(r[7], 2, like)
@@ -105,19 +97,17 @@ def adam_per_parameter(instruction, like):
 
 
 @kernel("epsilon")
-def epsilon(instruction, like):
+def epsilon(r, like):
     # 1 - βᵗ, β, 1 - β, ε, and ε / √(1 - βᵗ)
-    r = carray(instruction, FIELDS)
     correction, out = view(r[2], 1, like), view(r[6], 1, like)
     correction[0] = number(r[3], like) * correction[0] + number(r[4], like)
     out[0] = number(r[5], like) / math.sqrt(correction[0])
 
 
 @kernel("rmsprop")
-def rmsprop(instruction, like):
+def rmsprop(r, like):
     # θ, g, v, ρ, 1 - ρ, ε, η
     widest()
-    r = carray(instruction, FIELDS)
     n, ρ, rest = r[1], number(r[5], like), number(r[6], like)
     ε, η = number(r[7], like), number(r[8], like)
     θ, g, v = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
@@ -127,10 +117,9 @@ def rmsprop(instruction, like):
 
 
 @kernel("rmsprop per parameter")
-def rmsprop_per_parameter(instruction, like):
+def rmsprop_per_parameter(r, like):
     # the same with η for each parameter
     widest()
-    r = carray(instruction, FIELDS)
     n, ρ, rest = r[1], number(r[5], like), number(r[6], like)
     ε, η = number(r[7], like), view(r[8], r[1], like)
     θ, g, v = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
@@ -140,10 +129,9 @@ def rmsprop_per_parameter(instruction, like):
 
 
 @kernel("adagrad")
-def adagrad(instruction, like):
+def adagrad(r, like):
     # θ, g, s, ε, η
     widest()
-    r = carray(instruction, FIELDS)
     n, ε, η = r[1], number(r[5], like), number(r[6], like)
     θ, g, s = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
     for i in range(n):
@@ -152,10 +140,9 @@ def adagrad(instruction, like):
 
 
 @kernel("adagrad per parameter")
-def adagrad_per_parameter(instruction, like):
+def adagrad_per_parameter(r, like):
     # the same with η for each parameter
     widest()
-    r = carray(instruction, FIELDS)
     n, ε, η = r[1], number(r[5], like), view(r[6], r[1], like)
     θ, g, s = view(r[2], n, like), view(r[3], n, like), view(r[4], n, like)
     for i in range(n):
@@ -164,10 +151,9 @@ def adagrad_per_parameter(instruction, like):
 
 
 @kernel("average")
-def average(instruction, like):
+def average(r, like):
     # θ̄, θ, count, least
     widest()
-    r = carray(instruction, FIELDS)
     n, count, least = r[1], view(r[4], 1, like), number(r[5], like)
     mean, θ = view(r[2], n, like), view(r[3], n, like)
     count[0] += real(1, least)
@@ -178,9 +164,8 @@ def average(instruction, like):
 
 
 @kernel("share")
-def share(instruction, like):
+def share(r, like):
     # m, weights, their stride in bytes, and m / Σ weights
-    r = carray(instruction, FIELDS)
     total = 0.0
     for i in range(r[1]):
         total += number(r[2] + i * r[3], like)
@@ -188,10 +173,9 @@ def share(instruction, like):
 
 
 @kernel("softmax")
-def softmax(instruction, like):
+def softmax(r, like):
     # rows, columns, z, a, scratch memory of a row
     widest()
-    r = carray(instruction, FIELDS)
     rows, m, total = r[1], r[2], view(r[5], r[2], like)
     step = m * total.itemsize
     _accumulate(_greatest, r[3], step, total, rows, like)
@@ -227,10 +211,9 @@ def _accumulate(f, start, step, total, rows, like):
 
 
 @kernel("softmax slope")
-def softmax_slope(instruction, like):
+def softmax_slope(r, like):
     # rows, columns, g, a, δ, scratch memory of a row
     widest()
-    r = carray(instruction, FIELDS)
     rows, m, total = r[1], r[2], view(r[6], r[2], like)
     step = m * total.itemsize
     # a ⊙ (g - Σ_j a_j g_j)
