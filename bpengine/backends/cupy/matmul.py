@@ -58,9 +58,7 @@ def product(a: View, b: View, c: View, α: int, β: int) -> Product | None:
             if one is not None:
                 return one
     in_a, in_b, in_c = (_matrix(x) for x in (a, b, c))
-    if in_a is None or in_b is None or in_c is None:
-        return None
-    if in_c.transposed:
+    if in_a is None or in_b is None or in_c is None or in_c.transposed:
         return None
     (m, k), n, count = a.shape[-2:], b.shape[-1], math.prod(lead)
     if max(m, k, n, count, *(x.leading for x in (in_a, in_b, in_c))) > LARGEST:

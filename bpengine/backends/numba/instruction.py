@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -169,7 +169,7 @@ def _span(address: int, *axes: tuple[int, int], size: int) -> Span:
 
 def partition(
     instructions: Sequence[Instruction], threads: int, keep_alive: list[Any]
-) -> Iterator[list[Instruction]]:
+) -> list[list[Instruction]]:
     """The parts of each instruction for so many threads, with `BARRIER` set where all have to wait."""
     done: list[list[Instruction]] = []
     since = [Access() for _ in range(threads)]  # the last barrier, per thread
@@ -190,7 +190,7 @@ def partition(
         if alone:
             _set_barrier(done)
     _set_barrier(done)  # before the next step
-    yield from done
+    return done
 
 
 def _set_barrier(done: list[list[Instruction]]) -> None:

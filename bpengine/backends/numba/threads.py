@@ -45,7 +45,7 @@ def distribute(instructions: Sequence[Instruction]) -> tuple[list[Instruction], 
     if threads == 1 or work < MIN_WORK or library:
         return list(instructions), None
     keep_alive: list[Any] = []
-    partitioned = list(partition(instructions, threads, keep_alive))
+    partitioned = partition(instructions, threads, keep_alive)
     barriers = sum(parts[0][BARRIER] for parts in partitioned)
     serial = sum(
         instruction.work

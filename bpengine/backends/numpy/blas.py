@@ -38,17 +38,14 @@ class _NumPyLayout(Layout):
     """The memory layout of NumPy's arrays."""
 
     def bounds(self, x: Array) -> tuple[int, int]:
-        """Address of the first byte, and of the first one after the last."""
         low = _address(x)
         extent = sum((n - 1) * stride for n, stride in zip(x.shape, x.strides, strict=True))
         return low, low + int(extent) + x.itemsize
 
     def scalar(self, value: float, like: Array) -> Array:
-        """An array of shape () of the dtype of `like`."""
         return np.full((), value, like.dtype)
 
     def readable(self, x: Array) -> bool:
-        """Whether a product can read x without a copy."""
         return _layout(x) is not None
 
 

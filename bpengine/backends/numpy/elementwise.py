@@ -46,10 +46,6 @@ def _linear(k: Scratch, z: Array, a: Array) -> Calls:
         yield np.copyto, (a, z)
 
 
-def _linear_slope(k: Scratch, upstream: Array, a: Array, out: Array) -> Calls:
-    return _linear(k, upstream, out)
-
-
 def _sigmoid(k: Scratch, z: Array, a: Array) -> Calls:
     # σ(z) = 1 / (1 + e⁻ᶻ): where e⁻ᶻ overflows, 1/∞ is the 0 that is wanted
     one = k.constant(1, a)
@@ -73,10 +69,6 @@ def _tanh_slope(k: Scratch, upstream: Array, a: Array, out: Array) -> Calls:
     yield np.multiply, (a, a, slope)
     yield np.subtract, (k.constant(1, a), slope, slope)
     yield np.multiply, (upstream, slope, out)
-
-
-def _relu(k: Scratch, z: Array, a: Array) -> Calls:
-    yield maximum(z, k.constant(0, a), a)
 
 
 def _relu_slope(k: Scratch, upstream: Array, a: Array, out: Array) -> Calls:
@@ -118,10 +110,6 @@ def _softmax_slope(k: Scratch, upstream: Array, a: Array, out: Array) -> Calls:
     yield np.add.reduce, (product, -2, None, column, True)
     yield np.subtract, (upstream, column, out)
     yield np.multiply, (out, a, out)
-
-
-def _softplus(k: Scratch, z: Array, a: Array) -> Calls:
-    yield np.logaddexp, (z, k.constant(0, a), a)
 
 
 def _softplus_slope(k: Scratch, upstream: Array, a: Array, out: Array) -> Calls:
@@ -241,18 +229,18 @@ ELEMENTWISE: dict[str, Kernel] = {
     "difference": _difference,
     "descend": by_ufunc(np.subtract),
     "linear": _linear,
-    "linear slope": _linear_slope,
+    "linear slope": lambda k, upstream, a, out: _linear(k, upstream, out),
     "sigmoid": _sigmoid,
     "sigmoid slope": _sigmoid_slope,
     "tanh": by_ufunc(np.tanh),
     "tanh slope": _tanh_slope,
-    "relu": _relu,
+    "relu": lambda k, z, a: [maximum(z, k.constant(0, a), a)],
     "relu slope": _relu_slope,
     "leaky_relu": _leaky_relu,
     "leaky_relu slope": _leaky_relu_slope,
     "softmax": _softmax,
     "softmax slope": _softmax_slope,
-    "softplus": _softplus,
+    "softplus": lambda k, z, a: [(np.logaddexp, (z, k.constant(0, a), a))],
     "softplus slope": _softplus_slope,
     "exponential": by_ufunc(np.exp),
     "exponential slope": by_ufunc(np.multiply),
