@@ -637,3 +637,10 @@ def test_kernels_are_read_from_disk_without_what_only_compilation_needs(monkeypa
     again = lowering.compiled.__wrapped__("gather", np.dtype("float32"))
     assert again.cache_hits == 1
     assert again.address
+
+
+def test_every_kernel_has_its_file_on_disk():
+    files = {
+        (f.__module__, f.__qualname__, f.__code__.co_firstlineno) for f in lowering.KERNELS.values()
+    }
+    assert len(files) == len(lowering.KERNELS)
