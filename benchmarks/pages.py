@@ -45,7 +45,7 @@ def parsed_with_threads(parser: argparse.ArgumentParser) -> argparse.Namespace:
     chosen = parser.parse_args()
     number = chosen.threads
     if number is not None:  # peers are not loaded yet
-        openblas._set_threads(number)
+        openblas.set_threads(number)
         os.environ |= {f"{name}_NUM_THREADS": str(number) for name in ("MKL", "OMP", "NUMBA")}
         os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={str(number > 1).lower()}"
     return chosen

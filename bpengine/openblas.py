@@ -24,6 +24,7 @@ __all__ = [
     "parse",
     "prepare",
     "processor",
+    "set_threads",
     "taken_core",
     "threads",
     "usable_cores",
@@ -157,6 +158,11 @@ def threads() -> int | None:
     return found
 
 
+def set_threads(number: int) -> None:
+    """Set the number of threads of the loaded NumPy's OpenBLAS, if it has one."""
+    _openblas("set_num_threads", None, number)
+
+
 def usable_cores() -> int:
     """Cores that this process may use now: those of its affinity mask, as many as its quota is worth."""
     allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
@@ -192,13 +198,13 @@ class Limit:
             Limit._inside += 1
             if number > most:
                 Limit._before = max(Limit._before, number)
-                _openblas("set_num_threads", None, most)
+                set_threads(most)
 
     def __exit__(self, *error: object) -> None:
         with Limit._lock:
             Limit._inside -= 1
             if Limit._before and not Limit._inside:
-                _openblas("set_num_threads", None, Limit._before)
+                set_threads(Limit._before)
                 Limit._before = 0
 
 
