@@ -200,8 +200,9 @@ SHORTEST = {
     "busy": ["--processes", "1", "--rungs", "tiny", "--pairs", "5"],
     "calls": [
         *("--sizes", "2-3-3-1, 50", "--pairs", "5", "--backends", "numpy"),
-        *("--searches", "--print"),
+        *("--searches", "--rungs", "tiny", "--processes", "1", "--print"),
     ],
+    "resources": ["--processes", "1", "--examples", "2000"],
     "numba_rule": ["--shapes", "2-3-3-1, batch 50", "--pairs", "5"],
     "search": ["64-20-10", "--epochs", "2", "--rounds", "1"],
     "book": ["--data", "none", "--examples", "20", "--epochs", "1", "--pairs", "5"],

@@ -23,6 +23,7 @@ import frozen
 import ladder
 import numpy as np
 import pages
+import resources
 import search
 from sklearn import neural_network
 
@@ -40,6 +41,7 @@ SIZES: dict[str, tuple[str, int | None]] = {
     "784-512-512-10, 256": ("medium", None),
 }
 EXAMPLES = 500, 50  # of an epoch: this many, or this many batches if that is less
+IN_MEMORY = 40_000  # examples for which memory is measured
 LONG = 30  # batches of the epochs that are compared with replays
 RATE = ladder.LEARNING_RATE
 
@@ -170,13 +172,15 @@ def main() -> None:
     parser.add_argument("--backends", nargs="+", default=["numpy", "numba"])
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--pairs", type=int, default=51)
-    parser.add_argument("--searches", nargs="*", default=["64-20-10", "64-100-10", "64-100-100-10"])
+    parser.add_argument("--searches", nargs="*", default=list(search.NETWORKS))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rungs", nargs="+", choices=ladder.LADDER, default=list(ladder.LADDER))
+    parser.add_argument("--processes", type=int, default=11)
     chosen = parser.parse_args()
     found = [tables(chosen.sizes, name, chosen.pairs) for name in chosen.backends]
     searches = search.table(chosen.searches, 30, chosen.rounds)
-    rungs = [SIZES[size][0] for size in chosen.sizes if SIZES[size][1] is None]
-    busy_steps = [busy.table(number, rungs, chosen.backends, chosen.pairs) for number in (0, 4)]
+    costs = resources.starts(chosen.processes), resources.memory(IN_MEMORY)
+    busy_steps = [busy.table(n, chosen.rungs, chosen.backends, chosen.pairs) for n in (0, 4)]
     pages.write(
         "calls",
         "what you get, call by call",
@@ -208,6 +212,15 @@ def main() -> None:
             "no other process and with four on two cores. See "
             "[threads](threads-and-reproducibility.md).",
             *busy_steps,
+            "## Imports, and a first `fit`",
+            "In fresh processes, by `python benchmarks/resources.py`; compiled kernels are on disk. The "
+            "first `fit` of 784-30-10 with 500 examples loads modules and compiled kernels.",
+            costs[0],
+            "## Memory of the estimators",
+            "The most that `fit` and `partial_fit` of `MLPClassifier` allocate besides X, relative to "
+            f"X, which has {IN_MEMORY:,} rows of 784 numbers. Rows in C order are read in place. Of an "
+            "array in Fortran order, bpengine makes a copy once, and scikit-learn gathers each batch.",
+            costs[1],
         ],
         chosen.print,
     )
