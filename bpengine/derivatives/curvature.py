@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from bpengine.backends import AnyArray, Array
+from bpengine.backends.namespace import array_namespace
 from bpengine.backprop.plan import Plan
-from bpengine.derivatives.second_derivatives import cost_curvature, slope_change
+from bpengine.model.activations import Activation, PerNeuron, Softmax
 from bpengine.model.model import Model, check_single
 from bpengine.model.parameters import Gradient, Parameters
 from bpengine.validation import choose, non_negative_number
@@ -114,7 +115,7 @@ class Curvature:
             Rδ = Ra[L] * ws.example_scale  # of δ[L] = (a - y) / m
         else:
             Rg = self._cost_curvature(Ra[L])
-            Rδ = slope_change(σ[L], self._upstream[L], Rg, Rz[L], ws.z[L], ws.a[L])
+            Rδ = _slope_change(σ[L], self._upstream[L], Rg, Rz[L], ws.z[L], ws.a[L])
         for l in range(L, -1, -1):
             # R{δ [aᵀ 1]} = R{δ} [aᵀ 1] + δ [R{a}ᵀ 0]
             out.blocks[l][...] = out.blocks[l] + Rδ @ ws.extended[l].mT
@@ -124,7 +125,7 @@ class Curvature:
                 # R{wᵀ δ} = wᵀ R{δ} + Vᵀ δ
                 Rg = w.mT @ Rδ + V.weights[l].mT @ δ
                 g, z, a = self._upstream[l - 1], ws.z[l - 1], ws.a[l - 1]
-                Rδ = slope_change(σ[l - 1], g, Rg, Rz[l - 1], z, a)
+                Rδ = _slope_change(σ[l - 1], g, Rg, Rz[l - 1], z, a)
         return out.vector
 
     @np.errstate(all="ignore")
@@ -225,8 +226,34 @@ class Curvature:
         return σ.slope(g, ws.z[l] if σ.of == "z" else ws.a[l])
 
     def _cost_curvature(self, Ra: Array) -> Array:
-        ws = self._ws
-        return cost_curvature(self.network.cost)(ws.a[-1], ws.targets) * Ra * ws.example_scale
+        ws, cost = self._ws, self.network.cost
+        if cost.second_derivative is None:
+            raise ValueError(
+                f"cost {cost.name!r} has no second derivative, which curvature needs: give it "
+                "second_derivative=, a function of a and y."
+            )
+        return cost.second_derivative(ws.a[-1], ws.targets) * Ra * ws.example_scale
+
+
+def _slope_change(σ: Activation, g: Array, Rg: Array, Rz: Array, z: Array, a: Array) -> Array:
+    """R{g ⊙ σ'(z)} from Rg and Rz; for softmax, of the Jacobian times g."""
+    xp = array_namespace(a)
+    if isinstance(σ, PerNeuron):
+        parts = ((σ, *(x[..., rows, :] for x in (g, Rg, Rz, z, a))) for σ, rows in σ.slices())
+        return xp.concat([_slope_change(*part) for part in parts], axis=-2)
+    if isinstance(σ, Softmax):
+        # δ = a ⊙ (g - Σ a g), by the product rule
+        Ra = σ.slope(Rz, a)
+        mean = xp.sum(a * g, axis=-2, keepdims=True)
+        change = xp.sum(Ra * g + a * Rg, axis=-2, keepdims=True)
+        return Ra * (g - mean) + a * (Rg - change)
+    if σ.second_derivative is None:
+        raise ValueError(
+            f"activation {σ.name!r} has no second derivative, which the Hessian needs: give it "
+            "second_derivative=, a function of what its derivative takes; or use Gauss-Newton products."
+        )
+    x = z if σ.of == "z" else a
+    return σ.slope(Rg, x) + g * σ.second_derivative(x) * Rz
 
 
 def _linalg() -> Any:

@@ -144,7 +144,8 @@ class PerNeuron(Activation):
     def __hash__(self) -> int:
         return hash(self.members)
 
-    def _slices(self) -> Iterator[tuple[Activation, slice]]:
+    def slices(self) -> Iterator[tuple[Activation, slice]]:
+        """Runs of equal activations, and their rows."""
         start = 0
         for member, n in self.runs:
             yield member, slice(start, start + n)
@@ -152,25 +153,25 @@ class PerNeuron(Activation):
 
     def _function(self, z: Array) -> Array:
         xp = array_namespace(z)
-        return xp.concat([σ.function(z[..., rows, :]) for σ, rows in self._slices()], axis=-2)
+        return xp.concat([σ.function(z[..., rows, :]) for σ, rows in self.slices()], axis=-2)
 
     def _derivative(self, x: Array) -> Array:
         parts = []
-        for σ, rows in self._slices():
+        for σ, rows in self.slices():
             part = x[..., rows, :]
             parts.append(σ.derivative(part if σ.of == self.of else σ.function(part)))
         return array_namespace(x).concat(parts, axis=-2)
 
     def forward(self, z: Array, a: Array) -> Iterator[Operation]:
         """Operations for a = σ(z), one for each run of equal activations."""
-        for σ, rows in self._slices():
+        for σ, rows in self.slices():
             yield from σ.forward(z[..., rows, :], a[..., rows, :])
 
     def backward(
         self, equation: str, upstream: Array, z: Array, a: Array, delta: Array
     ) -> Iterator[Operation]:
         """Operations for δ = upstream ⊙ σ', one for each run of equal activations."""
-        for σ, rows in self._slices():
+        for σ, rows in self.slices():
             parts = (x[..., rows, :] for x in (upstream, z, a, delta))
             yield from σ.backward(equation, *parts)
 
@@ -224,6 +225,10 @@ def _one(a: Array) -> Array:
     return array_namespace(a).ones_like(a)
 
 
+def _zero(a: Array) -> Array:
+    return array_namespace(a).zeros_like(a)
+
+
 def _softmax(z: Array) -> Array:
     # shifted so that the greatest exponent is 0
     xp = array_namespace(z)
@@ -264,6 +269,15 @@ def _gelu_derivative(z: Array) -> Array:
     return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * inner
 
 
+def _gelu_second(z: Array) -> Array:
+    # ½ z (1 + t), t = tanh u: t' + ½ z t''; beyond ±10 it is 0 to all digits
+    z = array_namespace(z).clip(z, -10.0, 10.0)
+    k, c = math.sqrt(2 / math.pi), 0.044715
+    t = _gelu_tanh(z)
+    u1, u2 = k * (1 + 3 * c * z * z), 6 * k * c * z
+    return (1 - t * t) * (u1 + 0.5 * z * (u2 - 2 * t * u1 * u1))
+
+
 def _swish(z: Array) -> Array:
     return z * _sigmoid(z)
 
@@ -273,19 +287,32 @@ def _swish_derivative(z: Array) -> Array:
     return s * (1 + z * (1 - s))
 
 
+def _swish_second(z: Array) -> Array:
+    s = _sigmoid(z)
+    return s * (1 - s) * (2 + z * (1 - 2 * s))
+
+
 ACTIVATIONS: dict[str, Activation] = {
     σ.name: σ
     for σ in (
-        Activation("sigmoid", _sigmoid, _product, "a", (0, 1)),
-        Activation("tanh", _tanh, _tanh_derivative, "a", (-1, 1)),
-        Activation("relu", _relu, _relu_derivative, "a", (0, math.inf)),
-        Activation("leaky_relu", _leaky_relu, _leaky_relu_derivative, "a"),
-        Activation("linear", _same, _one, "a"),
+        Activation("sigmoid", _sigmoid, _product, "a", (0, 1), lambda a: a * (1 - a) * (1 - 2 * a)),
+        Activation("tanh", _tanh, _tanh_derivative, "a", (-1, 1), lambda a: -2 * a * (1 - a * a)),
+        Activation("relu", _relu, _relu_derivative, "a", (0, math.inf), _zero),
+        Activation("leaky_relu", _leaky_relu, _leaky_relu_derivative, "a", second_derivative=_zero),
+        Activation("linear", _same, _one, "a", second_derivative=_zero),
         Softmax("softmax", _softmax, _product, "a", (0, 1)),
-        Activation("softplus", _softplus, _softplus_derivative, "a", (0, math.inf)),
-        Activation("exponential", _exponential, _same, "a", (0, math.inf)),
-        Activation("gelu", _gelu, _gelu_derivative),
-        Activation("swish", _swish, _swish_derivative),
+        Activation(
+            "softplus",
+            _softplus,
+            _softplus_derivative,
+            "a",
+            (0, math.inf),
+            # σ' = 1 - e⁻ᵃ is a sigmoid s of z: s (1 - s)
+            lambda a: _softplus_derivative(a) * array_namespace(a).exp(-a),
+        ),
+        Activation("exponential", _exponential, _same, "a", (0, math.inf), _same),
+        Activation("gelu", _gelu, _gelu_derivative, second_derivative=_gelu_second),
+        Activation("swish", _swish, _swish_derivative, second_derivative=_swish_second),
     )
 }
 

@@ -211,20 +211,32 @@ def _huber_derivative(a: Array, y: Array) -> Array:
     return array_namespace(a).clip(a - y, -1.0, 1.0)
 
 
+def _huber_second(a: Array, y: Array) -> Array:
+    xp = array_namespace(a)
+    return xp.astype(xp.abs(a - y) <= 1, a.dtype)
+
+
+def _at_least(a: Array, least: float) -> Array:
+    xp = array_namespace(a)
+    return xp.maximum(a, least * xp.ones_like(a))
+
+
 def _tiny(a: Array) -> float:
     return float(array_namespace(a).finfo(a.dtype).smallest_normal)
 
 
+def _square(a: Array) -> Array:
+    return _at_least(a * a, _tiny(a))
+
+
 def _log(a: Array) -> Array:
     # where a has underflowed to 0: the logarithm of the smallest normal number, which is finite
-    xp = array_namespace(a)
-    return xp.log(xp.maximum(a, _tiny(a) * xp.ones_like(a)))
+    return array_namespace(a).log(_at_least(a, _tiny(a)))
 
 
 def _quotient(error: Array, a: Array) -> Array:
     # √tiny as least denominator: the quotient times a learning rate stays finite
-    xp = array_namespace(a)
-    return error / xp.maximum(a, math.sqrt(_tiny(a)) * xp.ones_like(a))
+    return error / _at_least(a, math.sqrt(_tiny(a)))
 
 
 def _poisson(a: Array, y: Array) -> Array:
@@ -274,16 +286,26 @@ def _softmax_cross_entropy_of_z(z: Array, y: Array) -> Array:
 
 
 def _softmax_cross_entropy_derivative(a: Array, y: Array) -> Array:
-    xp = array_namespace(a)
-    return -y / xp.maximum(a, _tiny(a) * xp.ones_like(a))
+    return -y / _at_least(a, _tiny(a))
 
 
 COSTS: dict[str, Cost] = {
     cost.name: cost
     for cost in (
-        Cost("quadratic", _quadratic, _quadratic_derivative, canonical="linear"),
-        Cost("absolute_error", _absolute_error, _absolute_error_derivative),
-        Cost("huber", _huber, _huber_derivative),
+        Cost(
+            "quadratic",
+            _quadratic,
+            _quadratic_derivative,
+            canonical="linear",
+            second_derivative=lambda a, y: array_namespace(a).ones_like(a),
+        ),
+        Cost(
+            "absolute_error",
+            _absolute_error,
+            _absolute_error_derivative,
+            second_derivative=lambda a, y: array_namespace(a).zeros_like(a),
+        ),
+        Cost("huber", _huber, _huber_derivative, second_derivative=_huber_second),
         Cost(
             "poisson",
             _poisson,
@@ -291,6 +313,7 @@ COSTS: dict[str, Cost] = {
             canonical="exponential",
             function_of_z=_poisson_of_z,
             within=(0, math.inf),
+            second_derivative=lambda a, y: y / _square(a),
         ),
         Cost(
             "binary_cross_entropy",
@@ -300,6 +323,7 @@ COSTS: dict[str, Cost] = {
             function_of_z=_binary_cross_entropy_of_z,
             classification=True,
             within=(0, 1),
+            second_derivative=lambda a, y: y / _square(a) + (1 - y) / _square(1 - a),
         ),
         Cost(
             "softmax_cross_entropy",
@@ -309,6 +333,7 @@ COSTS: dict[str, Cost] = {
             function_of_z=_softmax_cross_entropy_of_z,
             classification=True,
             within=(0, 1),
+            second_derivative=lambda a, y: y / _square(a),
         ),
     )
 }
