@@ -11,7 +11,7 @@ import numpy as np
 from bpengine.backends import Array, Backend, Operation
 from bpengine.backprop.dropout import Dropout
 from bpengine.model.activations import Activation
-from bpengine.model.packed_examples import in_stack
+from bpengine.model.packed_examples import PARTS, in_stack
 from bpengine.model.parameters import padded
 
 __all__ = ["Workspace", "example_bytes"]
@@ -129,25 +129,20 @@ class Workspace:
         weighted: bool,
     ) -> None:
         m, backend, dtype = self.batch_size, self.backend, self.dtype
+        x_stack, y_stack, weights_stack = (stack if part in per_network else () for part in PARTS)
+        if x_stack:  # separate rows for each network
+            y_stack = weights_stack = ()
         width = padded(sizes[0] + 1, backend, dtype)
-        if "inputs" in per_network:
-            end = width + sizes[-1]
-            rows = backend.empty((*stack, m, end + weighted), dtype)
-            self.rows = backend.xp.reshape(rows, (-1, end + weighted), copy=False)
-            x, y, weights = rows[..., :width], rows[..., width:end].mT, rows[..., end:].mT
-        else:
-            y_stack = stack if "targets" in per_network else ()
-            weights_stack = stack if "weights" in per_network else ()
-            end = width + sizes[-1] * math.prod(y_stack)
-            rows = backend.empty((m, end + weighted * math.prod(weights_stack)), dtype)
-            self.rows, x = rows, rows[:, :width]
-            y, weights = in_stack(rows[:, width:end], y_stack), in_stack(rows[:, end:], weights_stack)
-        self.inputs: Array = x[..., : sizes[0]]
+        end = width + sizes[-1] * math.prod(y_stack)
+        rows = backend.empty((*x_stack, m, end + weighted * math.prod(weights_stack)), dtype)
+        self.rows = backend.xp.reshape(rows, (-1, rows.shape[-1]), copy=False) if x_stack else rows
+        x = rows[..., :width]
         x[..., sizes[0] :] = 0.0
         x[..., sizes[0]] = 1.0
+        self.inputs: Array = x[..., : sizes[0]]
         self.extended = [x.mT]
-        self.targets: Array = y
-        self.weights = weights if weighted else None
+        self.targets: Array = in_stack(rows[..., width:end], y_stack)
+        self.weights = in_stack(rows[..., end:], weights_stack) if weighted else None
 
     def fill(self, X: Array, Y: Array | None = None, weights: Array | None = None) -> None:
         """Write checked examples to the rows, whose constants are there."""

@@ -96,7 +96,7 @@ class Examples(list[Any]):
         rows = backend.empty((len(self), padded(n + 1, backend, dtype) + outputs), dtype)
         for chunk in _chunks(len(self)):
             X, Y = _rows(xs[chunk]).T, _rows(ys[chunk]).T
-            pack_examples(X, Y, outputs, backend, dtype, out=rows[chunk])
+            pack_examples(X, Y, backend, dtype, out=rows[chunk])
         self._inputs, self._targets = rows[:, :n], rows[:, -outputs:]
         return rows
 

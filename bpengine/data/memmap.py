@@ -64,8 +64,7 @@ class MemoryMapped(IndexedSource):
         if backend is not network.backend and network.backend.owns(y):
             y = network.backend.to_numpy(y)
         weights = None if self.weights is None else self.weights[indices]
-        outputs = network.sizes[-1]
-        pack_examples(x.T, y, outputs, backend, network.dtype, out=rows, weights=weights)
+        pack_examples(x.T, y, backend, network.dtype, out=rows, weights=weights)
 
     def _outcomes(self, indices: Array, m: int) -> tuple[Array, Array | None]:
         network = self.network

@@ -51,7 +51,7 @@ class Offloaded(IndexedSource):
             if network.label_smoothing:
                 Y = backend.to_numpy(network.smoothed(Y))
             packed = np.empty((self.examples, self._width), dtype)
-            pack_examples(X, Y, network.sizes[-1], host, dtype, out=packed, weights=weights)
+            pack_examples(X, Y, host, dtype, out=packed, weights=weights)
             self._write = lambda indices, rows: packed.take(indices, 0, rows, "clip")
         self._steps = max(1, BUFFER_BYTES // (self._width * itemsize * batch_size))
         shape = min(self._steps, self.steps) * batch_size, self._width

@@ -39,10 +39,10 @@ class PerNetwork(IndexedSource):
         as_rows = partial(pack_examples, backend=self.backend, dtype=network.dtype)
         Y = network.smoothed(Y)
         if X.ndim == 3 or (Y.ndim == 2 and getattr(weights, "ndim", 1) == 1):
-            self.heads, self.tails = as_rows(X, Y, self.outputs, weights=weights), None
+            self.heads, self.tails = as_rows(X, Y, weights=weights), None
         else:
             # inputs are stored once; targets and weights, which are small, per network
-            self.heads = as_rows(X, None, 0)
+            self.heads = as_rows(X, None)
             xp, as_array = self.backend.xp, partial(self.backend.asarray, dtype=network.dtype)
             parts = [xp.broadcast_to(as_array(Y), (P, self.outputs, N)).mT]
             if weights is not None:

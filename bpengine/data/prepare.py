@@ -65,13 +65,12 @@ def checked_examples(
     by_class = class_weights(class_weight, Y, network.backend, totals.count)
     if sample_weight is None and by_class is None:
         return X, Y, None
-    m, stack = int(X.shape[-1]), network.stack
-    relative = totals.alone
-    weights = sample_weights(sample_weight, m, network.backend, relative=relative, stack=stack)
-    if not totals.alone:
-        return X, Y, weights if by_class is None else weights * by_class
+    m, backend, stack = int(X.shape[-1]), network.backend, network.stack
+    weights = sample_weights(sample_weight, m, backend, relative=totals.alone, stack=stack)
     if by_class is not None:
-        weights = sample_weights(weights * by_class, m, network.backend, stack=stack)
+        weights = weights * by_class
+        if totals.alone:
+            weights = sample_weights(weights, m, backend, stack=stack)
     return X, Y, weights
 
 

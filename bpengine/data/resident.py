@@ -40,9 +40,8 @@ class InMemory(IndexedSource):
         self.backend, self.outputs, self.stack = network.backend, network.sizes[-1], network.stack
         self.weighted = weights is not None
         self.per_network = per_network_parts(X, Y, weights) if self.stack else ()
-        self.rows = pack_examples(
-            X, network.smoothed(Y), self.outputs, network.backend, network.dtype, weights=weights
-        )
+        Y = network.smoothed(Y)
+        self.rows = pack_examples(X, Y, network.backend, network.dtype, weights=weights)
 
     def for_networks(self, numbers: np.ndarray[Any, Any]) -> InMemory:
         """The source for some networks of the stack, in the same order."""
@@ -103,9 +102,7 @@ class SingleBatch(Source):
 
     def _load(self, batch: None, rows: Array) -> None:
         net = self.network
-        pack_examples(
-            self.X, self.Y, net.sizes[-1], net.backend, net.dtype, out=rows, weights=self.weights
-        )
+        pack_examples(self.X, self.Y, net.backend, net.dtype, out=rows, weights=self.weights)
 
     def _outcomes(self) -> tuple[Array, Array | None]:
         net = self.network

@@ -64,7 +64,7 @@ class BatchStream(Source):
         if len(batch) == 3:
             name = f"batch {number}: sample_weight"
             weights = sample_weights(batch[2], int(X.shape[1]), net.backend, name, relative=False)
-        return pack_examples(X, net.smoothed(Y), net.sizes[-1], net.backend, net.dtype, weights=weights)
+        return pack_examples(X, net.smoothed(Y), net.backend, net.dtype, weights=weights)
 
     def _chunk(self, held: list[Array]) -> Chunk:
         m, width = held[0].shape

@@ -61,9 +61,7 @@ def pack_examples(
 ) -> Array:
     """Examples in the row layout of a workspace."""
     X, Y = columns(network, X), columns(network, Y)
-    return rows_of_columns(
-        X, Y, network.sizes[-1], network.backend, network.dtype, out=out, weights=weights
-    )
+    return rows_of_columns(X, Y, network.backend, network.dtype, out=out, weights=weights)
 
 
 class Examples:

@@ -160,10 +160,8 @@ def sample_weights(
     check_unmasked(**{name: weights})  # which conversion to the host would lose
     host = host_numbers(backend.to_numpy(weights) if backend.owns(weights) else weights, name)
     if stack and host.shape == (*stack, m):
-        options: Any = {"relative": relative}
-        return np.stack(
-            [sample_weights(w, m, backend, f"{name}[{p}]", **options) for p, w in enumerate(host)]
-        )
+        arguments = ((w, m, backend, f"{name}[{p}]") for p, w in enumerate(host))
+        return np.stack([sample_weights(*one, relative=relative) for one in arguments])
     if host.shape != (m,):
         raise ValueError(
             f"{name} has shape {host.shape}; expected ({m},), a weight for each example of X"

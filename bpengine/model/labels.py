@@ -87,10 +87,10 @@ def class_weights(
         found = [class_weights(class_weight, Y[p, ...], backend, count) for p in range(Y.shape[0])]
         return np.stack([weights for weights in found if weights is not None])
     host = backend.to_numpy(Y) if backend.owns(Y) else Y
-    labels = host.argmax(axis=0) if len(host) > 1 else (host[0] >= 0.5).astype(int)
-    classes = max(len(host), 2)
-    if not (((host == 0) | (host == 1)).all() and (len(host) == 1 or (host.sum(axis=0) == 1).all())):
+    labels = true_classes(np, host)
+    if labels is None:
         raise ValueError("class_weight needs classes: integer labels, or columns with a single 1.")
+    labels, classes = labels.astype(int), max(len(host), 2)
     if isinstance(class_weight, str):
         choose(class_weight, {"balanced": None}, "class_weight")
         counts = np.bincount(labels, minlength=classes)

@@ -239,23 +239,14 @@ class Model:
         NaN and infinity.
         """
         rows, outputs, dtype = self.sizes[0], self.sizes[-1], self.dtype
-        ready = self._bound and is_ready(X, rows, dtype) and is_ready(Y, outputs, dtype)
+        ready = self._bound and is_ready(Y, outputs, dtype) and is_ready(X, rows, dtype)
         if ready and X.shape[1] == Y.shape[1]:
             self.cost.check_targets(Y, names[1])
             return X, Y
-        backend = self._backend_for(X)
-        stack = self.stack
-        X = examples(X, self.sizes[0], backend, self.dtype, names[0], read=read, stack=stack)
-        Y = targets(
-            Y,
-            self.sizes[-1],
-            X.shape[-1],
-            backend,
-            self.dtype,
-            labels=self.accepts_labels,
-            names=names,
-            stack=stack,
-        )
+        backend, stack = self._backend_for(X), self.stack
+        X = examples(X, rows, backend, dtype, names[0], read=read, stack=stack)
+        labels, m = self.accepts_labels, X.shape[-1]
+        Y = targets(Y, outputs, m, backend, dtype, labels=labels, names=names, stack=stack)
         self.cost.check_targets(Y, names[1])
         self.bind_backend(backend)
         return X, Y

@@ -39,7 +39,6 @@ def in_stack(rows: Array, stack: tuple[int, ...]) -> Array:
 def pack_examples(
     X: Array,
     Y: Array | None,
-    outputs: int,
     backend: Backend,
     dtype: str,
     out: Array | None = None,
@@ -47,44 +46,33 @@ def pack_examples(
 ) -> Array:
     """Examples as the rows ``[x | 1 | 0 | y]`` that a `Workspace` takes: shape (m, K_1 + n_L).
 
-    Without Y the targets are left unset. `X` has shape (n_1, m), `Y` (n_L, m); `weights` of shape (m,)
-    make a last entry in each row. `Y` of shape (P, n_L, m) and `weights` of shape (P, m) are
-    concatenated within a row; with `X` of shape (P, n_1, m) there are m rows per network.
+    Without Y there are no targets. `X` has shape (n_1, m), `Y` (n_L, m); `weights` of shape (m,) make a
+    last entry in each row. `Y` of shape (P, n_L, m) and `weights` of shape (P, m) are concatenated
+    within a row; with `X` of shape (P, n_1, m) there are m rows per network.
     """
-    if X.ndim == 3:
-        P, n, m = X.shape
-        width = padded(n + 1, backend, dtype) + outputs + (weights is not None)
-        rows = backend.empty((P * m, width), dtype) if out is None else out
-        for p in range(P):
-            y = Y[p, ...] if Y is not None and Y.ndim == 3 else Y
-            w = weights[p, ...] if weights is not None and weights.ndim == 2 else weights
-            part = rows[p * m : (p + 1) * m, :]
-            pack_examples(X[p, ...], y, outputs, backend, dtype, out=part, weights=w)
-        return rows
-    n, m = X.shape
-    width = padded(n + 1, backend, dtype)
-    y = None if Y is None else _flattened(backend.asarray(Y, dtype), m)
-    weight = None if weights is None else _flattened(backend.asarray(weights, dtype), m)
-    end = width + (outputs if y is None else y.shape[0])
+    n, m = X.shape[-2:]
+    width, reshape = padded(n + 1, backend, dtype), backend.xp.reshape
+    tails = [] if Y is None else [backend.asarray(Y, dtype)]
+    if weights is not None:
+        tails.append(backend.asarray(weights, dtype)[..., None, :])
+    if X.ndim == 2:
+        tails = [x if x.ndim == 2 else reshape(x, (-1, m)) for x in tails]
     if out is None:
-        out = backend.empty((m, end + (0 if weight is None else weight.shape[0])), dtype)
-    out[:, :n] = backend.asarray(X, dtype).mT
-    out[:, n:width] = 0.0
-    out[:, n] = 1.0
-    if y is not None:
-        out[:, width:end] = y.mT
-    if weight is not None:
-        out[:, end:] = weight.mT
+        entries = width + sum(x.shape[-2] for x in tails)
+        out = backend.empty((math.prod(X.shape[:-2]) * m, entries), dtype)
+    rows = out if X.ndim == 2 else reshape(out, (-1, m, out.shape[1]), copy=False)
+    rows[..., :n] = backend.asarray(X, dtype).mT
+    rows[..., n:width] = 0.0
+    rows[..., n] = 1.0
+    for x in tails:
+        start, width = width, width + x.shape[-2]
+        rows[..., start:width] = x.mT
     return out
 
 
 def contiguous_columns(rows: Array, start: int, stop: int | None = None) -> Array:
     """A copy of some columns, to take rows from: NumPy's `take` copies a strided array as a whole."""
     return array_namespace(rows).asarray(rows[:, start:stop], copy=True)
-
-
-def _flattened(x: Array, m: int) -> Array:
-    return x if x.ndim == 2 else array_namespace(x).reshape(x, (-1, m))
 
 
 class TargetColumns:

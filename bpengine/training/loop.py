@@ -101,10 +101,7 @@ class Training:
             self.schedule = schedules.resolve(rule.learning_rate)
             self.rate = self.schedule.rate(0.0)
         factory = self.strategy.plan_factory(make_plan)
-        if rule is None:
-            self.runner = StepRunner(network, rule, factory)
-        else:
-            self.runner = StepRunner.recent(network, rule, factory)
+        self.runner = StepRunner.recent(network, rule, factory)
         if not network.backend_was_given and rule is not None and source.batch_size and source.steps:
             has_state = bool(self.runner.state.arrays)
             self.runner.use(for_training(network, source.batch_size, source.steps * epochs, has_state))

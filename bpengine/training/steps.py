@@ -100,10 +100,10 @@ class StepRunner:
         self._key: Any = None
 
     @classmethod
-    def recent(cls, model: Model, optimizer: Optimizer, make_plan: PlanFactory) -> StepRunner:
+    def recent(cls, model: Model, optimizer: Optimizer | None, make_plan: PlanFactory) -> StepRunner:
         """The runner that the last training like this one left, as if it were new; or a new one."""
         if type(optimizer) not in BY_NAME.values() or make_plan is not plain_plan:
-            return cls(model, optimizer, make_plan)  # perhaps not comparable
+            return cls(model, optimizer, make_plan)  # no optimizer, or perhaps not comparable
         key = cls, optimizer, model.step_key, model.dropout, model.rngs
         runner: StepRunner | None = model.recent.take(key)
         if runner is None:
