@@ -20,6 +20,7 @@ from bpengine.model.storage import check_regular, remove_leftovers
 from bpengine.model.suggestions import known_keywords
 from bpengine.training import checkpoint
 from bpengine.training.checkpoint_checks import numbers
+from bpengine.training.history import short
 from bpengine.training.loop import Callback, Training
 from bpengine.validation import (
     check_function,
@@ -355,13 +356,6 @@ def _in_json(value: Any) -> Any:
     return value if math.isfinite(value) else None
 
 
-def _shown(value: Any, digits: str) -> str:
-    """A figure as text; of a stack the range."""
-    if np.ndim(value):
-        return f"{np.nanmin(value):{digits}} to {np.nanmax(value):{digits}}"
-    return f"{value:{digits}}"
-
-
 class Progress(Callback):
     """A tqdm bar where tqdm is installed, else ten lines or so, on standard error."""
 
@@ -389,7 +383,7 @@ class Progress(Callback):
         shown = {"cost": "cost", "validation_cost": "validation cost", "validation_accuracy": "accuracy"}
         figures = training.history.last()
         parts = [
-            f"{text} {_shown(figures[name], '.4f' if text == 'accuracy' else '.4g')}"
+            f"{text} {short(figures[name], '.4f' if text == 'accuracy' else '.4g')}"
             for name, text in shown.items()
             if name in figures
         ]

@@ -96,14 +96,8 @@ def write(
     The description may have NumPy's numbers and arrays; a checkpoint has a dict under "training". Arrays
     besides those of `describe` have names that begin with "state_".
 
-    Raises
-    ------
-    ValueError
-        If the path has the suffix of another format.
-    OSError
-        If the file can't be written.
-    ImportError
-        If the path ends in ``.safetensors`` and safetensors is not installed.
+    Raises ValueError for the suffix of another format, OSError if the file can't be written, and
+    ImportError if a ``.safetensors`` lacks its package.
     """
     _check_suffix(path)
     text = json.dumps({"format": FORMAT, **description}, default=plain)
@@ -115,7 +109,7 @@ def write(
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raise the OSError or ImportError that `write` would, as far as it is known; nothing is changed."""
+    """Raise the error that `write` would, as far as it is known; nothing is changed."""
     _check_suffix(path)
     if safetensors.is_safetensors(path):
         safetensors.package("safetensors.numpy")
@@ -131,13 +125,7 @@ def _check_suffix(path: str | os.PathLike[str]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Arrays as lists, within lists, tuples and dicts, for JSON.
-
-    Raises
-    ------
-    TypeError
-        If there is something else that JSON does not hold.
-    """
+    """Arrays as lists, within lists, tuples and dicts; raises TypeError for what JSON can't hold."""
     if isinstance(value, (np.ndarray, np.generic)):
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -213,12 +201,8 @@ class Stored:
 def reading(path: str | os.PathLike[str]) -> Iterator[Stored]:
     """A file, open, of which the description has been read.
 
-    Raises
-    ------
-    OSError
-        If the file can't be read, or is no regular file.
-    ValueError
-        If the file has another format. No code in it is run, and memory is bounded by its size.
+    No code in it is run, and memory is bounded by its size. Raises OSError if it can't be read or is no
+    regular file, and ValueError for another format.
     """
     path = Path(path)
     if path.is_dir():

@@ -22,7 +22,7 @@ from bpengine.model.examples import examples, is_ready, targets
 from bpengine.model.initializers import INITIALIZERS, initialize, random_generators
 from bpengine.model.parameters import Parameters, ParameterSlice, Views
 from bpengine.model.recent import Recent
-from bpengine.model.regularization import Penalty, probabilities, smoothed
+from bpengine.model.regularization import Penalty, probabilities
 from bpengine.model.suggestions import ATTRIBUTES, known_keywords
 from bpengine.model.tables import as_html, as_text
 
@@ -215,11 +215,17 @@ class Model:
         return self.cost.classification or (any_target and low >= 0 and high <= 1)
 
     def smoothed(self, Y: Array) -> Array:
-        """Targets with label smoothing."""
-        if not self.label_smoothing:
+        """Targets with label smoothing ε: (1 - ε) y + ε/n for n exclusive classes, else (1 - ε) y + ε/2.
+
+        References
+        ----------
+        C. Szegedy et al., arXiv:1512.00567, section 7.
+        """
+        ε = self.label_smoothing
+        if not ε:
             return Y
-        Y = self.backend.asarray(Y, self.dtype)
-        return smoothed(Y, self.label_smoothing, exclusive=self.cost.canonical == "softmax")
+        exclusive = self.cost.canonical == "softmax"
+        return (1 - ε) * self.backend.asarray(Y, self.dtype) + ε / (Y.shape[-2] if exclusive else 2)
 
     def check_inputs(self, X: Array) -> Array:
         """X, checked; the first array sets the backend of a model without one."""

@@ -1,4 +1,4 @@
-"""Weight penalties, dropout probabilities and label smoothing."""
+"""Weight penalties and dropout probabilities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bpengine.backends.namespace import array_namespace
 from bpengine.model.parameters import Parameters
 from bpengine.validation import check_count, check_entries, fraction
 
-__all__ = ["Penalty", "probabilities", "smoothed"]
+__all__ = ["Penalty", "probabilities"]
 
 PerNetwork = float | np.ndarray[Any, Any]
 
@@ -78,16 +78,6 @@ def probabilities(
         return shares
     share = fraction(dropout, "dropout")  # type: ignore[arg-type]
     return (0.0, *[share] * hidden)
-
-
-def smoothed(Y: Array, smoothing: float, exclusive: bool) -> Array:
-    """Targets (1 - ε) y + ε/n for n exclusive classes, else (1 - ε) y + ε/2.
-
-    References
-    ----------
-    C. Szegedy et al., arXiv:1512.00567, section 7.
-    """
-    return (1 - smoothing) * Y + smoothing / (Y.shape[-2] if exclusive else 2)
 
 
 def _l2(g: Array, w: Array, strength: Array) -> Array:

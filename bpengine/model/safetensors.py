@@ -139,12 +139,7 @@ def renamed(tensors: Mapping[str, np.ndarray[Any, Any]], stack: tuple[int, ...] 
     """Tensors of Linear layers as ``weights_l`` (…, n_{l+1}, n_l) and ``biases_l`` (…, n_{l+1}, 1).
 
     Names are a common prefix such as "layers.", an increasing index, and ".weight" or ".bias". A layer
-    without a bias has none in the result.
-
-    Raises
-    ------
-    ValueError
-        If a tensor has another name or shape.
+    without a bias has none in the result. Raises ValueError for a tensor of another name or shape.
     """
     layers: dict[int, dict[str, str]] = {}
     prefixes: dict[str, str] = {}
@@ -184,12 +179,7 @@ def describe(tensors: Mapping[str, np.ndarray[Any, Any]]) -> tuple[dict[str, Any
     """Sizes, dtype and arrays of a network from another program's tensors.
 
     The dtype is float64 where one tensor's is, else float32; the arrays are not converted. A missing
-    bias is 0.
-
-    Raises
-    ------
-    ValueError
-        If the tensors are not of a sequence of Linear layers.
+    bias is 0. Raises ValueError for tensors that are not of a sequence of Linear layers.
     """
     for name, array in tensors.items():
         if array.dtype.kind != "f":

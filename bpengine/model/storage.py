@@ -24,11 +24,8 @@ __all__ = ["check_regular", "check_replaceable", "in_place_of", "remove_leftover
 def check_regular(path: str | os.PathLike[str]) -> int | None:
     """The mode of a regular file; None if there is no file.
 
-    Raises
-    ------
-    OSError
-        If `path` is a folder, a FIFO or a device: reading may wait forever or have no end, and writing
-        would replace it.
+    Raises OSError for a folder, a FIFO or a device: reading may wait forever or have no end, and writing
+    would replace it.
     """
     try:
         mode = os.stat(path).st_mode
@@ -45,10 +42,7 @@ def check_regular(path: str | os.PathLike[str]) -> int | None:
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A temporary file to write, which replaces `path` atomically when complete.
 
-    Raises
-    ------
-    OSError
-        If the file can't be written, or `path` exists and is no regular file.
+    Raises OSError if it can't be written, or `path` exists and is no regular file.
     """
     path = Path(os.path.realpath(path))  # write through a symbolic link
     mode = _mode_of_writable(path)

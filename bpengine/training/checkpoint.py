@@ -78,10 +78,7 @@ def _arrays(training: Training) -> dict[str, Any]:
 def resume(training: Training, path: str | os.PathLike[str]) -> None:
     """Continue from what `save` wrote.
 
-    Raises
-    ------
-    ValueError
-        If the file is no checkpoint of such a training; the network is unchanged.
+    Raises ValueError if it is no checkpoint of such a training; the network is unchanged.
     """
     network = training.network
     with files.reading(path) as stored:

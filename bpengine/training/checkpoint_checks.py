@@ -24,12 +24,8 @@ def numbers(
 ) -> Any:
     """A number, or an array of float64 or int64 from nested lists of numbers.
 
-    With `shape` None any shape is allowed, without `bounds` any number and NaN.
-
-    Raises
-    ------
-    ValueError
-        If `value` is something else.
+    With `shape` None any shape is allowed, without `bounds` any number and NaN. Raises ValueError for
+    anything else.
     """
     try:
         found = np.asarray(value)
@@ -55,10 +51,7 @@ def count(value: Any, name: str) -> int:
 def same_generator(rng: np.random.Generator, state: Any) -> np.random.BitGenerator:
     """A bit generator of the class of rng's, in a stored state.
 
-    Raises
-    ------
-    ValueError
-        If the state is of a generator of another class, or of none.
+    Raises ValueError for a state of another class, or of none.
     """
     kind: Any = type(rng.bit_generator)
     generator: np.random.BitGenerator = kind()

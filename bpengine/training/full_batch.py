@@ -92,12 +92,8 @@ class Objective:
         self._examples = sum(size for size, _ in parts)
         self._plans = {size: Plan(model, size, weighted=weighted) for size, _ in parts}
         if len(parts) == 1:
-            self._load(*parts[0])
-
-    def _load(self, size: int, load: Callable[[Array], object]) -> Plan:
-        plan = self._plans[size]
-        load(plan.workspace.rows)
-        return plan
+            [(size, load)] = parts
+            load(self._plans[size].workspace.rows)
 
     def vector(self) -> np.ndarray[Any, Any]:
         """The parameters, in float64."""
@@ -110,7 +106,9 @@ class Objective:
     def run(self) -> Iterator[tuple[float, Plan]]:
         """Run the plan of each part; gives its share of the examples, and the plan."""
         for size, load in self._parts:
-            plan = self._load(size, load) if len(self._parts) > 1 else self._plans[size]
+            plan = self._plans[size]
+            if len(self._parts) > 1:
+                load(plan.workspace.rows)
             yield size / self._examples, plan.run_loaded()
 
     def __call__(self, θ: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:

@@ -125,7 +125,7 @@ class History:
         return pd.DataFrame(columns, index=pd.RangeIndex(1, len(self.cost) + 1, name="epoch"))
 
     def __repr__(self) -> str:
-        last = ", ".join(f"{name} {_short(value)}" for name, value in self.last().items())
+        last = ", ".join(f"{name} {short(value)}" for name, value in self.last().items())
         return f"History({len(self.cost)} epochs; the last: {last})" if last else "History()"
 
     def drop_incomplete(self) -> None:
@@ -148,13 +148,7 @@ class History:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> History:
-        """The inverse of `as_dict`.
-
-        Raises
-        ------
-        KeyError, TypeError, ValueError
-            If an entry is missing, or is no figure.
-        """
+        """The inverse of `as_dict`; raises an error if an entry is missing or is no figure."""
         history = cls()
         for name in FIGURES:
             entries = values.get(name, ()) if name == "epsilon" else values[name]
@@ -172,10 +166,11 @@ class History:
         return history
 
 
-def _short(value: Any) -> str:
-    """A figure in 4 digits, of a stack from the least to the greatest."""
-    low, high = np.min(value), np.max(value)
-    return f"{low:.4g}" if np.ndim(value) == 0 else f"{low:.4g} to {high:.4g}"
+def short(value: Any, digits: str = ".4g") -> str:
+    """A figure as text; of a stack the range, without NaN."""
+    if np.ndim(value):
+        return f"{np.fmin.reduce(value):{digits}} to {np.fmax.reduce(value):{digits}}"
+    return f"{value:{digits}}"
 
 
 def check_history(history: History, epochs: int, layers: int, stack: tuple[int, ...]) -> None:
