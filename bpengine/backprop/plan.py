@@ -10,7 +10,6 @@ from typing import Any, Self, SupportsIndex
 import numpy as np
 
 from bpengine.backends import AnyArray, Array, Backend, DeviceMemoryError, Operation, Settings
-from bpengine.backends.namespace import array_namespace
 from bpengine.backprop import equations
 from bpengine.backprop.per_example import ExampleNorms
 from bpengine.backprop.reduction import Mean
@@ -243,27 +242,21 @@ class Plan:
         if self.workspace.weights is not None:
             weights = sample_weights(sample_weight, self.batch_size, net.backend, stack=net.stack)
         if net.stack:
-            X, Y, weights = self._shaped(X, Y, weights)
+            self._check_shared(X, Y, weights)
         if self.optimizer is not None:
             Y = net.smoothed(Y)
         self.workspace.fill(X, Y, weights)
         self._loaded, self._ran = True, False
 
-    def _shaped(self, X: Array, Y: Array, weights: Any) -> tuple[Array, Array, Any]:
-        """Examples with a leading axis for the parts in `per_network` only."""
-        found, stack = [], self.network.stack
-        for part, x, axes in zip(PARTS, (X, Y, weights), (2, 2, 1), strict=True):
-            if x is not None and part in self.per_network and x.ndim == axes:
-                xp = array_namespace(x)
-                x = xp.broadcast_to(x, (*stack, *x.shape))
-            elif x is not None and x.ndim > axes and not {part, "inputs"} & set(self.per_network):
+    def _check_shared(self, X: Array, Y: Array, weights: Any) -> None:
+        """Raise ValueError for a part that differs between networks and that this plan's share."""
+        for part in per_network_parts(X, Y, weights):
+            if not {part, "inputs"} & set(self.per_network):
                 raise ValueError(
-                    f"the {part} are those of {stack[0]} networks, one set each; this plan is for "
-                    f"{part} that all share. Make one with net.plan(batch_size={self.batch_size}, …, "
-                    f"per_network=[{part!r}])."
+                    f"the {part} are those of {len(self.network)} networks, one set each; this plan is "
+                    f"for {part} that all share. Make one with "
+                    f"net.plan(batch_size={self.batch_size}, …, per_network=[{part!r}])."
                 )
-            found.append(x)
-        return found[0], found[1], found[2]
 
     def run(self, steps: SupportsIndex = 1) -> Self:
         """Run the step on the loaded batch, `steps` times; return the plan.

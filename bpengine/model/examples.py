@@ -48,7 +48,7 @@ def examples(
         shape = "one example" if X.shape[0] == rows else "no batch"
         hint = "" if X.shape[0] % rows else f" Give it two axes: {name}.reshape({rows}, -1)."
         raise ValueError(f"{name} has shape {tuple(X.shape)}: {shape}; {expected}.{hint}")
-    if X.ndim < 2 or tuple(X.shape[:-1]) not in {(rows,), (*stack, rows)}:
+    if tuple(X.shape[:-1]) not in {(rows,), (*stack, rows)}:
         hint = f" Did you mean {name}.T?" if X.ndim == 2 and X.shape[1] == rows else ""
         raise ValueError(f"{name} has shape {tuple(X.shape)}; {expected}.{hint}")
     if X.shape[-1] == 0:
@@ -87,7 +87,7 @@ def targets(
             f"{name} has shape {tuple(Y.shape)} and dtype {Y.dtype}: per-network labels or targets of "
             f"all networks. Give targets as floating point: {name}.astype('float32')."
         )
-    if per_network_labels or (stack and Y.ndim == 3 and tuple(Y.shape) == (*stack, outputs, m)):
+    if per_network_labels or (stack and tuple(Y.shape) == (*stack, outputs, m)):
         checked = [
             targets(Y[p, ...], outputs, m, backend, dtype, labels=labels, names=(X_name, f"{name}[{p}]"))
             for p in range(stack[0])
@@ -121,9 +121,8 @@ def targets(
                 f"output{'s' * (outputs > 1)} must be from 0 to {classes - 1}."
             )
         return one_hot(host, outputs) if outputs > 1 else one_hot(host, 2)[1:]
-    if Y.ndim != 2 or tuple(Y.shape) != (outputs, m):
-        transposed = Y.ndim == 2 and tuple(Y.shape) == (m, outputs)
-        hint = f" Did you mean {name}.T?" if transposed else ""
+    if tuple(Y.shape) != (outputs, m):
+        hint = f" Did you mean {name}.T?" if tuple(Y.shape) == (m, outputs) else ""
         if stack:
             hint += f" Per-network targets have shape ({stack[0]}, {outputs}, {m})"
             hint += f", labels ({stack[0]}, {m})." if labels else "."

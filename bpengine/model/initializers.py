@@ -56,22 +56,6 @@ def _uniform(precision: Precision, rng: np.random.Generator, n: int, fan_in: int
     return rng.uniform(-r, r, (n, fan_in)), np.zeros((n, 1))
 
 
-# precisions, 1 / variance
-def _lecun(n: int, fan_in: int) -> float:
-    # the variance of z does not depend on fan_in
-    return fan_in
-
-
-def _glorot(n: int, fan_in: int) -> float:
-    # between fan_in, which preserves the variance of activations, and n, which preserves that of errors
-    return (fan_in + n) / 2
-
-
-def _he(n: int, fan_in: int) -> float:
-    # relu halves the variance
-    return fan_in / 2
-
-
 def _orthogonal(rng: np.random.Generator, n: int, fan_in: int) -> Any:
     q, r = np.linalg.qr(rng.standard_normal((max(n, fan_in), min(n, fan_in))))
     # with the diagonal of r made positive, q is uniform among all such matrices (Mezzadri)
@@ -79,16 +63,22 @@ def _orthogonal(rng: np.random.Generator, n: int, fan_in: int) -> Any:
     return q if n >= fan_in else q.T, np.zeros((n, 1))
 
 
-_scaled_gaussian = partial(_normal, _lecun)
+PRECISIONS: dict[str, Precision] = {  # 1 / variance
+    # the variance of z does not depend on fan_in
+    "lecun": lambda n, fan_in: fan_in,
+    # between fan_in, which preserves the variance of activations, and n, which preserves that of errors
+    "glorot": lambda n, fan_in: (fan_in + n) / 2,
+    # relu halves the variance
+    "he": lambda n, fan_in: fan_in / 2,
+}
 INITIALIZERS: dict[str, Draw] = {
     "gaussian": _gaussian,
-    "scaled_gaussian": _scaled_gaussian,
-    "lecun_normal": _scaled_gaussian,
-    "lecun_uniform": partial(_uniform, _lecun),
-    "glorot_normal": partial(_normal, _glorot),
-    "glorot_uniform": partial(_uniform, _glorot),
-    "he_normal": partial(_normal, _he),
-    "he_uniform": partial(_uniform, _he),
+    "scaled_gaussian": partial(_normal, PRECISIONS["lecun"]),
+    **{
+        f"{name}_{shape}": partial(draw, precision)
+        for name, precision in PRECISIONS.items()
+        for shape, draw in (("normal", _normal), ("uniform", _uniform))
+    },
     "orthogonal": _orthogonal,
 }
 
