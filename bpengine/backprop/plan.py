@@ -21,14 +21,7 @@ from bpengine.model.parameters import Gradient
 from bpengine.model.tables import as_html, as_text
 from bpengine.optimizers.base import Optimizer, check_optimizer
 from bpengine.optimizers.update import OptimizerState
-from bpengine.validation import (
-    check_entries,
-    choose,
-    flag,
-    non_negative_number,
-    positive_integer,
-    shown,
-)
+from bpengine.validation import check_entries, choose, flag, non_negative_number, positive_integer, shown
 
 __all__ = ["Plan", "gradient"]
 

@@ -122,11 +122,7 @@ class Workspace:
             self.example_scale = backend.empty((*stack, 1, m) if scales else (1, m), dtype)
 
     def _create_rows(
-        self,
-        sizes: Sequence[int],
-        stack: tuple[int, ...],
-        per_network: Collection[str],
-        weighted: bool,
+        self, sizes: Sequence[int], stack: tuple[int, ...], per_network: Collection[str], weighted: bool
     ) -> None:
         m, backend, dtype = self.batch_size, self.backend, self.dtype
         x_stack, y_stack, weights_stack = (stack if part in per_network else () for part in PARTS)

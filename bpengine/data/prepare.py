@@ -51,12 +51,7 @@ class Totals:
 
 
 def checked_examples(
-    network: Model,
-    X: Any,
-    Y: Any,
-    sample_weight: Any,
-    class_weight: Any,
-    totals: Totals,
+    network: Model, X: Any, Y: Any, sample_weight: Any, class_weight: Any, totals: Totals
 ) -> tuple[Array, Array, Array | None]:
     """Examples, targets and weights, relative to their mean; with several ranks as given."""
     if Y is None:
@@ -141,10 +136,7 @@ def take_columns(backend: Backend, x: Array, columns: np.ndarray[Any, Any]) -> A
 
 
 def some_weights(
-    backend: Backend,
-    weights: Array | None,
-    columns: np.ndarray[Any, Any],
-    totals: Totals,
+    backend: Backend, weights: Array | None, columns: np.ndarray[Any, Any], totals: Totals
 ) -> Array | None:
     """Weights of some examples, relative to their mean; with several ranks as given."""
     if weights is None:

@@ -85,18 +85,17 @@ def jacobians(network: Model, X: Array) -> AnyArray:
     (2, 3, 5)
     """
     check_single(network, "jacobians")
-    net = network
-    X = net.backend.asarray(net.check_inputs(X), net.dtype)
-    outputs, inputs = net.sizes[-1], net.sizes[0]
-    xp = net.backend.xp
-    out = net.backend.empty((outputs, inputs, int(X.shape[1])), net.dtype)
-    eye = xp.eye(outputs, dtype=out.dtype, device=net.backend.device)[:, :, None]
-    for columns, ws in forward_chunks(net, X):
+    X = network.backend.asarray(network.check_inputs(X), network.dtype)
+    outputs, inputs = network.sizes[-1], network.sizes[0]
+    xp = network.backend.xp
+    out = network.backend.empty((outputs, inputs, int(X.shape[1])), network.dtype)
+    eye = xp.eye(outputs, dtype=out.dtype, device=network.backend.device)[:, :, None]
+    for columns, ws in forward_chunks(network, X):
         count = columns.stop - columns.start
         δ = xp.broadcast_to(eye, (outputs, outputs, count))
-        for l in range(len(net.activations) - 1, -1, -1):
-            σ = net.activations[l]
+        for l in range(len(network.activations) - 1, -1, -1):
+            σ = network.activations[l]
             δ = σ.slope(δ, ws.z[l] if σ.of == "z" else ws.a[l])
-            δ = net.weights[l].mT @ δ
+            δ = network.weights[l].mT @ δ
         out[:, :, columns] = δ
     return out

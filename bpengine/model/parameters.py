@@ -17,15 +17,7 @@ from bpengine.backends.array_api import library_name
 from bpengine.backends.namespace import array_namespace
 from bpengine.validation import host_numbers, shown
 
-__all__ = [
-    "Gradient",
-    "ParameterSlice",
-    "Parameters",
-    "Views",
-    "not_padding",
-    "numbers_like",
-    "padded",
-]
+__all__ = ["Gradient", "ParameterSlice", "Parameters", "Views", "not_padding", "numbers_like", "padded"]
 
 
 class Views(tuple[AnyArray, ...]):
