@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import groupby
 from typing import Any, Literal
 
@@ -53,7 +53,7 @@ class Activation:
     derivative: Callable[[Array], Array]
     of: Literal["z", "a"] = "z"
     range: tuple[float, float] = (-math.inf, math.inf)
-    second_derivative: Callable[[Array], Array] | None = None
+    second_derivative: Callable[[Array], Array] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         check_instance(self.name, str, "name", "a str")
@@ -190,12 +190,20 @@ def _product(a: Array) -> Array:
     return a * (1 - a)
 
 
+def _sigmoid_second(a: Array) -> Array:
+    return a * (1 - a) * (1 - 2 * a)
+
+
 def _tanh(z: Array) -> Array:
     return array_namespace(z).tanh(z)
 
 
 def _tanh_derivative(a: Array) -> Array:
     return 1 - a * a
+
+
+def _tanh_second(a: Array) -> Array:
+    return -2 * a * (1 - a * a)
 
 
 def _relu(z: Array) -> Array:
@@ -247,6 +255,11 @@ def _softplus_derivative(a: Array) -> Array:
     return -array_namespace(a).expm1(-a)
 
 
+def _softplus_second(a: Array) -> Array:
+    # s (1 - s) for the sigmoid s = 1 - e⁻ᵃ
+    return _softplus_derivative(a) * array_namespace(a).exp(-a)
+
+
 def _exponential(z: Array) -> Array:
     # overflow gives inf: clipping would hide divergence
     return array_namespace(z).exp(z)
@@ -292,24 +305,17 @@ def _swish_second(z: Array) -> Array:
     return s * (1 - s) * (2 + z * (1 - 2 * s))
 
 
+# functions with names, by which some formats store them
 ACTIVATIONS: dict[str, Activation] = {
     σ.name: σ
     for σ in (
-        Activation("sigmoid", _sigmoid, _product, "a", (0, 1), lambda a: a * (1 - a) * (1 - 2 * a)),
-        Activation("tanh", _tanh, _tanh_derivative, "a", (-1, 1), lambda a: -2 * a * (1 - a * a)),
+        Activation("sigmoid", _sigmoid, _product, "a", (0, 1), _sigmoid_second),
+        Activation("tanh", _tanh, _tanh_derivative, "a", (-1, 1), _tanh_second),
         Activation("relu", _relu, _relu_derivative, "a", (0, math.inf), _zero),
         Activation("leaky_relu", _leaky_relu, _leaky_relu_derivative, "a", second_derivative=_zero),
         Activation("linear", _same, _one, "a", second_derivative=_zero),
         Softmax("softmax", _softmax, _product, "a", (0, 1)),
-        Activation(
-            "softplus",
-            _softplus,
-            _softplus_derivative,
-            "a",
-            (0, math.inf),
-            # σ' = 1 - e⁻ᵃ is a sigmoid s of z: s (1 - s)
-            lambda a: _softplus_derivative(a) * array_namespace(a).exp(-a),
-        ),
+        Activation("softplus", _softplus, _softplus_derivative, "a", (0, math.inf), _softplus_second),
         Activation("exponential", _exponential, _same, "a", (0, math.inf), _same),
         Activation("gelu", _gelu, _gelu_derivative, second_derivative=_gelu_second),
         Activation("swish", _swish, _swish_derivative, second_derivative=_swish_second),

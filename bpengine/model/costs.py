@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from bpengine.backends import Array, Operation
@@ -70,7 +70,7 @@ class Cost:
     function_of_z: Callable[[Array, Array], Array] | None = None
     classification: bool = False
     within: tuple[float, float] = (-math.inf, math.inf)
-    second_derivative: Callable[[Array, Array], Array] | None = None
+    second_derivative: Callable[[Array, Array], Array] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         check_instance(self.name, str, "name", "a str")
@@ -187,6 +187,10 @@ def _quadratic_derivative(a: Array, y: Array) -> Array:
     return a - y
 
 
+def _quadratic_second(a: Array, y: Array) -> Array:
+    return array_namespace(a).ones_like(a)
+
+
 def _absolute_error(a: Array, y: Array) -> Array:
     xp = array_namespace(a)
     return xp.sum(xp.abs(a - y), axis=-2)
@@ -195,6 +199,10 @@ def _absolute_error(a: Array, y: Array) -> Array:
 def _absolute_error_derivative(a: Array, y: Array) -> Array:
     # 0 at the kink
     return array_namespace(a).sign(a - y)
+
+
+def _absolute_error_second(a: Array, y: Array) -> Array:
+    return array_namespace(a).zeros_like(a)
 
 
 def _huber(a: Array, y: Array) -> Array:
@@ -225,8 +233,9 @@ def _tiny(a: Array) -> float:
     return float(array_namespace(a).finfo(a.dtype).smallest_normal)
 
 
-def _square(a: Array) -> Array:
-    return _at_least(a * a, _tiny(a))
+def _log_likelihood_second(a: Array, y: Array) -> Array:
+    # of -y log a
+    return y / _at_least(a * a, _tiny(a))
 
 
 def _log(a: Array) -> Array:
@@ -272,6 +281,10 @@ def _binary_cross_entropy_derivative(a: Array, y: Array) -> Array:
     return _quotient(a - y, a * (1 - a))
 
 
+def _binary_cross_entropy_second(a: Array, y: Array) -> Array:
+    return _log_likelihood_second(a, y) + _log_likelihood_second(1 - a, 1 - y)
+
+
 def _softmax_cross_entropy(a: Array, y: Array) -> Array:
     return -array_namespace(a).sum(y * _log(a), axis=-2)
 
@@ -289,6 +302,7 @@ def _softmax_cross_entropy_derivative(a: Array, y: Array) -> Array:
     return -y / _at_least(a, _tiny(a))
 
 
+# functions with names, by which some formats store them
 COSTS: dict[str, Cost] = {
     cost.name: cost
     for cost in (
@@ -297,13 +311,13 @@ COSTS: dict[str, Cost] = {
             _quadratic,
             _quadratic_derivative,
             canonical="linear",
-            second_derivative=lambda a, y: array_namespace(a).ones_like(a),
+            second_derivative=_quadratic_second,
         ),
         Cost(
             "absolute_error",
             _absolute_error,
             _absolute_error_derivative,
-            second_derivative=lambda a, y: array_namespace(a).zeros_like(a),
+            second_derivative=_absolute_error_second,
         ),
         Cost("huber", _huber, _huber_derivative, second_derivative=_huber_second),
         Cost(
@@ -313,7 +327,7 @@ COSTS: dict[str, Cost] = {
             canonical="exponential",
             function_of_z=_poisson_of_z,
             within=(0, math.inf),
-            second_derivative=lambda a, y: y / _square(a),
+            second_derivative=_log_likelihood_second,
         ),
         Cost(
             "binary_cross_entropy",
@@ -323,7 +337,7 @@ COSTS: dict[str, Cost] = {
             function_of_z=_binary_cross_entropy_of_z,
             classification=True,
             within=(0, 1),
-            second_derivative=lambda a, y: y / _square(a) + (1 - y) / _square(1 - a),
+            second_derivative=_binary_cross_entropy_second,
         ),
         Cost(
             "softmax_cross_entropy",
@@ -333,7 +347,7 @@ COSTS: dict[str, Cost] = {
             function_of_z=_softmax_cross_entropy_of_z,
             classification=True,
             within=(0, 1),
-            second_derivative=lambda a, y: y / _square(a),
+            second_derivative=_log_likelihood_second,
         ),
     )
 }

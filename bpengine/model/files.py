@@ -112,7 +112,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise the error that `write` would, as far as it is known; nothing is changed."""
     _check_suffix(path)
     if safetensors.is_safetensors(path):
-        safetensors.package("safetensors.numpy")
+        safetensors.package()
     check_replaceable(path)
 
 

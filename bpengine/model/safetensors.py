@@ -41,10 +41,10 @@ def is_safetensors(path: str | os.PathLike[str]) -> bool:
     return Path(path).suffix.lower() == ".safetensors"
 
 
-def package(name: str = "safetensors") -> Any:
-    """The module `name` of the optional package safetensors."""
+def package() -> Any:
+    """The optional package safetensors, for NumPy's arrays."""
     try:
-        return importlib.import_module(name)
+        return importlib.import_module("safetensors.numpy")
     except ImportError:
         raise ImportError(
             "files that end in .safetensors need the package safetensors. Install it: "
@@ -64,7 +64,7 @@ def write(file: BinaryIO, text: str, arrays: Mapping[str, Any]) -> None:
             name = f"{2 * int(l)}.{'weight' if kind == 'weights' else 'bias'}"
             array = array if kind == "weights" else array[..., 0]
         tensors[name] = np.asarray(array, order="C")
-    file.write(package("safetensors.numpy").save(tensors, metadata={KEY: text}))
+    file.write(package().save(tensors, metadata={KEY: text}))
 
 
 def contents(file: io.BufferedReader) -> tuple[str | None, Arrays, Read]:

@@ -229,6 +229,13 @@ def test_ones_own_activation_can_not_take_the_name_of_a_built_in_one(name):
         bp.Network([2, 2], bp.Activation(name, abs, abs))
 
 
+@looped("name", sorted(BUILT_IN))
+def test_a_built_in_activation_as_files_of_older_versions_hold_it(name):
+    """Such as those of skops, which stored no second derivative."""
+    old = dataclasses.replace(BUILT_IN[name], second_derivative=None)
+    assert resolve(old) is BUILT_IN[name]
+
+
 @looped("name", ["matmul", "difference", "descend", "sigmoid slope"])
 def test_ones_own_activation_may_have_any_other_name(lab, name):
     """Whatever a backend calls its kernels, it computes the function that it was given."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 
@@ -294,6 +295,13 @@ def test_a_cost_of_ones_own_may_have_any_name_but_those_of_costs(lab, name):
     X, Y = lab.array(rng.standard_normal((3, 5))), lab.array(rng.standard_normal((2, 5)))
     net = bp.Network([3, 4, 2], "tanh", cost, backend=lab.backend, dtype="float64", rng=0)
     assert bp.check_gradient(net, X, Y).passed
+
+
+@looped("name", NAMES)
+def test_a_built_in_cost_as_files_of_older_versions_hold_it(name):
+    """Such as those of skops, which stored no second derivative."""
+    old = dataclasses.replace(COSTS[name], second_derivative=None)
+    assert resolve(old) is COSTS[name]
 
 
 @looped("name", NAMES)
