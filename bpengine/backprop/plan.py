@@ -242,7 +242,7 @@ class Plan:
         self._loaded, self._ran = True, False
 
     def _check_shared(self, X: Array, Y: Array, weights: Any) -> None:
-        """Raise ValueError for a part that differs between networks and that this plan's share."""
+        """Raise ValueError for a part that differs between the networks, which share it in this plan."""
         for part in per_network_parts(X, Y, weights):
             if not {part, "inputs"} & set(self.per_network):
                 raise ValueError(

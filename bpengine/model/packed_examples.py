@@ -51,22 +51,23 @@ def pack_examples(
     within a row; with `X` of shape (P, n_1, m) there are m rows per network.
     """
     n, m = X.shape[-2:]
-    width, reshape = padded(n + 1, backend, dtype), backend.xp.reshape
-    tails = [] if Y is None else [backend.asarray(Y, dtype)]
-    if weights is not None:
-        tails.append(backend.asarray(weights, dtype)[..., None, :])
-    if X.ndim == 2:
-        tails = [x if x.ndim == 2 else reshape(x, (-1, m)) for x in tails]
+    width = end = padded(n + 1, backend, dtype)
+    tails = []
+    for part in (Y, weights):
+        if part is not None:
+            x = backend.asarray(part, dtype)
+            x = x[..., None, :] if part is weights else x
+            x = backend.xp.reshape(x, (-1, m)) if x.ndim > X.ndim else x
+            start, end = end, end + x.shape[-2]
+            tails.append((x, start, end))
     if out is None:
-        entries = width + sum(x.shape[-2] for x in tails)
-        out = backend.empty((math.prod(X.shape[:-2]) * m, entries), dtype)
-    rows = out if X.ndim == 2 else reshape(out, (-1, m, out.shape[1]), copy=False)
+        out = backend.empty((m if X.ndim == 2 else X.shape[0] * m, end), dtype)
+    rows = out if X.ndim == 2 else backend.xp.reshape(out, (-1, m, end), copy=False)
     rows[..., :n] = backend.asarray(X, dtype).mT
     rows[..., n:width] = 0.0
     rows[..., n] = 1.0
-    for x in tails:
-        start, width = width, width + x.shape[-2]
-        rows[..., start:width] = x.mT
+    for x, start, end in tails:
+        rows[..., start:end] = x.mT
     return out
 
 
