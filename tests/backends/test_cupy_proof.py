@@ -402,3 +402,20 @@ def test_tf32_is_rounding_where_it_was_asked_for():
     y = x * np.float32(1 + 1e-2)
     assert proof.agree(y, x, tf32=True) and not proof.agree(y, x)
     assert not proof.agree(-x, x, tf32=True)
+
+
+def test_a_prediction_leaves_the_parameters_alone_while_it_is_compared(backend, monkeypatch):
+    # other threads may predict, or train
+    net, seen = network(backend), []
+    before, write = backend.to_numpy(net.vector), proof.Proof._write
+
+    def and_look(*arguments, **options):
+        write(*arguments, **options)
+        seen.append(backend.to_numpy(net.vector))
+
+    monkeypatch.setattr(proof.Proof, "_write", and_look)
+    for _ in range(3):
+        net.feedforward(X)
+        net.backprop(X, Y)
+    assert len(seen) >= 4  # calls and graphs of both
+    np.testing.assert_array_equal(seen, [before] * len(seen))

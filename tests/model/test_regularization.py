@@ -534,11 +534,13 @@ def test_labels_are_smoothed_in_the_networks_own_precision(lab, case, ε):
 @given(ε=st.floats(0.0, 0.99), n=st.integers(2, 6), m=st.integers(1, 5), seed=st.integers(0, 99))
 def test_smoothed_labels_are_distributions_still_and_name_the_same_class(ε, n, m, seed):
     Y = np.eye(n)[:, np.random.default_rng(seed).integers(0, n, m)]
-    found = regularization.smoothed(Y, ε, exclusive=True)
-    np.testing.assert_allclose(found.sum(axis=0), 1, rtol=1e-12)
-    np.testing.assert_array_equal(found.argmax(axis=0), Y.argmax(axis=0))
-    np.testing.assert_allclose(found.max(axis=0) - found.min(axis=0), 1 - ε, rtol=1e-9)
-    apart = regularization.smoothed(Y, ε, exclusive=False)
+    exclusive, apart = (
+        bp.Network([2, n], σ, f"{cost}_cross_entropy", dtype="float64", label_smoothing=ε).smoothed(Y)
+        for σ, cost in (("softmax", "softmax"), ("sigmoid", "binary"))
+    )
+    np.testing.assert_allclose(exclusive.sum(axis=0), 1, rtol=1e-12)
+    np.testing.assert_array_equal(exclusive.argmax(axis=0), Y.argmax(axis=0))
+    np.testing.assert_allclose(exclusive.max(axis=0) - exclusive.min(axis=0), 1 - ε, rtol=1e-9)
     np.testing.assert_allclose(np.unique(apart), [ε / 2, 1 - ε / 2], rtol=1e-9)
 
 

@@ -56,6 +56,7 @@ class Compared(NamedTuple):
     what: str
     given: bool  # whether a step reads it, or a part, as it was before
     written: bool
+    updated: bool  # whether it is read, and written by a later operation
     parts: tuple[slice, ...]  # of the flat array, which are compared alone
 
 
@@ -116,12 +117,12 @@ class Proof:
         """
         compared = [
             *self.compared,
-            *(Compared(x, "the stored output", False, False, ()) for x in outputs),
+            *(Compared(x, "the stored output", False, False, False, ()) for x in outputs),
         ]
         given = [x for x in compared if x.given]
-        # a step that writes nothing that it reads is a prediction: what it reads may be the parameters
-        # of a training in another thread, and is neither compared nor restored
-        training = alter or any(x.written for x in given)
+        # a step that updates nothing reads parameters which other threads may use: these are neither
+        # altered nor compared nor restored
+        training = any(x.updated for x in given)
         before, drawn = self._copies(given), self._random()
         wrong: Exception | str | None = ""
         try:
@@ -129,7 +130,7 @@ class Proof:
                 expressions()
             expected, after = self._copies(compared), self._random()
             counters = ends()
-            alter = alter and any(x.written for x in given)
+            alter = alter and training
             if alter:
                 self._write(given, [(x * 0.5).astype(x.dtype) for x in before], drawn)
             run = prepare()
@@ -316,15 +317,17 @@ def compared(device: Device, operations: Sequence[Operation]) -> list[Compared]:
     forward = [op.output for op in operations if op.equation == "feedforward"]
     found: dict[View, Compared] = {}
 
-    def add(x: Array, what: str, given: bool, written: bool) -> None:
+    def add(x: Array, what: str, given: bool, written: bool, updated: bool = False) -> None:
         view = device.view(x)
-        found.setdefault(view, Compared(x, what, given, written, _parts(view, reads.overlapping(view))))
+        parts = _parts(view, reads.overlapping(view))
+        found.setdefault(view, Compared(x, what, given, written, updated, parts))
 
     for _, view, array, op in reversed(writes.all):
         read, written = reads.of(view), writes.of(view)
         given = bool((read <= written.min()).any())
         if given or not (read > written.max()).any():
-            add(array, f"the result of {op.name!r}", given, True)
+            updated = bool((read < written.min()).any())
+            add(array, f"the result of {op.name!r}", given, True, updated)
     if forward:  # it may go to the next operation within a kernel, and not through memory
         add(forward[-1], "the output", False, True)
     for _, view, array, op in reads.all:
