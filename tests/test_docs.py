@@ -260,10 +260,8 @@ def test_figures_that_the_page_on_when_to_use_quotes_are_those_of_the_benchmarks
     ]
     digits = fits["digits, 64-100-10"]
     assert quoted["`fit` of the digits by an estimator, 64-100-10"][1] == median(digits[2])
-    assert quoted["a search over 12 candidates, 5 folds, 64-100-100-10"][1] == median(
-        stacks["64-100-100-10"][0]
-    )
-    assert quoted["an ensemble of 20 networks, 64-100-100-10"][1] == median(stacks["64-100-100-10"][3])
+    assert quoted["a search over 12 candidates, 5 folds, 64-100-10"][1] == median(stacks["64-100-10"][0])
+    assert quoted["an ensemble of 20 networks, 64-100-10"][1] == median(stacks["64-100-10"][3])
     assert quoted["norms of 128 gradients, 784-100-10"][2:] == [
         median(norms[f"{peer} and norms ÷ norms"][0])
         for peer in ("JAX, jit of vmap(grad)", "torch.func, vmap(grad)")

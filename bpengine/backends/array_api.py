@@ -55,7 +55,10 @@ class Replay:
 
     def run(self, steps: int) -> None:
         """Make all calls in order, `steps` times."""
-        self._context.run(self.threads.run, functools.partial(repeat, self.calls), steps)
+        if self.threads.used:
+            self._context.run(self.threads.run, functools.partial(repeat, self.calls), steps)
+        else:
+            self._context.run(repeat, self.calls, steps)
 
     def run_batches(self, batches: Batches, steps_taken: list[int]) -> None:
         """A step on each of some batches."""
