@@ -1,4 +1,4 @@
-"""The doors: each bad input gets one error that says what was expected, what came, what to do."""
+"""Each bad input gets one error that says what was expected, what came, what to do."""
 
 from __future__ import annotations
 

@@ -173,8 +173,10 @@ def test_accuracy_of_one_output_is_by_its_half(lab):
         [[1, 0, 0, 0], [0, 0, 1, 1]],
         [[1, -1, 1, 1], [-1, 1, -1, -1]],
         [[1, 0, 0, 2], [0, 1, 1, -1]],
+        [[2, 0, 1, 1], [0, 1, 0, 0]],
+        [[1, 0, 1, 1], [1, 0, 0, 0]],
     ],
-    ids=["shares", "several labels", "no label", "signs", "sums to 1"],
+    ids=["shares", "several labels", "no label", "signs", "sums to 1", "a 2", "two labels and none"],
 )
 @pytest.mark.parametrize("elements", [2**22, 9])
 def test_no_accuracy_where_targets_are_no_classes(lab, monkeypatch, Y, elements):
@@ -557,9 +559,11 @@ def test_products_that_overflow_give_no_warnings(lab, dtype):
         plan.load(X, Y)
         assert not np.isfinite(plan.run().cost)
     curvature = bp.Curvature(net, X, Y)
+    one = network(lab, (2, 2), activations="linear", dtype=dtype)
+    one.weights[0][...] = lab.array([[big, big], [big, big]], dtype)
     for found in (
         net.backprop(X, Y).vector,
-        bp.input_gradients(net, X, Y),
+        bp.input_gradients(one, 0 * X, Y),  # finite but for the last product
         bp.jacobians(net, X),
         curvature.hessian_vector(net.vector),
         curvature.gauss_newton_vector(net.vector),
