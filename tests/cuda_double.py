@@ -162,6 +162,7 @@ class CUDA:
     def get_current_stream(self):
         return getattr(self.local, "stream", None) or self.null
 
+    @np.errstate(all="ignore")  # a device has no flags
     def do(self, function, *operands):
         """Work handed to the current stream."""
         stream = self.get_current_stream()
@@ -264,6 +265,7 @@ class Graph:
     def upload(self):
         self.cuda.refuse("upload")
 
+    @np.errstate(all="ignore")
     def launch(self):
         self.cuda.refuse("launch")
         assert self.pool() is not None, "the memory of what was allocated in the capture has gone"
@@ -449,6 +451,7 @@ class Double(backend.CuPyBackend):
         """An operation's expression: kernels of CuPy's, which a capture records too."""
         call = fallback(op)
 
+        @np.errstate(all="ignore")
         def evaluate(function, operands):
             if self.cuda.capturing is None:
                 function(*operands)

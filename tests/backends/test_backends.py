@@ -516,3 +516,11 @@ def test_no_program_depends_on_the_error_state_of_the_first_call(lab):
                 assert lab.name == "strict-device1"
         with np.errstate(all="ignore"):
             assert np.isfinite(lab.numpy(net.feedforward(lab.array([[200.0]], "float32")))).all()
+
+
+def test_an_operation_without_a_kernel_gives_no_warnings(lab):
+    x, out = lab.array([1e30, 2.0], "float32"), lab.backend.empty((2,), "float32")
+    program = lab.backend.compile([backends.Operation("a square", "", lambda x: x * x, (x,), out)])
+    for _ in range(2):
+        program.run(1)
+        np.testing.assert_array_equal(lab.numpy(out), np.array([np.inf, 4], "float32"))
